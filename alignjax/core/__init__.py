@@ -1,0 +1,1 @@
+"""Foundations that import jax only: pytrees, shape checks, weighted means, named random streams."""

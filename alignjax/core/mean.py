@@ -1,0 +1,57 @@
+"""Weighted means that stay exact under micro-batches, meshes, packing and masks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import struct
+
+
+@struct.pytree
+class Mean:
+    """A mean kept as its two sums, `total / weight`, so that means of parts can be joined exactly.
+
+    total: sum of weighted values. weight: sum of weights (tokens, pairs, rows: whatever is counted).
+    """
+
+    total: Any
+    weight: Any
+
+    @property
+    def value(self) -> Any:
+        """total / weight, and 0 where nothing was counted."""
+        return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0)
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(total=self.total + other.total, weight=self.weight + other.weight)
+
+
+Metrics = Mapping[str, Mean]
+
+
+def masked(values: Any, mask: Any) -> Mean:
+    """The mean of `values` where `mask` is true, in fp32. Masked values never reach the sum."""
+    keep = jnp.asarray(mask) != 0
+    kept = jnp.where(keep, jnp.asarray(values, jnp.float32), 0.0)
+    return Mean(total=jnp.sum(kept), weight=jnp.sum(keep.astype(jnp.float32)))
+
+
+def of(values: Any) -> Mean:
+    """The mean over all entries of `values`, in fp32."""
+    values = jnp.asarray(values, jnp.float32)
+    return Mean(total=jnp.sum(values), weight=jnp.full((), values.size, jnp.float32))
+
+
+def add(left: Metrics, right: Metrics) -> dict[str, Mean]:
+    """Means joined name by name; both sides must hold the same names."""
+    return {name: left[name] + right[name] for name in left}
+
+
+def floats(metrics: Metrics) -> dict[str, float]:
+    """The means as Python floats: one transfer for all of them."""
+    host = jax.device_get(dict(metrics))
+    return {
+        name: float(m.total) / float(m.weight) if m.weight > 0 else 0.0 for name, m in host.items()
+    }
