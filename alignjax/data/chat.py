@@ -1,0 +1,165 @@
+"""Conversations as turns, and their one token layout for training and serving.
+
+Layout: `<bos>`, then for every turn its control marker and its text; an assistant turn ends
+with `<eos>`. Every turn is tokenized alone, so the ids of a prompt are an exact prefix of the
+ids of the prompt with its answer. The loss counts the assistant's text and its `<eos>` only.
+"""
+
+import collections.abc
+import re
+import typing
+
+from alignjax.data import tokenizer as tokenizer_lib
+
+HUMAN, ASSISTANT, SYSTEM = "human", "assistant", "system"
+_MARKERS = {
+    HUMAN: tokenizer_lib.HUMAN,
+    ASSISTANT: tokenizer_lib.ASSISTANT,
+    SYSTEM: tokenizer_lib.SYSTEM,
+}
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+class Turn(typing.NamedTuple):
+    """One speaker's text; `role` is "human", "assistant" or "system"."""
+
+    role: str
+    text: str
+
+
+class Pair(typing.NamedTuple):
+    """A shared prompt and two continuations, each beginning and ending with an assistant turn.
+
+    `diverged` is True when a continuation holds more than one turn: the transcripts part at an
+    earlier answer, and the human turns that follow belong to the continuation (without loss).
+    """
+
+    prompt: tuple[Turn, ...]
+    chosen: tuple[Turn, ...]
+    rejected: tuple[Turn, ...]
+    diverged: bool
+
+
+def parse_transcript(text: str) -> list[Turn]:
+    r"""Returns the turns of an hh-rlhf transcript ("\n\nHuman: ...\n\nAssistant: ...").
+
+    A turn starts at a blank line followed by `Human:` or `Assistant:`; the same words elsewhere
+    are text. Turn texts are stripped; consecutive turns of one speaker are joined by a blank
+    line, so that roles alternate. A leading `System:` turn is accepted.
+
+    Raises: ValueError unless it begins with a Human turn and ends in a non-empty assistant turn.
+    """
+    head, *rest = _SPEAKER.split("\n\n" + text.lstrip())
+    turns: list[Turn] = []
+    head = head.strip()
+    if head.startswith("System:"):
+        turns.append(Turn(SYSTEM, head.removeprefix("System:").strip()))
+    elif head:
+        raise ValueError(_rule("begin with 'Human:'", "other text first"))
+    if not rest:
+        raise ValueError(_rule("begin with 'Human:'", "no turn at all"))
+    if rest[0] != "Human":
+        raise ValueError(_rule("begin with 'Human:'", f"'{rest[0]}:' first"))
+    for speaker, body in zip(rest[::2], rest[1::2], strict=True):
+        turn = Turn(speaker.lower(), body.strip())
+        if turns and turns[-1].role == turn.role:
+            joined = "\n\n".join(part for part in (turns[-1].text, turn.text) if part)
+            turns[-1] = Turn(turn.role, joined)
+        else:
+            turns.append(turn)
+    if all(turn.role != ASSISTANT for turn in turns):
+        raise ValueError(_rule("hold an assistant turn", "none"))
+    if turns[-1].role != ASSISTANT:
+        raise ValueError(_rule("end in an assistant turn", f"a {turns[-1].role} turn last"))
+    if not turns[-1].text:
+        raise ValueError(_rule("end in a non-empty assistant turn", "an empty one"))
+    return turns
+
+
+def split_pair(
+    chosen: collections.abc.Sequence[Turn], rejected: collections.abc.Sequence[Turn]
+) -> Pair:
+    """Returns the shared prompt and the two continuations of a preference pair.
+
+    The prompt is the longest common prefix of turns that leaves each side at least its last
+    turn. Where the transcripts part at an answer before the last, the continuations hold
+    several turns: the answers were compared as conversations, each with its own human replies,
+    so all their assistant tokens are compared. Where they part at a human turn the answers
+    belong to different prompts; no pairwise loss is defined for that, hence an error.
+
+    Raises: ValueError for equal transcripts or different prompts.
+    """
+    chosen, rejected = tuple(chosen), tuple(rejected)
+    if chosen == rejected:
+        raise ValueError(
+            "chosen must differ from rejected; got equal transcripts (split_pair). Drop the row."
+        )
+    shared = 0
+    limit = min(len(chosen), len(rejected)) - 1
+    while shared < limit and chosen[shared] == rejected[shared]:
+        shared += 1
+    first = (chosen[shared].role, rejected[shared].role)
+    if first != (ASSISTANT, ASSISTANT) or shared == 0:
+        raise ValueError(
+            f"chosen and rejected must share their prompt; got a difference at turn {shared + 1}, "
+            f"roles {first[0]} and {first[1]} (split_pair). Drop the row or repair its prompt."
+        )
+    diverged = len(chosen) > shared + 1 or len(rejected) > shared + 1
+    return Pair(chosen[:shared], chosen[shared:], rejected[shared:], diverged)
+
+
+def encode_chat(
+    tokenizer: tokenizer_lib.Tokenizer,
+    turns: collections.abc.Sequence[Turn],
+    *,
+    generation_prompt: bool = False,
+) -> tuple[list[int], list[bool]]:
+    """Returns (ids, assistant_mask) of a conversation, of equal length.
+
+    Args:
+      turns: the conversation, any roles in any order.
+      generation_prompt: end with the assistant's marker, ready to be continued.
+    Returns:
+      ids: one BOS first; assistant_mask: True on an assistant turn's text tokens and its EOS.
+      An empty assistant turn gets no True at all: silence is never a target.
+    Raises: ValueError for an unknown role, or a generation prompt after an assistant turn.
+    """
+    ids, mask = [tokenizer.bos_id], [False]
+    texts = tokenizer.encode_many([turn.text for turn in turns])
+    for turn, tokens in zip(turns, texts, strict=True):
+        append_turn(tokenizer, ids, mask, turn.role, tokens)
+    if generation_prompt:
+        if turns and turns[-1].role == ASSISTANT:
+            raise ValueError(
+                "a prompt must end before the assistant speaks; got an assistant turn last "
+                "(encode_chat). Pass generation_prompt=False or drop the last turn."
+            )
+        ids.append(tokenizer.control[tokenizer_lib.ASSISTANT])
+        mask.append(False)
+    return ids, mask
+
+
+def append_turn(
+    tokenizer: tokenizer_lib.Tokenizer,
+    ids: list[int],
+    mask: list[bool],
+    role: str,
+    tokens: collections.abc.Sequence[int],
+) -> None:
+    """Appends one turn whose text is already tokenized; the only place that knows the layout."""
+    if role not in _MARKERS:
+        raise ValueError(
+            f"role must be one of {', '.join(_MARKERS)}; got {role!r} (encode_chat). Rename it."
+        )
+    ids.append(tokenizer.control[_MARKERS[role]])
+    mask.append(False)
+    trained = role == ASSISTANT and len(tokens) > 0
+    ids.extend(tokens)
+    mask.extend([trained] * len(tokens))
+    if role == ASSISTANT:
+        ids.append(tokenizer.eos_id)
+        mask.append(trained)
+
+
+def _rule(rule: str, got: str) -> str:
+    return f"transcript must {rule}; got {got} (parse_transcript). Drop the row or repair it."
