@@ -1,0 +1,93 @@
+"""Losses for reward models, one per comparison."""
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import shapes
+from alignjax.losses import inputs, links
+
+
+def bradley_terry(
+    chosen_scores: jax.Array,
+    rejected_scores: jax.Array,
+    *,
+    margin: jax.Array | float = 0.0,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Negative log-likelihood of comparisons under Bradley-Terry, [B]: l(s_w - s_l - margin).
+
+    l(z) = -(1 - e) log sigmoid(z) - e log sigmoid(-z), e = label_smoothing. Unchanged when a
+    constant is added to all scores.
+
+    Args:
+      chosen_scores: [B] float, reward units.
+      rejected_scores: [B] float.
+      margin: a number or [B] float, reward units: by how much the labeller preferred.
+      label_smoothing: e in [0, 0.5).
+
+    Returns:
+      [B] fp32 losses; log 2 where the scores agree and margin is 0.
+
+    Raises:
+      ValueError: shapes differ, margin not finite, label_smoothing outside [0, 0.5).
+
+    Reference: Bradley and Terry (1952); Ouyang et al. (2022), equation 1; margin: Touvron et al.
+    (2023, Llama 2), equation 2.
+    """
+    chosen, rejected = inputs.arrays(
+        "B", chosen_scores=chosen_scores, rejected_scores=rejected_scores
+    )
+    if jnp.ndim(margin) == 0:
+        gap = shapes.check_number("margin", margin)
+    else:
+        shapes.check("margin", margin, "B", {"B": chosen.shape[0]})
+        gap = inputs.as_float(margin)
+    return links.logistic(chosen - rejected - gap, label_smoothing=label_smoothing)
+
+
+def center_penalty(chosen_scores: jax.Array, rejected_scores: jax.Array) -> jax.Array:
+    """(s_w + s_l)^2, [B]: add it with a small coefficient (0.01) to keep scores centred at 0.
+
+    Bradley-Terry leaves the offset free; this fixes it.
+
+    Raises:
+      ValueError: the arguments are not both [B].
+
+    Reference: Eisenstein et al. (2023), section 2, equation 2.
+    """
+    chosen, rejected = inputs.arrays(
+        "B", chosen_scores=chosen_scores, rejected_scores=rejected_scores
+    )
+    return jnp.square(chosen + rejected)
+
+
+def plackett_luce(scores: jax.Array, ranks: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Negative log-likelihood of rankings under Plackett-Luce, [B], with ties and partial rankings.
+
+    sum over ranked i of  logsumexp(s_j : rank_j >= rank_i) - s_i : each item is chosen from those
+    that are not yet placed. Tied items (equal rank) share one denominator (Breslow's form). With
+    two items it is Bradley-Terry.
+
+    Args:
+      scores: [B, N] float, reward units, N items per prompt.
+      ranks: [B, N] float, smaller is better; infinity for an item that was shown and lost to all
+        ranked ones, its place among the rest unknown (a partial ranking).
+      mask: [B, N], 1 where the item takes part.
+
+    Returns:
+      [B] fp32 losses; 0 for rows with fewer than two items or none ranked.
+
+    Raises:
+      ValueError: shapes differ; mask holds other numbers than 0 and 1.
+
+    Reference: Plackett (1975); Luce (1959); ties: Breslow (1974); top-k: Xia et al. (2019).
+    """
+    keep, scores, ranks = inputs.masked("B N", mask, scores=scores, ranks=ranks)
+    low = jnp.finfo(scores.dtype).min
+    # remaining[b, i, j]: item j is still unplaced when item i is chosen.
+    remaining = keep[:, None, :] & (ranks[:, None, :] >= ranks[:, :, None])
+    remaining = remaining | jnp.eye(scores.shape[1], dtype=bool)[None]
+    others = jnp.where(remaining, jnp.broadcast_to(scores[:, None, :], remaining.shape), low)
+    denominators = jax.nn.logsumexp(others, axis=-1)
+    counted = keep & jnp.isfinite(ranks)
+    return jnp.sum(jnp.where(counted, denominators - scores, 0.0), axis=-1)
