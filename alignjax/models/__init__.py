@@ -1,0 +1,1 @@
+"""Models as plain functions over pytrees. They know token ids, not text."""

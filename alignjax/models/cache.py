@@ -1,0 +1,54 @@
+"""The key-value cache: slots filled from the left, valid where their segment is not zero."""
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import struct
+from alignjax.parallel import axes
+
+
+@struct.pytree
+class KVCache:
+    """Keys and values [L, B, S, K, H] with the position and segment [B, S] of every slot.
+
+    index: slots written so far, the same for all rows; ragged rows leave slots of segment 0.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    index: jax.Array
+
+
+def empty(layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
+    """A cache of `length` slots with nothing in it."""
+    def zeros() -> jax.Array:
+        block = jnp.zeros((layers, batch, length, kv_heads, head_dim), dtype)
+        return axes.shard(block, "layers batch slot kv head")
+
+    def slots() -> jax.Array:
+        return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
+
+    return KVCache(
+        keys=zeros(), values=zeros(), positions=slots(), segments=slots(),
+        index=jnp.zeros((), jnp.int32),
+    )
+
+
+def extend(cache: KVCache, positions: jax.Array, segments: jax.Array) -> KVCache:
+    """The cache with the positions and segments [B, T] of the next T slots written."""
+    at = (0, cache.index)
+    return struct.replace(
+        cache,
+        positions=jax.lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), at),
+        segments=jax.lax.dynamic_update_slice(cache.segments, segments.astype(jnp.int32), at),
+    )
+
+
+def write(blocks: jax.Array, layer: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+    """All layers' keys (or values) with `new` [B, T, K, H] put into one layer at slot `index`."""
+    zero = jnp.zeros((), jnp.int32)
+    return jax.lax.dynamic_update_slice(
+        blocks, new[None].astype(blocks.dtype), (layer, zero, index, zero, zero)
+    )

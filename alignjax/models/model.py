@@ -1,0 +1,33 @@
+"""What algorithms see of a model."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Params = Any
+Frozen = Mapping[str, Params]  # "reference", "reward", ...: never updated, always an argument
+
+
+class Model(NamedTuple):
+    """A language model as pure functions.
+
+    init: key -> params.
+    hidden: (params, tokens [B,T], *, positions [B,T], segments [B,T], cache) -> ([B,T,D], cache).
+    unembedding: params -> [D,V], gathered for use by the tiled log-prob primitive.
+    scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head.
+    with_scalar: (params, key) -> params with a zero scalar head, the rest untouched.
+    cache: (batch, length) -> an empty KVCache.
+    bind: (params, frozen) -> params; adapters join their base here, otherwise the identity.
+    vocab_size, logit_tile: sizes that the log-prob primitive needs.
+    """
+
+    init: Callable[[jax.Array], Params]
+    hidden: Callable[..., tuple[jax.Array, Any]]
+    unembedding: Callable[[Params], jax.Array]
+    scalar: Callable[[Params, jax.Array], jax.Array]
+    with_scalar: Callable[[Params], Params]
+    cache: Callable[[int, int], Any]
+    bind: Callable[[Params, Frozen], Params]
+    vocab_size: int
+    logit_tile: int = 0

@@ -1,0 +1,44 @@
+"""Parameters declared with their shape, logical axes and initial law."""
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import trees
+from alignjax.parallel import axes
+
+
+class ParamInfo(NamedTuple):
+    """One parameter before it exists.
+
+    shape: sizes. axes: logical axis names, one a dimension. stddev: of a normal law; 0 is all
+    zeros, and -1 all ones (norm scales).
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    stddev: float
+
+
+def is_info(x: Any) -> bool:
+    """Whether a node of a declared tree is a parameter."""
+    return isinstance(x, ParamInfo)
+
+
+def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
+    """Arrays for a tree of ParamInfo. Each leaf's key comes from its path name, so adding a
+    parameter does not change the others."""
+
+    def make(name: str, info: ParamInfo) -> jax.Array:
+        if info.stddev == -1:
+            value = jnp.ones(info.shape, dtype)
+        elif info.stddev == 0:
+            value = jnp.zeros(info.shape, dtype)
+        else:
+            leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+            value = (info.stddev * jax.random.normal(leaf_key, info.shape)).astype(dtype)
+        return axes.shard(value, info.axes)
+
+    return trees.map_named(make, infos, is_leaf=is_info)

@@ -1,0 +1,1 @@
+"""Meshes and the one table that places logical axes on them."""

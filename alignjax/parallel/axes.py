@@ -1,0 +1,88 @@
+"""The logical axes of every array, and the three verbs that place arrays on the mesh by them.
+
+With no mesh (a laptop, Colab) every verb is the plain operation: the same model code runs there.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec, get_abstract_mesh
+
+# Logical axis -> mesh axes. `embed` is the width of activations; `fsdp` is the same dimension in a
+# stored parameter, which the data axis shards until the parameter is used.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("replica", "data"),
+    "fsdp": ("data",),
+    "kv": ("model",),
+    "ff": ("model",),
+    "vocab": ("model",),
+    "embed": (),
+    "group": (),
+    "head": (),
+    "layers": (),
+    "time": (),
+    "slot": (),
+    "choice": (),
+}
+
+
+def has_mesh() -> bool:
+    """Whether a mesh is set."""
+    return not get_abstract_mesh().empty
+
+
+def axis_size(name: str) -> int:
+    """Number of shards of a logical axis on the current mesh; 1 without a mesh."""
+    mesh = get_abstract_mesh()
+    return math.prod(mesh.shape[a] for a in RULES[name] if a in mesh.shape)
+
+
+def spec(names: str) -> PartitionSpec:
+    """The PartitionSpec of "batch time embed" on the current mesh.
+
+    Raises:
+      ValueError: an axis is unknown, or two axes of the array want the same mesh axis.
+    """
+    mesh_axes = set(get_abstract_mesh().axis_names)
+    entries: list[Any] = []
+    taken: dict[str, str] = {}
+    for name in names.split():
+        if name not in RULES:
+            raise ValueError(f"Unknown logical axis {name!r}; the axes are {', '.join(RULES)}.")
+        axes = tuple(a for a in RULES[name] if a in mesh_axes)
+        for axis in axes:
+            if axis in taken:
+                raise ValueError(
+                    f"Axes {taken[axis]!r} and {name!r} of {names!r} both want mesh axis {axis!r}."
+                )
+            taken[axis] = name
+        entries.append(axes[0] if len(axes) == 1 else (axes or None))
+    return PartitionSpec(*entries)
+
+
+def shard(x: jax.Array, names: str) -> jax.Array:
+    """`x` laid out by its logical axes: moves data where it must, else does nothing."""
+    if not has_mesh():
+        return x
+    return jax.sharding.reshard(x, spec(names))
+
+
+def shard_rows(tree: Any) -> Any:
+    """Every leaf sharded over its first axis, the batch."""
+    return jax.tree.map(
+        lambda x: shard(x, " ".join(["batch", *["time"] * (x.ndim - 1)])) if x.ndim else x, tree
+    )
+
+
+def einsum(equation: str, a: jax.Array, b: jax.Array, out: str, dtype: Any = None) -> jax.Array:
+    """`jnp.einsum` of two arrays whose result is laid out by `out`; accumulates in `dtype`."""
+    where = spec(out) if has_mesh() else None
+    return jnp.einsum(equation, a, b, out_sharding=where, preferred_element_type=dtype)
+
+
+def take(table: jax.Array, ids: jax.Array, out: str) -> jax.Array:
+    """`table[ids]` along the table's first axis, laid out by `out`."""
+    where = spec(out) if has_mesh() else None
+    return table.at[ids].get(out_sharding=where, mode="clip")

@@ -1,0 +1,48 @@
+"""AlignJAX's package metadata."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "alignjax/__init__.py").read_text())[1]
+
+setup(
+    name="alignjax",
+    version=VERSION,
+    description="Language models from pretraining to alignment in functional JAX",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["alignjax", "alignjax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10.2",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "ml-collections>=1.1",
+        "absl-py>=2.1",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "sentencepiece>=0.2",
+        "matplotlib>=3.9",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10.2"],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "flax": ["flax>=0.12"],
+        "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
+        "hf": ["safetensors>=0.4", "tokenizers>=0.20"],
+        "dev": [
+            "alignjax[flax,tfds]",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.5",
+            "mypy==2.4.1",
+        ],
+    },
+    entry_points={"console_scripts": ["alignjax = alignjax.main:main"]},
+)
