@@ -1,0 +1,1 @@
+"""Synthetic worlds whose rewards, log-probabilities and optimal policies are known exactly."""
