@@ -17,7 +17,17 @@ _MARKERS = {
     ASSISTANT: tokenizer_lib.ASSISTANT,
     SYSTEM: tokenizer_lib.SYSTEM,
 }
+EQUAL, PROMPTS_DIFFER = "chosen equals rejected", "prompts differ"
+NO_HUMAN, NO_ANSWER, EMPTY_ANSWER = "no human turn first", "no answer last", "empty last answer"
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+class ChatError(ValueError):
+    """A conversation that cannot be used; `reason` is a short name to count it by."""
+
+    def __init__(self, subject: str, rule: str, got: str, *, where: str, reason: str):
+        super().__init__(f"{subject} must {rule}; got {got} ({where}). Drop the row or repair it.")
+        self.subject, self.rule, self.got, self.reason = subject, rule, got, reason
 
 
 class Turn(typing.NamedTuple):
@@ -47,7 +57,7 @@ def parse_transcript(text: str) -> list[Turn]:
     are text. Turn texts are stripped; consecutive turns of one speaker are joined by a blank
     line, so that roles alternate. A leading `System:` turn is accepted.
 
-    Raises: ValueError unless it begins with a Human turn and ends in a non-empty assistant turn.
+    Raises: ChatError unless it begins with a Human turn and ends in a non-empty assistant turn.
     """
     head, *rest = _SPEAKER.split("\n\n" + text.lstrip())
     turns: list[Turn] = []
@@ -55,11 +65,11 @@ def parse_transcript(text: str) -> list[Turn]:
     if head.startswith("System:"):
         turns.append(Turn(SYSTEM, head.removeprefix("System:").strip()))
     elif head:
-        raise ValueError(_rule("begin with 'Human:'", "other text first"))
+        raise _error(NO_HUMAN, "begin with 'Human:'", "other text first")
     if not rest:
-        raise ValueError(_rule("begin with 'Human:'", "no turn at all"))
+        raise _error(NO_HUMAN, "begin with 'Human:'", "no turn at all")
     if rest[0] != "Human":
-        raise ValueError(_rule("begin with 'Human:'", f"'{rest[0]}:' first"))
+        raise _error(NO_HUMAN, "begin with 'Human:'", f"'{rest[0]}:' first")
     for speaker, body in zip(rest[::2], rest[1::2], strict=True):
         turn = Turn(speaker.lower(), body.strip())
         if turns and turns[-1].role == turn.role:
@@ -68,11 +78,11 @@ def parse_transcript(text: str) -> list[Turn]:
         else:
             turns.append(turn)
     if all(turn.role != ASSISTANT for turn in turns):
-        raise ValueError(_rule("hold an assistant turn", "none"))
+        raise _error(NO_ANSWER, "hold an assistant turn", "none")
     if turns[-1].role != ASSISTANT:
-        raise ValueError(_rule("end in an assistant turn", f"a {turns[-1].role} turn last"))
+        raise _error(NO_ANSWER, "end in an assistant turn", f"a {turns[-1].role} turn last")
     if not turns[-1].text:
-        raise ValueError(_rule("end in a non-empty assistant turn", "an empty one"))
+        raise _error(EMPTY_ANSWER, "end in a non-empty assistant turn", "an empty one")
     return turns
 
 
@@ -87,23 +97,25 @@ def split_pair(
     so all their assistant tokens are compared. Where they part at a human turn the answers
     belong to different prompts; no pairwise loss is defined for that, hence an error.
 
-    Raises: ValueError for equal transcripts or different prompts.
+    Raises: ChatError for equal transcripts or different prompts.
     """
     chosen, rejected = tuple(chosen), tuple(rejected)
     if chosen == rejected:
-        raise ValueError(
-            "chosen must differ from rejected; got equal transcripts (split_pair). Drop the row."
-        )
+        raise ChatError(
+            "chosen", "differ from rejected", "equal transcripts",
+            where="split_pair", reason=EQUAL,
+        )  # fmt: skip
     shared = 0
     limit = min(len(chosen), len(rejected)) - 1
     while shared < limit and chosen[shared] == rejected[shared]:
         shared += 1
     first = (chosen[shared].role, rejected[shared].role)
     if first != (ASSISTANT, ASSISTANT) or shared == 0:
-        raise ValueError(
-            f"chosen and rejected must share their prompt; got a difference at turn {shared + 1}, "
-            f"roles {first[0]} and {first[1]} (split_pair). Drop the row or repair its prompt."
-        )
+        raise ChatError(
+            "chosen", "share its prompt with rejected",
+            f"a difference at turn {shared + 1}, roles {first[0]} and {first[1]}",
+            where="split_pair", reason=PROMPTS_DIFFER,
+        )  # fmt: skip
     diverged = len(chosen) > shared + 1 or len(rejected) > shared + 1
     return Pair(chosen[:shared], chosen[shared:], rejected[shared:], diverged)
 
@@ -161,5 +173,5 @@ def append_turn(
         mask.append(trained)
 
 
-def _rule(rule: str, got: str) -> str:
-    return f"transcript must {rule}; got {got} (parse_transcript). Drop the row or repair it."
+def _error(reason: str, rule: str, got: str) -> ChatError:
+    return ChatError("transcript", rule, got, where="parse_transcript", reason=reason)

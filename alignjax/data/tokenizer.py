@@ -202,14 +202,13 @@ def _check_text(text: str) -> None:
 def _training_lines(text: str) -> collections.abc.Iterator[str]:
     _check_text(text)
     for line in text.replace(_SPACE_MARK, " ").split("\n"):
-        while len(line.encode("utf-8")) > MAX_LINE_BYTES:
-            # A character takes at most 4 bytes; cut at a space where one is near.
-            cut = MAX_LINE_BYTES // 4
-            cut = line.rfind(" ", cut // 2, cut) + 1 or cut
-            yield line[:cut]
-            line = line[cut:]
-        if line:
-            yield line
+        start = 0
+        while start < len(line):
+            stop = start + MAX_LINE_BYTES // 4  # a character takes at most 4 bytes
+            if stop < len(line):
+                stop = line.rfind(" ", start + MAX_LINE_BYTES // 8, stop) + 1 or stop
+            yield line[start:stop]
+            start = stop
 
 
 def _training_advice(message: str, vocab_size: int) -> str:
