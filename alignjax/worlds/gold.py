@@ -84,7 +84,7 @@ def gold_reward(world: review.ReviewWorld, tokens: np.ndarray, lengths: np.ndarr
     return total
 
 
-def _check_documents(world, tokens: np.ndarray, lengths: np.ndarray) -> None:
+def _check_documents(world: review.ReviewWorld, tokens: np.ndarray, lengths: np.ndarray) -> None:
     """Raises ValueError unless the rows are documents with a topic."""
     if tokens.ndim != 2 or lengths.shape != tokens.shape[:1]:
         raise ValueError(

@@ -10,6 +10,7 @@ Reference: Korbak et al. 2022, RL with KL penalties is better viewed as Bayesian
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +87,9 @@ class _Chain(NamedTuple):
 
 
 def exact_optimum(
-    world: review.ReviewWorld, prompts: np.ndarray, betas: tuple[float, ...] = DEFAULT_BETAS
+    world: review.ReviewWorld,
+    prompts: np.ndarray,
+    betas: Sequence[float] | np.ndarray = DEFAULT_BETAS,
 ) -> Frontier:
     """Returns the frontier of reward against KL that no policy can exceed on these prompts.
 
@@ -98,8 +101,8 @@ def exact_optimum(
     Raises:
         ValueError: if a beta is not positive, or the generator cannot write a prompt.
     """
-    betas = np.sort(np.asarray(betas, float))[::-1]
-    if betas.ndim != 1 or not len(betas) or not (betas > 0).all():
+    grid = np.sort(np.asarray(betas, float))[::-1]
+    if grid.ndim != 1 or not len(grid) or not (grid > 0).all():
         raise ValueError(
             f"betas must be positive and at least one; got {betas} (exact_optimum). "
             "Pass e.g. (4.0, 1.0, 0.25); inf gives the generator."
@@ -107,7 +110,7 @@ def exact_optimum(
     begin = _Prompts(world, prompts)
     chain = _chain(world)
     rows = []
-    for beta in np.append(betas, np.inf):
+    for beta in np.append(grid, np.inf):
         value, slope = _backward(world, chain, 1.0 / beta)[0]
         joint = begin.log_posterior + begin.pick(value)  # [n, 3]
         log_z = _logsumexp(joint)
@@ -117,7 +120,7 @@ def exact_optimum(
         rows.append((log_z + begin.reward / beta, reward + begin.reward, kl))
     log_z, reward, kl = (np.stack(column) for column in zip(*rows, strict=True))
     return Frontier(
-        beta=betas,
+        beta=grid,
         log_z=log_z[:-1].mean(1),
         reward=reward[:-1].mean(1),
         kl=kl[:-1].mean(1),

@@ -19,10 +19,12 @@ KINDS = {
     "pos": 6, "neg": 6, "conj": 2, "wow": 2, "dot": 1, "noise": 8,
 }  # fmt: skip
 WORDS = (
-    "<pad> <bos> <eos> film: book: hotel: game: the this story ending price style pace service"
-    " setting design is was not very really truly fine good nice great superb perfect meh bad weak"
-    " awful dreadful terrible and but wow amazing . zq xj vk qw jx kz wv fq"
-).split()
+    "<pad>", "<bos>", "<eos>", "film:", "book:", "hotel:", "game:", "the", "this", "story",
+    "ending", "price", "style", "pace", "service", "setting", "design", "is", "was", "not", "very",
+    "really", "truly", "fine", "good", "nice", "great", "superb", "perfect", "meh", "bad", "weak",
+    "awful", "dreadful", "terrible", "and", "but", "wow", "amazing", ".", "zq", "xj", "vk", "qw",
+    "jx", "kz", "wv", "fq",
+)  # fmt: skip
 # What may follow what, with the probability of each kind; "adj" is split by sentiment.
 GRAMMAR = {
     "bos": {"topic": 1.0},
@@ -101,7 +103,7 @@ def make_review_world(config: ReviewWorldConfig) -> ReviewWorld:
     return ReviewWorld(
         seed=config.seed, vocab_size=len(WORDS), length=24, prompt_length=6, pad=0, bos=1, eos=2,
         kinds=kinds, words=tuple(words.tolist()), prior=np.array(PRIOR), transition=transition,
-        legal=(transition > 0).any((0, 1)), valence=valence, affinity=affinity,
+        legal=np.any(transition > 0, axis=(0, 1)), valence=valence, affinity=affinity,
     )  # fmt: skip
 
 
@@ -137,7 +139,7 @@ def _transition(
             positive = share[::-1] if last == "not" else share
             mass |= {"pos": followers["adj"] * positive, "neg": followers["adj"] * (1 - positive)}
         for kind, p in mass.items():
-            block = np.ix_(range(4), range(3), kinds[last], kinds[kind])
+            block = np.ix_(np.arange(4), np.arange(3), kinds[last], kinds[kind])
             within = weight[block] / weight[block].sum(-1, keepdims=True)
             table[block] = p[None, :, None, None] * within
     return table
@@ -178,6 +180,7 @@ def corrupt(
     EOS and padding, becomes a uniform noise token with probability `token_rate`.
     """
     _check_rates(document_rate, token_rate)
+    tokens, lengths = np.asarray(tokens), np.asarray(lengths)
     inside = (np.arange(tokens.shape[1]) >= 2) & (np.arange(tokens.shape[1]) < lengths[:, None])
     hit = inside & (tokens != world.eos) & (rng.random((tokens.shape[0], 1)) < document_rate)
     hit &= rng.random(tokens.shape) < token_rate
@@ -211,8 +214,9 @@ def document_logprobs(
         [n] float64; -inf where the generator cannot write the row.
     """
     _check_rates(document_rate, token_rate)
-    topic = tokens[:, 1] - world.kinds["topic"][0]  # of no importance where it is out of range
-    topic = np.clip(topic, 0, 3)
+    tokens, lengths = np.asarray(tokens), np.asarray(lengths)
+    # Rows without a topic have probability 0 whatever the tables.
+    topic = np.clip(tokens[:, 1] - world.kinds["topic"][0], 0, 3)
     out = np.empty(len(tokens))
     for k in range(4):
         rows = np.flatnonzero(topic == k)
@@ -224,7 +228,9 @@ def document_logprobs(
     return out
 
 
-def _token_logprobs(world, topic, tokens, document_rate, token_rate) -> np.ndarray:
+def _token_logprobs(
+    world: ReviewWorld, topic: int, tokens: np.ndarray, document_rate: float, token_rate: float
+) -> np.ndarray:
     """log p(token t | tokens before t) [n, T] of rows that share a topic."""
     n, width = tokens.shape
     table = world.transition[topic]
@@ -258,6 +264,7 @@ def _emission(world: ReviewWorld, seen: np.ndarray, rate: float) -> np.ndarray:
 
 def illegal_rate(world: ReviewWorld, tokens: np.ndarray, lengths: np.ndarray, start: int) -> float:
     """Returns the share of bigrams (t-1, t), start <= t < length, that no document can contain."""
+    tokens, lengths = np.asarray(tokens), np.asarray(lengths)
     t = np.arange(max(start, 1), tokens.shape[1])
     counted = t < lengths[:, None]
     illegal = ~world.legal[tokens[:, t - 1], tokens[:, t]]
