@@ -187,6 +187,3 @@ def kind(value: object) -> str:
         return "null" if value is None else "boolean"
     names = {str: "string", int: "number", float: "number", list: "list", dict: "object"}
     return names.get(type(value), type(value).__name__)
-
-
-

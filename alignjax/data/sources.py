@@ -285,7 +285,5 @@ def _held_out(rows: list[Preference], split: str, holdout: float) -> list[Prefer
     ranked = sorted(set(openings))
     held = set(ranked[: math.ceil(holdout * len(ranked))])
     return [
-        row
-        for row, key in zip(rows, openings, strict=True)
-        if (key in held) == (split == "eval")
+        row for row, key in zip(rows, openings, strict=True) if (key in held) == (split == "eval")
     ]

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from alignjax.data import check, sources
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows = [
+        {"chosen": f"\n\nHuman: q{i // 2}\n\nAssistant: {'a ' * (i + 1)}z", "rejected": ""}
+        for i in range(4)
+    ]
+    for row in rows:
+        row["rejected"] = row["chosen"] + " no"
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
+
+
+def test_report_without_tokenizer(path):
+    lines = check.check_data(path)
+    text = "\n".join(lines)
+    assert "4 rows of 4 read" in text
+    assert "0 rows, 2 repeated prompts" in text
+    assert "estimated" in text
+    assert "p50" in text
+    assert "truncated share 0.0000" in text
+    assert "a a" not in text
+    short = check.check_data(path, length=5, prompt_length=4)
+    assert "truncated share 1.0000" in short[-1]
+
+
+def test_report_in_tokens(path, tok):
+    lines = check.check_data(path, tokenizer=tok, length=64, prompt_length=32)
+    assert "lengths in tokens:" in lines
+    assert "kept 4" in lines[-1]
+    assert "truncated share 0.0000" in lines[-1]
+    # bos human q 0 assistant
+    assert any(line.startswith("  prompt: p0 5,") for line in lines)
+
+
+def test_report_refuses_what_training_refuses(path):
+    path.write_text(path.read_text() + "\n{")
+    with pytest.raises(sources.DataError, match="line 5"):
+        check.check_data(path)
+    assert "1 invalid JSON" in "\n".join(
+        check.check_data(path, on_bad_row="skip", max_bad_share=0.3)
+    )
