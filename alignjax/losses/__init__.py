@@ -1,7 +1,12 @@
 """Losses: arrays in, unreduced arrays out. Imports jax and `alignjax.core` only.
 
 Numbers are fp32 (float64 stays as it is); masked entries give 0 and no gradient; nothing is
-averaged except where a definition needs the batch. Average with `Mean`s (reductions.py).
+averaged except where a definition needs the batch. A preference loss is a visible composition,
+
+    score (scores.py) o divergence (divergences.py) o link (links.py) o mean
+
+and a policy loss is advantages (advantages.py, group_advantages.py) o token loss (policy.py,
+soft_policy.py, sequence_policy.py) o reduction (reductions.py).
 """
 
 from alignjax.losses.advantages import (
@@ -11,8 +16,67 @@ from alignjax.losses.advantages import (
     leave_one_out,
     whiten,
 )
-from alignjax.losses.kl import adaptive_kl, best_of_n_kl, k1, k2, k3, kl_loss, kl_penalty
-from alignjax.losses.lm import dft, smoothed_nll, token_nll, z_loss
+from alignjax.losses.distill import (
+    forward_kl,
+    generalised_jsd,
+    minillm_advantages,
+    reverse_kl,
+    with_tail,
+)
+from alignjax.losses.divergences import (
+    alpha_divergence,
+    forward_kl_divergence,
+    js_divergence,
+    reverse_kl_divergence,
+)
+from alignjax.losses.group import (
+    bnpo,
+    dapo,
+    dr_grpo,
+    grpo,
+)
+from alignjax.losses.group_advantages import (
+    gdpo,
+    gpg,
+    is_informative,
+    reinforce_plus_plus,
+    reinforce_plus_plus_baseline,
+    remax,
+)
+from alignjax.losses.kl import (
+    adaptive_kl,
+    best_of_n_kl,
+    k1,
+    k2,
+    k3,
+    kl_loss,
+    kl_loss_weighted,
+    kl_penalty,
+)
+from alignjax.losses.lm import (
+    dft,
+    smoothed_nll,
+    token_nll,
+    z_loss,
+)
+from alignjax.losses.online import (
+    geometric_mixture,
+    nash_md,
+    xpo,
+)
+from alignjax.losses.pairs import (
+    apo_down,
+    apo_zero,
+    bco_pair,
+    discopop,
+    dpop,
+    exo_pair,
+    mix,
+    nca_pair,
+    r_dpo,
+    soft_update,
+    sppo_hard,
+)
 from alignjax.losses.policy import (
     approx_kl,
     clip_fraction,
@@ -31,40 +95,178 @@ from alignjax.losses.preference import (
     preference_accuracy,
     robust_dpo,
 )
-from alignjax.losses.reward import bradley_terry, center_penalty, plackett_luce
+from alignjax.losses.reductions import (
+    group_mean,
+    row_fixed,
+    row_mean,
+    row_sum,
+    token_mean,
+)
+from alignjax.losses.reference_free import (
+    alphapo,
+    cpo,
+    odds_ratio,
+    orpo,
+    simpo,
+    tpo,
+)
+from alignjax.losses.reward import (
+    all_pairs,
+    bradley_terry,
+    center_penalty,
+    outcome_reward,
+    plackett_luce,
+    process_reward,
+    score_regression,
+)
+from alignjax.losses.scores import (
+    score_ld,
+    score_mean,
+    score_sum,
+    wpo_weight,
+)
+from alignjax.losses.sequence_policy import (
+    gmpo,
+    gspo,
+    gspo_token,
+    luspo,
+    rloo,
+    rloo_clip,
+    sequence_ratio,
+    vespo,
+)
+from alignjax.losses.soft_policy import (
+    cispo,
+    clip_cov,
+    covariance,
+    entropy_bonus,
+    kl_cov,
+    sampler_weight,
+    sapo,
+    top_fraction,
+)
+from alignjax.losses.transport import (
+    aot,
+    aot_unpaired,
+)
+from alignjax.losses.unpaired import (
+    apo_zero_unpaired,
+    bco,
+    kto,
+    kto_reference_point,
+    running_mean,
+    udm_weight,
+)
 
 __all__ = [
     "adaptive_kl",
+    "all_pairs",
+    "alpha_divergence",
+    "alphapo",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "apo_zero_unpaired",
     "approx_kl",
+    "bco",
+    "bco_pair",
     "best_of_n_kl",
+    "bnpo",
     "bradley_terry",
     "center_penalty",
+    "cispo",
+    "clip_cov",
     "clip_fraction",
     "clipped_surrogate",
+    "covariance",
+    "cpo",
+    "dapo",
     "dft",
+    "discopop",
     "discounted_returns",
     "dpo",
+    "dpop",
+    "dr_grpo",
+    "entropy_bonus",
+    "exo_pair",
+    "forward_kl",
+    "forward_kl_divergence",
     "gae",
+    "gdpo",
+    "generalised_jsd",
+    "geometric_mixture",
+    "gmpo",
+    "gpg",
+    "group_mean",
     "group_relative",
+    "grpo",
+    "gspo",
+    "gspo_token",
     "hinge",
     "implicit_reward",
     "importance_ratio",
     "ipo",
+    "is_informative",
+    "js_divergence",
     "k1",
     "k2",
     "k3",
+    "kl_cov",
     "kl_loss",
+    "kl_loss_weighted",
     "kl_penalty",
+    "kto",
+    "kto_reference_point",
     "leave_one_out",
+    "luspo",
     "margin",
+    "minillm_advantages",
+    "mix",
+    "nash_md",
+    "nca_pair",
+    "odds_ratio",
+    "orpo",
+    "outcome_reward",
     "plackett_luce",
     "ppo_clip",
     "preference_accuracy",
+    "process_reward",
+    "r_dpo",
     "reinforce",
+    "reinforce_plus_plus",
+    "reinforce_plus_plus_baseline",
+    "remax",
+    "reverse_kl",
+    "reverse_kl_divergence",
+    "rloo",
+    "rloo_clip",
     "robust_dpo",
+    "row_fixed",
+    "row_mean",
+    "row_sum",
+    "running_mean",
+    "sampler_weight",
+    "sapo",
+    "score_ld",
+    "score_mean",
+    "score_regression",
+    "score_sum",
+    "sequence_ratio",
+    "simpo",
     "smoothed_nll",
+    "soft_update",
+    "sppo_hard",
+    "token_mean",
     "token_nll",
+    "top_fraction",
+    "tpo",
+    "udm_weight",
     "value_clip",
+    "vespo",
     "whiten",
+    "with_tail",
+    "wpo_weight",
+    "xpo",
     "z_loss",
 ]

@@ -27,20 +27,21 @@ def arrays(dims: str, **named: jax.Array) -> list[jax.Array]:
     return [as_float(x) for x in named.values()]
 
 
-def mask_of(mask: jax.Array | None, like: jax.Array, dims: str) -> jax.Array:
+def mask_of(mask: jax.Array | None, like: jax.Array, dims: str, name: str = "mask") -> jax.Array:
     """The mask as booleans of the shape of `like`; None counts everything.
 
     Raises:
-      ValueError: wrong shape, or a concrete mask that holds other numbers than 0 and 1.
+      ValueError: wrong shape, or a mask of known values that holds others than 0 and 1. Inside jit
+        the values of an argument are not known.
     """
     if mask is None:
         return jnp.ones_like(like, dtype=bool)
-    shapes.check("mask", mask, dims, shapes.check("values", like, dims))
-    concrete = not isinstance(mask, jax.core.Tracer)
-    if concrete and getattr(mask, "is_fully_addressable", True):
-        mask_values = np.asarray(mask)
-        if not np.all((mask_values == 0) | (mask_values == 1)):
-            raise ValueError("mask must hold only 0 and 1 or booleans; got other values.")
+    shapes.check(name, mask, dims, shapes.check("values", like, dims))
+    known = not isinstance(mask, jax.core.Tracer) and getattr(mask, "is_fully_addressable", True)
+    if known and (numbers := np.asarray(mask)).dtype != np.bool_:
+        wrong = numbers[(numbers != 0) & (numbers != 1)]
+        if wrong.size:
+            raise ValueError(f"{name} must hold only 0 and 1 or booleans; got {wrong[0]}.")
     return jnp.asarray(mask) != 0
 
 

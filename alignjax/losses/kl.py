@@ -172,3 +172,32 @@ def best_of_n_kl(n: int) -> float:
     """
     shapes.check_number("n", n, minimum=1)
     return math.log(n) - (n - 1) / n
+
+
+def kl_loss_weighted(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    reference_logprobs: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    estimator: str = "k3",
+) -> jax.Array:
+    """rho * k per token, [B, T], nats: unbiased in value and gradient for KL(pi; ref).
+
+    rho = pi / old. The ratio carries the score-function part of the gradient, so that k1 and k3
+    both are unbiased, on and off policy.
+
+    Args:
+      logprobs: [B, T] float, nats, of tokens that old sampled. old_logprobs: [B, T] float, nats.
+      reference_logprobs, mask: as `k1`.
+      estimator: "k1" or "k3" (smaller variance).
+
+    Raises:
+      ValueError: shapes differ, mask not 0/1, another estimator.
+
+    Reference: DeepSeek-AI (2025, V3.2), section 3.1 (unbiased KL estimate).
+    """
+    shapes.check_choice("estimator", estimator, ("k1", "k3"))
+    _, new, old = inputs.masked("B T", mask, logprobs=logprobs, old_logprobs=old_logprobs)
+    ratio = jnp.exp(inputs.safe_log_ratio(new, jax.lax.stop_gradient(old)))
+    return ratio * ESTIMATORS[estimator](logprobs, reference_logprobs, mask)

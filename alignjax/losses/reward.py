@@ -91,3 +91,78 @@ def plackett_luce(scores: jax.Array, ranks: jax.Array, mask: jax.Array | None = 
     denominators = jax.nn.logsumexp(others, axis=-1)
     counted = keep & jnp.isfinite(ranks)
     return jnp.sum(jnp.where(counted, denominators - scores, 0.0), axis=-1)
+
+
+def all_pairs(scores: jax.Array, ranks: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Bradley-Terry over all pairs of a ranking, averaged per prompt, [B].
+
+    1 / n sum over pairs with rank_i < rank_j of -log sigmoid(s_i - s_j), n the number of such pairs
+    (K choose 2 without ties). Tied pairs are left out.
+
+    Args:
+      scores: [B, N] float. ranks: [B, N] float, smaller is better.
+      mask: [B, N], 1 where the item takes part; None counts all.
+
+    Returns:
+      [B] fp32 losses; 0 for rows without an ordered pair.
+
+    Raises:
+      ValueError: shapes differ, or mask is not 0/1.
+
+    Reference: Ouyang et al. (2022), equation 1.
+    """
+    keep, scores, ranks = inputs.masked("B N", mask, scores=scores, ranks=ranks)
+    better = (ranks[:, :, None] < ranks[:, None, :]) & keep[:, :, None] & keep[:, None, :]
+    losses = links.logistic(scores[:, :, None] - scores[:, None, :])
+    return jnp.sum(jnp.where(better, losses, 0.0), axis=(1, 2)) / inputs.count(better, (1, 2))
+
+
+def score_regression(scores: jax.Array, targets: jax.Array) -> jax.Array:
+    """(score - target)^2, [B]: for ratings on a known scale. No gradient into the targets.
+
+    Raises:
+      ValueError: the arguments are not both [B].
+    """
+    scores, targets = inputs.arrays("B", scores=scores, targets=targets)
+    return jnp.square(scores - jax.lax.stop_gradient(targets))
+
+
+def _binary(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-y log sigmoid(z) - (1 - y) log sigmoid(-z), y in [0, 1]."""
+    return -labels * jax.nn.log_sigmoid(logits) - (1 - labels) * jax.nn.log_sigmoid(-logits)
+
+
+def process_reward(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Cross-entropy of step labels, [B, T], 0 away from the steps' ends.
+
+    -y log sigmoid(z) - (1 - y) log sigmoid(-z) at the tokens that end a step. Two-class logits give
+    z as their difference.
+
+    Args:
+      logits: [B, T] float, that the step is right.
+      labels: [B, T] float in [0, 1]: 1 right, 0 wrong, or the share of right roll-outs from there.
+      mask: [B, T], 1 at the separators of labelled steps.
+
+    Raises:
+      ValueError: shapes differ, or mask is not 0/1.
+
+    Reference: Lightman et al. (2023), section 2.6; soft labels: Wang et al. (2024,
+    Math-Shepherd), section 3.
+    """
+    keep, logits, labels = inputs.masked("B T", mask, logits=logits, labels=labels)
+    return jnp.where(keep, _binary(logits, labels), 0.0)
+
+
+def outcome_reward(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of right or wrong answers, [B]: -y log sigmoid(z) - (1 - y) log sigmoid(-z).
+
+    Args:
+      logits: [B] float, at the response's last token. labels: [B] float in [0, 1].
+
+    Raises:
+      ValueError: the arguments are not both [B].
+
+    Reference: Cobbe et al. (2021), section 4.
+    """
+    logits, labels = inputs.arrays("B", logits=logits, labels=labels)
+    return _binary(logits, labels)

@@ -1,0 +1,264 @@
+"""Token-level policy-gradient losses that bound the ratio in other ways than PPO's clip.
+
+Arguments as in policy.py: [B, T] arrays, advantages [B, T] or [B], 0 where masked.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import shapes
+from alignjax.losses import inputs, policy
+
+
+def _ratio(new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.exp(inputs.safe_log_ratio(new, jax.lax.stop_gradient(old)))
+
+
+def cispo(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    maximum_ratio: float = 5.0,
+    minimum_ratio: float = 0.0,
+) -> jax.Array:
+    """Clipped importance-sampling weight, [B, T]: -sg(clip(rho, min, max)) A log pi.
+
+    The weight is clipped, not the update: every token keeps its gradient. Reduce by `token_mean`.
+
+    Args:
+      logprobs, old_logprobs: [B, T] float, nats.
+      advantages: [B, T] or [B] float.
+      mask: [B, T], 1 on the response's tokens; None counts all.
+      maximum_ratio: > 1, the paper's 1 + eps_high.
+      minimum_ratio: in [0, 1), the paper's 1 - eps_low (0: none).
+
+    Returns:
+      [B, T] fp32 token losses.
+
+    Raises:
+      ValueError: shapes differ, a bound out of range, mask not 0/1.
+
+    Reference: MiniMax (2025, M1), equations 4 and 5.
+    """
+    shapes.check_number("maximum_ratio", maximum_ratio, above=1)
+    shapes.check_number("minimum_ratio", minimum_ratio, minimum=0, below=1)
+    _, advantages, new, old = policy.aligned(
+        mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
+    )
+    weight = jax.lax.stop_gradient(jnp.clip(_ratio(new, old), minimum_ratio, maximum_ratio))
+    return -weight * advantages * new
+
+
+def sapo(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    positive_temperature: float = 1.0,
+    negative_temperature: float = 1.05,
+) -> jax.Array:
+    """Soft adaptive policy optimisation, [B, T]: -A (4 / tau) sig(tau (rho - 1)).
+
+    A smooth gate in place of the clip, with slope 1 at rho = 1. tau is positive_temperature for
+    A > 0 and negative_temperature otherwise.
+
+    Args:
+      logprobs, old_logprobs, advantages, mask: as `cispo`.
+      positive_temperature, negative_temperature: > 0.
+
+    Raises:
+      ValueError: shapes differ, a temperature <= 0, mask not 0/1.
+
+    Reference: arXiv 2511.20347.
+    """
+    shapes.check_number("positive_temperature", positive_temperature, above=0)
+    shapes.check_number("negative_temperature", negative_temperature, above=0)
+    _, advantages, new, old = policy.aligned(
+        mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
+    )
+    tau = jnp.where(advantages > 0, positive_temperature, negative_temperature)
+    return -advantages * jax.nn.sigmoid(tau * (_ratio(new, old) - 1.0)) * 4.0 / tau
+
+
+def top_fraction(values: jax.Array, mask: jax.Array, *, fraction: float) -> jax.Array:
+    """Booleans [B, T]: the share `fraction` of counted entries with the largest values, at least 1.
+
+    Ties at the threshold are all in. For kl-cov, and for losses on high-entropy tokens only.
+
+    Args:
+      values: [B, T] float.
+      mask: [B, T], 1 where counted.
+      fraction: in (0, 1].
+
+    Raises:
+      ValueError: shapes differ, fraction outside (0, 1], mask not 0/1.
+    """
+    shapes.check_number("fraction", fraction, above=0, maximum=1)
+    keep, values = inputs.masked("B T", mask, values=values)
+    return _largest(values, keep, fraction * inputs.count(keep, (0, 1)))
+
+
+def _largest(values: jax.Array, keep: jax.Array, number: jax.Array) -> jax.Array:
+    """The `number` (rounded, at least 1) largest kept entries of [B, T] as booleans."""
+    order = jnp.sort(jnp.where(keep, values, -jnp.inf).reshape(-1), descending=True)
+    place = jnp.clip(jnp.round(number).astype(jnp.int32) - 1, 0, order.size - 1)
+    return keep & (values >= jax.lax.dynamic_index_in_dim(order, place, keepdims=False))
+
+
+def covariance(
+    logprobs: jax.Array, advantages: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """(log pi - its mean) (A - its mean) per token, [B, T], means over the batch's counted tokens.
+
+    Its mean is what drives the entropy of the policy down. No gradient.
+
+    Raises:
+      ValueError: shapes differ, or mask is not 0/1.
+
+    Reference: Cui et al. (2025), "The entropy mechanism of RL for reasoning language models".
+    """
+    keep, advantages, new = policy.aligned(mask, advantages, logprobs=logprobs)
+    number = inputs.count(keep, (0, 1))
+    product = (new - jnp.sum(new) / number) * (advantages - jnp.sum(advantages) / number)
+    return jax.lax.stop_gradient(jnp.where(keep, product, 0.0))
+
+
+def clip_cov(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array | None,
+    key: jax.Array,
+    *,
+    fraction: float = 2e-4,
+    minimum: float = 1.0,
+    maximum: float = 5.0,
+    clip_low: float = 1.0,
+    clip_high: float = 1.0,
+) -> jax.Array:
+    """Clip-cov, [B, T]: `ppo_clip` without gradient on a few tokens of high covariance.
+
+    Of the tokens with covariance in [minimum, maximum], fraction * all counted tokens (at least
+    one) are drawn at random and detached; their loss keeps its value.
+
+    Args:
+      logprobs, old_logprobs, advantages, mask: as `cispo`.
+      key: a jax random key.
+      fraction: in (0, 1], of counted tokens. minimum, maximum: bounds of the covariance.
+      clip_low, clip_high: of `ppo_clip`.
+
+    Raises:
+      ValueError: shapes differ, a number out of range, mask not 0/1.
+
+    Reference: Cui et al. (2025), section 4.2 (clip-cov).
+    """
+    shapes.check_number("fraction", fraction, above=0, maximum=1)
+    shapes.check_number("maximum", maximum, above=shapes.check_number("minimum", minimum))
+    losses = policy.ppo_clip(
+        logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high
+    )
+    cov = covariance(logprobs, advantages, mask)
+    keep = inputs.mask_of(mask, cov, "B T")
+    inside = keep & (cov >= minimum) & (cov <= maximum)
+    draws = jax.random.uniform(key, cov.shape)
+    detached = _largest(draws, inside, fraction * inputs.count(keep, (0, 1)))
+    return jnp.where(detached, jax.lax.stop_gradient(losses), losses)
+
+
+def kl_cov(
+    logprobs: jax.Array,
+    old_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    fraction: float = 2e-4,
+    penalty: float = 1.0,
+) -> jax.Array:
+    """KL-cov, [B, T]: -rho A, plus penalty * |log rho| on the tokens of highest covariance.
+
+    Args:
+      logprobs, old_logprobs, advantages, mask: as `cispo`.
+      fraction: in (0, 1], of counted tokens. penalty: >= 0.
+
+    Raises:
+      ValueError: shapes differ, a number out of range, mask not 0/1.
+
+    Reference: Cui et al. (2025), section 4.2 (KL-cov; |log rho| is the authors' estimate of KL).
+    """
+    shapes.check_number("penalty", penalty, minimum=0)
+    cov = covariance(logprobs, advantages, mask)
+    keep, advantages, new, old = policy.aligned(
+        mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
+    )
+    log_ratio = inputs.safe_log_ratio(new, jax.lax.stop_gradient(old))
+    chosen = top_fraction(cov, keep, fraction=fraction)
+    extra = jnp.where(chosen, penalty * jnp.abs(log_ratio), 0.0)
+    return jnp.where(keep, extra - jnp.exp(log_ratio) * advantages, 0.0)
+
+
+def entropy_bonus(entropy: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """-entropy per token, [B, T], 0 where masked: add a small coefficient times its token mean.
+
+    Args:
+      entropy: [B, T] float, nats, of the policy at the token.
+      mask: [B, T], 1 on the response's tokens; None counts all.
+
+    Raises:
+      ValueError: shapes differ, or mask is not 0/1.
+
+    Reference: Schulman et al. (2017), equation 9.
+    """
+    _, entropy = inputs.masked("B T", mask, entropy=entropy)
+    return -entropy
+
+
+def sampler_weight(
+    logprobs: jax.Array,
+    sampler_logprobs: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    level: str = "sequence",
+    beyond: str = "drop",
+    maximum: float = 3.0,
+) -> jax.Array:
+    """Weight that corrects for a sampler whose log-probabilities differ from the trainer's, [B, T].
+
+    w = exp(log p_trainer - log p_sampler) of the token, or of the whole response. Above `maximum`
+    it is cut there ("truncate") or set to 0 ("drop"). A missing sampler log-probability is NaN and
+    counts as ratio 1. Multiply token losses by it. No gradient.
+
+    Args:
+      logprobs: [B, T] float, nats, by the trainer's forward pass of the policy that sampled.
+      sampler_logprobs: [B, T] float, nats, as the sampler reported them; NaN where it did not.
+      mask: [B, T], 1 on the response's tokens; None counts all.
+      level: "token" or "sequence".
+      beyond: "truncate" or "drop".
+      maximum: >= 1.
+
+    Returns:
+      [B, T] fp32 weights, 0 where masked.
+
+    Raises:
+      ValueError: shapes differ, an unknown name, maximum < 1, mask not 0/1.
+
+    Reference: Yao et al. (2025), "Your efficient RL framework secretly brings you off-policy RL
+    training" (truncated importance sampling).
+    """
+    shapes.check_choice("level", level, ("token", "sequence"))
+    shapes.check_choice("beyond", beyond, ("truncate", "drop"))
+    shapes.check_number("maximum", maximum, minimum=1)
+    keep, new, sampler = inputs.masked(
+        "B T", mask, logprobs=logprobs, sampler_logprobs=sampler_logprobs
+    )
+    log_ratio = jnp.where(jnp.isnan(sampler), 0.0, new - sampler)
+    if level == "sequence":
+        log_ratio = jnp.sum(log_ratio, axis=-1, keepdims=True)
+    ratio = jnp.exp(inputs.safe_log_ratio(log_ratio, jnp.zeros_like(log_ratio)))
+    if beyond == "drop":
+        weight = jnp.where(ratio > maximum, 0.0, ratio)
+    else:
+        weight = jnp.minimum(ratio, maximum)
+    return jax.lax.stop_gradient(jnp.where(keep, weight, 0.0))
