@@ -43,8 +43,6 @@ def bag_of_words_accuracy(
       vocabulary_size: most frequent words of train_rows that count; ties alphabetically.
       l2: weight of the penalty, > 0.
     """
-    import scipy.optimize
-
     if l2 <= 0:
         raise ValueError(f"l2 must be positive; got {l2} (bag_of_words_accuracy). Raise it.")
     train = [(_words(row.chosen), _words(row.rejected)) for row in train_rows]
@@ -56,17 +54,24 @@ def bag_of_words_accuracy(
     column = {word: index for index, word in enumerate(ranked)}
     x = _differences(train, column)
 
+    weights = _fit(x, l2)
+    held = [(_words(row.chosen), _words(row.rejected)) for row in eval_rows]
+    return _accuracy(_differences(held, column) @ weights)
+
+
+def _fit(x, l2: float) -> np.ndarray:
+    """Returns the weights [words] that minimise the penalised loss over x [pairs, words]."""
+    import scipy.optimize
+
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
         margins = x @ weights
         value = np.logaddexp(0.0, -margins).mean() + 0.5 * l2 * weights @ weights
         pull = -np.exp(-np.logaddexp(0.0, margins)) / len(margins)  # -sigmoid(-margin) / n
         return value, x.T @ pull + l2 * weights
 
-    fit = scipy.optimize.minimize(
-        objective, np.zeros(len(column)), jac=True, method="L-BFGS-B", options={"maxiter": 500}
-    )
-    held = [(_words(row.chosen), _words(row.rejected)) for row in eval_rows]
-    return _accuracy(_differences(held, column) @ fit.x)
+    start = np.zeros(x.shape[1])
+    options = {"maxiter": 500}
+    return scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
 
 
 def _answer(turns: collections.abc.Sequence[chat.Turn]) -> str:

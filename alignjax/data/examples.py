@@ -153,8 +153,8 @@ def pair_table(
             prompts.append(len(prompt))
             index.append(number)
     flat = packing.lay_out(documents, length, pad_id=tokenizer.pad_id)
-    table = {name: array.reshape(-1, 2, length) for name, array in flat.items()}
-    table["lengths"] = np.sum(table["segments"], axis=-1, dtype=np.int32)
+    table: Table = {name: array.reshape(-1, 2, length) for name, array in flat.items()}
+    table["lengths"] = table["segments"].sum(axis=-1, dtype=np.int32)
     table["prompt_lengths"] = np.array(prompts, np.int32)
     table["index"] = np.array(index, np.int32)
     counts = _counts(

@@ -13,6 +13,7 @@ import io
 import os
 import pathlib
 import re
+import typing
 
 PAD, BOS, EOS, UNKNOWN = "<|pad|>", "<|bos|>", "<|eos|>", "<|unknown|>"
 HUMAN, ASSISTANT, SYSTEM = "<|human|>", "<|assistant|>", "<|system|>"
@@ -20,7 +21,6 @@ CONTROL = (HUMAN, ASSISTANT, SYSTEM)
 MAX_LINE_BYTES = 4192  # sentencepiece trainer_spec.max_sentence_length: it drops longer lines
 _SPACE_MARK = "\u2581"
 _SPACE_MARK_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE_MARK.encode("utf-8"))
-_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tokenizer:
     bos_id: int = dataclasses.field(compare=False)
     eos_id: int = dataclasses.field(compare=False)
     control: collections.abc.Mapping[str, int] = dataclasses.field(compare=False)
-    _processor: object = dataclasses.field(repr=False, compare=False)
+    _processor: typing.Any = dataclasses.field(repr=False, compare=False)
     _table: tuple[bytes, ...] = dataclasses.field(repr=False, compare=False)
     _space_mark_ids: tuple[int, ...] = dataclasses.field(repr=False, compare=False)
 
@@ -181,7 +181,7 @@ def _bytes_of(piece: str, token: int, processor) -> bytes:
     if processor.is_control(token) or processor.is_unknown(token):
         return b""
     if processor.is_byte(token):
-        return bytes([int(_BYTE_PIECE.fullmatch(piece)[1], 16)])
+        return bytes([int(piece[3:5], 16)])  # a byte piece reads <0xE2>
     return piece.replace(_SPACE_MARK, " ").encode("utf-8")
 
 

@@ -59,3 +59,11 @@ def test_bad_arguments_are_refused(pair):
         baselines.longer_answer_accuracy([])
     with pytest.raises(ValueError, match="l2 must be positive"):
         baselines.bag_of_words_accuracy([], [], l2=0)
+
+
+def test_fit_solves_its_equation_by_hand():
+    """All pairs +1 in one word: w solves sigmoid(-w) = l2 w; the second word never occurs."""
+    weights = baselines._fit(np.array([[1.0, 0.0]] * 4), 0.25)
+    assert 1 / (1 + np.exp(weights[0])) == pytest.approx(0.25 * weights[0], abs=1e-4)
+    assert weights[0] == pytest.approx(1.0426, abs=1e-3)
+    assert weights[1] == 0

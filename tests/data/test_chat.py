@@ -78,6 +78,7 @@ def test_split_pair(chosen, rejected, prompt, diverged):
     [
         ("h:1 a:x", "h:1 a:x", chat.EQUAL),
         ("h:1 a:x", "h:2 a:x", chat.PROMPTS_DIFFER),
+        ("a:x", "a:y", chat.PROMPTS_DIFFER),
         ("h:1 a:2 h:3 a:x", "h:1 a:2 h:4 a:x", chat.PROMPTS_DIFFER),
     ],
 )

@@ -103,6 +103,13 @@ def test_text_table_counts_every_token_but_the_first_and_loses_none(tok):
     assert counts.loss_tokens == counts.tokens - len(pieces)
 
 
+def test_text_table_drops_a_piece_without_target(tok):
+    table, counts = examples.text_table(tok, ["zqz"], 4)  # bos z q z | eos
+    assert bits(table["loss_mask"][0]) == "0111"
+    assert len(table["tokens"]) == 1
+    assert (counts.kept, counts.split, counts.tokens) == (1, 1, 4)
+
+
 def test_pair_table_golden(tok, pair):
     table, counts = examples.pair_table(tok, [pair("zq", "zq", "z")], 10, 6)
     z, q = tok.encode("zq")
