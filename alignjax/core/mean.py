@@ -22,7 +22,9 @@ class Mean:
     @property
     def value(self) -> Any:
         """total / weight, and 0 where nothing was counted."""
-        return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0)
+        return jnp.where(
+            self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0
+        )
 
     def __add__(self, other: "Mean") -> "Mean":
         return Mean(total=self.total + other.total, weight=self.weight + other.weight)

@@ -34,7 +34,9 @@ def check(name: str, x: Any, dims: str, sizes: dict[str, int] | None = None) -> 
     for letter, size in zip(letters, shape, strict=True):
         want = int(letter) if letter.isdigit() else known.setdefault(letter, size)
         if size != want:
-            raise ValueError(f"{name} must have shape [{dims}] with {letter} = {want}; got {shape}.")
+            raise ValueError(
+                f"{name} must have shape [{dims}] with {letter} = {want}; got {shape}."
+            )
     return known
 
 

@@ -50,5 +50,7 @@ def differences(expected: Any, given: Any) -> list[str]:
         if name in right:
             a, b = left[name], right[name]
             if (a.shape, a.dtype) != (b.shape, b.dtype):
-                lines.append(f"{name}: {a.dtype}{list(a.shape)} expected, {b.dtype}{list(b.shape)} given")
+                lines.append(
+                    f"{name}: {a.dtype}{list(a.shape)} expected, {b.dtype}{list(b.shape)} given"
+                )
     return lines

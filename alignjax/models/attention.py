@@ -56,9 +56,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) 
     return axes.einsum("bkgts,bskh->btkgh", weights, value, out="batch time kv group head")
 
 
-def project(
-    weights: Attention, x: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def project(weights: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(query, key, value) of `x` [B, T, D]."""
     query = axes.shard(weights.query, "embed kv group head")
     key = axes.shard(weights.key, "embed kv head")

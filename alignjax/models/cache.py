@@ -23,6 +23,7 @@ class KVCache:
 
 def empty(layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
     """A cache of `length` slots with nothing in it."""
+
     def zeros() -> jax.Array:
         block = jnp.zeros((layers, batch, length, kv_heads, head_dim), dtype)
         return axes.shard(block, "layers batch slot kv head")
@@ -31,7 +32,10 @@ def empty(layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dt
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
 
     return KVCache(
-        keys=zeros(), values=zeros(), positions=slots(), segments=slots(),
+        keys=zeros(),
+        values=zeros(),
+        positions=slots(),
+        segments=slots(),
         index=jnp.zeros((), jnp.int32),
     )
 

@@ -37,7 +37,11 @@ def gated_mlp(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> 
 
     Reference: Shazeer 2020, equation 6 (SwiGLU).
     """
-    gate, up, down = (axes.shard(gate, "embed ff"), axes.shard(up, "embed ff"), axes.shard(down, "ff embed"))
+    gate, up, down = (
+        axes.shard(gate, "embed ff"),
+        axes.shard(up, "embed ff"),
+        axes.shard(down, "ff embed"),
+    )
     inner = jax.nn.silu(axes.einsum("btd,df->btf", x, gate, out="batch time ff"))
     inner = inner * axes.einsum("btd,df->btf", x, up, out="batch time ff")
     return axes.einsum("btf,fd->btd", inner, down, out="batch time embed")

@@ -16,7 +16,7 @@ class Model(NamedTuple):
     hidden: (params, tokens [B,T], *, positions [B,T], segments [B,T], cache) -> ([B,T,D], cache).
     unembedding: params -> [D,V], gathered for use by the tiled log-prob primitive.
     scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head.
-    with_scalar: (params, key) -> params with a zero scalar head, the rest untouched.
+    with_scalar, without_scalar: params -> params with a zero scalar head, or with none.
     cache: (batch, length) -> an empty KVCache.
     bind: (params, frozen) -> params; adapters join their base here, otherwise the identity.
     vocab_size, logit_tile: sizes that the log-prob primitive needs.
@@ -27,6 +27,7 @@ class Model(NamedTuple):
     unembedding: Callable[[Params], jax.Array]
     scalar: Callable[[Params, jax.Array], jax.Array]
     with_scalar: Callable[[Params], Params]
+    without_scalar: Callable[[Params], Params]
     cache: Callable[[int, int], Any]
     bind: Callable[[Params, Frozen], Params]
     vocab_size: int

@@ -120,9 +120,7 @@ def _hidden(
         kv, index = None, None
     else:
         cache_state = cache.extend(cache_state, positions, segments)
-        mask = attention.visible(
-            positions, segments, cache_state.positions, cache_state.segments
-        )
+        mask = attention.visible(positions, segments, cache_state.positions, cache_state.segments)
         kv, index = (cache_state.keys, cache_state.values), cache_state.index
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:
@@ -171,6 +169,7 @@ def transformer(config: TransformerConfig) -> model.Model:
         unembedding=unembedding,
         scalar=scalar,
         with_scalar=with_scalar,
+        without_scalar=lambda weights: struct.replace(weights, scalar=None),
         cache=functools.partial(_cache, config),
         bind=lambda weights, frozen: weights,
         vocab_size=config.vocab_size,
@@ -180,6 +179,10 @@ def transformer(config: TransformerConfig) -> model.Model:
 
 def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:
     return cache.empty(
-        config.layers, batch, length, config.kv_heads, config.head_dim,
+        config.layers,
+        batch,
+        length,
+        config.kv_heads,
+        config.head_dim,
         jnp.dtype(config.compute_dtype),
     )

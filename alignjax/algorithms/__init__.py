@@ -1,0 +1,1 @@
+"""One file an algorithm: a config, two closures over the model, nothing else."""

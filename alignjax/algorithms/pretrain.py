@@ -1,0 +1,42 @@
+"""Next-token prediction on every token of a document."""
+
+import dataclasses
+
+from alignjax import losses
+from alignjax.core import mean, shapes
+from alignjax.models import model as models
+from alignjax.models import scoring
+from alignjax.training import algorithm
+
+
+@dataclasses.dataclass(kw_only=True)
+class PretrainConfig:
+    """Cross-entropy, token mean."""
+
+    z_loss: float = 0.0  # weight of logsumexp^2, which keeps logits near normalised
+
+    def validate(self) -> None:
+        shapes.check_number("algorithm.z_loss", self.z_loss, minimum=0)
+
+
+def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm:
+    """Minimises -log p(token | tokens before), averaged over all counted tokens of the batch.
+
+    Batch: tokens, loss_mask, segments, positions, each [B, T].
+    """
+    config.validate()
+
+    def init(key, start):
+        return algorithm.copy(start["policy"]) if "policy" in start else model.init(key)
+
+    def loss(params, frozen, batch, key):
+        mask = scoring.counted(batch)
+        stats = scoring.token_stats(model, model.bind(params, frozen), batch)
+        terms = {"nll": mean.masked(losses.token_nll(stats.logprob, mask), mask)}
+        if config.z_loss:
+            penalty = losses.z_loss(stats.logsumexp, mask, coefficient=config.z_loss)
+            terms["z_loss"] = mean.masked(penalty, mask)
+        metrics = {**terms, "entropy": mean.masked(stats.entropy, mask)}
+        return terms, metrics
+
+    return algorithm.Algorithm(init=init, loss=loss)

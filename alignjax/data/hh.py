@@ -1,0 +1,111 @@
+"""Human preferences as a corpus: transcripts, a tokenizer trained on them, and their tables."""
+
+import dataclasses
+import pathlib
+
+from alignjax.core import shapes
+from alignjax.data import chat, corpus, examples, sources
+from alignjax.data import tokenizer as tokenizers
+
+
+@dataclasses.dataclass(kw_only=True)
+class HhConfig:
+    """A folder of {"chosen", "rejected"} transcripts (hh-rlhf), as jsonl, jsonl.gz or array_record."""
+
+    path: str = "data/hh-rlhf"  # the folder, or one file
+    names: str = "*"  # glob that selects files of the folder
+    tokenizer: str = ""  # a SentencePiece model; empty trains one on the training text
+    vocab_size: int = 4096  # of the tokenizer that is trained
+    length: int = 512  # tokens of a row: prompt and answer
+    prompt_length: int = 256  # most tokens of a prompt; older turns are cut
+    pack: bool = True  # several documents a row where a loss allows it
+    train_rows: int = 0  # use only so many training rows; 0 is all
+    eval_rows: int = 0  # the same for the eval split
+    on_bad_row: str = "error"  # error | skip
+    max_truncated_share: float = 0.5  # share of rows that may be cut
+
+    def validate(self) -> None:
+        shapes.check_number("data.vocab_size", self.vocab_size, minimum=264)
+        shapes.check_number("data.length", self.length, minimum=8)
+        shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
+        for name in ("train_rows", "eval_rows"):
+            shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
+        shapes.check_number("data.max_truncated_share", self.max_truncated_share, minimum=0, maximum=1)
+        shapes.check_choice("data.on_bad_row", self.on_bad_row, ("error", "skip"))
+        if self.prompt_length >= self.length:
+            raise ValueError(
+                f"data.prompt_length must be below data.length; got {self.prompt_length} and "
+                f"{self.length} (data). Leave room for an answer."
+            )
+
+
+def conversations(rows) -> list[tuple[chat.Turn, ...]]:
+    """The chosen transcript of every row."""
+    return [(*row.prompt, *row.chosen) for row in rows]
+
+
+def read(config: HhConfig) -> dict[str, sources.Preferences]:
+    """The rows of both splits, cut to the configured numbers."""
+    splits = {}
+    for split, limit in (("train", config.train_rows), ("eval", config.eval_rows)):
+        found = sources.read_preferences(
+            config.path, split=split, names=config.names, on_bad_row=config.on_bad_row
+        )
+        rows = found.rows[:limit] if limit else found.rows
+        splits[split] = dataclasses.replace(found, rows=rows)
+    return splits
+
+
+def make_corpus(config: HhConfig) -> corpus.Corpus:
+    """The corpus of a folder.
+
+    Raises:
+      ValueError: the folder, a row or a number is bad; one line says which.
+    """
+    config.validate()
+    splits = read(config)
+    if config.tokenizer:
+        tokenizer = tokenizers.load_tokenizer(pathlib.Path(config.tokenizer))
+    else:
+        texts = (turn.text for turns in conversations(splits["train"].rows) for turn in turns)
+        tokenizer = tokenizers.train_tokenizer(texts, config.vocab_size)
+    counts: dict[str, str] = {}
+
+    def table(kind: str, split: str) -> corpus.Table:
+        rows, share = splits[split].rows, config.max_truncated_share
+        if kind == "documents":
+            made, count = examples.text_table(
+                tokenizer, conversations(rows), config.length, pack=config.pack
+            )
+        elif kind == "demonstrations":
+            made, count = examples.language_table(
+                tokenizer, conversations(rows), config.length,
+                pack=config.pack, max_truncated_share=share,
+            )
+        elif kind == "pairs":
+            made, count = examples.pair_table(
+                tokenizer, rows, config.length, config.prompt_length, max_truncated_share=share
+            )
+        else:
+            made, count = examples.prompt_table(
+                tokenizer, rows, config.prompt_length, max_truncated_share=share
+            )
+            made = {"prompts": made["tokens"], "lengths": made["lengths"]}
+        counts[f"{kind}/{split}"] = str(count)
+        return made
+
+    return corpus.Corpus(
+        vocab_size=tokenizer.vocab_size,
+        pad=tokenizer.pad_id,
+        eos=tokenizer.eos_id,
+        length=config.length,
+        prompt_length=config.prompt_length,
+        table=table,
+        text=lambda ids: tokenizer.decode(int(i) for i in ids),
+        fingerprints={
+            "tokenizer": tokenizer.fingerprint,
+            "train": splits["train"].fingerprint,
+            "eval": splits["eval"].fingerprint,
+        },
+        summary=tuple(f"{name}: {found.summary()}" for name, found in splits.items()),
+    )

@@ -1,0 +1,357 @@
+"""One experiment: a typed configuration, and how it becomes a model, data and a method."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax.algorithms import dpo, ppo, pretrain, sft
+from alignjax.algorithms import reward as rewards
+from alignjax.core import shapes
+from alignjax.data import corpus as corpora
+from alignjax.data import hh, pipeline
+from alignjax.models import config as model_config
+from alignjax.models import model as models
+from alignjax.models import transformer
+from alignjax.parallel import hosts
+from alignjax.parallel import mesh as meshes
+from alignjax.rewards import learned
+from alignjax.training import algorithm as algorithms
+from alignjax.training import checkpoint
+from alignjax.training import loop as loops
+from alignjax.training import optim as optims
+from alignjax.worlds import corpus as world_corpus
+
+AlgorithmConfig = (
+    pretrain.PretrainConfig | sft.SftConfig | rewards.RewardConfig | dpo.DpoConfig | ppo.PpoConfig
+)
+DataConfig = world_corpus.ReviewConfig | hh.HhConfig
+# Changing these on resume changes no mathematics: how long, how often saved, on which devices.
+HARMLESS = (
+    "loop.steps",
+    "loop.log_every",
+    "loop.checkpoint_every",
+    "loop.keep_checkpoints",
+    "loop.max_skipped",
+    "mesh.",
+    "model.remat",
+    "model.logit_tile",
+    "policy",
+    "reward",
+    "data.path",
+    "data.pairs",
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Training:
+    """How one stage trains."""
+
+    algorithm: AlgorithmConfig = dataclasses.field(default_factory=pretrain.PretrainConfig)
+    optim: optims.OptimConfig = dataclasses.field(default_factory=optims.OptimConfig)
+    loop: loops.LoopConfig = dataclasses.field(default_factory=loops.LoopConfig)
+
+    def validate(self) -> None:
+        self.algorithm.validate()
+        self.optim.validate()
+        self.loop.validate()
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment(Training):
+    """A complete run: what `alignjax train` takes."""
+
+    seed: int = 0
+    model: model_config.TransformerConfig = dataclasses.field(
+        default_factory=model_config.TransformerConfig
+    )
+    data: DataConfig = dataclasses.field(default_factory=world_corpus.ReviewConfig)
+    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
+    reward: str = ""  # folder of the reward model's run, for PPO
+
+    def validate(self) -> None:
+        super().validate()
+        shapes.check_number("seed", self.seed, minimum=0)
+        self.data.validate()
+        self.mesh.validate()
+        needs = isinstance(self.algorithm, (dpo.DpoConfig, ppo.PpoConfig))
+        if needs and not self.policy:
+            raise ValueError(
+                f"policy must name the folder of the run to start from for "
+                f"{method_name(self.algorithm)}; got ''. Set --config.policy=RUN_FOLDER."
+            )
+        if (
+            isinstance(self.algorithm, ppo.PpoConfig)
+            and self.algorithm.reward == "model"
+            and not self.reward
+        ):
+            raise ValueError(
+                "reward must name the folder of a reward model's run for PPO; got ''. "
+                "Set --config.reward=RUN_FOLDER."
+            )
+
+
+def method_name(config: AlgorithmConfig) -> str:
+    """The method that a config class belongs to: "pretrain", "sft", "reward", "dpo" or "ppo"."""
+    return type(config).__name__.removesuffix("Config").lower()
+
+
+def make_corpus(config: DataConfig) -> corpora.Corpus:
+    """The corpus that a data config describes."""
+    make = hh.make_corpus if isinstance(config, hh.HhConfig) else world_corpus.make_corpus
+    return make(config)
+
+
+def resolve_model(
+    config: model_config.TransformerConfig, corpus: corpora.Corpus
+) -> model_config.TransformerConfig:
+    """The model's shape with the vocabulary of the data filled in.
+
+    Raises:
+      ValueError: a vocabulary is given and too small for the data.
+    """
+    size = config.vocab_size or corpus.vocab_size
+    if size < corpus.vocab_size:
+        raise ValueError(
+            f"model.vocab_size must cover the data's {corpus.vocab_size} tokens; got {size} "
+            "(model). Leave it 0 to take the data's."
+        )
+    return dataclasses.replace(config, vocab_size=size)
+
+
+def gold_reward(corpus: corpora.Corpus) -> learned.RewardFn:
+    """The data's own reward as a reward function.
+
+    Raises:
+      ValueError: this data has none.
+    """
+    gold = corpus.gold
+    if gold is None:
+        raise ValueError(
+            "algorithm.reward='gold' needs data with a known reward; this data has none (data). "
+            "Use algorithm.reward='model'."
+        )
+    return lambda frozen, samples: gold(np.asarray(samples.tokens), np.asarray(samples.lengths))
+
+
+def make_method(
+    config: AlgorithmConfig, model: models.Model, corpus: corpora.Corpus
+) -> algorithms.Algorithm:
+    """The method of a config."""
+    match config:
+        case pretrain.PretrainConfig():
+            return pretrain.pretrain(model, config)
+        case sft.SftConfig():
+            return sft.sft(model, config)
+        case rewards.RewardConfig():
+            return rewards.reward(model, config)
+        case dpo.DpoConfig():
+            return dpo.dpo(model, config)
+        case ppo.PpoConfig():
+            score = gold_reward(corpus) if config.reward == "gold" else learned.learned(model)
+            return ppo.ppo(model, config, reward=score, eos=corpus.eos, pad=corpus.pad)
+    raise TypeError(f"no method belongs to {type(config).__name__}")
+
+
+def table_kind(config: AlgorithmConfig) -> str:
+    """The kind of table that a method trains on."""
+    kinds = {"pretrain": "documents", "sft": "demonstrations", "ppo": "prompts"}
+    return kinds.get(method_name(config), "pairs")
+
+
+def abstract_params(model: models.Model, meta: Mapping[str, Any]) -> Any:
+    """Shapes of the parameters in a checkpoint, from its meta."""
+    plain = jax.eval_shape(model.init, jax.random.key(0))
+    with_head = jax.eval_shape(model.with_scalar, plain)
+    if meta["method"] == "ppo" and not meta["config"]["algorithm"]["shared_critic"]:
+        return {"policy": plain, "value": with_head}
+    return with_head if meta["method"] in ("ppo", "reward") else plain
+
+
+def load_run(
+    folder: str | pathlib.Path,
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    say: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """(params, meta) of a run, after checking that it is of the same model.
+
+    Raises:
+      ValueError: the folder holds no checkpoint, or of another model.
+    """
+
+    def abstract(meta: dict[str, Any]) -> Any:
+        stored, own = meta["config"]["model"], dataclasses.asdict(config)
+        for name in own:
+            if name not in ("remat", "logit_tile") and stored.get(name) != own[name]:
+                raise ValueError(
+                    f"model.{name} must be that of the run to start from; got {own[name]!r}, and "
+                    f"{stored.get(name)!r} in {folder}. Use the same model."
+                )
+        return abstract_params(model, meta)
+
+    return checkpoint.load(pathlib.Path(folder), abstract, say)
+
+
+def load_policy(
+    folder: str | pathlib.Path,
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    say: Callable[[str], None],
+) -> Any:
+    """The language model that a run trained.
+
+    Raises:
+      ValueError: the run trained a reward model.
+    """
+    params, meta = load_run(folder, model, config, say)
+    if meta["method"] == "reward":
+        raise ValueError(
+            f"policy must be the run of a language model; got {folder}, a reward model's."
+        )
+    if meta["method"] != "ppo":
+        return params
+    return params["policy"] if isinstance(params, dict) else model.without_scalar(params)
+
+
+def load_reward(
+    folder: str | pathlib.Path,
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    say: Callable[[str], None],
+) -> Any:
+    """The reward model that a run trained.
+
+    Raises:
+      ValueError: the run trained something else.
+    """
+    params, meta = load_run(folder, model, config, say)
+    if meta["method"] != "reward":
+        raise ValueError(
+            f"reward must be the run of a reward model; got {folder}, a run of {meta['method']}."
+        )
+    return params
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """A configuration as {"loop.steps": 100, ...}."""
+
+    def walk(node: Any, prefix: str) -> dict[str, Any]:
+        if isinstance(node, dict):
+            items: dict[str, Any] = {}
+            for name, child in node.items():
+                items |= walk(child, f"{prefix}{name}.")
+            return items
+        return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
+
+    return walk(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config, "")
+
+
+def claim_workdir(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Writes the run's identity into its folder, or checks that it is the one already there.
+
+    Raises:
+      ValueError: the folder belongs to a run of another configuration or data; nothing is written.
+    """
+    file = workdir / "config.json"
+    record = json.loads(json.dumps(record))
+    if not file.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=1))
+        partial.replace(file)
+        return
+    old, new = flat(json.loads(file.read_text())), flat(record)
+    changed = [
+        name
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+        and not name.removeprefix("config.").startswith(HARMLESS)
+    ]
+    if changed:
+        lines = ", ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in changed[:8])
+        raise ValueError(
+            f"{workdir} must be continued with the configuration it was begun with; got {lines}. "
+            "Use another --workdir for another configuration."
+        )
+
+
+def annotated(
+    method: algorithms.Algorithm, frozen: Any, table: corpora.Table, rows: int
+) -> corpora.Table:
+    """The table with the columns that the method computes once for all rows.
+
+    They are recomputed at every start from the frozen trees themselves, by one program in one
+    order: the same bits each time, and no cache whose identity could go wrong.
+    """
+    if method.annotate is None:
+        return table
+    run = jax.jit(method.annotate)
+    found: dict[str, list[np.ndarray]] = {}
+    for batch, real in pipeline.in_order(table, rows):
+        for name, column in run(frozen, hosts.to_global(batch)).items():
+            found.setdefault(name, []).append(np.asarray(column)[:real])
+    return {**table, **{name: np.concatenate(parts) for name, parts in found.items()}}
+
+
+def formula(config: Experiment) -> str:
+    """One line that says what is minimised, with its numbers."""
+    numbers = ", ".join(f"{n}={v}" for n, v in flat(config.algorithm).items())
+    return f"{method_name(config.algorithm)}({numbers}), loss = sum over terms of total / weight"
+
+
+def train(
+    config: Experiment, workdir: pathlib.Path, *, name: str, say: Callable[[str], None] = print
+) -> None:
+    """Runs one experiment in its folder, or goes on with it.
+
+    Raises:
+      ValueError: bad configuration or data; nothing was written.
+      errors.Failure and its kin: the run stopped.
+    """
+    config.validate()
+    corpus = make_corpus(config.data)
+    shape = resolve_model(config.model, corpus)
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        model = transformer.transformer(shape)
+        method = make_method(config.algorithm, model, corpus)
+        loops.check_sizes(config.loop, method.plan)
+        resolved = dataclasses.replace(config, model=shape)
+        record = {
+            "method": method_name(config.algorithm),
+            "config": dataclasses.asdict(resolved),
+            "fingerprints": dict(corpus.fingerprints),
+        }
+        start, frozen = {}, {}
+        if config.policy:
+            start["policy"] = load_policy(config.policy, model, shape, say)
+            frozen["reference"] = start["policy"]
+        if config.reward:
+            start["reward"] = frozen["reward"] = load_reward(config.reward, model, shape, say)
+        if method_name(config.algorithm) in ("pretrain", "sft", "reward"):
+            frozen = {}
+        table = corpus.table(table_kind(config.algorithm), "train")
+        claim_workdir(workdir, record)
+        for line in (*corpus.summary, formula(config)):
+            say(f"{name}: {line}")
+        table = annotated(method, frozen, table, config.loop.batch_size)
+        batches = pipeline.Batches(table, batch_size=config.loop.batch_size, seed=config.seed)
+        loops.train(
+            method,
+            batch_at=batches.batch,
+            start=start,
+            frozen=frozen,
+            optimizer=config.optim,
+            config=config.loop,
+            seed=config.seed,
+            workdir=workdir,
+            meta=record,
+            name=name,
+            say=say,
+        )

@@ -1,0 +1,102 @@
+"""Whole rows scored by a model: every array is aligned with the token that it is about.
+
+Position t holds what the model, having read tokens before t, says of token t. Position 0 and the
+first token of each packed segment have no such state: their entries are 0 and never count.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.losses import logprobs
+from alignjax.models import model as models
+
+Batch = Mapping[str, Any]
+
+
+def hidden_before(model: models.Model, params: Any, batch: Batch) -> jax.Array:
+    """[B, T-1, D]: the state from which each token but the first is predicted."""
+    hidden, _ = model.hidden(
+        params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
+    )
+    return hidden[:, :-1]
+
+
+def counted(batch: Batch) -> jax.Array:
+    """[B, T] bool: tokens of the loss mask that have a predecessor in their own segment."""
+    segments = batch["segments"]
+    follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    return _align(follows) & (batch["loss_mask"] != 0)
+
+
+def _align(x: jax.Array) -> jax.Array:
+    """[B, T-1] of predictions as [B, T] of tokens."""
+    return jnp.pad(x, [(0, 0), (1, 0)])
+
+
+def token_stats(
+    model: models.Model, params: Any, batch: Batch, *, temperature: float = 1.0
+) -> logprobs.TokenStats:
+    """Log-probability, entropy and the other moments of every token [B, T] under the model."""
+    hidden = hidden_before(model, params, batch)
+    return stats_of(model, params, hidden, batch["tokens"], temperature=temperature)
+
+
+def stats_of(
+    model: models.Model,
+    params: Any,
+    hidden: jax.Array,
+    tokens: jax.Array,
+    *,
+    temperature: float = 1.0,
+) -> logprobs.TokenStats:
+    """The same from states [B, T-1, D] that are known already."""
+    stats = logprobs.token_stats(
+        hidden,
+        model.unembedding(params),
+        tokens[:, 1:],
+        temperature=temperature,
+        tile=model.logit_tile,
+    )
+    return jax.tree.map(_align, stats)
+
+
+def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
+    """[B, T] fp32: the scalar head before each token, that is the value of its prefix."""
+    return _align(model.scalar(params, hidden_before(model, params, batch)))
+
+
+def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array:
+    """[B] fp32: the scalar head at the last real token of each row (one segment a row)."""
+    hidden, _ = model.hidden(
+        params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
+    )
+    scores = model.scalar(params, hidden)
+    lengths = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
+    at_last = jnp.arange(scores.shape[1])[None] == lengths - 1
+    return jnp.sum(jnp.where(at_last, scores, 0.0), axis=1)
+
+
+def token_divergence(
+    model: models.Model, params: Any, other: Any, batch: Batch, *, temperature: float = 1.0
+) -> jax.Array:
+    """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats."""
+    divergence = logprobs.token_divergence(
+        hidden_before(model, params, batch),
+        model.unembedding(params),
+        hidden_before(model, other, batch),
+        model.unembedding(other),
+        temperature=temperature,
+        tile=model.logit_tile,
+    )
+    return _align(divergence)
+
+
+def flatten_choices(batch: Batch) -> dict[str, Any]:
+    """[B, K, ...] arrays of K answers a prompt as [B K, ...] rows; [B] arrays stay."""
+    return {
+        name: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]) if x.ndim >= 3 else x
+        for name, x in batch.items()
+    }

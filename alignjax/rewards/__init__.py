@@ -1,0 +1,1 @@
+"""Where rewards come from: learned models and rules. All are (frozen, samples) -> [B]."""

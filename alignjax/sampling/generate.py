@@ -1,0 +1,155 @@
+"""Prefill and decode: completions of ragged prompts in one compiled program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import errors, struct
+from alignjax.models import model as models
+from alignjax.parallel import axes
+from alignjax.sampling import transforms
+
+
+@struct.pytree
+class Samples:
+    """Prompts with their completions, each row contiguous from the left, T = P + N.
+
+    tokens [B, T]; mask [B, T]: true on the completion, its EOS included; logprobs [B, T]: of each
+    completion token under the law it was drawn from, nats; lengths [B]: prompt plus completion;
+    prompt_lengths [B]; ended [B]: whether EOS was drawn before the limit.
+    """
+
+    tokens: Any
+    mask: Any
+    logprobs: Any
+    lengths: Any
+    prompt_lengths: Any
+    ended: Any
+
+
+def right_padded(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(positions, segments) [B, T] of rows that fill from the left up to their lengths."""
+    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] + jnp.zeros_like(tokens)
+    return positions, (positions < lengths[:, None]).astype(jnp.int32)
+
+
+def check_drift(drift: Any, limit: float) -> None:
+    """Stops the run where sampler and trainer disagree on what the sampler drew.
+
+    Raises:
+      errors.Failure: the largest difference of a token's log-probability, in nats, is above limit.
+    """
+    drift = float(drift)
+    if not drift <= limit:
+        raise errors.Failure(
+            f"sampler and trainer log-probabilities differ by {drift:.3g} nats on a token; the "
+            f"limit is {limit:g} (max_drift). Both must run the same model, precision and "
+            "temperature; raise the limit only for low-precision compute."
+        )
+
+
+def make_generate(
+    model: models.Model, config: transforms.SamplingConfig, *, eos: int, pad: int
+) -> Callable[..., Samples]:
+    """(params, prompts [B, P], lengths [B], key) -> Samples, jitted: one compilation for a shape.
+
+    Prompts are right-padded; lengths count their tokens (at least 1). Rows stop at EOS one by one,
+    the loop ends when all have. eos=-1 never stops.
+    """
+    config.validate()
+
+    def step_logits(params: Any, hidden: jax.Array) -> jax.Array:
+        matrix = model.unembedding(params)
+        logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch time vocab", jnp.float32)
+        return transforms.final_logits(logits[:, 0], config)
+
+    def draw(key: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # With one key a step for all rows, a sample does not depend on how rows are sharded.
+        token = jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        return token, jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
+
+    @jax.jit
+    def generate(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Samples:
+        rows, width = prompts.shape
+        new = config.max_new_tokens
+        positions, segments = right_padded(prompts, lengths)
+        cache = model.cache(rows, width + new)
+        hidden, cache = model.hidden(
+            params, prompts, positions=positions, segments=segments, cache=cache
+        )
+        last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
+        logits = step_logits(params, jnp.take_along_axis(hidden, last, axis=1))
+
+        def go_on(loop: Any) -> jax.Array:
+            return (loop["step"] < new) & ~jnp.all(loop["ended"])
+
+        def body(loop: Any) -> Any:
+            step, ended = loop["step"], loop["ended"]
+            token, logprob = draw(jax.random.fold_in(key, step), loop["logits"])
+            live = ~ended
+            token = jnp.where(live, token, pad)
+            at = (0, step)
+            hidden, cache = model.hidden(
+                params,
+                token[:, None],
+                positions=(lengths + step)[:, None],
+                segments=live.astype(jnp.int32)[:, None],
+                cache=loop["cache"],
+            )
+            put = jax.lax.dynamic_update_slice
+            return {
+                "step": step + 1,
+                "cache": cache,
+                "logits": step_logits(params, hidden),
+                "tokens": put(loop["tokens"], token[:, None], at),
+                "logprobs": put(loop["logprobs"], jnp.where(live, logprob, 0.0)[:, None], at),
+                "count": loop["count"] + live,
+                "ended": ended | (token == eos),
+            }
+
+        blank = jnp.broadcast_to(jnp.zeros_like(lengths)[:, None], (rows, new))
+        loop = jax.lax.while_loop(
+            go_on,
+            body,
+            {
+                "step": jnp.zeros((), jnp.int32),
+                "cache": cache,
+                "logits": logits,
+                "tokens": blank + pad,
+                "logprobs": blank.astype(jnp.float32),
+                "count": jnp.zeros_like(lengths),
+                "ended": jnp.zeros_like(lengths, jnp.bool_),
+            },
+        )
+        return _join(prompts, lengths, loop, pad)
+
+    return generate
+
+
+def _join(prompts: jax.Array, lengths: jax.Array, loop: Any, pad: int) -> Samples:
+    """Completions moved next to their prompts."""
+    width = prompts.shape[1]
+    total = width + loop["tokens"].shape[1]
+    slot = jnp.arange(total, dtype=jnp.int32)[None] + jnp.zeros_like(prompts[:, :1])
+    after = slot - lengths[:, None]
+    mask = (after >= 0) & (after < loop["count"][:, None])
+    source = jnp.where(after < 0, jnp.minimum(slot, width - 1), width + jnp.maximum(after, 0))
+    source = jnp.minimum(source, total - 1)
+
+    def gather(left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(jnp.concatenate([left, right], axis=1), source, axis=1)
+
+    filled = slot < (lengths + loop["count"])[:, None]
+    tokens = jnp.where(filled, gather(prompts, loop["tokens"]), pad)
+    logprobs = gather(jnp.zeros_like(prompts, jnp.float32), loop["logprobs"])
+    return Samples(
+        tokens=tokens,
+        mask=mask,
+        logprobs=jnp.where(mask, logprobs, 0.0),
+        lengths=lengths + loop["count"],
+        prompt_lengths=lengths,
+        ended=loop["ended"],
+    )

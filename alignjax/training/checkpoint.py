@@ -1,0 +1,268 @@
+"""Checkpoints: saved by Orbax, verified by checksums of our own, fallen back on when damaged.
+
+A checkpoint is one Orbax step: `params`, `rest` (optimizer, carry, step) and a JSON `meta` with the
+resolved configuration, shapes and a checksum of every leaf. Orbax alone does not notice flipped
+bits and casts dtypes without a word.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from alignjax.core import errors, struct, trees
+from alignjax.training import algorithm
+
+FOLDER = "checkpoints"
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    def one(x: jax.Array) -> jax.Array:
+        width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        words = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, width)
+        position = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):
+            index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            position = position * jnp.uint32(size) + index
+        # Odd weights are invertible modulo 2^32: any single changed bit changes the sum.
+        return jnp.sum(words.astype(jnp.uint32) * (2 * position + 1), dtype=jnp.uint32)
+
+    return [one(x) for x in leaves]
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A number for every leaf that any flipped bit changes and no layout on devices does."""
+    named = trees.named_leaves(tree)
+    return dict(zip(named, map(int, jax.device_get(_sums(list(named.values())))), strict=True))
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    return {n: f"{x.dtype}{list(x.shape)}" for n, x in trees.named_leaves(tree).items()}
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
+def _condense(error: BaseException) -> str:
+    """The first line of a library's message, shortened."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
+
+
+def _items(state: algorithm.TrainState) -> dict[str, Any]:
+    rest = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry}
+    return {"params": state.params, "rest": rest}
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest last."""
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
+        self.folder = pathlib.Path(workdir).absolute() / FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                # A kill while an old step is deleted leaves it half there unless it is moved first.
+                todelete_subdir="trash",
+                cleanup_tmp_directories=True,
+            ),
+        )
+        self._empty_trash()
+
+    def _empty_trash(self) -> None:
+        shutil.rmtree(self.folder / "trash", ignore_errors=True)
+
+    def save(self, state: algorithm.TrainState, meta: dict[str, Any]) -> None:
+        """Starts saving the state in the background.
+
+        Raises:
+          errors.Failure: this save could not start, or the one before it failed.
+        """
+        self.wait()
+        items, step = _items(state), int(state.step)
+        meta = {**meta, "step": step, "shapes": _shapes(items), "checksums": checksums(items)}
+        meta["sha256"] = _digest(meta)
+        saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        saves["meta"] = ocp.args.JsonSave(meta)
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
+        except (OSError, ValueError) as error:
+            raise errors.Failure(f"checkpoint {step} was not saved: {_condense(error)}") from error
+
+    def wait(self) -> None:
+        """Returns when the save under way is on disk.
+
+        Raises:
+          errors.Failure: it failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise errors.Failure(
+                f"a checkpoint in {self.folder} was not saved: {_condense(error)}. "
+                "Earlier ones are untouched; make room and run the same command again."
+            ) from error
+        self._empty_trash()
+
+    def steps(self) -> list[int]:
+        """Finished steps, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def _read(self, step: int, **restores: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**restores))
+        except Exception as error:
+            raise errors.Failure(f"files are damaged ({_condense(error)})") from error
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The meta of a step, checked against its own digest.
+
+        Raises:
+          errors.Failure: it is unreadable or was changed.
+        """
+        meta = dict(self._read(step, meta=ocp.args.JsonRestore()).meta or {})
+        digest = meta.pop("sha256", None)
+        if digest != _digest(meta):
+            raise errors.Failure("meta differs from its own digest")
+        return meta
+
+    def restore_items(self, step: int, abstract: dict[str, Any]) -> dict[str, Any]:
+        """The items of a step in the layout of `abstract`, every leaf verified.
+
+        Raises:
+          errors.Failure: files are damaged.
+          ValueError: another tree, shape or dtype is stored: nothing is cast silently.
+        """
+        meta = self.meta(step)
+        wanted = _shapes(abstract)
+        stored = {n: s for n, s in meta["shapes"].items() if n.split("/")[0] in abstract}
+        if wanted != stored:
+            name = next(n for n in [*wanted, *stored] if wanted.get(n) != stored.get(n))
+            raise ValueError(
+                f"checkpoint {step} in {self.folder} must hold what this run trains; got "
+                f"{name}: {stored.get(name, 'nothing')} stored, {wanted.get(name, 'nothing')} "
+                "expected. Use the configuration that the checkpoint was made with."
+            )
+        restores = {n: ocp.args.StandardRestore(_placed(tree)) for n, tree in abstract.items()}
+        items = dict(self._read(step, **restores).items())
+        found = checksums(items)
+        wrong = [name for name, value in found.items() if meta["checksums"][name] != value]
+        if wrong:
+            raise errors.Failure(f"the checksum of {', '.join(wrong[:3])} does not match")
+        return items
+
+    def newest(
+        self, abstract: dict[str, Any], say: Callable[[str], None], *, move: bool = True
+    ) -> tuple[int, dict[str, Any]] | None:
+        """(step, items) of the newest step that verifies; None where there is no checkpoint.
+
+        A damaged step is moved to `damaged/` (not deleted) and the one before it is tried.
+
+        Raises:
+          errors.Failure: there are checkpoints and all are damaged. Nothing was changed then.
+        """
+        steps = self.steps()
+        damaged = []
+        for step in reversed(steps):
+            try:
+                items = self.restore_items(step, abstract)
+            except errors.Failure as failure:
+                say(f"warning: checkpoint {step} is damaged: {failure}")
+                damaged.append(step)
+                continue
+            if damaged and move:
+                for bad in damaged:
+                    _move(self.folder / str(bad), self.folder.parent / "damaged")
+                self._manager.reload()
+            return step, items
+        if damaged:
+            raise errors.Failure(
+                f"no checkpoint in {self.folder} can be restored, all {len(damaged)} are damaged. "
+                "Nothing was changed; put a good copy there or use an empty --workdir."
+            )
+        return None
+
+    def restore(
+        self, abstract: algorithm.TrainState, say: Callable[[str], None]
+    ) -> algorithm.TrainState | None:
+        """The newest good state, or None where there is no checkpoint. Raises as `newest`."""
+        found = self.newest(_items(abstract), say)
+        if found is None:
+            return None
+        items = found[1]
+        return struct.replace(abstract, params=items["params"], **items["rest"])
+
+    def close(self) -> None:
+        """Waits for the last save and releases the threads."""
+        self.wait()
+        self._manager.close()
+
+
+def _move(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """Moves a step aside, numbered if its name is taken."""
+    folder.mkdir(exist_ok=True)
+    number, free = 1, folder / path.name
+    while free.exists():
+        number, free = number + 1, folder / f"{path.name}.{number}"
+    shutil.move(path, free)
+
+
+def _placed(abstract: Any) -> Any:
+    """Shapes with a sharding each: Orbax restores straight into that layout."""
+    mesh = jax.sharding.get_mesh()
+
+    def place(x: Any) -> jax.ShapeDtypeStruct:
+        if mesh.empty:
+            sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        else:
+            sharding = jax.sharding.NamedSharding(mesh, jax.typeof(x).sharding.spec)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(place, abstract)
+
+
+def exists(workdir: pathlib.Path) -> bool:
+    """Whether a run's folder holds a checkpoint."""
+    folder = pathlib.Path(workdir) / FOLDER
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
+def load(
+    workdir: pathlib.Path, abstract: Callable[[dict[str, Any]], Any], say: Callable[[str], None]
+) -> tuple[Any, dict[str, Any]]:
+    """(params, meta) of the newest good checkpoint of a run, without its optimizer.
+
+    Args:
+      workdir: the run's folder. abstract: from the meta to the shapes of params.
+
+    Raises:
+      ValueError: no checkpoint there. errors.Failure: all are damaged.
+    """
+    if not exists(workdir):
+        raise ValueError(
+            f"a checkpoint to start from must be the folder of a finished run; got {workdir}, "
+            "which holds none. Train that stage first or correct the path."
+        )
+    checkpoints = Checkpoints(workdir)
+    try:
+        for step in reversed(checkpoints.steps()):
+            try:
+                meta = checkpoints.meta(step)
+                items = checkpoints.restore_items(step, {"params": abstract(meta)})
+                return items["params"], meta
+            except errors.Failure as failure:
+                say(f"warning: checkpoint {step} of {workdir} is damaged: {failure}")
+        raise errors.Failure(f"all checkpoints in {workdir} are damaged.")
+    finally:
+        checkpoints.close()
