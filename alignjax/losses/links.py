@@ -36,10 +36,9 @@ def unbiased_logistic(z: jax.Array, *, flip_rate: float) -> jax.Array:
     return (e * jax.nn.log_sigmoid(-z) - (1 - e) * jax.nn.log_sigmoid(z)) / (1 - 2 * e)
 
 
-def hinge_at(z: jax.Array, *, margin: float = 1.0) -> jax.Array:
-    """max(0, margin - z)."""
-    m = shapes.check_number("margin", margin, above=0)
-    return jnp.maximum(0.0, m - z)
+def hinge_at(z: jax.Array, *, target_margin: float = 1.0) -> jax.Array:
+    """max(0, target_margin - z)."""
+    return jnp.maximum(0.0, shapes.check_number("target_margin", target_margin, above=0) - z)
 
 
 def squared(difference: jax.Array, *, target: float) -> jax.Array:

@@ -135,7 +135,7 @@ def hinge(
     Reference: Liu et al. (2023, RSO), equation 12; Zhao et al. (2023, SLiC-HF), equation 1.
     """
     return links.hinge_at(
-        _beta(beta) * margin(chosen_logratio, rejected_logratio), margin=target_margin
+        _beta(beta) * margin(chosen_logratio, rejected_logratio), target_margin=target_margin
     )
 
 

@@ -1,0 +1,246 @@
+"""What holds for every loss: equal to the second implementation, and the invariances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from alignjax import losses
+from tests.losses import table
+from tests.reference import losses as reference
+
+ALL = pytest.mark.parametrize("case", table.CASES, ids=str)
+COMPILED: dict[str, object] = {}
+
+
+def shape_of(case, args):
+    return jax.eval_shape(case.call, *args).shape
+
+
+def run(case, args, weights=None, dtype=jnp.float32):
+    """(value, gradients) under jit; compiled once per case and shape."""
+    arrays = [jnp.asarray(x, dtype) if np.asarray(x).dtype.kind == "f" else x for x in args]
+    fn = COMPILED.setdefault(
+        str(case) + str(list(case.args.values())), jax.jit(case.value_and_grads)
+    )
+    if weights is None:
+        weights = np.random.default_rng(0).normal(size=shape_of(case, arrays))
+    value, grads = fn(arrays, jnp.asarray(weights, jnp.float32))
+    return np.asarray(value), [np.asarray(g) for g in grads]
+
+
+def close(left, right, tolerance=2e-6):
+    for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@ALL
+def test_equals_second_implementation(case):
+    args = case.draw()
+    want = getattr(reference, case.name)(*args, **case.kwargs)
+    want = np.stack(want, -1) if isinstance(want, tuple) else want
+    value, _ = run(case, args)
+    assert value.dtype == np.float32
+    close(value, want, 1e-5)
+
+
+@ALL
+def test_gradient_is_that_of_the_value(case):
+    if not case.differentiate or case.surrogate:
+        pytest.skip("no gradient, or on purpose not that of the value")
+    with jax.enable_x64(True):
+        args = case.draw()
+        places = [list(case.args).index(name) for name in case.differentiate]
+
+        def fn(*chosen):
+            full = list(args)
+            for place, x in zip(places, chosen, strict=True):
+                full[place] = x
+            return case.call(*full)
+
+        check_grads(jax.jit(fn), [args[p] for p in places], order=1, modes=["rev"], rtol=1e-5)
+
+
+@ALL
+def test_jit_changes_nothing_and_content_does_not_recompile(case):
+    args = case.draw()
+    value, _ = run(case, args)
+    run(case, case.draw(seed=1))
+    floats = [jnp.asarray(x, jnp.float32) if x.dtype.kind == "f" else x for x in args]
+    close(case.call(*floats), value)
+    assert COMPILED[str(case) + str(list(case.args.values()))]._cache_size() == 1
+
+
+@ALL
+def test_masked_entries_do_not_matter(case):
+    if "mask" not in case.args:
+        pytest.skip("no mask")
+    args = case.draw()
+    value, grads = run(case, args)
+    mask = args[list(case.args).index("mask")]
+    broken = [
+        np.where((mask == 0).reshape(mask.shape + (1,) * (x.ndim - 2)), np.nan, x)
+        if x.dtype.kind == "f" and x.shape[:2] == mask.shape
+        else x
+        for x in args
+    ]
+    again, grads_again = run(case, broken)
+    close((again, grads_again), (value, grads), 0)
+    for g in grads:
+        assert np.all(g[mask == 0] == 0)
+        assert np.any(g[mask == 1] != 0)
+
+
+@ALL
+def test_padding_side_does_not_matter(case):
+    if case.args.get("mask") != "mask" or "mask_other" in case.args.values():
+        pytest.skip("no token mask")
+    args = case.draw()
+    mask = args[list(case.args).index("mask")]
+    orders = [np.argsort(1 - mask, axis=1, kind="stable"), np.argsort(mask, axis=1, kind="stable")]
+
+    def moved(x, order):
+        if x.shape[:2] != mask.shape:
+            return x
+        return np.stack([row[o] for row, o in zip(x, order, strict=True)])
+
+    results = []
+    for order in orders:
+        value, grads = run(
+            case, [moved(x, order) for x in args], weights=weights_of(case, args, order)
+        )
+        back = np.argsort(order, axis=1)
+        results.append([moved(x, back) for x in [value, *grads]])
+    close(results[0], results[1], 1e-5)
+
+
+def weights_of(case, args, order):
+    shape = shape_of(case, args)
+    weights = np.random.default_rng(0).normal(size=shape)
+    if shape[:2] != order.shape:
+        return weights
+    return np.stack([row[o] for row, o in zip(weights, order, strict=True)])
+
+
+def by_rows(case, args, rows):
+    """The arguments with rows taken in another order; scalars and weights of rewards stay."""
+    return [
+        x if kind in ("scalar", "K") else x[rows]
+        for kind, x in zip(case.args.values(), args, strict=True)
+    ]
+
+
+@ALL
+def test_batch_order_moves_with_the_rows(case):
+    args, rows = case.draw(), np.array([2, 0, 3, 1, 7, 5, 4, 6])
+    ones = np.ones(shape_of(case, args))
+    value, grads = run(case, args, ones)
+    again, grads_again = run(case, by_rows(case, args, rows), ones)
+    if case.name.startswith("aot"):
+        close(again, value)  # sorted
+    else:
+        close(again, value[rows])
+    close(grads_again, [g[rows] for g in grads])
+
+
+@ALL
+def test_micro_batches_give_the_same(case):
+    if case.coupled:
+        pytest.skip("defined on the batch")
+    args = case.draw()
+    ones = np.ones(shape_of(case, args))
+    value, grads = run(case, args, ones)
+    parts = []
+    for first in (0, 4):  # twice the same four rows: the shape that is compiled already
+        rows = np.tile(np.arange(first, first + 4), 2)
+        half, half_grads = run(case, by_rows(case, args, rows), ones)
+        parts.append([x[:4] for x in [half, *half_grads]])
+    for left, right, whole in zip(*parts, [value, *grads], strict=True):
+        close(np.concatenate([left, right]), whole)
+
+
+@ALL
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_bf16_at_extreme_values_is_finite(case, size):
+    args = [
+        x * size if x.dtype.kind == "f" and kind in ("B", "BT", "P", "near", "S", "dist") else x
+        for kind, x in zip(case.args.values(), case.draw(), strict=True)
+    ]
+    value, grads = run(case, args, np.ones(shape_of(case, args)), jnp.bfloat16)
+    assert value.dtype == np.float32
+    assert all(np.all(np.isfinite(np.asarray(x, np.float32))) for x in [value, *grads])
+
+
+@ALL
+def test_mesh_changes_nothing(case):
+    if jax.device_count() < 8:
+        pytest.skip("needs 8 devices")
+    args = [x.astype(np.float32) if x.dtype.kind == "f" else x for x in case.draw()]
+    value, grads = run(case, args, np.ones(shape_of(case, args)))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = [
+            x if kind in ("scalar", "K") else jax.device_put(x, jax.P("data"))
+            for kind, x in zip(case.args.values(), args, strict=True)
+        ]
+        value_mesh, grads_mesh = jax.jit(case.value_and_grads)(spread, 1.0)
+    close((value_mesh, grads_mesh), (value, grads), 1e-5)
+
+
+BAD = [
+    ("beta", 0.0),
+    ("beta", -0.1),
+    ("beta", float("nan")),
+    ("label_smoothing", 0.5),
+    ("label_smoothing", -0.1),
+    ("flip_rate", 0.5),
+    ("clip_low", 0.0),
+    ("clip_high", float("inf")),
+    ("fraction", 1.5),
+    ("alpha", float("nan")),
+    ("target_margin", -1.0),
+    ("discount", 1.1),
+    ("decay", -0.1),
+    ("maximum", 0.5),
+]
+
+
+LEGAL = {("generalised_jsd", 0.0), ("nash_md", 0.0), ("smoothed_nll", 0.5)}
+
+
+@ALL
+def test_bad_arguments_are_named(case):
+    args = case.draw()
+    call = getattr(losses, case.name)
+    for name, value in BAD:
+        if name in case.kwargs and (case.name, value) not in LEGAL:
+            kwargs = {**case.kwargs, name: value}
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                jax.eval_shape(lambda *a, k=kwargs: call(*a, **k), *args)
+    first = next(iter(case.args))
+    with pytest.raises(ValueError, match=f"({first}|mask) must"):
+        jax.eval_shape(lambda *a: call(*a, **case.kwargs), args[0][..., None, None], *args[1:])
+    if len(args) > 1:
+        short = [args[0][:-1], *args[1:]]
+        with pytest.raises(ValueError, match="must have shape"):
+            jax.eval_shape(lambda *a: call(*a, **case.kwargs), *short)
+    if "mask" in case.args:
+        place = list(case.args).index("mask")
+        wrong = [*args[:place], args[place] * 2, *args[place + 1 :]]
+        with pytest.raises(ValueError, match="mask must hold only 0 and 1"):
+            call(*wrong, **case.kwargs)
+
+
+def test_table_is_complete():
+    elsewhere = {
+        "adaptive_kl", "best_of_n_kl", "clipped_surrogate", "clip_cov", "geometric_mixture",
+        "alpha_divergence", "forward_kl_divergence", "js_divergence", "reverse_kl_divergence",
+        "implicit_reward", "is_informative", "kto_reference_point", "margin", "mix",
+        "preference_accuracy", "running_mean", "soft_update", "top_fraction", "udm_weight",
+        "with_tail", "row_mean", "row_sum", "row_fixed", "token_mean", "group_mean",
+    }  # fmt: skip
+    functions = {
+        n for n in losses.__all__ if getattr(losses, n).__module__ != "alignjax.losses.logprobs"
+    }
+    assert functions - elsewhere == {case.name for case in table.CASES}
