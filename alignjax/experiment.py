@@ -253,7 +253,9 @@ def flat(config: Any) -> dict[str, Any]:
     return walk(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config, "")
 
 
-def claim_workdir(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+def claim_workdir(
+    workdir: pathlib.Path, record: Mapping[str, Any], *, harmless: tuple[str, ...] = HARMLESS
+) -> None:
     """Writes the run's identity into its folder, or checks that it is the one already there.
 
     Raises:
@@ -272,7 +274,7 @@ def claim_workdir(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
         name
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
-        and not name.removeprefix("config.").startswith(HARMLESS)
+        and not name.removeprefix("config.").startswith(harmless)
     ]
     if changed:
         lines = ", ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in changed[:8])

@@ -62,6 +62,13 @@ def count(
     return jnp.maximum(jnp.sum(mask.astype(jnp.float32), axis=axis, keepdims=keepdims), 1.0)
 
 
+def gathered(x: jax.Array) -> jax.Array:
+    """`x` whole on every device of the mesh, as sorting needs it; `x` itself without a mesh."""
+    if jax.typeof(x).sharding.mesh.empty:
+        return x
+    return jax.sharding.reshard(x, jax.P())
+
+
 def safe_log_ratio(logprobs: jax.Array, other: jax.Array) -> jax.Array:
     """logprobs - other in nats, within +-MAX_LOG_RATIO so that exp is safe; no gradient beyond."""
     return jnp.clip(logprobs - other, -MAX_LOG_RATIO, MAX_LOG_RATIO)

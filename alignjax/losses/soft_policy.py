@@ -103,7 +103,8 @@ def top_fraction(values: jax.Array, mask: jax.Array, *, fraction: float) -> jax.
 
 def _largest(values: jax.Array, keep: jax.Array, number: jax.Array) -> jax.Array:
     """The `number` (rounded, at least 1) largest kept entries of [B, T] as booleans."""
-    order = jnp.sort(jnp.where(keep, values, -jnp.inf).reshape(-1), descending=True)
+    order = inputs.gathered(jnp.where(keep, values, -jnp.inf)).reshape(-1)
+    order = jnp.sort(order, descending=True)
     place = jnp.clip(jnp.round(number).astype(jnp.int32) - 1, 0, order.size - 1)
     return keep & (values >= jax.lax.dynamic_index_in_dim(order, place, keepdims=False))
 

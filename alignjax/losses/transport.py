@@ -14,6 +14,7 @@ from alignjax.losses import inputs, links
 def _sorted_gap(x: jax.Array, y: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """(sort(x) - sort(y), which of its entries count): masked entries go last and count not."""
     keep = inputs.mask_of(mask, x, "B")
+    keep, x, y = (inputs.gathered(v) for v in (keep, x, y))
     last = jnp.finfo(x.dtype).max
     gap = jnp.sort(jnp.where(keep, x, last)) - jnp.sort(jnp.where(keep, y, last))
     counted = ~jnp.sort(~keep)

@@ -1,0 +1,206 @@
+"""A config file: a Python file whose `get_config(arg)` returns a mutable dataclass."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import inspect
+import math
+import pathlib
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from alignjax import outcome
+
+MODULE = "alignjax_config_file"  # what a config file is called while it runs
+WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
+
+
+class Field(NamedTuple):
+    """A field of a configuration."""
+
+    type: Any
+    value: Any
+    comment: str
+
+    @property
+    def is_node(self) -> bool:
+        """Whether the value has fields of its own."""
+        return dataclasses.is_dataclass(self.value)
+
+    @property
+    def holds_fields(self) -> bool:
+        """The same, or it may get such a value."""
+        may = any(map(dataclasses.is_dataclass, (self.type, *typing.get_args(self.type))))
+        return self.is_node or (may and typing.get_origin(self.type) is not tuple)
+
+
+def one_line_error(text: str) -> ValueError:
+    return ValueError(outcome.one_line(text))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The name that was probably meant, or "". The last part counts most: lr is learning_rate."""
+
+    def score(other: str) -> float:
+        (above, _, given), (parent, _, leaf) = name.rpartition("."), other.rpartition(".")
+        words = leaf.split("_")
+        alike = difflib.SequenceMatcher(None, given, leaf).ratio()
+        if given == "".join(word[0] for word in words if word):
+            alike = 0.95
+        elif len(given) > 2 and (leaf.startswith(given) or given in words):
+            alike = max(alike, 0.9)
+        return alike + 0.3 * difflib.SequenceMatcher(None, above, parent).ratio()
+
+    best = max(names, key=score, default="")
+    return best if best and score(best) >= 0.75 else ""
+
+
+def words(kind: Any, known: Mapping[Any, str] = WORDS) -> str:
+    """A type in words."""
+    plain = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+    return known.get(kind, plain)
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of an annotated type; an integer may stand for a float."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(each, value) for each in args)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return len(kinds) == len(value) and all(map(fits, kinds, value))
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    kind = origin or (types.NoneType if kind is None else kind)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def is_finite(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def comments(node: Any) -> dict[str, str]:
+    """The comments beside the fields of a dataclass."""
+    with contextlib.suppress(OSError, TypeError):
+        lines = inspect.getsource(type(node)).splitlines()
+        found = [re.match(r"\s+(\w+):[^#\"']*(?:\"[^\"]*\"[^#]*)?#\s*(.*)", line) for line in lines]
+        return {match[1]: match[2] for match in found if match}
+    return {}
+
+
+def walk(node: Any, path: str, where: str) -> dict[str, Field]:
+    """The fields of a configuration by path, e.g. "config.optim.learning_rate".
+
+    Raises:
+      ValueError: a value is not of its field's type, or an attribute was set that is no field.
+    """
+    if getattr(type(node), "__dataclass_params__").frozen:  # noqa: B009
+        raise one_line_error(f"{path} must be a mutable dataclass; got a frozen one ({where}).")
+    found, notes = {}, comments(node)
+    for each in dataclasses.fields(node):
+        name, value = f"{path}.{each.name}", getattr(node, each.name)
+        if isinstance(each.type, str):
+            raise one_line_error(
+                f"{name} must have a type, not text; got {each.type!r} ({where}). "
+                "Leave out `from __future__ import annotations`."
+            )
+        if not fits(each.type, value):
+            raise one_line_error(f"{name} must be {words(each.type)}; got {value!r} ({where}).")
+        found[name] = Field(each.type, value, notes.get(each.name, ""))
+        if found[name].is_node:
+            found |= walk(value, name, where)
+    for name in set(vars(node)) - {each.name for each in dataclasses.fields(node)}:
+        meant = nearest(f"{path}.{name}", found)
+        raise one_line_error(
+            f"{path}.{name} must be a field of {type(node).__name__}; it is set to no effect "
+            f"({where})." + (f" Did you mean {meant}?" if meant else "")
+        )
+    return found
+
+
+@contextlib.contextmanager
+def importable(file: pathlib.Path) -> Iterator[None]:
+    """`from experiments import common` works inside, and leaves no module behind."""
+    folder = next((p for p in file.parents if p.name == "experiments"), file.parent)
+    root, written = str(folder.parent), sys.dont_write_bytecode
+    before = set(sys.modules)
+    tops = {"experiments", MODULE}
+    if folder.name not in before:
+        tops.add(folder.name)
+    aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
+    sys.path.insert(0, root)
+    sys.dont_write_bytecode = True  # a .pyc is told from its source by whole seconds only
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = written
+        if root in sys.path:
+            sys.path.remove(root)
+        for name in [n for n in sys.modules if n.partition(".")[0] in tops]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def load(spec: str) -> tuple[types.ModuleType, Any]:
+    """(module, configuration) of FILE or FILE:VARIANT.
+
+    Raises:
+      ValueError: no such file, it fails, or get_config refuses the variant.
+    """
+    given, colon, variant = spec.partition(":")
+    file = pathlib.Path(given).absolute()
+    try:
+        source = file.read_bytes()
+    except (OSError, ValueError) as error:
+        others = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        meant = difflib.get_close_matches(str(file), others, n=1)
+        hint = f" Did you mean {pathlib.Path(given).parent / pathlib.Path(meant[0]).name}?"
+        reason = getattr(error, "strerror", None) or str(error)
+        raise one_line_error(
+            f"--config must be a readable Python file; got {given!r}: {reason}."
+            + (hint if meant else "")
+        ) from None
+    module = types.ModuleType(MODULE)
+    module.__file__ = str(file)
+    with importable(file):
+        sys.modules[MODULE] = module
+        try:
+            exec(compile(source, str(file), "exec"), module.__dict__)
+            if not callable(module.__dict__.get("get_config")):
+                raise ValueError("the file must define get_config(arg: str = ''); got none.")
+            config = module.__dict__["get_config"](*([variant] if colon else []))
+            if not dataclasses.is_dataclass(config) or isinstance(config, type):
+                raise ValueError(
+                    f"get_config must return a dataclass's instance; got {type(config).__name__}."
+                )
+        except (Exception, SystemExit) as error:
+            raise one_line_error(blame(error, file, spec)) from error
+    return module, config
+
+
+def blame(error: BaseException, file: pathlib.Path, spec: str) -> str:
+    """What a config file raised, with the file and the line of it or of a file beside it."""
+    place, line = file, 0
+    for frame in traceback.extract_tb(error.__traceback__):
+        if file.parent in pathlib.Path(frame.filename).parents:
+            place, line = pathlib.Path(frame.filename), frame.lineno or 0
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError) and error.filename:
+        place, line, said = pathlib.Path(error.filename), error.lineno or 0, f"{error.msg}"
+        said = f"{type(error).__name__}: {said}"
+    elif isinstance(error, ValueError):
+        said = str(error)
+    return f"--config={spec} can't be used: {said} ({place}{f', line {line}' if line else ''})"

@@ -1,0 +1,1 @@
+"""What a trained model is worth: every number with its standard error."""

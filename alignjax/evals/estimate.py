@@ -1,0 +1,44 @@
+"""A number and how well it is known."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A mean over `n` independent rows and its standard error."""
+
+    value: float
+    se: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        """For results.json."""
+        return {"value": self.value, "se": self.se, "n": self.n}
+
+
+def mean(rows: np.ndarray) -> Estimate:
+    """The mean of [n] values; se = sd / sqrt(n)."""
+    rows = np.asarray(rows, np.float64)
+    se = rows.std(ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else 0.0
+    return Estimate(float(rows.mean()), float(se), len(rows))
+
+
+def ratio(totals: np.ndarray, weights: np.ndarray) -> Estimate:
+    """sum(totals) / sum(weights) over [n] rows, for per-token means of rows of unlike length.
+
+    The standard error is that of the linearised ratio: residuals total - ratio * weight.
+    """
+    totals, weights = np.asarray(totals, np.float64), np.asarray(weights, np.float64)
+    value = totals.sum() / weights.sum()
+    residual = totals - value * weights
+    n = len(totals)
+    se = math.sqrt(n / max(n - 1, 1) * float(np.sum(residual**2))) / weights.sum()
+    return Estimate(float(value), float(se), n)
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Pearson's correlation of [n] pairs; se = (1 - r^2) / sqrt(n)."""
+    r = float(np.corrcoef(np.asarray(x, np.float64), np.asarray(y, np.float64))[0, 1])
+    return Estimate(r, (1 - r * r) / math.sqrt(len(x)), len(x))

@@ -1,0 +1,56 @@
+"""How often scores put the chosen answer first."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.data import corpus, pipeline
+from alignjax.evals import estimate
+from alignjax.models import model as models
+from alignjax.models import scoring
+from alignjax.parallel import hosts
+
+PairScores = Callable[[Any, Any], jax.Array]  # (trees, batch of pairs) -> [B, 2]
+
+
+def reward_scores(model: models.Model) -> PairScores:
+    """Scores [B, 2] of a batch of pairs by a reward model; trees are its parameters."""
+
+    def score(params: Any, batch: Any) -> jax.Array:
+        rows = scoring.flatten_choices(batch)
+        return scoring.sequence_scores(model, params, rows).reshape(-1, 2)
+
+    return jax.jit(score)
+
+
+def implicit_scores(model: models.Model) -> PairScores:
+    """log pi/ref [B, 2] of a batch of pairs, nats; trees are (policy, reference).
+
+    Reference: Rafailov et al. 2023, equation 5, up to beta.
+    """
+
+    def score(trees: Any, batch: Any) -> jax.Array:
+        rows = scoring.flatten_choices(batch)
+        mask = scoring.counted(rows)
+        policy, reference = (scoring.token_stats(model, t, rows).logprob for t in trees)
+        return jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1).reshape(-1, 2)
+
+    return jax.jit(score)
+
+
+def pair_scores(score: PairScores, trees: Any, table: corpus.Table, rows: int) -> np.ndarray:
+    """Scores [N, 2] of all pairs of a table."""
+    parts = [
+        np.asarray(score(trees, hosts.to_global(batch)))[:real]
+        for batch, real in pipeline.in_order(table, rows)
+    ]
+    return np.concatenate(parts)
+
+
+def accuracy(scores: np.ndarray) -> estimate.Estimate:
+    """Share of pairs [N, 2] whose choice 0 scores higher; a tie counts half."""
+    margin = scores[:, 0] - scores[:, 1]
+    return estimate.mean((margin > 0) + 0.5 * (margin == 0))

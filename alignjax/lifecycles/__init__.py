@@ -1,0 +1,1 @@
+"""From pretraining to the report: stages that start from one another's checkpoints."""

@@ -1,0 +1,337 @@
+"""The lifecycle of ReviewWorld, whose KL-regularised optimum is known exactly."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax import experiment, losses
+from alignjax.algorithms import dpo, ppo, pretrain, sft
+from alignjax.algorithms import reward as rewards
+from alignjax.core import keys, shapes
+from alignjax.evals import best_of_n, estimate, likelihood, preferences
+from alignjax.evals import policy as policies
+from alignjax.lifecycles import review_gates, stages
+from alignjax.models import config as model_config
+from alignjax.models import transformer
+from alignjax.parallel import mesh as meshes
+from alignjax.sampling import transforms
+from alignjax.worlds import corpus as corpora
+from alignjax.worlds import oracle, review
+
+
+def _training(algorithm: Any) -> Any:
+    return dataclasses.field(default_factory=lambda: experiment.Training(algorithm=algorithm()))
+
+
+@dataclasses.dataclass(kw_only=True)
+class ReviewLifecycle:
+    """pretrain -> SFT -> pairs -> reward model -> best-of-n, DPO, PPO -> report."""
+
+    seed: int = 0  # of initial weights, data order and samples
+    data: corpora.ReviewConfig = dataclasses.field(default_factory=corpora.ReviewConfig)
+    model: model_config.TransformerConfig = dataclasses.field(
+        default_factory=model_config.TransformerConfig
+    )
+    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    pretrain: experiment.Training = _training(pretrain.PretrainConfig)
+    sft: experiment.Training = _training(sft.SftConfig)
+    reward: experiment.Training = _training(rewards.RewardConfig)
+    dpo: experiment.Training = _training(dpo.DpoConfig)
+    ppo: experiment.Training = _training(ppo.PpoConfig)
+    pair_prompts: int = 4096  # prompts whose completions are compared
+    pair_draws: int = 4  # completions a prompt; all their pairs are labelled
+    label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
+    dpo_betas: tuple[float, ...] = (1.0, 0.3, 0.1)
+    ppo_betas: tuple[float, ...] = (0.3, 0.1)  # KL coefficients of PPO on the reward model
+    gold_betas: tuple[float, ...] = (1.0,)  # of PPO on the true reward
+    best_of: int = 64  # draws a prompt for best-of-n
+    best_of_prompts: int = 512
+    eval_batch: int = 2048  # rows scored or sampled at once
+    gates: bool = True  # whether a missed gate fails the run
+
+    def validate(self) -> None:
+        shapes.check_number("seed", self.seed, minimum=0)
+        for name in ("data", "mesh", "pretrain", "sft", "reward", "dpo", "ppo"):
+            getattr(self, name).validate()
+        for name in ("pair_prompts", "best_of_prompts", "eval_batch"):
+            shapes.check_number(name, getattr(self, name), minimum=1)
+        for name in ("pair_draws", "best_of"):
+            shapes.check_number(name, getattr(self, name), minimum=2)
+        shapes.check_number("label_temperature", self.label_temperature, minimum=0)
+        for name in ("dpo_betas", "ppo_betas", "gold_betas"):
+            for value in getattr(self, name):
+                shapes.check_number(name, value, above=0)
+
+
+def run(config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]) -> list[Any]:
+    """Runs every stage that is not finished, writes results.json, returns the gates."""
+    config.validate()
+    experiment.claim_workdir(
+        workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS
+    )
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        return _Lifecycle(config, stages.Workspace(workdir, say)).run()
+
+
+class _Lifecycle:
+    """One run of the stages; holds what they share: the world, the model, the sampler."""
+
+    def __init__(self, config: ReviewLifecycle, space: stages.Workspace):
+        self.config, self.space = config, space
+        self.corpus = corpora.make_corpus(config.data)
+        self.world = self.corpus.world
+        self.shape = experiment.resolve_model(config.model, self.corpus)
+        self.model = transformer.transformer(self.shape)
+        self.prompts = self.corpus.table("prompts", "eval")
+        self.frontier = oracle.exact_optimum(self.world, self.prompts["prompts"])
+        new = self.world.length - self.world.prompt_length
+        self.sample = policies.make_sampler(
+            self.model,
+            transforms.SamplingConfig(max_new_tokens=new),
+            eos=self.corpus.eos,
+            pad=self.corpus.pad,
+            rows=config.eval_batch,
+        )
+        self._loaded: dict[str, Any] = {}
+
+    def run(self) -> list[Any]:
+        config = self.config
+        self._train("pretrain", config.pretrain)
+        self._train("sft", config.sft, policy="pretrain")
+        pairs = self._pairs()
+        self._train("reward", config.reward, policy="sft", pairs=pairs)
+        for beta in config.dpo_betas:
+            self._train(f"dpo-{beta:g}", _with(config.dpo, beta=beta), policy="sft", pairs=pairs)
+        learned = [("ppo", "model", beta) for beta in config.ppo_betas]
+        gold = [("ppo-gold", "gold", beta) for beta in config.gold_betas]
+        for name, source, beta in (*learned, *gold):
+            training = _with(config.ppo, kl_coefficient=beta, reward=source)
+            self._train(f"{name}-{beta:g}", training, policy="sft", reward="reward")
+        return self._results()
+
+    def _train(
+        self, stage: str, training: experiment.Training, *, policy="", reward="", pairs=None
+    ) -> None:
+        config = self.config
+        data = config.data if pairs is None else dataclasses.replace(config.data, pairs=str(pairs))
+        parts = {f.name: getattr(training, f.name) for f in dataclasses.fields(training)}
+        self.space.train(
+            stage,
+            experiment.Experiment(
+                **parts,
+                seed=config.seed,
+                model=config.model,
+                data=data,
+                mesh=config.mesh,
+                policy=str(self.space.path(policy)) if policy else "",
+                reward=str(self.space.path(reward)) if reward else "",
+            ),
+        )
+
+    def _policy(self, stage: str) -> Any:
+        if stage not in self._loaded:
+            self._loaded[stage] = experiment.load_policy(
+                self.space.path(stage), self.model, self.shape, self.space.say
+            )
+        return self._loaded[stage]
+
+    def _reward(self) -> Any:
+        if "reward" not in self._loaded:
+            self._loaded["reward"] = experiment.load_reward(
+                self.space.path("reward"), self.model, self.shape, self.space.say
+            )
+        return self._loaded["reward"]
+
+    def _draw(self, prompts: np.ndarray, draws: int, purpose: str, reward: Any = None) -> Any:
+        """`draws` completions of the SFT policy for each prompt, as [P, draws, ...] arrays."""
+        repeated = np.repeat(prompts, draws, axis=0)
+        width = np.full(len(repeated), self.world.prompt_length, np.int32)
+        seed = keys.integers(self.config.seed, purpose)[1] ^ self.config.seed
+        drawn = self.sample(
+            self._policy("sft"),
+            self._policy("sft"),
+            {"prompts": repeated, "lengths": width},
+            seed,
+            reward=reward,
+        )
+        gold = self.corpus.gold(drawn.tokens, drawn.lengths)
+        columns = (drawn.tokens, drawn.lengths, gold, drawn.score)
+        return [None if x is None else x.reshape(-1, draws, *x.shape[1:]) for x in columns]
+
+    def _pairs(self) -> pathlib.Path:
+        """The file of labelled pairs: all pairs of a prompt's completions, chosen first."""
+        file = self.space.folder / "pairs.npz"
+        if not file.exists():
+            parts = []
+            for split, count in (("train", self.config.pair_prompts), ("eval", 512)):
+                prompts = self.corpus.table("prompts", split)["prompts"][:count]
+                tokens, lengths, gold, _ = self._draw(prompts, self.config.pair_draws, f"pairs/{split}")
+                rng = np.random.default_rng(keys.integers(self.config.seed, f"labels/{split}"))
+                parts.append(label_pairs(rng, tokens, lengths, gold, self.config.label_temperature,
+                                         start=self.world.prompt_length))
+            corpora.write_pairs(file, *parts)
+        return file
+
+    def _evaluate(self, stage: str) -> dict[str, Any]:
+        """Reward, exact KL and length of a stage's policy on the evaluation prompts."""
+
+        def make() -> dict[str, Any]:
+            drawn = self.sample(
+                self._policy(stage), self._policy("sft"), self.prompts, self.config.seed,
+                reward=self._reward(),
+            )
+            gold = self.corpus.gold(drawn.tokens, drawn.lengths)
+            start = self.world.prompt_length
+            illegal = review.illegal_rate(self.world, drawn.tokens, drawn.lengths, start)
+            bigrams = int(drawn.completion_lengths.sum())
+            found = {
+                "gold": estimate.mean(gold),
+                "kl": estimate.mean(drawn.kl),
+                "proxy": estimate.mean(drawn.score),
+                "length": estimate.mean(drawn.completion_lengths),
+                "illegal": estimate.Estimate(
+                    illegal, float(np.sqrt(illegal * (1 - illegal) / bigrams)), bigrams
+                ),
+            }
+            result = {name: value.as_dict() for name, value in found.items()}
+            result["texts"] = [self.corpus.text(row) for row in drawn.tokens[:8]]
+            result["golds"] = [float(g) for g in gold[:8]]
+            if stage == "sft":
+                result["correlation"] = estimate.correlation(drawn.score, gold).as_dict()
+            return result
+
+        return self.space.remember(stage, "evaluation", make)
+
+    def _excess(self, stage: str) -> dict[str, Any]:
+        """Cross-entropy above the generator's own on held-out rows, nats a token."""
+
+        def make() -> dict[str, Any]:
+            kind = "documents" if stage == "pretrain" else "demonstrations"
+            table = self.corpus.table(kind, "eval")
+            nll, tokens = likelihood.row_nll(
+                self.model, self._policy(stage), table, self.config.eval_batch
+            )
+            data = self.config.data
+            noisy = stage == "pretrain"
+            own = review.document_logprobs(
+                self.world,
+                table["tokens"],
+                table["segments"].sum(axis=1).astype(np.int32),
+                start=1 if noisy else self.world.prompt_length,
+                document_rate=data.document_noise if noisy else 0.0,
+                token_rate=data.token_noise if noisy else 0.0,
+            )
+            return estimate.ratio(nll + own, tokens).as_dict()
+
+        return self.space.remember(stage, "excess", make)
+
+    def _reward_accuracy(self) -> dict[str, Any]:
+        """Agreement of the reward model with the true order and with the labels of held-out pairs."""
+
+        def make() -> dict[str, Any]:
+            table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
+            scores = preferences.pair_scores(
+                preferences.reward_scores(self.model), self._reward(), table, self.config.eval_batch
+            )
+            by_gold = np.sign(table["gold"][:, :1] - table["gold"][:, 1:])
+            differ = by_gold[:, 0] != 0
+            return {
+                "accuracy": preferences.accuracy((scores * by_gold)[differ]).as_dict(),
+                "label_accuracy": preferences.accuracy(scores).as_dict(),
+            }
+
+        return self.space.remember("reward", "accuracy", make)
+
+    def _best_of_n(self) -> dict[str, Any]:
+        """Best-of-n by the reward model and by the true reward, for n = 1, 2, 4, ..."""
+
+        def make() -> dict[str, Any]:
+            prompts = self.prompts["prompts"][: self.config.best_of_prompts]
+            _, _, gold, score = self._draw(
+                prompts, self.config.best_of, "best-of-n", self._reward()
+            )
+            rows = []
+            for name, by in (("rm", score), ("gold", gold)):
+                n = 2
+                while n <= self.config.best_of:
+                    rows.append({
+                        "by": name,
+                        "n": n,
+                        "gold": best_of_n.expected_best(by, gold, n).as_dict(),
+                        "proxy": best_of_n.expected_best(by, score, n).as_dict(),
+                        "kl": best_of_n.kl(by, n).as_dict(),
+                        "bound": losses.best_of_n_kl(n),
+                    })
+                    n *= 2
+            return {"rows": rows}
+
+        return self.space.remember("best-of-n", "evaluation", make)
+
+    def _results(self) -> list[Any]:
+        policies_ = [p.name for p in self._policy_stages()]
+        found = review_gates.Findings(
+            excess={stage: self._excess(stage) for stage in ("pretrain", "sft")},
+            reward=self._reward_accuracy(),
+            evaluations={stage: self._evaluate(stage) for stage in ("pretrain", "sft", *policies_)},
+            best_of_n=self._best_of_n()["rows"],
+            frontier=self.frontier,
+        )
+        gates = review_gates.gates(self.config, found) if self.config.gates else []
+        self.space.write_results(review_gates.results(self.config, found, gates, self.space))
+        return gates
+
+    def _policy_stages(self) -> list[pathlib.Path]:
+        config = self.config
+        names = [f"dpo-{beta:g}" for beta in config.dpo_betas]
+        names += [f"ppo-{beta:g}" for beta in config.ppo_betas]
+        names += [f"ppo-gold-{beta:g}" for beta in config.gold_betas]
+        return [self.space.path(name) for name in names]
+
+
+def _with(training: experiment.Training, **changes: Any) -> experiment.Training:
+    """The training with fields of its algorithm exchanged."""
+    return dataclasses.replace(
+        training, algorithm=dataclasses.replace(training.algorithm, **changes)
+    )
+
+
+def label_pairs(
+    rng: np.random.Generator,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    gold: np.ndarray,
+    temperature: float,
+    *,
+    start: int,
+) -> dict[str, np.ndarray]:
+    """All pairs of each prompt's completions as a table of pairs, the preferred one first.
+
+    P(first preferred) = sigmoid((gold_1 - gold_2) / temperature); temperature 0 takes the larger,
+    and drops equal ones. Pairs of equal completions are dropped.
+
+    Args:
+      tokens: [P, K, T]. lengths, gold: [P, K].
+
+    Returns:
+      tokens, loss_mask, segments, positions [N, 2, T], gold [N, 2].
+    """
+    left, right = np.triu_indices(tokens.shape[1], 1)
+    pairs = np.stack([tokens[:, left], tokens[:, right]], axis=2).reshape(-1, 2, tokens.shape[2])
+    sizes = np.stack([lengths[:, left], lengths[:, right]], axis=2).reshape(-1, 2)
+    worth = np.stack([gold[:, left], gold[:, right]], axis=2).reshape(-1, 2)
+    margin = worth[:, 0] - worth[:, 1]
+    if temperature > 0:
+        swap = rng.random(len(margin)) > 1 / (1 + np.exp(-margin / temperature))
+        keep = np.ones(len(margin), bool)
+    else:
+        swap, keep = margin < 0, margin != 0
+    keep &= np.any(pairs[:, 0] != pairs[:, 1], axis=1)
+    order = np.where(swap[:, None], [[1, 0]], [[0, 1]])
+    pairs = np.take_along_axis(pairs, order[:, :, None], axis=1)[keep]
+    sizes = np.take_along_axis(sizes, order, axis=1)[keep]
+    worth = np.take_along_axis(worth, order, axis=1)[keep]
+    return {**corpora.rows(pairs, sizes, start=start), "gold": worth}

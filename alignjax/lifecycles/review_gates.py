@@ -1,0 +1,195 @@
+"""What a ReviewWorld lifecycle must show, and its table."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from alignjax.lifecycles import stages
+from alignjax.worlds import oracle
+
+Cell = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything that was measured."""
+
+    excess: dict[str, Cell]
+    reward: dict[str, Cell]
+    evaluations: dict[str, dict[str, Any]]
+    best_of_n: list[dict[str, Any]]
+    frontier: oracle.Frontier
+
+
+def optimum_gain(frontier: oracle.Frontier, kl: float) -> float:
+    """The exact optimum's gain over the reference at a KL; beyond the grid, at its end."""
+    return frontier.gain_at(min(max(kl, 0.0), float(frontier.kl[-1])))
+
+
+def efficiency(found: Findings, gold: Cell, kl: Cell) -> Cell:
+    """Gain over SFT as a share of the exact optimum's gain at the same KL, with its error.
+
+    The error joins those of both rewards and, by the curve's slope, that of the KL.
+    """
+    base = found.evaluations["sft"]["gold"]
+    best = optimum_gain(found.frontier, kl["value"])
+    if best <= 0:
+        return {"value": math.nan, "se": math.nan}
+    gain = gold["value"] - base["value"]
+    width = max(kl["se"], 1e-6)
+    slope = (
+        optimum_gain(found.frontier, kl["value"] + width)
+        - optimum_gain(found.frontier, kl["value"] - width)
+    ) / (2 * width)
+    error = math.hypot(gold["se"], base["se"], gain / best * slope * kl["se"])
+    return {"value": gain / best, "se": error / best}
+
+
+def _names(config: Any) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [f"dpo-{b:g}" for b in sorted(config.dpo_betas, reverse=True)],
+        [f"ppo-{b:g}" for b in sorted(config.ppo_betas, reverse=True)],
+        [f"ppo-gold-{b:g}" for b in sorted(config.gold_betas, reverse=True)],
+    )
+
+
+def gates(config: Any, found: Findings) -> list[stages.Gate]:
+    """The gates, in the order of the lifecycle."""
+    gate, runs = stages.Gate, found.evaluations
+    dpo, learned, gold = _names(config)
+    share = {n: efficiency(found, runs[n]["gold"], runs[n]["kl"])["value"] for n in dpo + learned + gold}
+    base = runs["sft"]["gold"]
+    result = [
+        gate("pretraining excess, nats/token", found.excess["pretrain"]["value"], "<=", 0.04),
+        gate("SFT excess, nats/token", found.excess["sft"]["value"], "<=", 0.03),
+        gate("reward model: correlation with gold", runs["sft"]["correlation"]["value"], ">=", 0.75),
+        gate("reward model: pair accuracy", found.reward["accuracy"]["value"], ">=", 0.80),
+    ]
+    for name in ("dpo-1", "ppo-0.3"):
+        if name in runs:
+            run = runs[name]["gold"]
+            steps = (run["value"] - base["value"]) / math.hypot(run["se"], base["se"])
+            result.append(gate(f"{name}: gain over SFT, standard errors", steps, ">", 10))
+            result.append(gate(f"{name}: efficiency", share[name], ">=", 0.60))
+            if "ppo-gold-1" in runs:
+                lead = share["ppo-gold-1"] - share[name]
+                result.append(gate(f"ppo-gold-1: efficiency above {name}", lead, ">", 0))
+    for family in (dpo, learned, gold):
+        for strong, weak in zip(family, family[1:], strict=False):
+            more = runs[weak]["kl"]["value"] - runs[strong]["kl"]["value"]
+            result.append(gate(f"KL of {weak} above {strong}, nats", more, ">", 0))
+    over = [row["kl"]["value"] - row["bound"] for row in found.best_of_n]
+    result.append(gate("best-of-n: KL above its bound, nats", max(over), "<=", 1e-9))
+    shares = [*share.values(), *(_best_share(found, row) for row in found.best_of_n)]
+    result.append(gate("largest efficiency of all", max(shares), "<=", 1.03))
+    return result
+
+
+def _best_share(found: Findings, row: dict[str, Any]) -> float:
+    return efficiency(found, row["gold"], {"value": row["bound"], "se": 0.0})["value"]
+
+
+def _row(found: Findings, stage: str, label: str, family: str) -> dict[str, Any]:
+    run = found.evaluations[stage]
+    metrics = {name: run[name] for name in ("gold", "kl", "proxy", "length", "illegal")}
+    if stage in found.excess:
+        metrics["excess"] = found.excess[stage]
+    if stage not in ("pretrain", "sft"):
+        metrics["efficiency"] = efficiency(found, run["gold"], run["kl"])
+    if stage == "pretrain":
+        del metrics["kl"]  # its reference is a later stage
+    return {"stage": stage, "label": label, "family": family, "metrics": metrics}
+
+
+def _best_row(found: Findings, row: dict[str, Any]) -> dict[str, Any]:
+    family = "best-of-n (RM)" if row["by"] == "rm" else "best-of-n (gold)"
+    kl = {"value": row["bound"], "se": 0.0}
+    metrics = {
+        "gold": row["gold"],
+        "kl": kl,
+        "proxy": row["proxy"],
+        "efficiency": efficiency(found, row["gold"], kl),
+    }
+    label = f"{family} n={row['n']}"
+    return {"stage": "best-of-n", "label": label, "family": family, "metrics": metrics}
+
+
+def results(
+    config: Any, found: Findings, judged: list[stages.Gate], space: stages.Workspace
+) -> dict[str, Any]:
+    """The contents of results.json."""
+    dpo, learned, gold = _names(config)
+    rows = [_row(found, "pretrain", "pretrained", "base"), _row(found, "sft", "SFT", "SFT")]
+    rows += [_row(found, n, f"DPO β={n[4:]}", "DPO") for n in dpo]
+    rows += [_row(found, n, f"PPO on RM β={n[4:]}", "PPO (RM)") for n in learned]
+    rows += [_row(found, n, f"PPO on gold β={n[9:]}", "PPO (gold)") for n in gold]
+    rows += [_best_row(found, row) for row in found.best_of_n]
+    frontier = found.frontier
+    top = 1.15 * max([1.0, *(r["metrics"]["kl"]["value"] for r in rows if "kl" in r["metrics"])])
+    grid = np.linspace(0, math.sqrt(min(top, float(frontier.kl[-1]))), 80) ** 2
+    base = found.evaluations["sft"]["gold"]["value"]
+    rm, run = found.reward, found.evaluations["sft"]["correlation"]
+    shown = ["sft", *(n for n in ("dpo-1", "ppo-0.3", "ppo-gold-1") if n in found.evaluations)]
+    return {
+        "title": "ReviewWorld: from pretraining to alignment",
+        "description": "Gold reward against exact KL to SFT, beside the exact KL-regularised "
+        f"optimum of world {config.data.world.seed}. KL in nats a completion; best-of-n at its "
+        "bound log n - (n-1)/n.",
+        "environment": stages.environment(),
+        "seconds": space.seconds,
+        "columns": [
+            {"key": "gold", "label": "gold reward", "digits": 2},
+            {"key": "kl", "label": "KL", "digits": 2},
+            {"key": "efficiency", "label": "efficiency", "digits": 3},
+            {"key": "proxy", "label": "RM score", "digits": 2},
+            {"key": "length", "label": "length", "digits": 2},
+            {"key": "illegal", "label": "illegal bigrams", "digits": 4},
+            {"key": "excess", "label": "excess nats/token", "digits": 4},
+        ],
+        "rows": rows,
+        "frontier": {
+            "kl": [float(k) for k in grid],
+            "gold": [base + optimum_gain(frontier, float(k)) for k in grid],
+            "label": "exact optimum",
+            "x": "kl",
+            "y": "gold",
+        },
+        "curves": [
+            {"stage": stage, "label": stage, "keys": keys}
+            for stage, keys in (
+                ("pretrain", ["nll"]),
+                ("sft", ["nll"]),
+                ("reward", ["bradley_terry"]),
+                *((n, ["margin"]) for n in dpo[:1]),
+                *((n, ["score", "kl"]) for n in (*learned[:1], *gold[:1])),
+            )
+        ],
+        "samples": [
+            {
+                "prompt": "",
+                "answers": [
+                    {
+                        "label": n,
+                        "text": found.evaluations[n]["texts"][i],
+                        "score": found.evaluations[n]["golds"][i],
+                    }
+                    for n in shown
+                ],
+            }
+            for i in range(4)
+        ],
+        "gates": [g.as_dict() for g in judged],
+        "notes": [
+            f"Reward model: correlation with gold {_text(run)}, agrees with the true order of "
+            f"{_text(rm['accuracy'])} of held-out pairs and with {_text(rm['label_accuracy'])} of "
+            "their noisy labels.",
+            f"The generator's own mean reward is {frontier.reference_reward:.2f}; efficiency is "
+            "the gain over SFT as a share of the exact optimum's gain at the same KL.",
+        ],
+    }
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell['value']:.3f} ± {cell['se']:.3f}"

@@ -1,0 +1,182 @@
+"""From how a command ended to its exit code and to what is said about it on stderr."""
+
+import collections.abc
+import contextlib
+import datetime
+import os
+import pathlib
+import re
+import sys
+import sysconfig
+import tempfile
+import traceback
+
+import jax
+
+from alignjax.core import errors
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+STDLIB = pathlib.Path(sysconfig.get_paths()["stdlib"]).resolve()
+# Files of users that are missing or of the wrong kind; a full disk is not among them.
+FILE_ERRORS = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    UnicodeDecodeError,
+)
+LONGEST = 1000  # characters of a message; whole training examples don't fit (R57)
+SECRET_NAME = re.compile(r"TOKEN(?!I)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTHORI|KEY$|KEY_ID$")
+SECRET_IN_URL = re.compile(r"://[^/\s@:]*:([^/\s@]+)@")
+
+
+def one_line(text: str) -> str:
+    """The text on one line of at most `LONGEST` characters, without control characters."""
+    words = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 4] + " ..."
+
+
+def without_secrets(text: str) -> str:
+    """The text with the values of secret environment variables replaced by their names."""
+    found = {}
+    for name, value in os.environ.items():
+        if SECRET_NAME.search(name.upper()):
+            found[value] = name
+        found |= dict.fromkeys(SECRET_IN_URL.findall(value), name)
+    for value in sorted(found, key=len, reverse=True):
+        if len(value) >= 6:  # shorter ones would hit ordinary words
+            text = text.replace(value, f"[{found[value]}]")
+    return text
+
+
+def describe(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"{error.strerror}: {os.fsdecode(error.filename)!r}")
+    return one_line(str(error)) or type(error).__name__
+
+
+def is_std(file: str) -> bool:
+    """Whether a source file belongs to Python itself."""
+    path = pathlib.Path(file).resolve()
+    inside = STDLIB in path.parents and "site-packages" not in path.parts
+    return inside or file.startswith("<frozen")
+
+
+def is_ours(file: str) -> bool:
+    """Whether a source file belongs to alignjax or to a folder of experiments."""
+    path = pathlib.Path(file).resolve()
+    if PACKAGE in path.parents:
+        return True
+    foreign = "site-packages" in path.parts or is_std(file)
+    return "experiments" in path.parent.parts and not foreign
+
+
+def is_usage(error: BaseException) -> bool:
+    """Whether an exception tells of wrong options, data or configuration rather than of a fault.
+
+    A ValueError is one where our own code raised it. A file error is one also where our code
+    reached the file through the standard library.
+    """
+    if not isinstance(error, (ValueError, *FILE_ERRORS)):
+        return False
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, FILE_ERRORS):
+        frames = [file for file in frames if not is_std(file)]
+    return bool(frames) and is_ours(frames[-1])
+
+
+def write_traceback(text: str, folder: pathlib.Path | None) -> pathlib.Path | None:
+    """The file that now holds the text: error.txt in the folder, or in a temporary one.
+
+    It is appended to: the first cause stays when a restart, or another host, fails as well.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    for make in (lambda: folder, lambda: pathlib.Path(tempfile.mkdtemp(prefix="alignjax-"))):
+        with contextlib.suppress(OSError):
+            place = make()
+            if place is not None:
+                place.mkdir(parents=True, exist_ok=True)
+                file = place / "error.txt"
+                with file.open("a", encoding="utf-8", errors="backslashreplace") as out:
+                    out.write(f"--- {now}, process {os.getpid()}\n{text}\n")
+                return file
+    return None
+
+
+def condensed(error: BaseException, file: pathlib.Path | None) -> list[str]:
+    """At most five lines about a fault: what, where in our code, where it arose, what to read."""
+    kind, said = type(error).__name__, describe(error)
+    lines = [f"alignjax: error: {kind}: {said}" if said != kind else f"alignjax: error: {kind}"]
+    if isinstance(error, MemoryError):
+        lines = ["alignjax: error: the host ran out of memory. Use less data or a smaller model."]
+    elif "RESOURCE_EXHAUSTED" in said:
+        lines = [
+            f"alignjax: error: the device ran out of memory: {said[:300]}",
+            "  Lower loop.batch_size, raise loop.micro_batches or set model.remat=full.",
+        ]
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if is_ours(frame.filename)]
+    places = dict.fromkeys((f.filename, f.lineno, f.name) for f in (*ours[-1:], *frames[-1:]))
+    lines += [one_line(f"  at {name}:{line} in {where}") for name, line, where in places]
+    lines += [f"  The full traceback is in {file}." if file else "  --debug shows the traceback."]
+    return lines
+
+
+def outcome(
+    error: BaseException, log_folder: pathlib.Path | None, full: str
+) -> tuple[int, list[str]]:
+    """(exit code, lines for stderr) of an exception. A fault's traceback is written down."""
+    if isinstance(error, errors.Failure):
+        return error.code, [f"alignjax: error: {describe(error)}"]
+    if isinstance(error, KeyboardInterrupt):
+        return errors.Preempted.code, [
+            "alignjax: stopped from the keyboard. The same command goes on from the last checkpoint."
+        ]
+    if is_usage(error):
+        return 2, [f"alignjax: error: {describe(error)}"]
+    return 1, condensed(error, write_traceback(full, log_folder))
+
+
+@contextlib.contextmanager
+def whole_tracebacks() -> collections.abc.Iterator[None]:
+    """JAX keeps its own frames in tracebacks; without them its errors would look like ours."""
+    before = jax.config.jax_traceback_filtering
+    jax.config.update("jax_traceback_filtering", "off")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_filtering", before)
+
+
+def run_command(
+    fn: collections.abc.Callable[[], int | None],
+    *,
+    debug: bool,
+    log_folder: pathlib.Path | None,
+) -> int:
+    """The exit code of a command (see `core.errors`), after saying on stderr what went wrong.
+
+    Args:
+      fn: the command; returns its exit code, or None for 0.
+      debug: show tracebacks on stderr.
+      log_folder: where error.txt goes; None is a temporary folder.
+    """
+    try:
+        with whole_tracebacks():
+            return fn() or 0
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        error: BaseException = ValueError(str(stop.code))
+        code, lines = 1, [f"alignjax: error: {describe(error)}"]
+    except (Exception, KeyboardInterrupt) as caught:
+        error = caught
+        full = without_secrets("".join(traceback.format_exception(error)))
+        code, lines = outcome(error, log_folder, full)
+    shown = ["".join(traceback.format_exception(error)).rstrip()] if debug else []
+    with contextlib.suppress(OSError):  # nobody reads stderr any more: the code still tells
+        print(without_secrets("\n".join([*shown, *lines])), file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,1 @@
+"""Experiments: one file each, with its paper, hardware, command and expected numbers."""
