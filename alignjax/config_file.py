@@ -141,6 +141,10 @@ def importable(file: pathlib.Path) -> Iterator[None]:
         tops.add(folder.name)
     aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
     sys.path.insert(0, root)
+    if folder.name in tops and not (folder / "__init__.py").exists():
+        package = types.ModuleType(folder.name)  # else one of that name elsewhere would win
+        package.__path__ = [str(folder)]
+        sys.modules[folder.name] = package
     sys.dont_write_bytecode = True  # a .pyc is told from its source by whole seconds only
     importlib.invalidate_caches()
     try:
@@ -165,13 +169,12 @@ def load(spec: str) -> tuple[types.ModuleType, Any]:
     try:
         source = file.read_bytes()
     except (OSError, ValueError) as error:
-        others = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        meant = difflib.get_close_matches(str(file), others, n=1)
-        hint = f" Did you mean {pathlib.Path(given).parent / pathlib.Path(meant[0]).name}?"
+        others = {p.name: p for p in file.parent.glob("*.py")} if file.parent.is_dir() else {}
+        near = difflib.get_close_matches(file.name, others, n=1)
+        hint = f" Did you mean {pathlib.Path(given).parent / near[0]}?" if near else ""
         reason = getattr(error, "strerror", None) or str(error)
         raise one_line_error(
-            f"--config must be a readable Python file; got {given!r}: {reason}."
-            + (hint if meant else "")
+            f"--config must be a readable Python file; got {given!r}: {reason}.{hint}"
         ) from None
     module = types.ModuleType(MODULE)
     module.__file__ = str(file)

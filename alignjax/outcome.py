@@ -133,7 +133,8 @@ def outcome(
         return error.code, [f"alignjax: error: {describe(error)}"]
     if isinstance(error, KeyboardInterrupt):
         return errors.Preempted.code, [
-            "alignjax: stopped from the keyboard. The same command goes on from the last checkpoint."
+            "alignjax: stopped from the keyboard. "
+            "The same command goes on from the last checkpoint."
         ]
     if is_usage(error):
         return 2, [f"alignjax: error: {describe(error)}"]
@@ -143,7 +144,7 @@ def outcome(
 @contextlib.contextmanager
 def whole_tracebacks() -> collections.abc.Iterator[None]:
     """JAX keeps its own frames in tracebacks; without them its errors would look like ours."""
-    before = jax.config.jax_traceback_filtering
+    before = jax.config.values["jax_traceback_filtering"]
     jax.config.update("jax_traceback_filtering", "off")
     try:
         yield
