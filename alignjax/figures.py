@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax import tables
+
 # Okabe and Ito (2008), told apart by colour-blind readers; black is left to the exact curve.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5539", "#5C6670")
 MARKERS = "osD^vPX*"
@@ -30,35 +32,9 @@ class Point(NamedTuple):
     y_se: float
 
 
-def number(value: Any) -> float:
-    """A JSON value as a float; "nan" and "inf" may stand as strings, anything else is nan."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
-
-
-def line(value: Any) -> str:
-    """The value as one printable line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
-
-
-def measure(row: Mapping[str, Any], key: str) -> tuple[float, float]:
-    """A row's metric and its standard error; nan where there is none."""
-    metric = (row.get("metrics") or {}).get(key)
-    if isinstance(metric, Mapping):
-        return number(metric.get("value")), number(metric.get("se"))
-    return number(metric), math.nan
-
-
-def family(row: Mapping[str, Any]) -> str:
-    """The name of a row's family: its own, else its stage's."""
-    return str(row.get("family") or row.get("stage") or "")
-
-
 def families(results: Mapping[str, Any]) -> dict[str, str]:
     """Every family with its colour, in order of appearance."""
-    names = dict.fromkeys(family(row) for row in results.get("rows") or [])
+    names = dict.fromkeys(tables.family(row) for row in results.get("rows") or [])
     return dict(zip(names, itertools.cycle(PALETTE), strict=False))
 
 
@@ -67,13 +43,13 @@ def points(results: Mapping[str, Any]) -> dict[str, list[Point]]:
     exact = results.get("frontier") or {}
     found: dict[str, list[Point]] = {}
     for row in results.get("rows") or []:
-        x, x_se = measure(row, str(exact.get("x") or "kl"))
-        y, y_se = measure(row, str(exact.get("y") or "gold"))
+        x, x_se = tables.measure(row, str(exact.get("x") or "kl"))
+        y, y_se = tables.measure(row, str(exact.get("y") or "gold"))
         if math.isfinite(x) and math.isfinite(y):
             label = str(row.get("label") or row.get("stage") or "")
-            short = label.removeprefix(family(row)).strip(" :,-") or label
+            short = label.removeprefix(tables.family(row)).strip(" :,-") or label
             errors = (e if math.isfinite(e) else 0.0 for e in (x_se, y_se))
-            found.setdefault(family(row), []).append(Point(short, x, y, *errors))
+            found.setdefault(tables.family(row), []).append(Point(short, x, y, *errors))
     return {name: sorted(group, key=lambda p: p.x) for name, group in found.items()}
 
 
@@ -118,24 +94,25 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
 
 def curves(results: Mapping[str, Any], rows: Mapping[str, Rows]) -> bytes | None:
     """PNG of one panel per stage and key, raw and smoothed; None where no curve is asked for."""
-    asked = results.get("curves") or []
-    panels = [(curve, str(key)) for curve in asked for key in curve.get("keys") or []]
+    panels = [(c, str(key)) for c in results.get("curves") or [] for key in c.get("keys") or []]
     if not panels:
         return None
     across = 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3
     down = math.ceil(len(panels) / across)
     fig, axes = _figure(down, across, height=3.6 if across == 1 else 0.3 + 2.2 * down)
-    for ax, (curve, key) in itertools.zip_longest(axes, panels, fillvalue=({}, "")):
+    for ax, (curve, key) in zip(axes, panels, strict=False):
         stage = str(curve.get("stage") or "")
         ax.set_title(_plain(curve.get("label") or stage), fontsize=10, color=INK, loc="left")
-        ax.set(xlabel="step", ylabel=_plain(key), visible=bool(key))
+        ax.set(xlabel="step", ylabel=_plain(key))
         _curve_panel(ax, *series(rows.get(stage, ()), key))
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
     return _png(fig)
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps in order and the values of a key; of a step written twice the last row counts."""
-    kept = {number(row.get("step")): number(row[key]) for row in rows if key in row}
+    kept = {tables.number(row.get("step")): tables.number(row[key]) for row in rows if key in row}
     steps = sorted(step for step in kept if math.isfinite(step))
     values = np.array([kept[step] for step in steps], np.float64)
     return np.array(steps), np.where(np.abs(values) < 1e30, values, np.nan)
@@ -158,13 +135,15 @@ def _root(x: Any) -> Any:
 
 
 def _plain(value: Any) -> str:
-    return line(value).replace("$", r"\$")  # a dollar sign starts no formula
+    """A label that fits, and in which a dollar sign starts no formula."""
+    line = tables.line(value)
+    return (line if len(line) <= 36 else line[:35] + "…").replace("$", r"\$")
 
 
 def _curve(item: Mapping[str, Any]) -> np.ndarray:
     """[n, 2] finite points of a line in order of KL."""
     pairs = zip(item.get("kl") or [], item.get("gold") or [], strict=False)
-    xy = np.array([[number(x), number(y)] for x, y in pairs]).reshape(-1, 2)
+    xy = np.array([[tables.number(x), tables.number(y)] for x, y in pairs]).reshape(-1, 2)
     xy = xy[np.isfinite(xy).all(axis=1)]
     return xy[np.argsort(xy[:, 0], kind="stable")]
 
@@ -194,8 +173,8 @@ def _curve_panel(ax: Any, steps: np.ndarray, values: np.ndarray) -> None:
     ax.plot(steps, values, color=PALETTE[5], lw=0.8, alpha=0.6, marker=dots)
     ax.plot(steps, smooth, color=PALETTE[0], lw=1.7, marker=dots)
     # One spike does not flatten a curve: the axis follows the middle 99% and the smoothed line.
-    low, high = np.nanpercentile(values, [0.5, 99.5])
-    low, high = min(low, np.nanmin(smooth)), max(high, np.nanmax(smooth))
+    low = min(np.nanpercentile(values, 0.5), np.nanmin(smooth))
+    high = max(np.nanpercentile(values, 99.5), np.nanmax(smooth))
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 0.1
     ax.set_ylim(low - pad, high + pad)
 

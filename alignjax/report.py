@@ -1,0 +1,216 @@
+"""The report of a lifecycle: a table for the terminal, figures, and one self-contained page."""
+
+import base64
+import html
+import json
+import math
+import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alignjax import figures, tables
+from alignjax.training import metrics
+
+RESULTS = "results.json"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2329; --muted: #5c6670; --line: #dde2e6;
+  --card: #fff; --page: #f4f6f7; --good: #00694a; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --muted: #9aa5ae; --line: #343c43;
+  --card: #1e2429; --page: #14181b; --good: #5ecfa5; --bad: #ff9489; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; color: var(--ink);
+  background: var(--page); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .4rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
+p { margin: .4rem 0; } .muted, figcaption, .se { color: var(--muted); }
+.muted, figcaption { font-size: .875rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal; }
+th, td { padding: .45rem .8rem; text-align: right; white-space: nowrap; }
+thead th { color: var(--muted); font-weight: 600; font-size: .8rem; vertical-align: bottom; }
+tbody tr { border-top: 1px solid var(--line); }
+th:first-child { text-align: left; font-weight: 500; position: sticky; left: 0;
+  background: var(--card); }
+.gates td, .gates th { text-align: left; } .gates th { white-space: normal; }
+small { display: block; color: var(--muted); }
+.dot { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%;
+  margin-right: .5rem; }
+.pass { color: var(--good); font-weight: 600; } .fail { color: var(--bad); font-weight: 600; }
+figure { margin: 0; } figure .scroll { background: #fff; }
+img { display: block; width: 100%; min-width: 30rem; max-width: 700px; margin: 0 auto; }
+figcaption { padding: .4rem 0; }
+.sample { padding: .8rem 1rem; margin-bottom: .8rem; }
+.text { white-space: pre-wrap; }
+.answer { border-top: 1px solid var(--line); margin-top: .6rem; padding-top: .5rem; }
+"""
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+</body></html>
+"""
+
+
+def write(workdir: str | pathlib.Path) -> str:
+    """The table of a lifecycle as plain text; report.html, frontier.png and curves.png beside it.
+
+    Args:
+      workdir: folder with results.json and, a folder per stage, metrics.jsonl. What is missing or
+        torn there is left out or shown as "-"; a figure without data is not written.
+
+    Raises:
+      ValueError: results.json is missing or is not a JSON object.
+    """
+    workdir = pathlib.Path(workdir)
+    results = _results(workdir / RESULTS)
+    stages = {str(curve.get("stage") or "") for curve in results.get("curves") or []}
+    rows = {stage: _rows(workdir / stage / metrics.FILE) for stage in stages}
+    images = {"frontier": figures.frontier(results), "curves": figures.curves(results, rows)}
+    for name, image in images.items():
+        if image is None:
+            (workdir / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
+        else:
+            _replace(workdir / f"{name}.png", image)
+    title = _escape(tables.label(results))
+    page = PAGE.format(title=title, style=STYLE, body=_body(results, images))
+    _replace(workdir / "report.html", page.encode("utf-8"))
+    return tables.text(results)
+
+
+def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
+    gates = results.get("gates") or []
+    captions = {
+        "frontier": "Bars are standard errors. Nothing can lie in the grey area: the line is the "
+        "exact optimum at each KL." + _undrawn(results),
+        "curves": "Every step, and its running mean.",
+    }
+    sections = [
+        f"<h1>{_escape(tables.label(results))}</h1>",
+        f"<p>{_escape(results.get('description') or '')}</p>",
+        f'<p class="{_tone(gates)}">Gates: {tables.count(gates)}</p>' if gates else "",
+        "<h2>Results</h2>",
+        _table(results),
+        *(f'<p class="muted">{_escape(note)}</p>' for note in tables.notes(results)),
+        *(_figure(name, image, captions[name]) for name, image in images.items() if image),
+        _gates(gates),
+        _samples(results.get("samples") or []),
+        "<h2>Run</h2>",
+        *(f'<p class="muted">{_escape(entry)}</p>' for entry in tables.footer(results)),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _undrawn(results: tables.Results) -> str:
+    """Names what the frontier figure leaves out."""
+    exact, rows = results.get("frontier") or {}, results.get("rows") or []
+    keys = (str(exact.get("x") or "kl"), str(exact.get("y") or "gold"))
+    absent = [
+        tables.label(row)
+        for row in rows
+        if not all(math.isfinite(tables.measure(row, key)[0]) for key in keys)
+    ]
+    return f" Not drawn, without both numbers: {', '.join(absent)}." if absent else ""
+
+
+def _table(results: tables.Results) -> str:
+    columns, colours = results.get("columns") or [], figures.families(results)
+    heads = "".join(f'<th scope="col">{_escape(tables.label(column))}</th>' for column in columns)
+    body = []
+    for row in results.get("rows") or []:
+        dot = f'<span class="dot" style="background:{colours[tables.family(row)]}"></span>'
+        cells = (_cell(*tables.cell(row, column)) for column in columns)
+        head = f'<th scope="row">{dot}{_escape(tables.label(row))}</th>'
+        body.append(f"<tr>{head}{''.join(cells)}</tr>")
+    if not body:
+        return "<p>No results.</p>"
+    rows = "\n".join(body)
+    return f"""<div class="card scroll"><table><thead><tr><th></th>{heads}</tr></thead>
+<tbody>{rows}</tbody></table></div>"""
+
+
+def _cell(value: str, error: str, expected: str) -> str:
+    error = f' <span class="se">{error}</span>' if error else ""
+    expected = f"<small>expected {expected.strip('[]')}</small>" if expected else ""
+    return f"<td>{value}{error}{expected}</td>"
+
+
+def _figure(name: str, image: bytes, caption: str) -> str:
+    title = {"frontier": "Gold reward against KL", "curves": "Learning curves"}[name]
+    data = base64.b64encode(image).decode()
+    return f"""<h2>{title}</h2><figure><div class="card scroll">
+<img alt="{title}" src="data:image/png;base64,{data}"></div>
+<figcaption>{_escape(caption)}</figcaption></figure>"""
+
+
+def _tone(gates: Sequence[tables.Results]) -> str:
+    return "pass" if all(gate.get("passed") is True for gate in gates) else "fail"
+
+
+def _gates(gates: Sequence[tables.Results]) -> str:
+    rows = []
+    for gate in gates:
+        verdict, name, value, rule = map(_escape, tables.gate_cells(gate))
+        rows.append(
+            f'<tr><th scope="row">{name}</th><td>{value}</td><td>{rule}</td>'
+            f'<td class="{_tone([gate])}">{verdict}</td></tr>'
+        )
+    if not rows:
+        return ""
+    body = "\n".join(rows)
+    return f"""<h2>Gates</h2><div class="card scroll"><table class="gates">
+<tbody>{body}</tbody></table></div>"""
+
+
+def _samples(samples: Sequence[tables.Results]) -> str:
+    blocks = []
+    for sample in samples:
+        answers = []
+        for answer in sample.get("answers") or []:
+            score = answer.get("score")
+            score = "" if score is None else f" · {tables.rounded(score, 2)}"
+            head = f"{_escape(tables.label(answer))}{score}"
+            body = f'<div class="text" dir="auto">{_escape(answer.get("text") or "")}</div>'
+            answers.append(f'<div class="answer"><div class="muted">{head}</div>{body}</div>')
+        prompt = f'<div class="text" dir="auto">{_escape(sample.get("prompt") or "")}</div>'
+        blocks.append(f'<div class="card sample">{prompt}{"".join(answers)}</div>')
+    return "\n".join(["<h2>Samples</h2>", *blocks]) if blocks else ""
+
+
+def _escape(value: Any) -> str:
+    """Text for HTML: markup escaped; control characters and half a surrogate pair as U+FFFD."""
+    bad = {c for c in str(value) if unicodedata.category(c) in ("Cc", "Cs")} - {"\n", "\t"}
+    return html.escape("".join("\ufffd" if c in bad else c for c in str(value)))
+
+
+def _results(path: pathlib.Path) -> tables.Results:
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} must be a readable JSON file; {error}. Run the lifecycle."
+        ) from error
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} must hold a JSON object; got {type(results).__name__}")
+    return results
+
+
+def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    try:
+        return [row for row in metrics.read(path) if isinstance(row, dict)]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)
