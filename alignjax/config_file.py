@@ -158,11 +158,11 @@ def importable(file: pathlib.Path) -> Iterator[None]:
         sys.modules.update(aside)
 
 
-def load(spec: str) -> tuple[types.ModuleType, Any]:
-    """(module, configuration) of FILE or FILE:VARIANT.
+def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
+    """(module, configuration, its fields) of FILE or FILE:VARIANT.
 
     Raises:
-      ValueError: no such file, it fails, or get_config refuses the variant.
+      ValueError: no such file, it fails, get_config refuses the variant, or a field is wrong.
     """
     given, colon, variant = spec.partition(":")
     file = pathlib.Path(given).absolute()
@@ -191,7 +191,7 @@ def load(spec: str) -> tuple[types.ModuleType, Any]:
                 )
         except (Exception, SystemExit) as error:
             raise one_line_error(blame(error, file, spec)) from error
-    return module, config
+        return module, config, walk(config, "config", spec)
 
 
 def blame(error: BaseException, file: pathlib.Path, spec: str) -> str:

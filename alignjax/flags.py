@@ -1,5 +1,6 @@
 """A command line: `alignjax COMMAND --config=FILE:VARIANT --config.FIELD=VALUE --OPTION=VALUE`."""
 
+import ast
 import pathlib
 import re
 import types
@@ -57,9 +58,11 @@ class Loaded(config_flags.ConfigFileFlagParser):
 def tuple_text(kind: Any, text: str) -> str:
     """The text as ml_collections reads tuples; plain words between commas are strings."""
     first = (typing.get_args(kind) or (None,))[0]
-    if typing.get_origin(kind) is tuple and first is str and not re.match(r"\s*[(\['\"]", text):
-        return repr(tuple(word.strip() for word in text.split(",")) if text else ())
-    return text
+    if typing.get_origin(kind) is not tuple or first is not str:
+        return text
+    if re.match(r"\s*[(\['\"]", text):
+        return repr(ast.literal_eval(text))
+    return repr(tuple(word.strip() for word in text.split(",")) if text else ())
 
 
 def assign(
@@ -78,8 +81,13 @@ def assign(
     for name, text in typed.items():
         if not command_line.is_settable(kinds[name]):
             raise table.unknown(name, text)
-    line = [f"--{name}={tuple_text(kinds[name], text)}" for name, text in typed.items()]
-    line = ["alignjax", *sorted(line, key=lambda word: not word.startswith("--config="))]
+    line = ["alignjax", f"--config={table.spec}"] if table.spec is not None else ["alignjax"]
+    typed.pop("config", None)
+    for name, text in typed.items():
+        try:
+            line.append(f"--{name}={tuple_text(kinds[name], text)}")
+        except FAULTS as error:
+            raise command_line.mistyped(name, kinds[name], text) from error
     values = flags.FlagValues()
     if table.spec is not None:
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
@@ -94,7 +102,7 @@ def assign(
             raise one_line_error(f"options must be legal; got {error}.") from error
         raise command_line.mistyped(match[1], kinds[match[1]], given[match[1]]) from error
     found: dict[str, Any] = dict.fromkeys(given)
-    for name in typed.keys() - {"config"}:
+    for name in typed:
         found[name] = values[name].value
         if isinstance(values[name], flags.MultiFlag):
             found[name] = tuple(found[name])
@@ -103,12 +111,12 @@ def assign(
         right = config_file.fits(kinds[name], found[name]) and config_file.is_finite(found[name])
         if not right or (kinds[name] is pathlib.Path and not given[name]):
             raise command_line.mistyped(name, kinds[name], given[name])
-    for name in given.keys() - typed.keys():
+    for name in given.keys() - typed.keys() - {"config"}:
         config_flags.SetValue(name.removeprefix("config."), config, None)
     return found
 
 
-def help_text(table: command_line.Table, options: Sequence[Option]) -> str:
+def help_text(table: command_line.Table, config: Any, options: Sequence[Option]) -> str:
     """The command's options and the configuration's fields with their values."""
     rows = [
         (f"--{o.name}={o.default}", config_file.words(o.type, command_line.WORDS), o.help)
@@ -117,7 +125,8 @@ def help_text(table: command_line.Table, options: Sequence[Option]) -> str:
     if "config" in table.kinds:
         rows.insert(0, ("--config=FILE:VARIANT", "text", "file whose get_config(VARIANT) is used"))
     for path, field in table.fields.items():
-        value = type(field.value).__name__ if field.is_node else repr(field.value)
+        now = config_flags.GetValue(path.removeprefix("config."), config)
+        value = type(field.value).__name__ if field.is_node else repr(now)
         kind = "fields" if field.is_node else config_file.words(field.type, command_line.WORDS)
         rows.append((f"--{path}={value}", kind, field.comment))
     lines = [f"alignjax {table.command}: options, with their values"]
@@ -142,10 +151,10 @@ def parse(
     wants_help = any(word in ("-h", "--help") for word in argv)
     argv = [word for word in argv if word not in ("-h", "--help")]
     spec = command_line.config_spec(argv) if needs_config else None
-    module, config, fields = None, None, {}
+    module, config = None, None
+    fields: dict[str, config_file.Field] = {}
     if spec is not None:
-        module, config = config_file.load(spec)
-        fields = config_file.walk(config, "config", spec)
+        module, config, fields = config_file.load(spec)
     kinds = {option.name: option.type for option in options}
     kinds |= {"config": str} if needs_config else {}
     kinds |= {n: f.type for n, f in fields.items() if not f.holds_fields}
@@ -158,8 +167,7 @@ def parse(
         )
     found = assign(table, given, config, options)
     if wants_help:
-        fields = config_file.walk(config, "config", spec or "") if config is not None else {}
-        print(help_text(table._replace(fields=fields), options))
+        print(help_text(table, config, options))
         raise SystemExit(0)
     validate = getattr(config, "validate", None)
     if validate is not None:

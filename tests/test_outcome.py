@@ -1,0 +1,241 @@
+"""How commands end: exit codes, what is on stderr, what is in error.txt."""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from alignjax import outcome
+from alignjax.core import errors, shapes
+
+
+@pytest.fixture
+def end(tmp_path, capsys):
+    """(exit code, lines on stderr) of a command, with tmp_path as the folder for error.txt."""
+
+    def run(fn, *, debug=False, log_folder=tmp_path):
+        code = outcome.run_command(fn, debug=debug, log_folder=log_folder)
+        out, err = capsys.readouterr()
+        assert not out
+        return code, err.splitlines()
+
+    return run
+
+
+def raises(error):
+    def command():
+        raise error
+
+    return command
+
+
+def in_experiments(tmp_path, body, name="experiments"):
+    """A command whose code lies in a folder of experiments."""
+    file = tmp_path / name / "x.py"
+    file.parent.mkdir()
+    file.write_text(f"import json, pathlib\ndef command():\n    {body}\n")
+    return runpy.run_path(str(file))["command"]
+
+
+def test_finished(end):
+    assert end(lambda: None) == (0, [])
+    assert end(lambda: 0) == (0, [])
+    assert end(lambda: 3) == (3, [])
+    assert end(raises(SystemExit(0))) == (0, [])
+    assert end(raises(SystemExit(None))) == (0, [])
+    assert end(raises(SystemExit(2))) == (2, [])
+    assert end(raises(SystemExit("words"))) == (1, ["alignjax: error: words"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(errors.Failure, 1), (errors.NonFinite, 3), (errors.Preempted, 143)]
+)
+def test_failures_have_their_code(end, tmp_path, kind, code):
+    assert end(raises(kind("it\nstopped"))) == (code, ["alignjax: error: it stopped"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_keyboard(end):
+    code, lines = end(raises(KeyboardInterrupt()))
+    assert (code, len(lines)) == (143, 1)
+    assert "stopped from the keyboard" in lines[0]
+
+
+def test_our_value_error_is_usage(end, tmp_path):
+    got = end(lambda: shapes.check_number("loop.steps", -1, minimum=1))
+    assert got == (2, ["alignjax: error: loop.steps must be finite and >= 1; got -1."])
+    assert not list(tmp_path.iterdir())
+
+
+def test_our_value_error_inside_jit_is_usage(end):
+    def command():
+        jax.jit(lambda x: shapes.check("logits", x, "B T"))(jnp.zeros(3))
+
+    assert end(command) == (2, ["alignjax: error: logits must have shape [B T]; got (3,)."])
+
+
+def test_experiments_are_ours_and_their_messages_one_line(end, tmp_path):
+    command = in_experiments(tmp_path, r"raise ValueError('a must\n\n be\r\x1b[31m b\u2028c')")
+    assert end(command) == (2, ["alignjax: error: a must be \\x1b[31m b c"])
+
+
+def test_elsewhere_is_not_ours(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, "raise ValueError('a')", "experimental"))
+    assert code == 1
+    assert lines[0] == "alignjax: error: ValueError: a"
+
+
+def test_a_message_is_cut(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, "raise ValueError('ab ' * 5000)"))
+    assert code == 2
+    assert len(lines) == 1
+    assert 900 < len(lines[0]) < 1100
+
+
+@pytest.mark.parametrize("empty", ["ValueError()", "ValueError(' ')"])
+def test_an_empty_message_still_says_something(end, tmp_path, empty):
+    assert end(in_experiments(tmp_path, f"raise {empty}")) == (2, ["alignjax: error: ValueError"])
+
+
+def test_a_missing_file_is_usage_through_the_standard_library(end, tmp_path):
+    missing = tmp_path / "none.json"
+    code, lines = end(in_experiments(tmp_path, f"pathlib.Path({str(missing)!r}).read_text()"))
+    assert (code, lines) == (2, [f"alignjax: error: No such file or directory: {str(missing)!r}"])
+
+
+def test_a_folder_as_a_file_is_usage(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, f"open({str(tmp_path)!r})"))
+    assert (code, lines) == (2, [f"alignjax: error: Is a directory: {str(tmp_path)!r}"])
+
+
+def test_a_full_disk_is_a_failure(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, "raise OSError(28, 'No space left', 'x')"))
+    assert code == 1
+    assert lines[0] == "alignjax: error: OSError: No space left: 'x'"
+
+
+def test_a_librarys_value_error_is_condensed(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, "json.loads('x')"))
+    assert code == 1
+    assert len(lines) <= 5
+    assert "JSONDecodeError: Expecting value" in lines[0]
+    assert f"{tmp_path}/experiments/x.py:3 in command" in lines[1]
+    assert "decoder.py" in lines[2]
+    assert lines[-1].endswith(f"is in {tmp_path / 'error.txt'}.")
+    text = (tmp_path / "error.txt").read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "in raw_decode" in text
+
+
+@pytest.mark.parametrize(
+    "body", ["jnp.reshape(x, (2, 2))", "jax.jit(jnp.reshape, static_argnums=1)(x, (2, 2))"]
+)
+def test_jaxs_errors_are_not_taken_for_ours(end, tmp_path, body):
+    before = jax.config.values["jax_traceback_filtering"]
+    setup = "import jax; import jax.numpy as jnp; x = jnp.zeros(3); "
+    code, lines = end(in_experiments(tmp_path, setup + body))
+    assert code == 1
+    assert len(lines) <= 5
+    assert "reshape" in lines[0]
+    assert "jax/_src" in (tmp_path / "error.txt").read_text()
+    assert jax.config.values["jax_traceback_filtering"] == before
+
+
+def test_a_bug_of_ours_is_a_failure(end, tmp_path):
+    code, lines = end(in_experiments(tmp_path, "{}['a']"))
+    assert code == 1
+    assert lines[0] == "alignjax: error: KeyError: 'a'"
+    assert len(lines) <= 5
+
+
+def test_memory(end):
+    code, lines = end(raises(MemoryError()))
+    assert code == 1
+    assert "host ran out of memory" in lines[0]
+    message = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n" + "buffers\n" * 99
+    code, lines = end(raises(jax.errors.JaxRuntimeError(message)))
+    assert code == 1
+    assert "device ran out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 9" in lines[0]
+    assert "batch_size" in lines[1]
+    assert len(lines) <= 5
+
+
+def test_first_causes_stay(end, tmp_path):
+    end(raises(KeyError("first")))
+    end(raises(KeyError("second")))
+    text = (tmp_path / "error.txt").read_text()
+    assert text.index("first") < text.index("second")
+
+
+def test_where_error_txt_goes(end, tmp_path):
+    end(raises(KeyError("a")), log_folder=tmp_path / "new" / "run")
+    assert (tmp_path / "new" / "run" / "error.txt").exists()
+    (tmp_path / "file").touch()
+    for folder in (None, tmp_path / "file" / "below"):
+        _, lines = end(raises(KeyError("elsewhere")), log_folder=folder)
+        file = pathlib.Path(lines[-1].removeprefix("  The full traceback is in ")[:-1])
+        assert "elsewhere" in file.read_text()
+        file.unlink()
+        file.parent.rmdir()
+
+
+def test_debug_shows_the_traceback_first(end):
+    def command():
+        shapes.check_number("a", 0, above=0)
+
+    code, lines = end(command, debug=True)
+    assert code == 2
+    assert lines[0].startswith("Traceback (most recent call last)")
+    assert lines[-1] == "alignjax: error: a must be finite and > 0; got 0."
+    code, lines = end(raises(KeyError("a")), debug=True)
+    assert code == 1
+    assert "KeyError: 'a'" in lines
+
+
+def test_secrets_are_never_shown(end, tmp_path, monkeypatch):
+    values = {
+        "HF_TOKEN": "hf_abcdef",
+        "MY_API_KEY": "key-12345",
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t!",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:pass-word@proxy:80")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "parallel")
+    said = " ".join([*values.values(), "http://me:pass-word@proxy:80", "parallel"])
+    for debug in (False, True):
+        _, lines = end(raises(KeyError(said)), debug=debug)
+        shown = "\n".join(lines) + (tmp_path / "error.txt").read_text()
+        assert not [v for v in [*values.values(), "pass-word"] if v in shown]
+        assert "[HF_TOKEN] [MY_API_KEY] [AWS_SECRET_ACCESS_KEY]" in shown
+        assert "me:[HTTPS_PROXY]@proxy:80 parallel" in shown
+
+
+def test_as_a_process(tmp_path):
+    code = (
+        "import os, sys; from alignjax import outcome; from alignjax.core import shapes\n"
+        "def main():\n"
+        "  if sys.argv[1] == 'usage': shapes.check_choice('a', 'x', ['y'])\n"
+        "  if sys.argv[1] == 'interrupt': os.kill(os.getpid(), 2)\n"
+        "  return {}[sys.argv[1]]\n"
+        "sys.exit(outcome.run_command(main, debug=False, log_folder=None))"
+    )
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "TMPDIR": str(tmp_path)}
+    got = {}
+    for word in ("usage", "interrupt", "bug"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, word], capture_output=True, text=True, env=env, check=False
+        )
+        assert "Traceback" not in done.stderr
+        got[word] = (done.returncode, len(done.stderr.splitlines()))
+    assert got["usage"] == (2, 1)
+    assert got["interrupt"] == (143, 1)
+    assert got["bug"][0] == 1
+    assert got["bug"][1] <= 5
+    assert json.dumps("bug")[1:-1] in next(tmp_path.rglob("error.txt")).read_text()
