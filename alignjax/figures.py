@@ -79,7 +79,7 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
         xy = np.array([[p.x, p.y] for p in group])
         lines.append(xy)
         ax.plot(*xy.T, color=colours[name], lw=1.0, alpha=0.55, zorder=3)
-        style = {"color": colours[name], "marker": marker, "ms": 6, "mec": "white", "mew": 0.7}
+        style = {"color": colours[name], "marker": marker, "ms": 5.5, "mec": "white", "mew": 0.7}
         style |= {"ls": "none", "elinewidth": 1.1, "capsize": 2, "zorder": 4}
         errors = {"xerr": [p.x_se for p in group], "yerr": [p.y_se for p in group]}
         handles.append(ax.errorbar(*xy.T, **errors, **style, label=_plain(name)))
@@ -156,10 +156,12 @@ def _limits(ax: Any, spots: Sequence[Point], curve: np.ndarray) -> None:
     if len(curve):
         ys += [*curve[curve[:, 0] <= right, 1], np.interp(right, *curve.T)]
     low, high = min(ys, default=0.0), max(ys, default=1.0)
+    if spots and max(p.y for p in spots) > low:  # far above every point the curve may leave
+        high = min(high, low + 1.7 * (max(p.y + p.y_se for p in spots) - low))
     pad = 0.06 * (high - low) or 1.0
-    ax.set(xlim=(min([0.0, *xs]), right), ylim=(low - pad, high + pad))
+    ax.set(xlim=(min([-4e-4 * right, *xs]), right), ylim=(low - pad, high + pad))
     ticks = [0.0]
-    for tick in (m * 10.0**e for e in range(-3, 9) for m in (1, 2, 3, 5, 7)):
+    for tick in (m * 10.0**e for e in range(-3, 9) for m in (1, 2, 5)):
         if tick <= right and _root(tick) - _root(ticks[-1]) > 0.07 * _root(right):
             ticks.append(tick)
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -180,32 +182,37 @@ def _curve_panel(ax: Any, steps: np.ndarray, values: np.ndarray) -> None:
 
 
 def _write_labels(fig: Any, ax: Any, spots: Sequence[tuple[Point, str]], lines: Any) -> None:
-    """Writes each point's label in the freest of 24 places around it: greedy, in pixels."""
+    """Writes each point's label in the freest of 32 places around it: greedy, in pixels."""
     from matplotlib import colors, transforms
 
     fig.canvas.draw()  # fixes where the axes stand
     pixels, frame = ax.transData.transform, ax.get_window_extent()
     busy = [np.repeat(pixels([[p.x, p.y]]), 20, axis=0) for p, _ in spots]
     for path in map(pixels, lines):
-        at = np.linspace(0, len(path) - 1, 400)
-        busy.append(np.column_stack([np.interp(at, np.arange(len(path)), c) for c in path.T]))
+        along = np.append(0, np.cumsum(np.hypot(*np.diff(path, axis=0).T)))
+        every = np.arange(0, along[-1] + 1, 2.0)  # a dot every two pixels
+        busy.append(np.column_stack([np.interp(every, along, c) for c in path.T]))
     taken = [ax.get_legend().get_window_extent()]
     for point, shade in spots:
         tone = [0.72 * part for part in colors.to_rgb(shade)]  # thin strokes read paler
         text = ax.text(0, 0, _plain(point.label), fontsize=8, color=tone, zorder=6, in_layout=False)
         size, spot = text.get_window_extent(), pixels((point.x, point.y))
         half, places = np.array([size.width, size.height]) / 2, []
-        for reach, turn in itertools.product((14, 30, 52), range(8)):
+        for reach, turn in itertools.product((16, 30, 50, 76), range(8)):
             away = np.array([math.cos(turn * math.pi / 4), math.sin(turn * math.pi / 4)])
             middle = spot + away * (half + reach)
-            box = transforms.Bbox([middle - half, middle + half])
+            box = transforms.Bbox([middle - half - 4, middle + half + 4])
             hidden = sum(int(box.count_contains(dots)) for dots in busy)
             outside = not (frame.contains(*box.p0) and frame.contains(*box.p1))
             cost = hidden + 200 * box.count_overlaps(taken) + 500 * outside + reach / 5
             places.append((cost, box))
         _, box = min(places, key=lambda place: place[0])
         taken.append(box)
-        text.set(position=ax.transData.inverted().transform(box.p0), va="bottom", ha="left")
+        lower, upper = box.p0 + 4, box.p1 - 4
+        start, edge = ax.transData.inverted().transform([lower, np.clip(spot, lower, upper)])
+        text.set(position=start, va="bottom", ha="left")
+        if np.abs(np.clip(spot, lower, upper) - spot).max() > 20:  # too far to be plain whose it is
+            ax.plot([point.x, edge[0]], [point.y, edge[1]], color=tone, lw=0.5, alpha=0.7)
 
 
 def _figure(down: int, across: int, *, height: float) -> tuple[Any, list[Any]]:

@@ -20,7 +20,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --muted: #9aa5ae; --line: #343c43;
   --card: #1e2429; --page: #14181b; --good: #5ecfa5; --bad: #ff9489; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; color: var(--ink);
   background: var(--page); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
@@ -40,8 +40,8 @@ small { display: block; color: var(--muted); }
 .dot { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%;
   margin-right: .5rem; }
 .pass { color: var(--good); font-weight: 600; } .fail { color: var(--bad); font-weight: 600; }
-figure { margin: 0; } figure .scroll { background: #fff; }
-img { display: block; width: 100%; min-width: 30rem; max-width: 700px; margin: 0 auto; }
+figure { margin: 0; } figure .scroll { background: #fff; padding: .5rem; }
+img { display: block; width: 100%; min-width: 30rem; }
 figcaption { padding: .4rem 0; }
 .sample { padding: .8rem 1rem; margin-bottom: .8rem; }
 .text { white-space: pre-wrap; }
@@ -88,8 +88,8 @@ def write(workdir: str | pathlib.Path) -> str:
 def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
     gates = results.get("gates") or []
     captions = {
-        "frontier": "Bars are standard errors. Nothing can lie in the grey area: the line is the "
-        "exact optimum at each KL." + _undrawn(results),
+        "frontier": "Bars are standard errors; some are smaller than their marker. Nothing can lie "
+        "in the grey area: the line is the exact optimum at each KL." + _undrawn(results),
         "curves": "Every step, and its running mean.",
     }
     sections = [
