@@ -48,7 +48,7 @@ def points(results: Mapping[str, Any]) -> dict[str, list[Point]]:
         if math.isfinite(x) and math.isfinite(y):
             label = str(row.get("label") or row.get("stage") or "")
             short = label.removeprefix(tables.family(row)).strip(" :,-") or label
-            errors = (e if math.isfinite(e) else 0.0 for e in (x_se, y_se))
+            errors = (e if 0 < e < math.inf else 0.0 for e in (x_se, y_se))
             found.setdefault(tables.family(row), []).append(Point(short, x, y, *errors))
     return {name: sorted(group, key=lambda p: p.x) for name, group in found.items()}
 
