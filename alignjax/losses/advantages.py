@@ -105,7 +105,8 @@ def whiten(
 
 def _group(rewards: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, ...]:
     keep, rewards = inputs.masked("B N", mask, rewards=rewards)
-    return keep, jax.lax.stop_gradient(rewards), inputs.count(keep, keepdims=True)
+    number = inputs.count(keep, keepdims=True).astype(rewards.dtype)
+    return keep, jax.lax.stop_gradient(rewards), number
 
 
 def group_relative(
