@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from alignjax import experiment, losses
@@ -16,7 +15,6 @@ from alignjax.evals import best_of_n, estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.lifecycles import review_gates, stages
 from alignjax.models import config as model_config
-from alignjax.models import transformer
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
@@ -67,84 +65,52 @@ class ReviewLifecycle:
                 shapes.check_number(name, value, above=0)
 
 
-def run(config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]) -> list[Any]:
+def run(
+    config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]
+) -> list[stages.Gate]:
     """Runs every stage that is not finished, writes results.json, returns the gates."""
     config.validate()
     experiment.claim_workdir(
         workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS
     )
     with meshes.use(meshes.make_mesh(config.mesh)):
-        return _Lifecycle(config, stages.Workspace(workdir, say)).run()
+        return _Lifecycle(config, workdir, say).run()
 
 
 class _Lifecycle:
-    """One run of the stages; holds what they share: the world, the model, the sampler."""
+    """One run of the stages; holds what they share: the world, the frontier, the sampler."""
 
-    def __init__(self, config: ReviewLifecycle, space: stages.Workspace):
-        self.config, self.space = config, space
+    def __init__(self, config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]):
+        self.config = config
         self.corpus = corpora.make_corpus(config.data)
+        self.space = stages.Workspace(workdir, config, self.corpus, say)
         self.world = self.corpus.world
-        self.shape = experiment.resolve_model(config.model, self.corpus)
-        self.model = transformer.transformer(self.shape)
         self.prompts = self.corpus.table("prompts", "eval")
         self.frontier = oracle.exact_optimum(self.world, self.prompts["prompts"])
         new = self.world.length - self.world.prompt_length
         self.sample = policies.make_sampler(
-            self.model,
+            self.space.model,
             transforms.SamplingConfig(max_new_tokens=new),
             eos=self.corpus.eos,
             pad=self.corpus.pad,
             rows=config.eval_batch,
         )
-        self._loaded: dict[str, Any] = {}
 
-    def run(self) -> list[Any]:
-        config = self.config
-        self._train("pretrain", config.pretrain)
-        self._train("sft", config.sft, policy="pretrain")
-        pairs = self._pairs()
-        self._train("reward", config.reward, policy="sft", pairs=pairs)
-        for beta in config.dpo_betas:
-            self._train(f"dpo-{beta:g}", _with(config.dpo, beta=beta), policy="sft", pairs=pairs)
-        learned = [("ppo", "model", beta) for beta in config.ppo_betas]
-        gold = [("ppo-gold", "gold", beta) for beta in config.gold_betas]
-        for name, source, beta in (*learned, *gold):
-            training = _with(config.ppo, kl_coefficient=beta, reward=source)
-            self._train(f"{name}-{beta:g}", training, policy="sft", reward="reward")
+    def run(self) -> list[stages.Gate]:
+        config, train = self.config, self.space.train
+        train("pretrain", config.pretrain)
+        train("sft", config.sft, policy="pretrain")
+        data = dataclasses.replace(config.data, pairs=str(self._pairs()))
+        train("reward", config.reward, policy="sft", data=data)
+        for stage, (kind, beta) in policy_stages(config).items():
+            if kind == "dpo":
+                changes = stages.changed(config.dpo, beta=beta)
+                train(stage, changes, policy="sft", data=data)
+            else:
+                source = "gold" if kind == "ppo-gold" else "model"
+                changes = stages.changed(config.ppo, kl_coefficient=beta, reward=source)
+                train(stage, changes, policy="sft", reward="reward")
         return self._results()
-
-    def _train(
-        self, stage: str, training: experiment.Training, *, policy="", reward="", pairs=None
-    ) -> None:
-        config = self.config
-        data = config.data if pairs is None else dataclasses.replace(config.data, pairs=str(pairs))
-        parts = {f.name: getattr(training, f.name) for f in dataclasses.fields(training)}
-        self.space.train(
-            stage,
-            experiment.Experiment(
-                **parts,
-                seed=config.seed,
-                model=config.model,
-                data=data,
-                mesh=config.mesh,
-                policy=str(self.space.path(policy)) if policy else "",
-                reward=str(self.space.path(reward)) if reward else "",
-            ),
-        )
-
-    def _policy(self, stage: str) -> Any:
-        if stage not in self._loaded:
-            self._loaded[stage] = experiment.load_policy(
-                self.space.path(stage), self.model, self.shape, self.space.say
-            )
-        return self._loaded[stage]
-
-    def _reward(self) -> Any:
-        if "reward" not in self._loaded:
-            self._loaded["reward"] = experiment.load_reward(
-                self.space.path("reward"), self.model, self.shape, self.space.say
-            )
-        return self._loaded["reward"]
 
     def _draw(self, prompts: np.ndarray, draws: int, purpose: str, reward: Any = None) -> Any:
         """`draws` completions of the SFT policy for each prompt, as [P, draws, ...] arrays."""
@@ -152,8 +118,8 @@ class _Lifecycle:
         width = np.full(len(repeated), self.world.prompt_length, np.int32)
         seed = keys.integers(self.config.seed, purpose)[1] ^ self.config.seed
         drawn = self.sample(
-            self._policy("sft"),
-            self._policy("sft"),
+            self.space.policy("sft"),
+            self.space.policy("sft"),
             {"prompts": repeated, "lengths": width},
             seed,
             reward=reward,
@@ -181,8 +147,8 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             drawn = self.sample(
-                self._policy(stage), self._policy("sft"), self.prompts, self.config.seed,
-                reward=self._reward(),
+                self.space.policy(stage), self.space.policy("sft"), self.prompts, self.config.seed,
+                reward=self.space.reward(),
             )
             gold = self.corpus.gold(drawn.tokens, drawn.lengths)
             start = self.world.prompt_length
@@ -213,7 +179,7 @@ class _Lifecycle:
             kind = "documents" if stage == "pretrain" else "demonstrations"
             table = self.corpus.table(kind, "eval")
             nll, tokens = likelihood.row_nll(
-                self.model, self._policy(stage), table, self.config.eval_batch
+                self.space.model, self.space.policy(stage), table, self.config.eval_batch
             )
             data = self.config.data
             noisy = stage == "pretrain"
@@ -235,7 +201,7 @@ class _Lifecycle:
         def make() -> dict[str, Any]:
             table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
             scores = preferences.pair_scores(
-                preferences.reward_scores(self.model), self._reward(), table, self.config.eval_batch
+                preferences.reward_scores(self.space.model), self.space.reward(), table, self.config.eval_batch
             )
             by_gold = np.sign(table["gold"][:, :1] - table["gold"][:, 1:])
             differ = by_gold[:, 0] != 0
@@ -252,7 +218,7 @@ class _Lifecycle:
         def make() -> dict[str, Any]:
             prompts = self.prompts["prompts"][: self.config.best_of_prompts]
             _, _, gold, score = self._draw(
-                prompts, self.config.best_of, "best-of-n", self._reward()
+                prompts, self.config.best_of, "best-of-n", self.space.reward()
             )
             rows = []
             for name, by in (("rm", score), ("gold", gold)):
@@ -271,32 +237,29 @@ class _Lifecycle:
 
         return self.space.remember("best-of-n", "evaluation", make)
 
-    def _results(self) -> list[Any]:
-        policies_ = [p.name for p in self._policy_stages()]
+    def _results(self) -> list[stages.Gate]:
+        names = ["pretrain", "sft", *policy_stages(self.config)]
         found = review_gates.Findings(
             excess={stage: self._excess(stage) for stage in ("pretrain", "sft")},
             reward=self._reward_accuracy(),
-            evaluations={stage: self._evaluate(stage) for stage in ("pretrain", "sft", *policies_)},
+            evaluations={stage: self._evaluate(stage) for stage in names},
             best_of_n=self._best_of_n()["rows"],
             frontier=self.frontier,
         )
         gates = review_gates.gates(self.config, found) if self.config.gates else []
-        self.space.write_results(review_gates.results(self.config, found, gates, self.space))
+        results = review_gates.results(self.config, found, gates, self.space)
+        stages.write_json(self.space.folder / "results.json", results)
         return gates
 
-    def _policy_stages(self) -> list[pathlib.Path]:
-        config = self.config
-        names = [f"dpo-{beta:g}" for beta in config.dpo_betas]
-        names += [f"ppo-{beta:g}" for beta in config.ppo_betas]
-        names += [f"ppo-gold-{beta:g}" for beta in config.gold_betas]
-        return [self.space.path(name) for name in names]
 
-
-def _with(training: experiment.Training, **changes: Any) -> experiment.Training:
-    """The training with fields of its algorithm exchanged."""
-    return dataclasses.replace(
-        training, algorithm=dataclasses.replace(training.algorithm, **changes)
-    )
+def policy_stages(config: ReviewLifecycle) -> dict[str, tuple[str, float]]:
+    """The stages that start from SFT, by folder name: (kind, beta), strongest pull first."""
+    families = {"dpo": config.dpo_betas, "ppo": config.ppo_betas, "ppo-gold": config.gold_betas}
+    return {
+        f"{kind}-{beta:g}": (kind, beta)
+        for kind, betas in families.items()
+        for beta in sorted(betas, reverse=True)
+    }
 
 
 def label_pairs(

@@ -1,4 +1,4 @@
-"""What lifecycles share: training a stage, remembering an evaluation, judging a gate."""
+"""What lifecycles share: training a stage, loading it, remembering an evaluation, judging."""
 
 import dataclasses
 import json
@@ -13,11 +13,12 @@ import jax
 
 import alignjax
 from alignjax import experiment
-from alignjax.evals import estimate
+from alignjax.data import corpus as corpora
+from alignjax.models import transformer
 
 RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # What may differ when a lifecycle is continued.
-HARMLESS = ("mesh.", "data.path")
+HARMLESS = ("config.mesh.", "config.data.path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Gate:
     @property
     def passed(self) -> bool:
         """Whether the rule holds; nan never passes."""
-        return bool(RULES[self.rule](self.value, self.bound))  # nan compares false
+        return bool(RULES[self.rule](self.value, self.bound))
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""
@@ -41,48 +42,87 @@ class Gate:
 
 
 class Workspace:
-    """A lifecycle's folder, one subfolder a stage."""
+    """A lifecycle's folder, one subfolder a stage, and the model that all stages share.
 
-    def __init__(self, folder: pathlib.Path, say: Callable[[str], None]):
-        self.folder, self.say = pathlib.Path(folder), say
+    `config` is the lifecycle's configuration; its seed, model, data and mesh go to every stage.
+    """
+
+    def __init__(
+        self, folder: pathlib.Path, config: Any, corpus: corpora.Corpus, say: Callable[[str], None]
+    ):
+        self.folder, self.config, self.corpus, self.say = folder, config, corpus, say
+        self.shape = experiment.resolve_model(config.model, corpus)
+        self.model = transformer.transformer(self.shape)
         self.seconds: dict[str, float] = {}
+        self._loaded: dict[str, Any] = {}
 
     def path(self, stage: str) -> pathlib.Path:
         """The folder of a stage."""
         return self.folder / stage
 
-    def train(self, stage: str, config: experiment.Experiment) -> None:
-        """Trains a stage; one that is finished returns at once."""
+    def train(
+        self,
+        stage: str,
+        training: experiment.Training,
+        *,
+        policy: str = "",
+        reward: str = "",
+        data: Any = None,
+    ) -> None:
+        """Trains a stage from the policy and reward model of earlier ones, unless it is finished."""
+        if (self.path(stage) / "checkpoints" / str(training.loop.steps)).is_dir():
+            self.say(f"{stage}: finished before, skipped")
+            return
         begin = time.monotonic()
-        if not self._finished(stage, config.loop.steps):
-            experiment.train(config, self.path(stage), name=stage, say=self.say)
-        self._note(stage, begin)
+        parts = {f.name: getattr(training, f.name) for f in dataclasses.fields(training)}
+        config = experiment.Experiment(
+            **parts,
+            seed=self.config.seed,
+            model=self.config.model,
+            data=self.config.data if data is None else data,
+            mesh=self.config.mesh,
+            policy=str(self.path(policy)) if policy else "",
+            reward=str(self.path(reward)) if reward else "",
+        )
+        experiment.train(config, self.path(stage), name=stage, say=self.say)
+        self.seconds[stage] = time.monotonic() - begin
 
-    def _finished(self, stage: str, steps: int) -> bool:
-        return (self.path(stage) / "checkpoints" / str(steps)).is_dir()
+    def policy(self, stage: str) -> Any:
+        """The language model that a stage trained."""
+        return self._load(stage, experiment.load_policy)
 
-    def _note(self, stage: str, begin: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begin
+    def reward(self, stage: str = "reward") -> Any:
+        """The reward model that a stage trained."""
+        return self._load(stage, experiment.load_reward)
+
+    def _load(self, stage: str, load: Callable[..., Any]) -> Any:
+        if stage not in self._loaded:
+            self._loaded[stage] = load(self.path(stage), self.model, self.shape, self.say)
+        return self._loaded[stage]
 
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The JSON that `make` returns, made once and read from the stage's folder afterwards."""
-        begin = time.monotonic()
         file = self.path(stage) / f"{name}.json"
         if not file.exists():
-            found = make()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found))
-            partial.replace(file)
-            self._note(f"{stage} {name}", begin)
+            begin = time.monotonic()
+            write_json(file, make())
+            self.seconds[f"{stage} {name}"] = time.monotonic() - begin
         return json.loads(file.read_text())
 
-    def write_results(self, results: dict[str, Any]) -> None:
-        """results.json, which the report reads."""
-        file = self.folder / "results.json"
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(results, indent=1))
-        partial.replace(file)
+
+def write_json(file: pathlib.Path, content: Any) -> None:
+    """Writes JSON whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(file)
+
+
+def changed(training: experiment.Training, **changes: Any) -> experiment.Training:
+    """The training with fields of its algorithm exchanged."""
+    return dataclasses.replace(
+        training, algorithm=dataclasses.replace(training.algorithm, **changes)
+    )
 
 
 def environment() -> dict[str, str]:
@@ -94,8 +134,3 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} x {', '.join(sorted(kinds))}",
     }
-
-
-def show(value: estimate.Estimate) -> dict[str, float]:
-    """An estimate as a cell of the report's table."""
-    return value.as_dict()
