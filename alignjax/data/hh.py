@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
 from alignjax.core import shapes
 from alignjax.data import chat, corpus, examples, sources
@@ -56,7 +57,18 @@ def read(config: HhConfig) -> dict[str, sources.Preferences]:
     return splits
 
 
-def make_corpus(config: HhConfig) -> corpus.Corpus:
+def make_tokenizer(
+    config: HhConfig, splits: dict[str, sources.Preferences] | None = None
+) -> tokenizers.Tokenizer:
+    """The tokenizer that is named, or else trained on the training text, the same each time."""
+    if config.tokenizer:
+        return tokenizers.load_tokenizer(pathlib.Path(config.tokenizer))
+    rows = (splits or read(config))["train"].rows
+    texts = (turn.text for turns in conversations(rows) for turn in turns)
+    return tokenizers.train_tokenizer(texts, config.vocab_size)
+
+
+def make_corpus(config: HhConfig, say: Callable[[str], None] = lambda line: None) -> corpus.Corpus:
     """The corpus of a folder.
 
     Raises:
@@ -64,12 +76,7 @@ def make_corpus(config: HhConfig) -> corpus.Corpus:
     """
     config.validate()
     splits = read(config)
-    if config.tokenizer:
-        tokenizer = tokenizers.load_tokenizer(pathlib.Path(config.tokenizer))
-    else:
-        texts = (turn.text for turns in conversations(splits["train"].rows) for turn in turns)
-        tokenizer = tokenizers.train_tokenizer(texts, config.vocab_size)
-    counts: dict[str, str] = {}
+    tokenizer = make_tokenizer(config, splits)
 
     def table(kind: str, split: str) -> corpus.Table:
         rows, share = splits[split].rows, config.max_truncated_share
@@ -91,7 +98,7 @@ def make_corpus(config: HhConfig) -> corpus.Corpus:
                 tokenizer, rows, config.prompt_length, max_truncated_share=share
             )
             made = {"prompts": made["tokens"], "lengths": made["lengths"]}
-        counts[f"{kind}/{split}"] = str(count)
+        say(f"{kind} of {split}: {count}")
         return made
 
     return corpus.Corpus(

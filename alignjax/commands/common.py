@@ -1,0 +1,47 @@
+"""What commands share: options, the run's folder, plain messages."""
+
+import pathlib
+import sys
+
+import jax
+
+from alignjax import flags
+
+WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
+DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def workdir(parsed: flags.Parsed) -> pathlib.Path:
+    """The folder of --workdir; runs/NAME[-VARIANT] where none is given.
+
+    Raises:
+      ValueError: the path is a file.
+    """
+    default = f"runs/{parsed.name}{'-' + parsed.variant if parsed.variant else ''}"
+    path = pathlib.Path(parsed.options["workdir"] or default)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"--workdir must be a folder; got the file {path}.")
+    return path
+
+
+def run_folder(parsed: flags.Parsed) -> pathlib.Path:
+    """The folder of a run that must exist already.
+
+    Raises:
+      ValueError: there is none.
+    """
+    given = parsed.options["workdir"]
+    if not given or not pathlib.Path(given).is_dir():
+        raise ValueError(f"--workdir must be the folder of a run; got {given!r}.")
+    return pathlib.Path(given)
+
+
+def use_compilation_cache(folder: pathlib.Path) -> None:
+    """Compiled programs are kept in the folder: stages share them and a restart is quick."""
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

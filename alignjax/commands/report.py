@@ -1,0 +1,14 @@
+"""alignjax report: the table, report.html and pictures of a lifecycle, made again."""
+
+from alignjax import flags, report
+from alignjax.commands import common
+
+OPTIONS = (common.WORKDIR, common.DEBUG)
+NEEDS_CONFIG = False
+
+
+def main(parsed: flags.Parsed) -> None:
+    """Writes the report of a folder that holds results.json and prints its table."""
+    folder = common.run_folder(parsed)
+    print(report.write(folder))
+    print(f"\nreport: {folder / 'report.html'}")

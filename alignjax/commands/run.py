@@ -1,0 +1,29 @@
+"""alignjax run: a lifecycle, from pretraining to the report."""
+
+from alignjax import flags, report
+from alignjax.commands import common
+from alignjax.core import errors
+from alignjax.lifecycles import human, review
+
+OPTIONS = (common.WORKDIR, common.DEBUG)
+NEEDS_CONFIG = True
+
+
+def main(parsed: flags.Parsed) -> int | None:
+    """Runs what is not finished, prints the table; exit 1 when a gate is missed."""
+    lifecycles = {review.ReviewLifecycle: review.run, human.HumanLifecycle: human.run}
+    run = lifecycles.get(type(parsed.config))
+    if run is None:
+        raise ValueError(
+            f"alignjax run takes a lifecycle; got {type(parsed.config).__name__} ({parsed.name}). "
+            "Use `alignjax train` for a single experiment."
+        )
+    workdir = common.workdir(parsed)
+    common.use_compilation_cache(workdir)
+    gates = run(parsed.config, workdir, common.say)
+    print(report.write(workdir))
+    print(f"\nreport: {workdir / 'report.html'}")
+    missed = [gate.name for gate in gates if not gate.passed]
+    if missed:
+        raise errors.Failure(f"{len(missed)} gates were missed: {'; '.join(missed)}.")
+    return None

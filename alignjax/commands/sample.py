@@ -1,0 +1,38 @@
+"""alignjax sample: completions of a trained run."""
+
+from alignjax import evaluation, flags
+from alignjax.commands import common
+from alignjax.sampling import transforms
+
+OPTIONS = (
+    common.WORKDIR,
+    flags.Option("prompt", str, "", "text to answer; empty takes prompts of the eval split"),
+    flags.Option("count", int, 4, "completions"),
+    flags.Option("max_new_tokens", int, 64, "limit of a completion"),
+    flags.Option("temperature", float, 1.0, "divides the logits; 0 is greedy"),
+    flags.Option("top_k", int, 0, "keep the k most likely tokens; 0 keeps all"),
+    flags.Option("top_p", float, 1.0, "keep the most likely tokens up to this mass"),
+    flags.Option("seed", int, 0, "of the draws"),
+    common.DEBUG,
+)
+NEEDS_CONFIG = False
+
+
+def main(parsed: flags.Parsed) -> None:
+    """Prints each prompt with its completion."""
+    options = parsed.options
+    config = transforms.SamplingConfig(
+        **{n: options[n] for n in ("max_new_tokens", "temperature", "top_k", "top_p")}
+    )
+    config.validate()
+    folder = common.run_folder(parsed)
+    answers = evaluation.sample(
+        folder,
+        prompt=options["prompt"],
+        count=options["count"],
+        config=config,
+        seed=options["seed"],
+        say=common.say,
+    )
+    for prompt, completion in answers:
+        print(f"> {prompt}\n{completion}\n")

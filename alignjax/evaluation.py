@@ -1,0 +1,193 @@
+"""A finished run read back from its folder: evaluated, sampled from, verified."""
+
+import dataclasses
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax import experiment
+from alignjax.core import errors
+from alignjax.data import chat, hh
+from alignjax.data import corpus as corpora
+from alignjax.evals import estimate, likelihood, preferences
+from alignjax.evals import policy as policies
+from alignjax.models import model as models
+from alignjax.models import transformer
+from alignjax.parallel import mesh as meshes
+from alignjax.sampling import transforms
+from alignjax.training import checkpoint
+
+
+class Run(NamedTuple):
+    """A run's configuration and what it is built of."""
+
+    folder: pathlib.Path
+    method: str
+    config: experiment.Experiment
+    corpus: corpora.Corpus
+    model: models.Model
+
+
+def build(kind: Any, values: dict[str, Any]) -> Any:
+    """A (nested) config dataclass from the plain values that `dataclasses.asdict` made.
+
+    A field typed as a union takes the class that has exactly the stored field names.
+    """
+    hints = typing.get_type_hints(kind)
+    made = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if isinstance(value, dict):
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            fitting = [o for o in options if {f.name for f in dataclasses.fields(o)} == set(value)]
+            made[name] = build(fitting[0], value)
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def read_record(folder: pathlib.Path) -> tuple[str, experiment.Experiment]:
+    """(method, configuration) of a run's folder.
+
+    Raises:
+      ValueError: it is not the folder of a run.
+    """
+    file = folder / "config.json"
+    record = json.loads(file.read_text()) if file.is_file() else {}
+    if "method" not in record:
+        raise ValueError(
+            f"--workdir must be the folder of a run of `alignjax train` or a lifecycle's stage; "
+            f"got {folder}. Name one that holds checkpoints."
+        )
+    return record["method"], build(experiment.Experiment, record["config"])
+
+
+def open_run(folder: pathlib.Path) -> Run:
+    """The run of a folder. Call it inside the run's mesh."""
+    method, config = read_record(folder)
+    corpus = experiment.make_corpus(config.data)
+    return Run(folder, method, config, corpus, transformer.transformer(config.model))
+
+
+def evaluate(
+    folder: pathlib.Path, *, rows: int, seed: int, say: Callable[[str], None]
+) -> dict[str, estimate.Estimate]:
+    """The numbers that a method is judged by, on the eval split.
+
+    pretrain, sft: negative log-likelihood in nats a token. reward: pair accuracy. dpo: pair
+    accuracy of log pi/ref, exact KL to the reference and length of completions. ppo: the latter,
+    and the score that it was trained on.
+    """
+    _, config = read_record(folder)
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        run = open_run(folder)
+        model, corpus, shape = run.model, run.corpus, run.config.model
+        if run.method == "reward":
+            params = experiment.load_reward(folder, model, shape, say)
+            table = corpus.table("pairs", "eval")
+            scores = preferences.pair_scores(preferences.reward_scores(model), params, table, rows)
+            return {"pair accuracy": preferences.accuracy(scores)}
+        policy = experiment.load_policy(folder, model, shape, say)
+        if run.method in ("pretrain", "sft"):
+            table = corpus.table(experiment.table_kind(run.config.algorithm), "eval")
+            return {"nats a token": likelihood.token_nll(model, policy, table, rows)}
+        return _evaluate_policy(run, policy, rows, seed, say)
+
+
+def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> dict[str, Any]:
+    model, corpus, config = run.model, run.corpus, run.config
+    reference = experiment.load_policy(config.policy, model, config.model, say)
+    reward = config.reward and experiment.load_reward(config.reward, model, config.model, say)
+    found = {}
+    if run.method == "dpo":
+        table = corpus.table("pairs", "eval")
+        trees = (policy, reference)
+        scores = preferences.pair_scores(preferences.implicit_scores(model), trees, table, rows)
+        found["pair accuracy"] = preferences.accuracy(scores)
+    sampling = getattr(config.algorithm, "sampling", None) or transforms.SamplingConfig(
+        max_new_tokens=corpus.length - corpus.prompt_length
+    )
+    sample = policies.make_sampler(
+        model, sampling, eos=corpus.eos, pad=corpus.pad, rows=rows, max_drift=1e-2
+    )
+    prompts = {name: x[:2048] for name, x in corpus.table("prompts", "eval").items()}
+    drawn = sample(policy, reference, prompts, seed, reward=reward or None)
+    if corpus.gold is not None:
+        found["gold reward"] = estimate.mean(corpus.gold(drawn.tokens, drawn.lengths))
+    if drawn.score is not None:
+        found["reward model score"] = estimate.mean(drawn.score)
+    found["KL to the reference, nats"] = estimate.mean(drawn.kl)
+    found["length, tokens"] = estimate.mean(drawn.completion_lengths)
+    found["ended"] = estimate.mean(drawn.ended)
+    return found
+
+
+def sample(
+    folder: pathlib.Path,
+    *,
+    prompt: str,
+    count: int,
+    config: transforms.SamplingConfig,
+    seed: int,
+    say: Callable[[str], None],
+) -> list[tuple[str, str]]:
+    """`count` pairs of prompt and completion, as text.
+
+    Raises:
+      ValueError: a prompt is given for data without a tokenizer, or is too long.
+    """
+    _, stored = read_record(folder)
+    with meshes.use(meshes.make_mesh(stored.mesh)):
+        run = open_run(folder)
+        policy = experiment.load_policy(folder, run.model, run.config.model, say)
+        prompts = _prompts(run, prompt, count)
+        draw = policies.make_sampler(
+            run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count, max_drift=1e-2
+        )
+        drawn = draw(policy, policy, prompts, seed)
+    text = run.corpus.text
+    return [
+        (text(row[:start]), text(row[start:end]))
+        for row, start, end in zip(drawn.tokens, drawn.prompt_lengths, drawn.lengths, strict=True)
+    ]
+
+
+def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
+    if not prompt:
+        return {name: x[:count] for name, x in run.corpus.table("prompts", "eval").items()}
+    if not isinstance(run.config.data, hh.HhConfig):
+        raise ValueError(
+            "--prompt needs data with a tokenizer; this run's world has fixed prompts. Leave it out."
+        )
+    tokenizer = hh.make_tokenizer(run.config.data)
+    turns = [chat.Turn("human", prompt)]
+    ids, _ = chat.encode_chat(tokenizer, turns, generation_prompt=True)
+    tokens = np.tile(np.asarray(ids, np.int32), (count, 1))
+    return {"prompts": tokens, "lengths": np.full(count, len(ids), np.int32)}
+
+
+def verify(
+    folder: pathlib.Path, *, say: Callable[[str], None]
+) -> list[tuple[int, str]]:
+    """(step, what is wrong or "") of every checkpoint in a run's folder.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not checkpoint.exists(folder):
+        raise ValueError(f"--workdir must hold checkpoints; got {folder}.")
+    found = []
+    checkpoints = checkpoint.Checkpoints(folder)
+    for step in checkpoints.steps():
+        try:
+            checkpoints.verify(step)
+            found.append((step, ""))
+        except errors.Failure as failure:
+            found.append((step, str(failure)))
+    checkpoints.close()
+    return found

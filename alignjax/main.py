@@ -1,0 +1,58 @@
+"""The command line: `alignjax COMMAND --option=value ...`."""
+
+import difflib
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import alignjax
+from alignjax import outcome
+
+COMMANDS = {
+    "run": "a lifecycle, from pretraining to the report",
+    "train": "one experiment",
+    "evaluate": "a trained run on its eval split",
+    "sample": "completions of a trained run",
+    "report": "a lifecycle's table, page and pictures, made again",
+    "check-data": "preference rows read and judged without a model",
+    "verify": "the checksums of a run's checkpoints",
+}
+
+
+def usage() -> str:
+    """What `alignjax --help` prints."""
+    lines = [f"alignjax {alignjax.__version__}: alignjax COMMAND [--option=value ...]", ""]
+    lines += [f"  {name:<11} {text}" for name, text in COMMANDS.items()]
+    return "\n".join([*lines, "", "alignjax COMMAND --help lists a command's options."])
+
+
+def dispatch(argv: Sequence[str]) -> int | None:
+    """Runs a command line's command and returns its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(alignjax.__version__)
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"the command must be one of {', '.join(COMMANDS)}; got {name!r}.{hint}")
+    from alignjax import flags
+
+    command = importlib.import_module(f"alignjax.commands.{name.replace('-', '_')}")
+    parsed = flags.parse(
+        list(argv[1:]), command=name, options=command.OPTIONS, needs_config=command.NEEDS_CONFIG
+    )
+    return command.main(parsed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console command. Exit codes: alignjax/core/errors.py."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = any(word in ("--debug", "--debug=true", "--debug=True") for word in argv)
+    folder = next((w.split("=", 1)[1] for w in argv if w.startswith("--workdir=")), "")
+    existing = pathlib.Path(folder) if folder and pathlib.Path(folder).is_dir() else None
+    return outcome.run_command(lambda: dispatch(argv), debug=debug, log_folder=existing)
