@@ -38,7 +38,7 @@ def raises(error):
 def in_experiments(tmp_path, body, name="experiments"):
     """A command whose code lies in a folder of experiments."""
     file = tmp_path / name / "x.py"
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text(f"import json, pathlib\ndef command():\n    {body}\n")
     return runpy.run_path(str(file))["command"]
 
@@ -85,8 +85,9 @@ def test_experiments_are_ours_and_their_messages_one_line(end, tmp_path):
     assert end(command) == (2, ["alignjax: error: a must be \\x1b[31m b c"])
 
 
-def test_elsewhere_is_not_ours(end, tmp_path):
-    code, lines = end(in_experiments(tmp_path, "raise ValueError('a')", "experimental"))
+@pytest.mark.parametrize("name", ["experimental", "experiments/lib/site-packages"])
+def test_elsewhere_is_not_ours(end, tmp_path, name):
+    code, lines = end(in_experiments(tmp_path, "raise ValueError('a')", name))
     assert code == 1
     assert lines[0] == "alignjax: error: ValueError: a"
 
@@ -133,16 +134,14 @@ def test_a_librarys_value_error_is_condensed(end, tmp_path):
     assert "in raw_decode" in text
 
 
-@pytest.mark.parametrize(
-    "body", ["jnp.reshape(x, (2, 2))", "jax.jit(jnp.reshape, static_argnums=1)(x, (2, 2))"]
-)
+@pytest.mark.parametrize("body", ["jnp.concatenate([])", "jax.jit(lambda: jnp.concatenate([]))()"])
 def test_jaxs_errors_are_not_taken_for_ours(end, tmp_path, body):
     before = jax.config.values["jax_traceback_filtering"]
-    setup = "import jax; import jax.numpy as jnp; x = jnp.zeros(3); "
+    setup = "import jax; import jax.numpy as jnp; "
     code, lines = end(in_experiments(tmp_path, setup + body))
     assert code == 1
     assert len(lines) <= 5
-    assert "reshape" in lines[0]
+    assert "ValueError: Need at least one array" in lines[0]
     assert "jax/_src" in (tmp_path / "error.txt").read_text()
     assert jax.config.values["jax_traceback_filtering"] == before
 
