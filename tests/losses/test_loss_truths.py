@@ -264,17 +264,18 @@ def test_bradley_terry_at_the_fisher_bound():  # E7
 
 
 def test_plackett_luce():  # E8
+    plackett_luce = jax.jit(losses.plackett_luce)
     s = RNG.normal(size=(5, 2))
     pair = losses.bradley_terry(s[:, 1], s[:, 0])
-    np.testing.assert_allclose(losses.plackett_luce(s, np.array([[1.0, 0]] * 5)), pair, atol=1e-12)
+    np.testing.assert_allclose(plackett_luce(s, np.array([[1.0, 0]] * 5)), pair, atol=1e-12)
     scores, ranks = RNG.normal(size=(4, 5)), RNG.permuted(np.tile(np.arange(5.0), (4, 1)), axis=1)
-    grad = jax.grad(lambda x: losses.plackett_luce(x, ranks).sum())(scores)
+    grad = jax.jit(jax.grad(lambda x: plackett_luce(x, ranks).sum()))(scores)
     np.testing.assert_allclose(jnp.sum(grad, -1), 0, atol=1e-12)
     every = np.array(list(itertools.permutations(range(4))), float)
     same = np.tile(RNG.normal(size=4), (len(every), 1))
-    assert float(jnp.exp(-losses.plackett_luce(same, every)).sum()) == pytest.approx(1, abs=1e-12)
-    moved = losses.plackett_luce(scores + 100, ranks)  # N5
-    np.testing.assert_allclose(moved, losses.plackett_luce(scores, ranks), atol=1e-10)
+    assert float(jnp.exp(-plackett_luce(same, every)).sum()) == pytest.approx(1, abs=1e-12)
+    moved = plackett_luce(scores + 100, ranks)  # N5
+    np.testing.assert_allclose(moved, plackett_luce(scores, ranks), atol=1e-10)
 
 
 def test_gae_identities():  # E15
