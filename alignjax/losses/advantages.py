@@ -31,7 +31,7 @@ def gae(
     Raises:
       ValueError: shapes differ, mask not 0/1, discount or decay outside [0, 1].
 
-    Reference: Schulman et al. (2016), equations 11 and 16.
+    Reference: Schulman et al. (2016), equation 16.
     """
     _unit("discount", discount)
     _unit("decay", decay)
@@ -50,7 +50,7 @@ def gae(
     end = jnp.zeros_like(rewards[:, 0])  # of a traced array: it keeps the sharding of the batch
     _, advantages = jax.lax.scan(step, (end, end), columns, reverse=True)
     advantages = jnp.swapaxes(advantages, 0, 1)
-    return advantages, jnp.where(keep, advantages + values, 0.0)
+    return advantages, advantages + values
 
 
 def discounted_returns(rewards: jax.Array, mask: jax.Array, *, discount: float) -> jax.Array:
@@ -89,7 +89,7 @@ def whiten(
     Raises:
       ValueError: shapes differ, mask not 0/1, eps <= 0.
 
-    Reference: Huang et al. (2024), "The N+ implementation details of RLHF with PPO", detail 12.
+    Reference: Huang et al. (2024), "The N+ implementation details of RLHF with PPO".
     """
     shapes.check_number("eps", eps, above=0)
     x = jax.lax.stop_gradient(inputs.as_float(x))
@@ -158,12 +158,12 @@ def leave_one_out(rewards: jax.Array, mask: jax.Array | None = None) -> jax.Arra
     Raises:
       ValueError: shapes differ, N < 2, mask not 0/1.
 
-    Reference: Ahmadian et al. (2024), equation 8; Kool et al. (2019).
+    Reference: Ahmadian et al. (2024), arXiv 2402.14740; Kool et al. (2019).
     """
     sizes = shapes.check("rewards", rewards, "B N")
     if sizes["N"] < 2:
         raise ValueError(f"rewards must have N >= 2 samples per prompt; got {sizes['N']}.")
     keep, rewards, number = _group(rewards, mask)
     mean = jnp.sum(rewards, -1, keepdims=True) / number
-    factor = jnp.where(number > 1, number / jnp.maximum(number - 1.0, 1.0), 0.0)
+    factor = number / jnp.maximum(number - 1.0, 1.0)  # a lone sample is its own mean: 0
     return jnp.where(keep, factor * (rewards - mean), 0.0)

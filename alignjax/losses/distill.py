@@ -14,7 +14,7 @@ from alignjax.losses import inputs
 def _both(
     student: jax.Array, teacher: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(mask, student, teacher) in fp32; masked tokens hold zeros; no gradient into the teacher."""
+    """(mask, student, teacher) in fp32, equal where masked; no gradient into the teacher."""
     student, teacher = inputs.arrays("B T V", student_logprobs=student, teacher_logprobs=teacher)
     keep = inputs.mask_of(mask, student[..., 0], "B T")
     student, teacher = (jnp.where(keep[..., None], x, 0.0) for x in (student, teacher))
@@ -23,9 +23,7 @@ def _both(
 
 def _kl(p: jax.Array, q: jax.Array) -> jax.Array:
     """sum_v p (log p - log q) from log-probabilities; entries with p = 0 add nothing."""
-    possible = p > -jnp.inf
-    gap = jnp.where(possible, jnp.where(possible, p, 0.0) - q, 0.0)
-    return jnp.sum(jnp.exp(p) * gap, axis=-1)
+    return jnp.sum(jnp.exp(p) * jnp.where(p > -jnp.inf, p - q, 0.0), axis=-1)
 
 
 def forward_kl(
@@ -41,8 +39,8 @@ def forward_kl(
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
     """
-    keep, student, teacher = _both(student_logprobs, teacher_logprobs, mask)
-    return jnp.where(keep, _kl(teacher, student), 0.0)
+    _, student, teacher = _both(student_logprobs, teacher_logprobs, mask)
+    return _kl(teacher, student)
 
 
 def reverse_kl(
@@ -53,8 +51,8 @@ def reverse_kl(
     With the reference as teacher it is the exact KL penalty of a token. Args, Raises: as
     `forward_kl`.
     """
-    keep, student, teacher = _both(student_logprobs, teacher_logprobs, mask)
-    return jnp.where(keep, _kl(student, teacher), 0.0)
+    _, student, teacher = _both(student_logprobs, teacher_logprobs, mask)
+    return _kl(student, teacher)
 
 
 def generalised_jsd(
@@ -76,7 +74,7 @@ def generalised_jsd(
     Raises:
       ValueError: shapes differ, beta outside [0, 1], mask not 0/1.
 
-    Reference: Agarwal et al. (2024, GKD), equation 1.
+    Reference: Agarwal et al. (2024, GKD), arXiv 2306.13649, section 2.
     """
     shapes.check_number("beta", beta, minimum=0, maximum=1)
     if beta == 0:
@@ -124,7 +122,7 @@ def minillm_advantages(
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Gu et al. (2024, MiniLLM), section 2.2.
+    Reference: Gu et al. (2024, MiniLLM), arXiv 2306.08543, section 2.2.
     """
     keep, student, teacher = inputs.masked(
         "B T", mask, student_logprobs=student_logprobs, teacher_logprobs=teacher_logprobs

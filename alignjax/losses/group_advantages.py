@@ -13,7 +13,7 @@ def remax(rewards: jax.Array, greedy_rewards: jax.Array) -> jax.Array:
     Raises:
       ValueError: the arguments are not both [B].
 
-    Reference: Li et al. (2024, ReMax), section 4.
+    Reference: Li et al. (2024, ReMax), arXiv 2310.10505.
     """
     sampled, greedy = inputs.arrays("B", rewards=rewards, greedy_rewards=greedy_rewards)
     return jax.lax.stop_gradient(sampled - greedy)
@@ -32,7 +32,7 @@ def reinforce_plus_plus(
     Raises:
       ValueError: shapes differ, a number out of range, mask not 0/1.
 
-    Reference: Hu (2025, REINFORCE++), section 3.
+    Reference: Hu (2025, REINFORCE++), arXiv 2501.03262.
     """
     returns = advantages.discounted_returns(rewards, mask, discount=discount)
     return advantages.whiten(returns, mask, eps=eps)
@@ -49,7 +49,7 @@ def reinforce_plus_plus_baseline(
     Raises:
       ValueError: shapes differ, eps <= 0, mask not 0/1.
 
-    Reference: Hu (2025, REINFORCE++), section 3 (baseline).
+    Reference: Hu (2025, REINFORCE++ baseline), arXiv 2501.03262.
     """
     centred = advantages.group_relative(rewards, mask, scale=False)
     return advantages.whiten(centred, mask, eps=eps)
@@ -67,7 +67,7 @@ def gpg(rewards: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Chu et al. (2025, GPG), section 3.
+    Reference: Chu et al. (2025, GPG), arXiv 2504.02546.
     """
     centred = advantages.group_relative(rewards, mask, scale=False)
     live = jnp.sum(is_informative(rewards, mask).astype(centred.dtype))
@@ -111,7 +111,7 @@ def gdpo(
     Raises:
       ValueError: shapes differ, eps <= 0, mask not 0/1.
 
-    Reference: arXiv 2601.05242 (GDPO).
+    Reference: Liu et al. (2026, GDPO), arXiv 2601.05242.
     """
     sizes = shapes.check("rewards", rewards, "B N K")
     shapes.check("weights", weights, "K", {"K": sizes["K"]})

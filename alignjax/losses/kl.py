@@ -168,7 +168,7 @@ def best_of_n_kl(n: int) -> float:
     Raises:
       ValueError: n < 1.
 
-    Reference: Stiennon et al. (2020), appendix G.3; Beirami et al. (2024), theorem 1 (the bound).
+    Reference: Stiennon et al. (2020), appendix G.3; the bound: Beirami et al. (2024).
     """
     shapes.check_number("n", n, minimum=1)
     return math.log(n) - (n - 1) / n

@@ -27,7 +27,7 @@ def unbiased_logistic(z: jax.Array, *, flip_rate: float) -> jax.Array:
     """[(1 - e) l(z) - e l(-z)] / (1 - 2 e) with l(z) = -log sigmoid(z), e = flip_rate in [0, 0.5).
 
     Its mean over labels flipped with probability e is l(z) of the clean label (Natarajan et al.
-    2013; Chowdhury et al. 2024, equation 11). It may be negative.
+    2013; Chowdhury et al. 2024). It may be negative.
 
     Raises:
       ValueError: flip_rate outside [0, 0.5).

@@ -85,7 +85,7 @@ def dft(token_logprobs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Wu et al. (2025), equation 9.
+    Reference: Wu et al. (2025, DFT), arXiv 2508.05629.
     """
     _, logprobs = inputs.masked("B T", mask, token_logprobs=token_logprobs)
     return -jax.lax.stop_gradient(jnp.exp(logprobs)) * logprobs

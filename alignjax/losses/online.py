@@ -31,7 +31,7 @@ def xpo(
     Raises:
       ValueError: shapes differ, beta <= 0, optimism < 0.
 
-    Reference: Xie et al. (2024, XPO), algorithm 1.
+    Reference: Xie et al. (2024, XPO), arXiv 2405.21046, algorithm 1.
     """
     shapes.check_number("optimism", optimism, minimum=0)
     losses = preference.dpo(chosen_logratio, rejected_logratio, beta=beta)
@@ -64,7 +64,7 @@ def nash_md(
     Raises:
       ValueError: shapes differ, beta < 0, mask not 0/1.
 
-    Reference: Munos et al. (2023, Nash-MD), section 7.
+    Reference: Munos et al. (2023, Nash-MD), arXiv 2312.00886.
     """
     shapes.check_number("beta", beta, minimum=0)
     _, new, reference = inputs.masked(
@@ -86,7 +86,7 @@ def geometric_mixture(logits: jax.Array, reference_logits: jax.Array, *, mix: fl
     Raises:
       ValueError: shapes differ, mix outside [0, 1].
 
-    Reference: Munos et al. (2023, Nash-MD), equation 6.
+    Reference: Munos et al. (2023, Nash-MD), arXiv 2312.00886.
     """
     shapes.check_number("mix", mix, minimum=0, maximum=1)
     shapes.check("reference_logits", reference_logits, "... V", {"V": jnp.shape(logits)[-1]})

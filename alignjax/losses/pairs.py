@@ -35,7 +35,7 @@ def exo_pair(
     Raises:
       ValueError: shapes differ, beta <= 0, label_smoothing outside (0, 0.5): at 0 it is infinite.
 
-    Reference: Ji et al. (2024, EXO), section 3.2 (K = 2).
+    Reference: Ji et al. (2024, EXO), arXiv 2402.00856 (K = 2).
     """
     e = shapes.check_number("label_smoothing", label_smoothing, above=0, below=0.5)
     shapes.check_number("beta", beta, above=0)
@@ -52,7 +52,7 @@ def nca_pair(chosen_logratio: jax.Array, rejected_logratio: jax.Array, *, beta: 
     Raises:
       ValueError: shapes differ, beta <= 0.
 
-    Reference: Chen et al. (2024, NCA), section 4 (K = 2, hard labels).
+    Reference: Chen et al. (2024, NCA), arXiv 2402.05369 (K = 2, hard labels).
     """
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
     return links.logistic(a) + 0.5 * links.logistic(-a) + 0.5 * links.logistic(-b)
@@ -73,7 +73,7 @@ def bco_pair(
     Raises:
       ValueError: shapes differ, shift is not a scalar, beta <= 0.
 
-    Reference: Jung et al. (2024, BCO), section 3.
+    Reference: Jung et al. (2024, BCO), arXiv 2404.04656.
     """
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
     shapes.check("shift", shift, "")
@@ -89,7 +89,7 @@ def sppo_hard(
     Raises:
       ValueError: shapes differ, beta <= 0.
 
-    Reference: Wu et al. (2024, SPPO), section 4 (eta = 1 / beta, win rates 1 and 0).
+    Reference: Wu et al. (2024, SPPO), arXiv 2405.00675 (eta = 1 / beta, win rates 1, 0).
     """
     _scaled(chosen_logratio, rejected_logratio, beta)
     a, b = inputs.arrays("B", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio)
@@ -105,7 +105,7 @@ def apo_zero(chosen_logratio: jax.Array, rejected_logratio: jax.Array, *, beta: 
     Raises:
       ValueError: shapes differ, beta <= 0.
 
-    Reference: D'Oosterlinck et al. (2024, APO), section 4.
+    Reference: D'Oosterlinck et al. (2024, APO), arXiv 2408.06266.
     """
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
     return jax.nn.sigmoid(-a) + jax.nn.sigmoid(b)
@@ -119,7 +119,7 @@ def apo_down(chosen_logratio: jax.Array, rejected_logratio: jax.Array, *, beta: 
     Raises:
       ValueError: shapes differ, beta <= 0.
 
-    Reference: D'Oosterlinck et al. (2024, APO), section 4.
+    Reference: D'Oosterlinck et al. (2024, APO), arXiv 2408.06266.
     """
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
     return jax.nn.sigmoid(a) + jax.nn.sigmoid(b - a)
@@ -140,7 +140,7 @@ def discopop(
     Raises:
       ValueError: shapes differ, beta <= 0, temperature outside (0, 1] (above 1 it is unbounded).
 
-    Reference: Lu et al. (2024, DiscoPOP), section 4 (LRML, temperature 0.05).
+    Reference: Lu et al. (2024, DiscoPOP), arXiv 2406.08414 (LRML).
     """
     shapes.check_number("beta", beta, above=0)
     shapes.check_number("temperature", temperature, above=0, maximum=1)
@@ -157,7 +157,7 @@ def dpop(
     Raises:
       ValueError: shapes differ, beta <= 0, penalty < 0.
 
-    Reference: Pal et al. (2024, Smaug), section 3 (penalty 50).
+    Reference: Pal et al. (2024, Smaug), arXiv 2402.13228.
     """
     shapes.check_number("penalty", penalty, minimum=0)
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
@@ -186,7 +186,7 @@ def r_dpo(
     Raises:
       ValueError: shapes differ, beta <= 0, alpha < 0.
 
-    Reference: Park et al. (2024, R-DPO), section 4.
+    Reference: Park et al. (2024, R-DPO), arXiv 2403.19159.
     """
     shapes.check_number("alpha", alpha, minimum=0)
     a, b = _scaled(chosen_logratio, rejected_logratio, beta)
@@ -205,7 +205,7 @@ def mix(losses: Sequence[jax.Array], weights: Sequence[float]) -> jax.Array:
     Raises:
       ValueError: no losses, numbers of losses and weights or shapes differ, a weight not finite.
 
-    Reference: Wang et al. (2024, MPO), section 3.2.
+    Reference: Wang et al. (2024, MPO), arXiv 2411.10442.
     """
     if not losses or len(losses) != len(weights):
         raise ValueError(
@@ -228,7 +228,7 @@ def soft_update(reference: Any, params: Any, *, mix: float) -> Any:
     Raises:
       ValueError: mix outside [0, 1].
 
-    Reference: Gorbatovski et al. (2024, TR-DPO), section 3.
+    Reference: Gorbatovski et al. (2024, TR-DPO), arXiv 2404.09656.
     """
     shapes.check_number("mix", mix, minimum=0, maximum=1)
     return jax.tree.map(

@@ -101,14 +101,13 @@ def ppo_clip(
     Reference: Schulman et al. (2017), equation 7; dual clip: Ye et al. (2020), equation 5;
     asymmetric range: Yu et al. (2025, DAPO), equation 10.
     """
-    keep, advantages, logprobs, old = aligned(
+    _, advantages, logprobs, old = aligned(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
     ratio = jnp.exp(inputs.safe_log_ratio(logprobs, jax.lax.stop_gradient(old)))
-    losses = clipped_surrogate(
+    return clipped_surrogate(
         ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
-    return jnp.where(keep, losses, 0.0)
 
 
 def clip_fraction(
@@ -170,7 +169,7 @@ def reinforce(
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Williams (1992), equation 4.
+    Reference: Williams (1992, REINFORCE).
     """
     _, advantages, logprobs = aligned(mask, advantages, logprobs=logprobs)
     return -advantages * logprobs

@@ -56,7 +56,7 @@ def dpo(
     Raises:
       ValueError: shapes differ, beta <= 0, label_smoothing outside [0, 0.5), or not finite.
 
-    Reference: Rafailov et al. (2023), equation 7; cDPO: Mitchell (2023), equation 3.
+    Reference: Rafailov et al. (2023), equation 7; cDPO: Mitchell (2023).
     """
     return links.logistic(
         _beta(beta) * margin(chosen_logratio, rejected_logratio), label_smoothing=label_smoothing
@@ -81,7 +81,7 @@ def robust_dpo(
     Raises:
       ValueError: shapes differ, beta <= 0, flip_rate outside [0, 0.5), or not finite.
 
-    Reference: Chowdhury et al. (2024), equation 11.
+    Reference: Chowdhury et al. (2024, rDPO), arXiv 2403.00409.
     """
     return links.unbiased_logistic(
         _beta(beta) * margin(chosen_logratio, rejected_logratio), flip_rate=flip_rate
@@ -132,7 +132,7 @@ def hinge(
     Raises:
       ValueError: shapes differ, beta or target_margin <= 0 or not finite.
 
-    Reference: Liu et al. (2023, RSO), equation 12; Zhao et al. (2023, SLiC-HF), equation 1.
+    Reference: Liu et al. (2023, RSO), arXiv 2309.06657; Zhao et al. (2023, SLiC-HF).
     """
     return links.hinge_at(
         _beta(beta) * margin(chosen_logratio, rejected_logratio), target_margin=target_margin

@@ -105,7 +105,7 @@ def alphapo(
     Raises:
       ValueError: as `simpo`; alpha not finite.
 
-    Reference: Gupta et al. (2025, AlphaPO), section 3.
+    Reference: Gupta et al. (2025, AlphaPO), arXiv 2501.03884.
     """
     shapes.check_number("alpha", alpha)
     chosen, rejected = _pair(
@@ -140,7 +140,7 @@ def cpo(
     Raises:
       ValueError: shapes differ, beta <= 0, label_smoothing outside [0, 0.5), nll_weight < 0.
 
-    Reference: Xu et al. (2024, CPO), section 3.
+    Reference: Xu et al. (2024, CPO), arXiv 2401.08417.
     """
     shapes.check_number("nll_weight", nll_weight, minimum=0)
     chosen, rejected = _pair(
@@ -173,7 +173,7 @@ def tpo(
     Raises:
       ValueError: shapes differ, beta <= 0, nll_weight or target_margin < 0.
 
-    Reference: Saeidi et al. (2024, TPO), section 3.
+    Reference: Saeidi et al. (2024, TPO), arXiv 2405.16681.
     """
     shapes.check_number("nll_weight", nll_weight, minimum=0)
     shapes.check_number("target_margin", target_margin, minimum=0)

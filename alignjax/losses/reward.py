@@ -53,7 +53,7 @@ def center_penalty(chosen_scores: jax.Array, rejected_scores: jax.Array) -> jax.
     Raises:
       ValueError: the arguments are not both [B].
 
-    Reference: Eisenstein et al. (2023), section 2, equation 2.
+    Reference: Eisenstein et al. (2023), arXiv 2312.09244.
     """
     chosen, rejected = inputs.arrays(
         "B", chosen_scores=chosen_scores, rejected_scores=rejected_scores
@@ -146,8 +146,8 @@ def process_reward(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Lightman et al. (2023), section 2.6; soft labels: Wang et al. (2024,
-    Math-Shepherd), section 3.
+    Reference: Lightman et al. (2023); soft labels: Wang et al. (2024,
+    Math-Shepherd).
     """
     keep, logits, labels = inputs.masked("B T", mask, logits=logits, labels=labels)
     return jnp.where(keep, _binary(logits, labels), 0.0)
@@ -162,7 +162,7 @@ def outcome_reward(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       ValueError: the arguments are not both [B].
 
-    Reference: Cobbe et al. (2021), section 4.
+    Reference: Cobbe et al. (2021).
     """
     logits, labels = inputs.arrays("B", logits=logits, labels=labels)
     return _binary(logits, labels)

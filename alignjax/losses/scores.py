@@ -56,7 +56,7 @@ def score_ld(
     Raises:
       ValueError: shapes differ, mask not 0/1, alpha outside [0, 1].
 
-    Reference: Liu et al. (2024, LD-DPO), section 3.2.
+    Reference: Liu et al. (2024, LD-DPO), arXiv 2409.06411.
     """
     shapes.check_number("alpha", alpha, minimum=0, maximum=1)
     keep, logprobs = inputs.masked("B T", mask, token_logprobs=token_logprobs)
@@ -83,10 +83,10 @@ def wpo_weight(
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Zhou et al. (2024, WPO), section 3.2 (sampled alignment).
+    Reference: Zhou et al. (2024, WPO), arXiv 2406.11827 (sampled alignment).
     """
     keep, logprobs, sum_p2 = inputs.masked(
         "B T", mask, token_logprobs=token_logprobs, sum_p2=sum_p2
     )
-    relative = jnp.where(keep, logprobs - jnp.log(jnp.where(keep, sum_p2, 1.0)), 0.0)
+    relative = logprobs - jnp.log(jnp.where(keep, sum_p2, 1.0))
     return jax.lax.stop_gradient(jnp.exp(jnp.sum(relative, axis=-1) / inputs.count(keep)))

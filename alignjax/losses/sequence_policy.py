@@ -35,7 +35,7 @@ def sequence_ratio(
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Zheng et al. (2025, GSPO), equation 7.
+    Reference: Zheng et al. (2025, GSPO), arXiv 2507.18071, equation 7.
     """
     keep, new, old = inputs.masked("B T", mask, logprobs=logprobs, old_logprobs=old_logprobs)
     log_ratio = jnp.sum(new - jax.lax.stop_gradient(old), axis=-1)
@@ -103,8 +103,7 @@ def gspo_token(
     )
     ratio = jax.lax.stop_gradient(sequence_ratio(new, old, keep))[:, None]
     ratio = ratio * jnp.exp(new - jax.lax.stop_gradient(new))
-    losses = policy.clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
-    return jnp.where(keep, losses, 0.0)
+    return policy.clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
 
 
 def luspo(
@@ -118,7 +117,7 @@ def luspo(
 ) -> jax.Array:
     """Length-unbiased sequence policy optimisation, [B]: |y| times the loss of `gspo`.
 
-    Args, Returns, Raises: as `gspo`. Reference: arXiv 2602.05261.
+    Args, Returns, Raises: as `gspo`. Reference: LUSPO, arXiv 2602.05261.
     """
     (keep, _) = inputs.masked("B T", mask, logprobs=logprobs)
     losses = gspo(logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high)
@@ -151,7 +150,7 @@ def gmpo(
     Raises:
       ValueError: shapes differ, clip_low or clip_high <= 0, mask not 0/1.
 
-    Reference: Zhao et al. (2025, GMPO), section 3.
+    Reference: Zhao et al. (2025, GMPO), arXiv 2507.20673.
     """
     shapes.check_number("clip_low", clip_low, above=0)
     shapes.check_number("clip_high", clip_high, above=0)
@@ -182,7 +181,7 @@ def rloo(logprobs: jax.Array, advantages: jax.Array, mask: jax.Array | None = No
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Ahmadian et al. (2024), section 3.
+    Reference: Ahmadian et al. (2024, RLOO), arXiv 2402.14740.
     """
     _, advantages, (new,) = _rows(mask, advantages, logprobs=logprobs)
     return -advantages * jnp.sum(new, axis=-1)
@@ -236,7 +235,7 @@ def vespo(
     Raises:
       ValueError: shapes differ, a k or lam <= 0, mask not 0/1.
 
-    Reference: arXiv 2602.10693.
+    Reference: Shen et al. (2026, VESPO), arXiv 2602.10693.
     """
     for name, (k, lam) in {"positive": positive, "negative": negative}.items():
         shapes.check_number(f"{name}[0]", k, above=0)

@@ -72,7 +72,7 @@ def sapo(
     Raises:
       ValueError: shapes differ, a temperature <= 0, mask not 0/1.
 
-    Reference: arXiv 2511.20347.
+    Reference: Gao et al. (2025, SAPO), arXiv 2511.20347.
     """
     shapes.check_number("positive_temperature", positive_temperature, above=0)
     shapes.check_number("negative_temperature", negative_temperature, above=0)
@@ -154,7 +154,7 @@ def clip_cov(
     Raises:
       ValueError: shapes differ, a number out of range, mask not 0/1.
 
-    Reference: Cui et al. (2025), section 4.2 (clip-cov).
+    Reference: Cui et al. (2025), arXiv 2505.22617 (clip-cov).
     """
     shapes.check_number("fraction", fraction, above=0, maximum=1)
     shapes.check_number("maximum", maximum, above=shapes.check_number("minimum", minimum))
@@ -187,7 +187,7 @@ def kl_cov(
     Raises:
       ValueError: shapes differ, a number out of range, mask not 0/1.
 
-    Reference: Cui et al. (2025), section 4.2 (KL-cov; |log rho| is the authors' estimate of KL).
+    Reference: Cui et al. (2025), arXiv 2505.22617 (|log rho| is the authors' estimate of KL).
     """
     shapes.check_number("penalty", penalty, minimum=0)
     cov = covariance(logprobs, advantages, mask)

@@ -56,7 +56,7 @@ def aot(
     Raises:
       ValueError: shapes differ, beta <= 0, label_smoothing outside [0, 0.5), mask not 0/1.
 
-    Reference: Melnyk et al. (2024, AOT), section 3 (paired).
+    Reference: Melnyk et al. (2024, AOT), arXiv 2406.05882 (paired).
     """
     chosen, rejected, reference_chosen, reference_rejected = inputs.arrays(
         "B",
@@ -84,7 +84,7 @@ def aot_unpaired(
 
     Args, Returns, Raises: as `aot`, with log-ratios [B] in nats.
 
-    Reference: Melnyk et al. (2024, AOT), section 3 (unpaired).
+    Reference: Melnyk et al. (2024, AOT), arXiv 2406.05882 (unpaired).
     """
     chosen, rejected = inputs.arrays(
         "B", chosen_logratio=chosen_logratio, rejected_logratio=rejected_logratio

@@ -27,7 +27,7 @@ def kto_reference_point(mismatched_logratio: jax.Array, mask: jax.Array | None =
     Raises:
       ValueError: shapes differ, or mask is not 0/1.
 
-    Reference: Ethayarajh et al. (2024, KTO), section 4.1.
+    Reference: Ethayarajh et al. (2024, KTO), arXiv 2402.01306.
     """
     keep, x = inputs.masked("B", mask, mismatched_logratio=mismatched_logratio)
     return jax.lax.stop_gradient(jnp.maximum(0.0, jnp.sum(x) / inputs.count(keep)))
@@ -59,7 +59,7 @@ def kto(
     Raises:
       ValueError: shapes differ, reference_point not a scalar, beta or a weight <= 0.
 
-    Reference: Ethayarajh et al. (2024, KTO), section 4.1.
+    Reference: Ethayarajh et al. (2024, KTO), arXiv 2402.01306.
     """
     shapes.check_number("desirable_weight", desirable_weight, above=0)
     shapes.check_number("undesirable_weight", undesirable_weight, above=0)
@@ -81,7 +81,7 @@ def apo_zero_unpaired(logratio: jax.Array, desirable: jax.Array, *, beta: float)
     Raises:
       ValueError: shapes differ, beta <= 0.
 
-    Reference: D'Oosterlinck et al. (2024, APO), section 4.
+    Reference: D'Oosterlinck et al. (2024, APO), arXiv 2408.06266.
     """
     return kto(logratio, desirable, 0.0, beta=beta)
 
@@ -107,7 +107,7 @@ def bco(
     Raises:
       ValueError: shapes differ, shift not a scalar, beta <= 0.
 
-    Reference: Jung et al. (2024, BCO), section 3.
+    Reference: Jung et al. (2024, BCO), arXiv 2404.04656.
     """
     shapes.check("shift", shift, "")
     u, good = _signed(logratio, desirable, beta)
@@ -127,7 +127,7 @@ def udm_weight(
     Raises:
       ValueError: not [B], bounds out of order.
 
-    Reference: Jung et al. (2024, BCO), section 4.
+    Reference: Jung et al. (2024, BCO), arXiv 2404.04656.
     """
     shapes.check_number("minimum", minimum, above=0)
     shapes.check_number("maximum", maximum, minimum=minimum)

@@ -1,12 +1,15 @@
 """The parts that losses are composed of, and whole compositions."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alignjax import losses
-from alignjax.losses import links
+from alignjax.losses import inputs, links
 from tests.losses import table
 
 
@@ -67,6 +70,28 @@ def test_sequence_ratio_of_one_token_is_the_token_ratio():
     clip = {"clip_low": 0.2, "clip_high": 0.2}
     near(losses.gspo(new, old, adv, **clip), token)
     near(losses.rloo_clip(new, old, adv), token)
+
+
+def test_log1mexp_is_accurate_at_both_ends():
+    x = np.array([-60.0, -5.0, -0.7, -0.5, -1e-3, -1e-5])
+    want = np.log(-np.expm1(x))
+    want[0] = -np.exp(x[0])
+    np.testing.assert_allclose(inputs.log1mexp(jnp.asarray(x, jnp.float32)), want, rtol=2e-5)
+    assert np.isfinite(inputs.log1mexp(jnp.array(0.0)))
+    assert np.isfinite(jax.grad(inputs.log1mexp)(0.0))
+    np.testing.assert_allclose(jax.grad(inputs.log1mexp)(-0.5), -1 / np.expm1(0.5), rtol=1e-5)
+    assert float(jax.grad(inputs.log1mexp)(-200.0)) == 0.0
+
+
+def test_importing_losses_is_light():
+    code = (
+        "import jax, sys, time; t = time.perf_counter(); import alignjax.losses; "
+        "print(time.perf_counter() - t, *sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *modules = done.stdout.split()
+    assert float(seconds) < 1.0
+    assert not {"flax", "tensorflow", "optax", "orbax", "torch", "ml_collections"} & set(modules)
 
 
 def test_divergences():
@@ -149,6 +174,9 @@ def test_groups():
     mask = jnp.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]])
     assert losses.is_informative(rewards, mask).tolist() == [True, False, True]
     assert losses.is_informative(rewards, jnp.array([[0] * 4] * 3)).tolist() == [False] * 3
+    seven = jnp.array([[1.0, 1.0, 7.0, 1.0]])
+    assert losses.is_informative(seven).tolist() == [True]
+    assert losses.is_informative(seven, jnp.array([[1, 1, 0, 1]])).tolist() == [False]
     near(losses.group_relative(rewards, mask, scale=False)[0], [0.75, -0.25, -0.25, -0.25])
     near(losses.group_relative(rewards, mask, eps=1e-9)[0], [1.5, -0.5, -0.5, -0.5])
     near(
