@@ -48,7 +48,7 @@ def gae(
 
     columns = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (rewards, values, keep))
     end = jnp.zeros_like(rewards[:, 0])  # of a traced array: it keeps the sharding of the batch
-    _, advantages = jax.lax.scan(step, (end, end), columns, reverse=True)
+    advantages: jax.Array = jax.lax.scan(step, (end, end), columns, reverse=True)[1]
     advantages = jnp.swapaxes(advantages, 0, 1)
     return advantages, advantages + values
 

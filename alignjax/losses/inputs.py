@@ -9,7 +9,7 @@ from alignjax.core import shapes
 MAX_LOG_RATIO = 20.0  # nats; e^20 = 4.9e8, far beyond any ratio that carries information
 
 
-def as_float(x: jax.Array) -> jax.Array:
+def as_float(x: jax.typing.ArrayLike) -> jax.Array:
     """`x` in fp32; float64 stays as it is."""
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -83,6 +83,6 @@ def log1mexp(x: jax.Array) -> jax.Array:
     near = x > -0.6931472
     return jnp.where(
         near,
-        jnp.log(-jnp.expm1(jnp.where(near, x, -1.0))),
+        jnp.log(-jnp.expm1(x)),
         jnp.log1p(-jnp.exp(jnp.where(near, -1.0, x))),
     )

@@ -37,12 +37,12 @@ def bradley_terry(
     chosen, rejected = inputs.arrays(
         "B", chosen_scores=chosen_scores, rejected_scores=rejected_scores
     )
-    if jnp.ndim(margin) == 0:
-        gap = shapes.check_number("margin", margin)
-    else:
+    if isinstance(margin, (int, float)):
+        shapes.check_number("margin", margin)
+    elif jnp.ndim(margin) > 0:
         shapes.check("margin", margin, "B", {"B": chosen.shape[0]})
-        gap = inputs.as_float(margin)
-    return links.logistic(chosen - rejected - gap, label_smoothing=label_smoothing)
+    gap = chosen - rejected - inputs.as_float(margin)
+    return links.logistic(gap, label_smoothing=label_smoothing)
 
 
 def center_penalty(chosen_scores: jax.Array, rejected_scores: jax.Array) -> jax.Array:

@@ -237,10 +237,10 @@ def vespo(
 
     Reference: Shen et al. (2026, VESPO), arXiv 2602.10693.
     """
-    for name, (k, lam) in {"positive": positive, "negative": negative}.items():
-        shapes.check_number(f"{name}[0]", k, above=0)
-        shapes.check_number(f"{name}[1]", lam, above=0)
-    keep, advantages, (new, old) = _rows(
+    for name, pair in {"positive": positive, "negative": negative}.items():
+        shapes.check_number(f"{name}[0]", pair[0], above=0)
+        shapes.check_number(f"{name}[1]", pair[1], above=0)
+    _, advantages, (new, old) = _rows(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
     limited = jnp.sum(inputs.safe_log_ratio(new, old), axis=-1)
@@ -249,4 +249,4 @@ def vespo(
     k = jnp.where(up, positive[0], negative[0])
     lam = jnp.where(up, positive[1], negative[1])
     phi = jax.lax.stop_gradient(jnp.exp(lam + k * log_w - lam * jnp.exp(log_w)))
-    return jnp.where(keep, -(phi * advantages)[:, None] * new, 0.0)
+    return -(phi * advantages)[:, None] * new

@@ -105,7 +105,7 @@ def _largest(values: jax.Array, keep: jax.Array, number: jax.Array) -> jax.Array
     """The `number` (rounded, at least 1) largest kept entries of [B, T] as booleans."""
     order = inputs.gathered(jnp.where(keep, values, -jnp.inf)).reshape(-1)
     order = jnp.sort(order, descending=True)
-    place = jnp.clip(jnp.round(number).astype(jnp.int32) - 1, 0, order.size - 1)
+    place = jnp.maximum(jnp.round(number).astype(jnp.int32) - 1, 0)
     return keep & (values >= jax.lax.dynamic_index_in_dim(order, place, keepdims=False))
 
 
@@ -197,7 +197,7 @@ def kl_cov(
     log_ratio = inputs.safe_log_ratio(new, jax.lax.stop_gradient(old))
     chosen = top_fraction(cov, keep, fraction=fraction)
     extra = jnp.where(chosen, penalty * jnp.abs(log_ratio), 0.0)
-    return jnp.where(keep, extra - jnp.exp(log_ratio) * advantages, 0.0)
+    return extra - jnp.exp(log_ratio) * advantages
 
 
 def entropy_bonus(entropy: jax.Array, mask: jax.Array | None = None) -> jax.Array:

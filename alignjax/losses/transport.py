@@ -17,8 +17,7 @@ def _sorted_gap(x: jax.Array, y: jax.Array, mask: jax.Array | None) -> tuple[jax
     keep, x, y = (inputs.gathered(v) for v in (keep, x, y))
     last = jnp.finfo(x.dtype).max
     gap = jnp.sort(jnp.where(keep, x, last)) - jnp.sort(jnp.where(keep, y, last))
-    counted = ~jnp.sort(~keep)
-    return jnp.where(counted, gap, 0.0), counted
+    return gap, ~jnp.sort(~keep)
 
 
 def _loss(

@@ -51,7 +51,7 @@ def kto(
       desirable: [B] booleans or 0/1.
       reference_point: z0, a scalar in nats, from `kto_reference_point`.
       beta: > 0.
-      desirable_weight, undesirable_weight: > 0; keep w_D n_D / (w_U n_U) within [1, 4/3].
+      desirable_weight, undesirable_weight: > 0; best with w_D n_D / (w_U n_U) from 1 to 1.5.
 
     Returns:
       [B] fp32 losses; half the weight where policy and reference agree and z0 = 0.

@@ -205,7 +205,7 @@ def test_detached_arguments_get_no_gradient():
         lambda z: losses.implicit_reward(z[0], beta=0.1),
         lambda z: losses.preference_accuracy(z[0], z[0]),
         lambda z: losses.score_regression(x[0], z[0]),
-        lambda z: losses.remax(z[0], z[0]),
+        lambda z: losses.remax(z[0], x[0]),
         lambda z: losses.minillm_advantages(z, x, m),
         lambda z: losses.bco_pair(x[0], x[0], beta=0.1, shift=z[0, 0]),
         lambda z: losses.bco(x[0], x[0] < 0, z[0, 0], beta=0.1),

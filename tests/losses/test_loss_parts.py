@@ -169,14 +169,21 @@ def test_mix_and_soft_update():
         losses.soft_update(a, b, mix=1.1)
 
 
+def test_whitening_of_equal_entries_and_eps():
+    near(losses.whiten(jnp.full((2, 2), 3.0)), 0.0, 0)
+    near(losses.whiten(jnp.full((2, 2), 3.0), shift_mean=False), 3.0, 0)
+    near(losses.whiten(jnp.array([1.0, 3.0]), eps=3.0), [-0.5, 0.5])
+
+
 def test_groups():
     rewards = jnp.array([[1.0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 7, 0]])
     mask = jnp.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]])
     assert losses.is_informative(rewards, mask).tolist() == [True, False, True]
     assert losses.is_informative(rewards, jnp.array([[0] * 4] * 3)).tolist() == [False] * 3
-    seven = jnp.array([[1.0, 1.0, 7.0, 1.0]])
-    assert losses.is_informative(seven).tolist() == [True]
-    assert losses.is_informative(seven, jnp.array([[1, 1, 0, 1]])).tolist() == [False]
+    for same in (1.0, -1.0):
+        seven = jnp.array([[same, same, 7.0, same]])
+        assert losses.is_informative(seven).tolist() == [True]
+        assert losses.is_informative(seven, jnp.array([[1, 1, 0, 1]])).tolist() == [False]
     near(losses.group_relative(rewards, mask, scale=False)[0], [0.75, -0.25, -0.25, -0.25])
     near(losses.group_relative(rewards, mask, eps=1e-9)[0], [1.5, -0.5, -0.5, -0.5])
     near(

@@ -93,6 +93,8 @@ def test_masked_entries_do_not_matter(case):
     ]
     again, grads_again = run(case, broken)
     close((again, grads_again), (value, grads), 0)
+    if value.shape == mask.shape:
+        assert np.all(value[mask == 0] == (case.name == "importance_ratio"))
     for g in grads:
         assert np.all(g[mask == 0] == 0)
         assert np.any(g[mask == 1] != 0)
