@@ -46,10 +46,10 @@ def gae(
         carry = (jnp.where(kept, advantage, next_advantage), jnp.where(kept, value, next_value))
         return carry, jnp.where(kept, advantage, 0.0)
 
-    columns = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (rewards, values, keep))
-    end = jnp.zeros_like(rewards[:, 0])  # of a traced array: it keeps the sharding of the batch
+    columns = [jnp.swapaxes(inputs.gathered(x, axis=1), 0, 1) for x in (rewards, values, keep)]
+    end = jnp.zeros_like(columns[0][0])  # of a traced array: it keeps the sharding of the batch
     advantages: jax.Array = jax.lax.scan(step, (end, end), columns, reverse=True)[1]
-    advantages = jnp.swapaxes(advantages, 0, 1)
+    advantages = inputs.spread_like(jnp.swapaxes(advantages, 0, 1), values)
     return advantages, advantages + values
 
 

@@ -129,7 +129,8 @@ def minillm_advantages(
     )
 
     def later(x: jax.Array) -> jax.Array:
-        return jnp.cumsum(x[:, ::-1], axis=-1)[:, ::-1] - x
+        whole = inputs.gathered(x, axis=1)
+        return inputs.spread_like(jnp.cumsum(whole[:, ::-1], axis=-1)[:, ::-1] - whole, x)
 
     value = later(teacher - student)
     if length_normalise:

@@ -62,11 +62,20 @@ def count(
     return jnp.maximum(jnp.sum(mask.astype(jnp.float32), axis=axis, keepdims=keepdims), 1.0)
 
 
-def gathered(x: jax.Array) -> jax.Array:
-    """`x` whole on every device of the mesh, as sorting needs it; `x` itself without a mesh."""
-    if jax.typeof(x).sharding.mesh.empty:
-        return x
-    return jax.sharding.reshard(x, jax.P())
+def gathered(x: jax.Array, axis: int | None = None) -> jax.Array:
+    """`x` unsharded along `axis`, or along all: sorting and recurrences over time need that.
+
+    `x` itself without a mesh. The arrays are [B, T] at most, small beside any activation.
+    """
+    spec = tuple(jax.typeof(x).sharding.spec)
+    whole = [None if axis is None or i == axis % x.ndim else name for i, name in enumerate(spec)]
+    return x if spec == tuple(whole) else jax.sharding.reshard(x, jax.P(*whole))
+
+
+def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """`x` with the axes of `like`, of the same shape: undoes `gathered`."""
+    spec = jax.typeof(like).sharding.spec
+    return x if jax.typeof(x).sharding.spec == spec else jax.sharding.reshard(x, spec)
 
 
 def safe_log_ratio(logprobs: jax.Array, other: jax.Array) -> jax.Array:

@@ -62,6 +62,7 @@ def score_ld(
     keep, logprobs = inputs.masked("B T", mask, token_logprobs=token_logprobs)
     shapes.check("other_mask", other_mask, "B U", {"B": keep.shape[0]})
     other = inputs.mask_of(other_mask, jnp.zeros(jnp.shape(other_mask)), "B U", "other_mask")
+    keep, logprobs, other = (inputs.gathered(x, axis=1) for x in (keep, logprobs, other))
     place = jnp.cumsum(keep.astype(jnp.int32), axis=-1)
     common = place <= jnp.sum(other.astype(jnp.int32), axis=-1, keepdims=True)
     return jnp.sum(jnp.where(common, logprobs, alpha * logprobs), axis=-1)

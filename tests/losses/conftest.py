@@ -1,6 +1,7 @@
 """In these tests implicit rank promotion, a [B] beside a [B, T], is an error."""
 
 import jax
+import numpy as np
 import pytest
 
 
@@ -16,3 +17,9 @@ def quick_compilation():
 def strict_rank_promotion():
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def rng():
+    """Random numbers that do not depend on which tests ran before."""
+    return np.random.default_rng(11)
