@@ -41,6 +41,7 @@ HARMLESS = (
     "mesh.",
     "model.remat",
     "model.logit_tile",
+    "model.unroll",
     "policy",
     "reward",
     "data.path",
@@ -189,7 +190,7 @@ def load_run(
     def abstract(meta: dict[str, Any]) -> Any:
         stored, own = meta["config"]["model"], dataclasses.asdict(config)
         for name in own:
-            if name not in ("remat", "logit_tile") and stored.get(name) != own[name]:
+            if name not in ("remat", "logit_tile", "unroll") and stored.get(name) != own[name]:
                 raise ValueError(
                     f"model.{name} must be that of the run to start from; got {own[name]!r}, and "
                     f"{stored.get(name)!r} in {folder}. Use the same model."

@@ -19,6 +19,7 @@ def main(parsed: flags.Parsed) -> int | None:
             "Use `alignjax train` for a single experiment."
         )
     workdir = common.workdir(parsed)
+    common.keep_freed_memory()
     common.use_compilation_cache(workdir)
     gates = run(parsed.config, workdir, common.say)
     print(report.write(workdir))

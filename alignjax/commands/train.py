@@ -15,6 +15,7 @@ def main(parsed: flags.Parsed) -> None:
             f"({parsed.name}). Use `alignjax run` for a lifecycle."
         )
     workdir = common.workdir(parsed)
+    common.keep_freed_memory()
     common.use_compilation_cache(workdir)
     experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
     print(f"finished: {workdir}")

@@ -45,7 +45,7 @@ class ReviewLifecycle:
     label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
     dpo_betas: tuple[float, ...] = (1.0, 0.3, 0.1)
     ppo_betas: tuple[float, ...] = (0.3, 0.1)  # KL coefficients of PPO on the reward model
-    gold_betas: tuple[float, ...] = (1.0,)  # of PPO on the true reward
+    gold_betas: tuple[float, ...] = (1.0, 0.5)  # of PPO on the true reward
     best_of: int = 64  # draws a prompt for best-of-n
     best_of_prompts: int = 512
     eval_batch: int = 2048  # rows scored or sampled at once

@@ -47,6 +47,23 @@ def efficiency(found: Findings, gold: Cell, kl: Cell) -> Cell:
     return {"value": gain / best, "se": error / best}
 
 
+def gain_at(found: Findings, stages_: list[str], kl: float) -> float:
+    """The gain over SFT of a family of policies at a KL.
+
+    Between its policies, in order of KL and beginning with SFT at 0, the gain is interpolated in
+    sqrt(KL); beyond the last one its share of the exact optimum's gain is held.
+    """
+    runs = found.evaluations
+    base = runs["sft"]["gold"]["value"]
+    points = sorted((runs[n]["kl"]["value"], runs[n]["gold"]["value"] - base) for n in stages_)
+    last_kl, last_gain = points[-1]
+    if kl > last_kl:
+        share = last_gain / optimum_gain(found.frontier, last_kl)
+        return share * optimum_gain(found.frontier, kl)
+    roots = [0.0, *(math.sqrt(k) for k, _ in points)]
+    return float(np.interp(math.sqrt(kl), roots, [0.0, *(g for _, g in points)]))
+
+
 def _names(config: Any) -> tuple[list[str], list[str], list[str]]:
     return (
         [f"dpo-{b:g}" for b in sorted(config.dpo_betas, reverse=True)],
@@ -73,9 +90,11 @@ def gates(config: Any, found: Findings) -> list[stages.Gate]:
             steps = (run["value"] - base["value"]) / math.hypot(run["se"], base["se"])
             result.append(gate(f"{name}: gain over SFT, standard errors", steps, ">", 10))
             result.append(gate(f"{name}: efficiency", share[name], ">=", 0.60))
-            if "ppo-gold-1" in runs:
-                lead = share["ppo-gold-1"] - share[name]
-                result.append(gate(f"ppo-gold-1: efficiency above {name}", lead, ">", 0))
+            if gold:
+                lead = gain_at(found, gold, runs[name]["kl"]["value"]) - (
+                    run["value"] - base["value"]
+                )
+                result.append(gate(f"PPO on gold: gain above {name} at its KL", lead, ">", 0))
     for family in (dpo, learned, gold):
         for strong, weak in zip(family, family[1:], strict=False):
             more = runs[weak]["kl"]["value"] - runs[strong]["kl"]["value"]

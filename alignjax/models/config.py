@@ -25,6 +25,7 @@ class TransformerConfig:
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
     remat: str = "none"  # none | dots (save matmul results) | full (save layer inputs)
+    unroll: int = 1  # layers in one scan step: more compiles slower and runs faster on CPU
     logit_tile: int = 0  # time steps whose logits exist at once; 0 chooses by size
 
     def validate(self) -> None:
@@ -41,6 +42,7 @@ class TransformerConfig:
             )
         shapes.check_number("model.rope_theta", self.rope_theta, above=0)
         shapes.check_number("model.norm_eps", self.norm_eps, above=0)
+        shapes.check_number("model.unroll", self.unroll, minimum=1, maximum=self.layers)
         shapes.check_number("model.logit_tile", self.logit_tile, minimum=0)
         shapes.check_choice("model.compute_dtype", self.compute_dtype, DTYPES)
         shapes.check_choice("model.param_dtype", self.param_dtype, DTYPES)

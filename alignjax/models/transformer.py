@@ -130,7 +130,9 @@ def _hidden(
         return _block(config, carry[0], block, angles, mask, layer, carry[1], index), None
 
     numbers = jnp.arange(config.layers)
-    (x, kv), _ = jax.lax.scan(_remat(config, body), (x, kv), (weights.blocks, numbers))
+    (x, kv), _ = jax.lax.scan(
+        _remat(config, body), (x, kv), (weights.blocks, numbers), unroll=config.unroll
+    )
     if cache_state is not None:
         cache_state = struct.replace(
             cache_state, keys=kv[0], values=kv[1], index=index + tokens.shape[1]
