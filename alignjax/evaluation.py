@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import experiment
+from alignjax import experiment, runs
 from alignjax.core import errors
 from alignjax.data import chat, hh
 from alignjax.data import corpus as corpora
@@ -88,11 +88,11 @@ def evaluate(
         run = open_run(folder)
         model, corpus, shape = run.model, run.corpus, run.config.model
         if run.method == "reward":
-            params = experiment.load_reward(folder, model, shape, say)
+            params = runs.load_reward(folder, model, shape, say)
             table = corpus.table("pairs", "eval")
             scores = preferences.pair_scores(preferences.reward_scores(model), params, table, rows)
             return {"pair accuracy": preferences.accuracy(scores)}
-        policy = experiment.load_policy(folder, model, shape, say)
+        policy = runs.load_policy(folder, model, shape, say)
         if run.method in ("pretrain", "sft"):
             table = corpus.table(experiment.table_kind(run.config.algorithm), "eval")
             return {"nats a token": likelihood.token_nll(model, policy, table, rows)}
@@ -101,8 +101,8 @@ def evaluate(
 
 def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> dict[str, Any]:
     model, corpus, config = run.model, run.corpus, run.config
-    reference = experiment.load_policy(config.policy, model, config.model, say)
-    reward = config.reward and experiment.load_reward(config.reward, model, config.model, say)
+    reference = runs.load_policy(config.policy, model, config.model, say)
+    reward = config.reward and runs.load_reward(config.reward, model, config.model, say)
     found = {}
     if run.method == "dpo":
         table = corpus.table("pairs", "eval")
@@ -144,7 +144,7 @@ def sample(
     _, stored = read_record(folder)
     with meshes.use(meshes.make_mesh(stored.mesh)):
         run = open_run(folder)
-        policy = experiment.load_policy(folder, run.model, run.config.model, say)
+        policy = runs.load_policy(folder, run.model, run.config.model, say)
         prompts = _prompts(run, prompt, count)
         draw = policies.make_sampler(
             run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count, max_drift=1e-2
@@ -162,7 +162,8 @@ def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
         return {name: x[:count] for name, x in run.corpus.table("prompts", "eval").items()}
     if not isinstance(run.config.data, hh.HhConfig):
         raise ValueError(
-            "--prompt needs data with a tokenizer; this run's world has fixed prompts. Leave it out."
+            "--prompt needs data with a tokenizer; this run's world has fixed prompts. "
+            "Leave it out."
         )
     tokenizer = hh.make_tokenizer(run.config.data)
     turns = [chat.Turn("human", prompt)]
@@ -171,9 +172,7 @@ def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
     return {"prompts": tokens, "lengths": np.full(count, len(ids), np.int32)}
 
 
-def verify(
-    folder: pathlib.Path, *, say: Callable[[str], None]
-) -> list[tuple[int, str]]:
+def verify(folder: pathlib.Path, *, say: Callable[[str], None]) -> list[tuple[int, str]]:
     """(step, what is wrong or "") of every checkpoint in a run's folder.
 
     Raises:

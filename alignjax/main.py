@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import alignjax
-from alignjax import outcome
+from alignjax.cli import outcome
 
 COMMANDS = {
     "run": "a lifecycle, from pretraining to the report",
@@ -40,7 +40,7 @@ def dispatch(argv: Sequence[str]) -> int | None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"the command must be one of {', '.join(COMMANDS)}; got {name!r}.{hint}")
-    from alignjax import flags
+    from alignjax.cli import flags
 
     command = importlib.import_module(f"alignjax.commands.{name.replace('-', '_')}")
     parsed = flags.parse(

@@ -141,8 +141,11 @@ def ppo(
         generate.check_drift(metrics["drift"].total, config.max_drift)
         if config.target_kl:
             coefficient = losses.adaptive_kl(
-                coefficient, metrics["kl"].value, batch["lengths"].shape[0],
-                target=config.target_kl, horizon=config.kl_horizon,
+                coefficient,
+                metrics["kl"].value,
+                batch["lengths"].shape[0],
+                target=config.target_kl,
+                horizon=config.kl_horizon,
             )
         return rows, {"kl_coefficient": jnp.asarray(coefficient, jnp.float32)}, metrics
 
@@ -150,16 +153,24 @@ def ppo(
         mask = batch["loss_mask"]
         stats, values = policy_and_values(params, batch)
         surrogate = losses.ppo_clip(
-            stats.logprob, batch["old_logprobs"], batch["advantages"], mask,
-            clip_low=config.clip, clip_high=config.clip,
+            stats.logprob,
+            batch["old_logprobs"],
+            batch["advantages"],
+            mask,
+            clip_low=config.clip,
+            clip_high=config.clip,
         )
         value_loss = losses.value_clip(
             values, batch["old_values"], batch["returns"], mask, clip=config.value_clip or None
         )
         ratio = losses.importance_ratio(stats.logprob, batch["old_logprobs"], mask)
         clipped = losses.clip_fraction(
-            stats.logprob, batch["old_logprobs"], batch["advantages"], mask,
-            clip_low=config.clip, clip_high=config.clip,
+            stats.logprob,
+            batch["old_logprobs"],
+            batch["advantages"],
+            mask,
+            clip_low=config.clip,
+            clip_high=config.clip,
         )
         terms = {
             "policy": mean.masked(surrogate, mask),

@@ -37,7 +37,10 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
         target = nll
         if config.label_smoothing:
             target = losses.smoothed_nll(
-                stats.logprob, stats.logsumexp, stats.mean_logit, mask,
+                stats.logprob,
+                stats.logsumexp,
+                stats.mean_logit,
+                mask,
                 label_smoothing=config.label_smoothing,
             )
         return {"target": mean.masked(target, mask)}, {

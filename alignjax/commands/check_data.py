@@ -1,6 +1,6 @@
 """alignjax check-data: a folder of preferences read and judged without a model."""
 
-from alignjax import flags
+from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.data import check
 

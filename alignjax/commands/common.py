@@ -7,7 +7,7 @@ import sys
 
 import jax
 
-from alignjax import flags
+from alignjax.cli import flags
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")

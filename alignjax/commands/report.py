@@ -1,7 +1,8 @@
 """alignjax report: the table, report.html and pictures of a lifecycle, made again."""
 
-from alignjax import flags, report
+from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.reporting import report
 
 OPTIONS = (common.WORKDIR, common.DEBUG)
 NEEDS_CONFIG = False

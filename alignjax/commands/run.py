@@ -1,9 +1,10 @@
 """alignjax run: a lifecycle, from pretraining to the report."""
 
-from alignjax import flags, report
+from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import errors
 from alignjax.lifecycles import human, review
+from alignjax.reporting import report
 
 OPTIONS = (common.WORKDIR, common.DEBUG)
 NEEDS_CONFIG = True

@@ -1,6 +1,7 @@
 """alignjax sample: completions of a trained run."""
 
-from alignjax import evaluation, flags
+from alignjax import evaluation
+from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.sampling import transforms
 

@@ -1,6 +1,7 @@
 """alignjax train: one experiment."""
 
-from alignjax import experiment, flags
+from alignjax import experiment
+from alignjax.cli import flags
 from alignjax.commands import common
 
 OPTIONS = (common.WORKDIR, common.DEBUG)

@@ -2,7 +2,8 @@
 
 import jax
 
-from alignjax import evaluation, flags
+from alignjax import evaluation
+from alignjax.cli import flags
 from alignjax.commands import common
 
 OPTIONS = (common.WORKDIR, common.DEBUG)

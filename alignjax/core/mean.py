@@ -11,9 +11,9 @@ from alignjax.core import struct
 
 @struct.pytree
 class Mean:
-    """A mean kept as its two sums, `total / weight`, so that means of parts can be joined exactly.
+    """A mean kept as its two sums, `total / weight`: means of parts are joined exactly.
 
-    total: sum of weighted values. weight: sum of weights (tokens, pairs, rows: whatever is counted).
+    total: sum of weighted values. weight: sum of weights (tokens, pairs, rows, ...).
     """
 
     total: Any

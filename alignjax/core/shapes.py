@@ -15,7 +15,8 @@ def check(name: str, x: Any, dims: str, sizes: dict[str, int] | None = None) -> 
     Args:
       name: the argument's name, for the message.
       x: an array.
-      dims: axis letters separated by blanks; a number stands for itself, "..." for any leading axes.
+      dims: axis letters separated by blanks; a number stands for itself, a leading "..." for any
+        axes.
       sizes: letters that are known already; they must agree.
 
     Raises:
@@ -38,17 +39,6 @@ def check(name: str, x: Any, dims: str, sizes: dict[str, int] | None = None) -> 
                 f"{name} must have shape [{dims}] with {letter} = {want}; got {shape}."
             )
     return known
-
-
-def check_mask(name: str, mask: Any, dims: str, sizes: dict[str, int] | None = None) -> jax.Array:
-    """The mask as booleans. A concrete mask that holds other numbers than 0 and 1 is refused."""
-    check(name, mask, dims, sizes)
-    mask = jnp.asarray(mask)
-    if mask.dtype == jnp.bool_:
-        return mask
-    if not isinstance(mask, jax.core.Tracer) and not bool(jnp.all((mask == 0) | (mask == 1))):
-        raise ValueError(f"{name} must hold only 0 and 1 or booleans; got other values.")
-    return mask != 0
 
 
 def check_number(

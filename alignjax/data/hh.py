@@ -11,7 +11,7 @@ from alignjax.data import tokenizer as tokenizers
 
 @dataclasses.dataclass(kw_only=True)
 class HhConfig:
-    """A folder of {"chosen", "rejected"} transcripts (hh-rlhf), as jsonl, jsonl.gz or array_record."""
+    """A folder of {"chosen", "rejected"} transcripts: jsonl, jsonl.gz or array_record."""
 
     path: str = "data/hh-rlhf"  # the folder, or one file
     names: str = "*"  # glob that selects files of the folder
@@ -31,7 +31,9 @@ class HhConfig:
         shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
         for name in ("train_rows", "eval_rows"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
-        shapes.check_number("data.max_truncated_share", self.max_truncated_share, minimum=0, maximum=1)
+        shapes.check_number(
+            "data.max_truncated_share", self.max_truncated_share, minimum=0, maximum=1
+        )
         shapes.check_choice("data.on_bad_row", self.on_bad_row, ("error", "skip"))
         if self.prompt_length >= self.length:
             raise ValueError(
@@ -86,8 +88,11 @@ def make_corpus(config: HhConfig, say: Callable[[str], None] = lambda line: None
             )
         elif kind == "demonstrations":
             made, count = examples.language_table(
-                tokenizer, conversations(rows), config.length,
-                pack=config.pack, max_truncated_share=share,
+                tokenizer,
+                conversations(rows),
+                config.length,
+                pack=config.pack,
+                max_truncated_share=share,
             )
         elif kind == "pairs":
             made, count = examples.pair_table(

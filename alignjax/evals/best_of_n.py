@@ -55,4 +55,3 @@ def _row_kl(row: np.ndarray, n: int) -> float:
     chosen = top**n - (top - share) ** n
     kept = chosen > 0
     return float(np.sum(chosen[kept] * np.log(chosen[kept] / share[kept])))
-

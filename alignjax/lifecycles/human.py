@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax import experiment
+from alignjax import experiment, runs
 from alignjax.algorithms import dpo, ppo, pretrain, sft
 from alignjax.algorithms import reward as rewards
 from alignjax.core import shapes
@@ -17,10 +17,6 @@ from alignjax.evals import policy as policies
 from alignjax.lifecycles import stages
 from alignjax.models import config as model_config
 from alignjax.parallel import mesh as meshes
-
-
-def _training(algorithm: Any) -> Any:
-    return dataclasses.field(default_factory=lambda: experiment.Training(algorithm=algorithm()))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,11 +29,11 @@ class HumanLifecycle:
         default_factory=model_config.TransformerConfig
     )
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
-    pretrain: experiment.Training = _training(pretrain.PretrainConfig)
-    sft: experiment.Training = _training(sft.SftConfig)
-    reward: experiment.Training = _training(rewards.RewardConfig)
-    dpo: experiment.Training = _training(dpo.DpoConfig)
-    ppo: experiment.Training = _training(ppo.PpoConfig)
+    pretrain: experiment.Training = experiment.training(pretrain.PretrainConfig)
+    sft: experiment.Training = experiment.training(sft.SftConfig)
+    reward: experiment.Training = experiment.training(rewards.RewardConfig)
+    dpo: experiment.Training = experiment.training(dpo.DpoConfig)
+    ppo: experiment.Training = experiment.training(ppo.PpoConfig)
     eval_batch: int = 64  # rows scored or sampled at once
     eval_prompts: int = 256  # prompts on which policies are sampled
 
@@ -61,7 +57,7 @@ def run(
             "config": dataclasses.asdict(config),
             "fingerprints": dict(lifecycle.corpus.fingerprints),
         }
-        experiment.claim_workdir(workdir, record, harmless=stages.HARMLESS)
+        runs.claim(workdir, record, harmless=stages.HARMLESS)
         train, space = lifecycle.space.train, lifecycle.space
         train("pretrain", config.pretrain)
         train("sft", config.sft, policy="pretrain")
@@ -205,7 +201,9 @@ class _Lifecycle:
                 {"stage": "dpo", "label": "dpo", "keys": ["dpo", "margin"]},
                 {"stage": "ppo", "label": "ppo", "keys": ["score", "kl"]},
             ],
-            "samples": [self._sample(drawn, number) for number in range(len(drawn["sft"]["texts"]))],
+            "samples": [
+                self._sample(drawn, number) for number in range(len(drawn["sft"]["texts"]))
+            ],
             "gates": [],
             "notes": list(self.corpus.summary),
         }

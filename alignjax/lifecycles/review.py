@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax import experiment, losses
+from alignjax import experiment, losses, runs
 from alignjax.algorithms import dpo, ppo, pretrain, sft
 from alignjax.algorithms import reward as rewards
 from alignjax.core import keys, shapes
@@ -21,10 +21,6 @@ from alignjax.worlds import corpus as corpora
 from alignjax.worlds import oracle, review
 
 
-def _training(algorithm: Any) -> Any:
-    return dataclasses.field(default_factory=lambda: experiment.Training(algorithm=algorithm()))
-
-
 @dataclasses.dataclass(kw_only=True)
 class ReviewLifecycle:
     """pretrain -> SFT -> pairs -> reward model -> best-of-n, DPO, PPO -> report."""
@@ -35,11 +31,11 @@ class ReviewLifecycle:
         default_factory=model_config.TransformerConfig
     )
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
-    pretrain: experiment.Training = _training(pretrain.PretrainConfig)
-    sft: experiment.Training = _training(sft.SftConfig)
-    reward: experiment.Training = _training(rewards.RewardConfig)
-    dpo: experiment.Training = _training(dpo.DpoConfig)
-    ppo: experiment.Training = _training(ppo.PpoConfig)
+    pretrain: experiment.Training = experiment.training(pretrain.PretrainConfig)
+    sft: experiment.Training = experiment.training(sft.SftConfig)
+    reward: experiment.Training = experiment.training(rewards.RewardConfig)
+    dpo: experiment.Training = experiment.training(dpo.DpoConfig)
+    ppo: experiment.Training = experiment.training(ppo.PpoConfig)
     pair_prompts: int = 4096  # prompts whose completions are compared
     pair_draws: int = 4  # completions a prompt; all their pairs are labelled
     label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
@@ -70,9 +66,7 @@ def run(
 ) -> list[stages.Gate]:
     """Runs every stage that is not finished, writes results.json, returns the gates."""
     config.validate()
-    experiment.claim_workdir(
-        workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS
-    )
+    runs.claim(workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS)
     with meshes.use(meshes.make_mesh(config.mesh)):
         return _Lifecycle(config, workdir, say).run()
 
@@ -135,10 +129,20 @@ class _Lifecycle:
             parts = []
             for split, count in (("train", self.config.pair_prompts), ("eval", 512)):
                 prompts = self.corpus.table("prompts", split)["prompts"][:count]
-                tokens, lengths, gold, _ = self._draw(prompts, self.config.pair_draws, f"pairs/{split}")
+                tokens, lengths, gold, _ = self._draw(
+                    prompts, self.config.pair_draws, f"pairs/{split}"
+                )
                 rng = np.random.default_rng(keys.integers(self.config.seed, f"labels/{split}"))
-                parts.append(label_pairs(rng, tokens, lengths, gold, self.config.label_temperature,
-                                         start=self.world.prompt_length))
+                parts.append(
+                    label_pairs(
+                        rng,
+                        tokens,
+                        lengths,
+                        gold,
+                        self.config.label_temperature,
+                        start=self.world.prompt_length,
+                    )
+                )
             corpora.write_pairs(file, *parts)
         return file
 
@@ -147,7 +151,10 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             drawn = self.sample(
-                self.space.policy(stage), self.space.policy("sft"), self.prompts, self.config.seed,
+                self.space.policy(stage),
+                self.space.policy("sft"),
+                self.prompts,
+                self.config.seed,
                 reward=self.space.reward(),
             )
             gold = self.corpus.gold(drawn.tokens, drawn.lengths)
@@ -196,12 +203,15 @@ class _Lifecycle:
         return self.space.remember(stage, "excess", make)
 
     def _reward_accuracy(self) -> dict[str, Any]:
-        """Agreement of the reward model with the true order and with the labels of held-out pairs."""
+        """Agreement of the reward model with the true order and the labels of held-out pairs."""
 
         def make() -> dict[str, Any]:
             table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
             scores = preferences.pair_scores(
-                preferences.reward_scores(self.space.model), self.space.reward(), table, self.config.eval_batch
+                preferences.reward_scores(self.space.model),
+                self.space.reward(),
+                table,
+                self.config.eval_batch,
             )
             by_gold = np.sign(table["gold"][:, :1] - table["gold"][:, 1:])
             differ = by_gold[:, 0] != 0
@@ -224,14 +234,16 @@ class _Lifecycle:
             for name, by in (("rm", score), ("gold", gold)):
                 n = 2
                 while n <= self.config.best_of:
-                    rows.append({
-                        "by": name,
-                        "n": n,
-                        "gold": best_of_n.expected_best(by, gold, n).as_dict(),
-                        "proxy": best_of_n.expected_best(by, score, n).as_dict(),
-                        "kl": best_of_n.kl(by, n).as_dict(),
-                        "bound": losses.best_of_n_kl(n),
-                    })
+                    rows.append(
+                        {
+                            "by": name,
+                            "n": n,
+                            "gold": best_of_n.expected_best(by, gold, n).as_dict(),
+                            "proxy": best_of_n.expected_best(by, score, n).as_dict(),
+                            "kl": best_of_n.kl(by, n).as_dict(),
+                            "bound": losses.best_of_n_kl(n),
+                        }
+                    )
                     n *= 2
             return {"rows": rows}
 

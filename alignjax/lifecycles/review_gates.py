@@ -1,6 +1,7 @@
 """What a ReviewWorld lifecycle must show, and its table."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -76,13 +77,15 @@ def gates(config: Any, found: Findings) -> list[stages.Gate]:
     """The gates, in the order of the lifecycle."""
     gate, runs = stages.Gate, found.evaluations
     dpo, learned, gold = _names(config)
-    share = {n: efficiency(found, runs[n]["gold"], runs[n]["kl"])["value"] for n in dpo + learned + gold}
+    share = {
+        n: efficiency(found, runs[n]["gold"], runs[n]["kl"])["value"] for n in dpo + learned + gold
+    }
     base = runs["sft"]["gold"]
     result = [
         gate("pretraining excess, nats/token", found.excess["pretrain"]["value"], "<=", 0.04),
         gate("SFT excess, nats/token", found.excess["sft"]["value"], "<=", 0.03),
-        gate("reward model: correlation with gold", runs["sft"]["correlation"]["value"], ">=", 0.75),
-        gate("reward model: pair accuracy", found.reward["accuracy"]["value"], ">=", 0.80),
+        gate("RM: correlation with gold", runs["sft"]["correlation"]["value"], ">=", 0.75),
+        gate("RM: pair accuracy", found.reward["accuracy"]["value"], ">=", 0.80),
     ]
     for name in ("dpo-1", "ppo-0.3"):
         if name in runs:
@@ -96,7 +99,7 @@ def gates(config: Any, found: Findings) -> list[stages.Gate]:
                 )
                 result.append(gate(f"PPO on gold: gain above {name} at its KL", lead, ">", 0))
     for family in (dpo, learned, gold):
-        for strong, weak in zip(family, family[1:], strict=False):
+        for strong, weak in itertools.pairwise(family):
             more = runs[weak]["kl"]["value"] - runs[strong]["kl"]["value"]
             result.append(gate(f"KL of {weak} above {strong}, nats", more, ">", 0))
     over = [row["kl"]["value"] - row["bound"] for row in found.best_of_n]

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 import alignjax
-from alignjax import experiment
+from alignjax import experiment, runs
 from alignjax.data import corpus as corpora
 from alignjax.models import transformer
 
@@ -69,7 +69,7 @@ class Workspace:
         reward: str = "",
         data: Any = None,
     ) -> None:
-        """Trains a stage from the policy and reward model of earlier ones, unless it is finished."""
+        """Trains a stage from the policy and reward model of earlier ones, once."""
         if (self.path(stage) / "checkpoints" / str(training.loop.steps)).is_dir():
             self.say(f"{stage}: finished before, skipped")
             return
@@ -89,11 +89,11 @@ class Workspace:
 
     def policy(self, stage: str) -> Any:
         """The language model that a stage trained."""
-        return self._load(stage, experiment.load_policy)
+        return self._load(stage, runs.load_policy)
 
     def reward(self, stage: str = "reward") -> Any:
         """The reward model that a stage trained."""
-        return self._load(stage, experiment.load_reward)
+        return self._load(stage, runs.load_reward)
 
     def _load(self, stage: str, load: Callable[..., Any]) -> Any:
         if stage not in self._loaded:

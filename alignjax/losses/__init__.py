@@ -59,6 +59,7 @@ from alignjax.losses.lm import (
     token_nll,
     z_loss,
 )
+from alignjax.losses.logprobs import TokenStats, token_divergence, token_logprobs, token_stats
 from alignjax.losses.online import (
     geometric_mixture,
     nash_md,
@@ -159,6 +160,7 @@ from alignjax.losses.unpaired import (
 )
 
 __all__ = [
+    "TokenStats",
     "adaptive_kl",
     "all_pairs",
     "alpha_divergence",
@@ -257,8 +259,11 @@ __all__ = [
     "smoothed_nll",
     "soft_update",
     "sppo_hard",
+    "token_divergence",
+    "token_logprobs",
     "token_mean",
     "token_nll",
+    "token_stats",
     "top_fraction",
     "tpo",
     "udm_weight",

@@ -9,7 +9,7 @@ from alignjax.parallel import axes
 
 @struct.pytree
 class Attention:
-    """Weights of one attention block: query [D, K, G, H], key and value [D, K, H], out [K, G, H, D].
+    """Weights: query [D, K, G, H], key and value [D, K, H], out [K, G, H, D].
 
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
     """

@@ -17,7 +17,10 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
 
 
 def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin) [B, T, H/2] of position * theta^(-2i/H). Reference: Su et al. 2021, section 3.2."""
+    """(cos, sin) [B, T, H/2] of position * theta^(-2i/H).
+
+    Reference: Su et al. 2021, section 3.2.
+    """
     frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.cos(angle), jnp.sin(angle)

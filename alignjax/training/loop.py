@@ -176,7 +176,9 @@ def train(
             batch, carry, found = method.collect(state, frozen, batch, keys.at(collect_key, step))
             state = struct.replace(state, carry=carry)  # before the update donates the old one
             parts: list[Any] = []
-            for number, part in enumerate(minibatches(batch, method.plan, keys.at(order_key, step))):
+            for number, part in enumerate(
+                minibatches(batch, method.plan, keys.at(order_key, step))
+            ):
                 part_key = keys.at(keys.at(loss_key, step), number)
                 state, new = run_update(state, frozen, part, part_key)
                 if fresh and step == 0 and number == 0:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alignjax import command_line
+from alignjax.cli import command_line
 
 KINDS = {
     "config": str,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax import tables
+from alignjax.reporting import tables
 
 # Okabe and Ito (2008), told apart by colour-blind readers; black is left to the exact curve.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5539", "#5C6670")

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from alignjax import outcome
+from alignjax.cli import outcome
 
 MODULE = "alignjax_config_file"  # what a config file is called while it runs
 WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}

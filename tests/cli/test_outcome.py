@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from alignjax import outcome
+from alignjax.cli import outcome
 from alignjax.core import errors, shapes
 
 
@@ -224,7 +224,7 @@ def test_secrets_are_never_shown(end, tmp_path, monkeypatch):
 
 def test_as_a_process(tmp_path):
     code = (
-        "import os, sys; from alignjax import outcome; from alignjax.core import shapes\n"
+        "import os, sys; from alignjax.cli import outcome; from alignjax.core import shapes\n"
         "def main():\n"
         "  if sys.argv[1] == 'usage': shapes.check_choice('a', 'x', ['y'])\n"
         "  if sys.argv[1] == 'interrupt': os.kill(os.getpid(), 2)\n"

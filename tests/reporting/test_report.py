@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignjax import figures, report, tables
+from alignjax.reporting import figures, report, tables
 
 HOSTILE = '<script src="https://evil.example/x.js">alert(1)</script> & "quotes" $x_{$ \x00\ud800'
 ARMS = {  # science.md 5.1, seed 0: (gold, its standard error, KL, its standard error)

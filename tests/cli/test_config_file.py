@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from alignjax import config_file, flags
+from alignjax.cli import config_file, flags
 
 CONFIG = """
 import dataclasses
@@ -153,7 +153,7 @@ def test_help_shows_names_types_values_and_comments(file, capsys):
 
 def test_as_a_process(file):
     code = (
-        "import sys; from alignjax import flags, outcome\n"
+        "import sys; from alignjax.cli import flags, outcome\n"
         "def main():\n"
         "  got = flags.parse(sys.argv[1:], command='train', options=[], needs_config=True)\n"
         "  print(got.config.seed)\n"

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from alignjax import config_file
-from alignjax.config_file import one_line_error
+from alignjax.cli import config_file
+from alignjax.cli.config_file import one_line_error
 
 WORDS = {str: "text", pathlib.Path: "a path", **config_file.WORDS}
 

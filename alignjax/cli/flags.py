@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections.config_flags import config_flags
 
-from alignjax import command_line, config_file
-from alignjax.config_file import one_line_error
+from alignjax.cli import command_line, config_file
+from alignjax.cli.config_file import one_line_error
 
 DEFINE: Mapping[Any, Any] = {
     str: flags.DEFINE_string,

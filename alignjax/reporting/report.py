@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignjax import figures, tables
+from alignjax.reporting import figures, tables
 from alignjax.training import metrics
 
 RESULTS = "results.json"

@@ -15,7 +15,7 @@ import jax
 
 from alignjax.core import errors
 
-PACKAGE = pathlib.Path(__file__).resolve().parent
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 STDLIB = pathlib.Path(sysconfig.get_paths()["stdlib"]).resolve()
 # Files of users that are missing or of the wrong kind; a full disk is not among them.
 FILE_ERRORS = (

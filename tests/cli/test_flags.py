@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from alignjax import flags
+from alignjax.cli import flags
 
 OPTIONS = [
     flags.Option("workdir", pathlib.Path, None, "folder of the run"),

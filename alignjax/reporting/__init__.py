@@ -1,0 +1,1 @@
+"""The table, page and pictures of a lifecycle."""
