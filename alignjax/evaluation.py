@@ -119,7 +119,7 @@ def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> d
     drawn = sample(policy, reference, prompts, seed, reward=reward or None)
     if corpus.gold is not None:
         found["gold reward"] = estimate.mean(corpus.gold(drawn.tokens, drawn.lengths))
-    if drawn.score is not None:
+    if reward:
         found["reward model score"] = estimate.mean(drawn.score)
     found["KL to the reference, nats"] = estimate.mean(drawn.kl)
     found["length, tokens"] = estimate.mean(drawn.completion_lengths)

@@ -92,8 +92,9 @@ def method_name(config: AlgorithmConfig) -> str:
 
 def make_corpus(config: DataConfig) -> corpora.Corpus:
     """The corpus that a data config describes."""
-    make = hh.make_corpus if isinstance(config, hh.HhConfig) else world_corpus.make_corpus
-    return make(config)
+    if isinstance(config, hh.HhConfig):
+        return hh.make_corpus(config)
+    return world_corpus.make_corpus(config)
 
 
 def resolve_model(

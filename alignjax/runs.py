@@ -41,7 +41,7 @@ def flat(config: Any) -> dict[str, Any]:
             return items
         return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
 
-    return walk(dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config, "")
+    return walk(config if isinstance(config, dict) else dataclasses.asdict(config), "")
 
 
 def claim(

@@ -1,5 +1,7 @@
 """alignjax run: a lifecycle, from pretraining to the report."""
 
+from typing import Any
+
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import errors
@@ -12,7 +14,10 @@ NEEDS_CONFIG = True
 
 def main(parsed: flags.Parsed) -> int | None:
     """Runs what is not finished, prints the table; exit 1 when a gate is missed."""
-    lifecycles = {review.ReviewLifecycle: review.run, human.HumanLifecycle: human.run}
+    lifecycles: dict[type, Any] = {
+        review.ReviewLifecycle: review.run,
+        human.HumanLifecycle: human.run,
+    }
     run = lifecycles.get(type(parsed.config))
     if run is None:
         raise ValueError(

@@ -30,6 +30,6 @@ class Corpus(NamedTuple):
     table: Callable[[str, str], Table]
     text: Callable[[np.ndarray], str]
     fingerprints: Mapping[str, str]
-    gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    gold: Any = None
     world: Any = None
     summary: tuple[str, ...] = ()

@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
     ended: np.ndarray
     kl: np.ndarray
     entropy: np.ndarray
-    score: np.ndarray | None
+    score: np.ndarray  # by the reward model; nan where none was given
 
     @property
     def completion_lengths(self) -> np.ndarray:
@@ -70,17 +70,17 @@ def make_sampler(
         key = keys.stream(seed, "evaluation")
         parts = []
         for number, (batch, real) in enumerate(pipeline.in_order(prompts, rows)):
-            batch = hosts.to_global(batch)
-            samples = run(policy, batch["prompts"], batch["lengths"], keys.at(key, number))
+            given = hosts.to_global(batch)
+            samples = run(policy, given["prompts"], given["lengths"], keys.at(key, number))
             kl, entropy, drift = measure(policy, reference, samples)
             if not config.is_truncated:
                 generate.check_drift(drift, max_drift)
             columns = [samples.tokens, samples.lengths, samples.prompt_lengths, samples.ended]
             columns += [kl, entropy]
-            if reward is not None:
-                columns.append(score_rows({"reward": reward}, samples))
+            missing = jnp.full(samples.lengths.shape, jnp.nan)
+            columns.append(missing if reward is None else score_rows({"reward": reward}, samples))
             parts.append([np.asarray(x)[:real] for x in jax.device_get(columns)])
         joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return Drawn(*joined[:6], score=joined[6] if reward is not None else None)
+        return Drawn(*joined)
 
     return sample

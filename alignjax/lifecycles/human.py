@@ -77,13 +77,14 @@ class _Lifecycle:
         self.space = stages.Workspace(workdir, config, self.corpus, say)
         table = self.corpus.table("prompts", "eval")
         self.prompts = {name: x[: config.eval_prompts] for name, x in table.items()}
+        sampling: Any = config.ppo.algorithm
         self.sample = policies.make_sampler(
             self.space.model,
-            config.ppo.algorithm.sampling,
+            sampling.sampling,
             eos=self.corpus.eos,
             pad=self.corpus.pad,
             rows=config.eval_batch,
-            max_drift=config.ppo.algorithm.max_drift,
+            max_drift=sampling.max_drift,
         )
 
     def _likelihood(self, stage: str, kind: str) -> dict[str, Any]:

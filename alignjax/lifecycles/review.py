@@ -120,7 +120,7 @@ class _Lifecycle:
         )
         gold = self.corpus.gold(drawn.tokens, drawn.lengths)
         columns = (drawn.tokens, drawn.lengths, gold, drawn.score)
-        return [None if x is None else x.reshape(-1, draws, *x.shape[1:]) for x in columns]
+        return [x.reshape(-1, draws, *x.shape[1:]) for x in columns]
 
     def _pairs(self) -> pathlib.Path:
         """The file of labelled pairs: all pairs of a prompt's completions, chosen first."""
@@ -170,7 +170,7 @@ class _Lifecycle:
                     illegal, float(np.sqrt(illegal * (1 - illegal) / bigrams)), bigrams
                 ),
             }
-            result = {name: value.as_dict() for name, value in found.items()}
+            result: dict[str, Any] = {name: value.as_dict() for name, value in found.items()}
             result["texts"] = [self.corpus.text(row) for row in drawn.tokens[:8]]
             result["golds"] = [float(g) for g in gold[:8]]
             if stage == "sft":

@@ -26,7 +26,7 @@ class Findings:
 
 def optimum_gain(frontier: oracle.Frontier, kl: float) -> float:
     """The exact optimum's gain over the reference at a KL; beyond the grid, at its end."""
-    return frontier.gain_at(min(max(kl, 0.0), float(frontier.kl[-1])))
+    return float(frontier.gain_at(min(max(kl, 0.0), float(frontier.kl[-1]))))
 
 
 def efficiency(found: Findings, gold: Cell, kl: Cell) -> Cell:

@@ -1,5 +1,7 @@
 """Advantages and returns, the weights of policy-gradient losses. No gradient passes through."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +40,7 @@ def gae(
     keep, rewards, values = inputs.masked("B T", mask, rewards=rewards, values=values)
     rewards, values = jax.lax.stop_gradient((rewards, values))
 
-    def step(after: tuple, now: tuple) -> tuple:
+    def step(after: Any, now: Any) -> tuple[Any, Any]:
         next_advantage, next_value = after
         reward, value, kept = now
         delta = reward + discount * next_value - value

@@ -1,5 +1,7 @@
 """Grouped-query attention over segments and positions, with or without a key-value cache."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,10 +16,10 @@ class Attention:
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
     """
 
-    query: jax.Array
-    key: jax.Array
-    value: jax.Array
-    out: jax.Array
+    query: Any
+    key: Any
+    value: Any
+    out: Any
 
 
 def visible(

@@ -115,9 +115,10 @@ def _hidden(
         table = axes.shard(weights.embed, "slot embed").astype(dtype)
         x = axes.take(table, tokens, out="batch time embed")
     angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
+    kv: Any = None
+    index: Any = None
     if cache_state is None:
         mask = attention.visible(positions, segments, positions, segments)
-        kv, index = None, None
     else:
         cache_state = cache.extend(cache_state, positions, segments)
         mask = attention.visible(positions, segments, cache_state.positions, cache_state.segments)

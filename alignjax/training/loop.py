@@ -156,10 +156,9 @@ def train(
 
     abstract = jax.eval_shape(initial, start)
     checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep_checkpoints)
-    state = checkpoints.restore(abstract, say)
-    fresh = state is None
-    if fresh:
-        state = jax.jit(initial)(start)
+    restored = checkpoints.restore(abstract, say)
+    fresh = restored is None
+    state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
     begin = int(state.step)
     run_update = update.make_update(
         method.loss, tx_of(abstract.params), micro_batches=config.micro_batches
@@ -172,8 +171,8 @@ def train(
     log = _Log(writer, bar, config)
     with Signals() as signals:
         for step in range(begin, config.steps):
-            batch = hosts.to_global(batch_at(step))
-            batch, carry, found = method.collect(state, frozen, batch, keys.at(collect_key, step))
+            given = hosts.to_global(batch_at(step))
+            batch, carry, found = method.collect(state, frozen, given, keys.at(collect_key, step))
             state = struct.replace(state, carry=carry)  # before the update donates the old one
             parts: list[Any] = []
             for number, part in enumerate(

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def read_pairs(path: str, split: str) -> corpus.Table:
 def write_pairs(path: pathlib.Path, train: corpus.Table, held_out: corpus.Table) -> None:
     """Both splits in one file, whole or not at all."""
     partial = path.with_suffix(".partial.npz")
-    named = {f"train/{k}": v for k, v in train.items()} | {
+    named: Any = {f"train/{k}": v for k, v in train.items()} | {
         f"eval/{k}": v for k, v in held_out.items()
     }
     np.savez(partial, **named)
