@@ -242,7 +242,8 @@ class _Log:
                     f"is step {step}. Parameters are those of the last good update; lower the "
                     "learning rate or look at the data of these steps."
                 )
-            self._bar.update(step + 1, self._note)
+        if self._waiting:
+            self._bar.update(self._waiting[-1][0] + 1, self._note)
         self._waiting.clear()
         self._writer.flush()
 

@@ -1,0 +1,107 @@
+"""What the experiments on human preferences share: sizes, data and training by variant."""
+
+import dataclasses
+
+from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
+from alignjax.data.hh import HhConfig
+from alignjax.experiment import Experiment, Training
+from alignjax.lifecycles.human import HumanLifecycle
+from alignjax.models.config import TransformerConfig
+from alignjax.parallel.mesh import MeshConfig
+from alignjax.sampling.transforms import SamplingConfig
+from alignjax.training.loop import LoopConfig
+from alignjax.training.optim import OptimConfig
+
+VARIANTS = ("", "gpu8", "tiny", "micro")
+
+
+def training(algorithm, learning_rate: float, steps: int, batch_size: int, **options) -> Training:
+    """A stage's training; options go to the loop."""
+    return Training(
+        algorithm=algorithm,
+        optim=OptimConfig(learning_rate=learning_rate, weight_decay=0.01),
+        loop=LoopConfig(steps=steps, batch_size=batch_size, **options),
+    )
+
+
+def human(variant: str) -> HumanLifecycle:
+    """The lifecycle on hh-rlhf.
+
+    "": 380M parameters on a v5e-16. gpu8: the same on 8 GPUs. tiny: 1.1M parameters, 2 CPU cores,
+    at most 20 minutes. micro: for tests.
+
+    Raises:
+      ValueError: another variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"the variants are {', '.join(map(repr, VARIANTS))}; got {variant!r}.")
+    if variant in ("tiny", "micro"):
+        config = tiny()
+        return micro(config) if variant == "micro" else config
+    sampling = SamplingConfig(max_new_tokens=256)
+    # Both machines hold the whole model many times over: fully sharded data parallelism only.
+    devices = 8 if variant == "gpu8" else 16
+    return HumanLifecycle(
+        data=HhConfig(vocab_size=32000, length=1024, prompt_length=768),
+        model=TransformerConfig(
+            layers=24, width=1024, heads=16, kv_heads=8, head_dim=64, ff=2816, tied=False,
+            compute_dtype="bfloat16", remat="full",
+        ),
+        mesh=MeshConfig(data=devices),
+        pretrain=training(pretrain.PretrainConfig(z_loss=1e-4), 3e-4, 20000, 256),
+        sft=training(sft.SftConfig(), 2e-5, 1200, 128),
+        reward=training(reward.RewardConfig(), 1e-5, 1200, 128),
+        dpo=training(dpo.DpoConfig(beta=0.1), 1e-6, 1200, 128),
+        ppo=training(
+            ppo.PpoConfig(kl_coefficient=0.05, epochs=4, minibatches=1, missing_eos_penalty=1.0,
+                          max_drift=0.2, sampling=sampling),
+            1e-6, 1000, 512, micro_batches=4,
+        ),
+        eval_batch=64,
+        eval_prompts=1024,
+    )  # fmt: skip
+
+
+def tiny() -> HumanLifecycle:
+    """The same stages at a size that 2 CPU cores train in minutes."""
+    sampling = SamplingConfig(max_new_tokens=48)
+    return HumanLifecycle(
+        data=HhConfig(vocab_size=2048, length=256, prompt_length=192, max_truncated_share=0.8),
+        model=TransformerConfig(
+            layers=4, width=128, heads=4, kv_heads=2, head_dim=32, ff=352, unroll=4
+        ),
+        pretrain=training(pretrain.PretrainConfig(), 3e-3, 400, 16),
+        sft=training(sft.SftConfig(), 5e-4, 100, 16),
+        reward=training(reward.RewardConfig(), 3e-4, 120, 32),
+        dpo=training(dpo.DpoConfig(beta=0.1), 1e-4, 90, 32),
+        ppo=training(
+            ppo.PpoConfig(kl_coefficient=0.1, missing_eos_penalty=1.0, sampling=sampling),
+            2e-4, 20, 32,
+        ),
+        eval_batch=32,
+        eval_prompts=128,
+    )  # fmt: skip
+
+
+def micro(config: HumanLifecycle) -> HumanLifecycle:
+    """The same stages in seconds."""
+    config.model = TransformerConfig(width=32, heads=2, kv_heads=1, head_dim=16, ff=64)
+    config.data = dataclasses.replace(
+        config.data, vocab_size=400, length=96, prompt_length=48, max_truncated_share=1.0
+    )
+    for stage in ("pretrain", "sft", "reward", "dpo", "ppo"):
+        loop = getattr(config, stage).loop
+        loop.steps, loop.batch_size, loop.checkpoint_every = 3, 8, 2
+    config.ppo.algorithm.sampling.max_new_tokens = 8
+    config.eval_batch, config.eval_prompts = 8, 8
+    return config
+
+
+def experiment(variant: str, stage: str) -> Experiment:
+    """One stage of the lifecycle as an experiment of its own."""
+    config = human(variant)
+    chosen = getattr(config, stage)
+    parts = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    return Experiment(
+        **parts, seed=config.seed, model=config.model, data=config.data, mesh=config.mesh
+    )
