@@ -12,7 +12,8 @@ from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.training import checkpoint
 
-# Changing these on resume changes no mathematics: how long, how often saved, on which devices.
+# What may change on resume: how long (which moves the end of the learning-rate schedule), how
+# often saved, on which devices, from which folders.
 HARMLESS = (
     "loop.steps",
     "loop.log_every",

@@ -1,6 +1,8 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from alignjax import losses
 from alignjax.core import mean, shapes
 from alignjax.models import model as models
 from alignjax.models import scoring
+from alignjax.parallel import axes
 from alignjax.rewards import learned
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm
@@ -58,13 +61,78 @@ class PpoConfig:
             )
 
 
+def critic_of(params: Any, config: PpoConfig) -> tuple[Any, Any]:
+    """(policy, critic) trees; one and the same with a shared critic."""
+    return (params, params) if config.shared_critic else (params["policy"], params["value"])
+
+
+def policy_and_values(
+    model: models.Model, config: PpoConfig, params: Any, batch: algorithm.Batch
+) -> tuple[losses.TokenStats, jax.Array]:
+    """(token statistics under the sampled temperature, values of the prefixes), each [B, T]."""
+    policy, critic = critic_of(params, config)
+    hidden = scoring.hidden_before(model, policy, batch)
+    stats = scoring.stats_of(
+        model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
+    )
+    if config.shared_critic:
+        return stats, scoring.align(model.scalar(policy, hidden))
+    return stats, scoring.token_values(model, critic, batch)
+
+
+def token_rewards(
+    samples: generate.Samples, scores: jax.Array, kl: jax.Array, coefficient: jax.Array
+) -> jax.Array:
+    """[B, T]: -coefficient * kl on every token, plus the row's score on its last one.
+
+    The last token is EOS where the completion ended, else the last before the limit. kl is 0
+    outside the completion.
+    """
+    is_last = jnp.arange(kl.shape[1])[None] == (samples.lengths - 1)[:, None]
+    return jnp.where(is_last, scores[:, None], 0.0) - coefficient * kl
+
+
+def make_experience(model: models.Model, config: PpoConfig) -> Callable[..., Any]:
+    """Jitted (params, reference, samples, scores, coefficient) -> (rows to train on, Metrics)."""
+
+    @jax.jit
+    def experience(params, reference, samples, scores, coefficient):
+        batch, mask = learned.as_batch(samples), samples.mask
+        stats, values = policy_and_values(model, config, params, batch)
+        reference_logprobs = scoring.token_stats(
+            model, reference, batch, temperature=config.sampling.temperature
+        ).logprob
+        kl = losses.k1(stats.logprob, reference_logprobs, mask)
+        scores = scores - config.missing_eos_penalty * ~samples.ended
+        rewards = token_rewards(samples, scores, kl, coefficient)
+        advantages, returns = losses.gae(
+            rewards, values, mask, discount=config.discount, decay=config.decay
+        )
+        if config.whiten_advantages:
+            advantages = losses.whiten(advantages, mask)
+        drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
+        rows = {
+            **batch,
+            "old_logprobs": stats.logprob,
+            "old_values": values,
+            "advantages": advantages,
+            "returns": returns,
+        }
+        return rows, {
+            "score": mean.of(scores),
+            "kl": mean.of(jnp.sum(kl, axis=1)),
+            "kl_coefficient": mean.of(coefficient),
+            "length": mean.of(jnp.sum(mask, axis=1)),
+            "ended": mean.of(samples.ended),
+            "entropy": mean.masked(stats.entropy, mask),
+            "drift": mean.of(drift),
+        }
+
+    return experience
+
+
 def ppo(
-    model: models.Model,
-    config: PpoConfig,
-    *,
-    reward: learned.RewardFn,
-    eos: int,
-    pad: int,
+    model: models.Model, config: PpoConfig, *, reward: learned.RewardFn, eos: int, pad: int
 ) -> algorithm.Algorithm:
     """Maximises E[reward] - beta KL(policy || reference) with the clipped surrogate.
 
@@ -74,19 +142,8 @@ def ppo(
     Reference: Schulman et al. 2017, equation 7; Ouyang et al. 2022, equation 2.
     """
     config.validate()
-    temperature = config.sampling.temperature
     sample = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
-
-    def split(params):
-        return (params, params) if config.shared_critic else (params["policy"], params["value"])
-
-    def policy_and_values(params, batch):
-        policy, critic = split(params)
-        hidden = scoring.hidden_before(model, policy, batch)
-        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], temperature=temperature)
-        if config.shared_critic:
-            return stats, jnp.pad(model.scalar(policy, hidden), [(0, 0), (1, 0)])
-        return stats, scoring.token_values(model, critic, batch)
+    experience = make_experience(model, config)
 
     def init(key, start):
         policy = algorithm.copy(start["policy"])
@@ -96,48 +153,13 @@ def ppo(
         critic = start["reward"] if "reward" in start else model.with_scalar(start["policy"])
         return {"policy": policy, "value": algorithm.copy(critic)}
 
-    @jax.jit
-    def shape(params, frozen, samples, scores, coefficient):
-        batch = learned.as_batch(samples)
-        mask = samples.mask
-        stats, values = policy_and_values(params, batch)
-        reference = scoring.token_stats(
-            model, frozen["reference"], batch, temperature=temperature
-        ).logprob
-        scores = scores - config.missing_eos_penalty * ~samples.ended
-        kl = losses.k1(stats.logprob, reference, mask)
-        is_last = jnp.arange(mask.shape[1])[None] == (samples.lengths - 1)[:, None]
-        rewards = jnp.where(is_last, scores[:, None], 0.0) - coefficient * kl
-        advantages, returns = losses.gae(
-            rewards, values, mask, discount=config.discount, decay=config.decay
-        )
-        if config.whiten_advantages:
-            advantages = losses.whiten(advantages, mask)
-        drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
-        metrics = {
-            "score": mean.of(scores),
-            "kl": mean.of(jnp.sum(kl, axis=1)),
-            "kl_coefficient": mean.of(coefficient),
-            "length": mean.of(jnp.sum(mask, axis=1)),
-            "ended": mean.of(samples.ended),
-            "entropy": mean.masked(stats.entropy, mask),
-            "drift": mean.of(drift),
-        }
-        rows = {
-            **batch,
-            "old_logprobs": stats.logprob,
-            "old_values": values,
-            "advantages": advantages,
-            "returns": returns,
-        }
-        return rows, metrics
-
     def collect(state, frozen, batch, key):
-        policy = split(state.params)[0]
+        policy, _ = critic_of(state.params, config)
         samples = sample(policy, batch["prompts"], batch["lengths"], key)
-        scores = jnp.asarray(reward(frozen, samples), jnp.float32)
+        # A reward computed on the host comes back without a layout.
+        scores = axes.shard(jnp.asarray(reward(frozen, samples), jnp.float32), "batch")
         coefficient = state.carry["kl_coefficient"]
-        rows, metrics = shape(state.params, frozen, samples, scores, coefficient)
+        rows, metrics = experience(state.params, frozen["reference"], samples, scores, coefficient)
         generate.check_drift(metrics["drift"].total, config.max_drift)
         if config.target_kl:
             coefficient = losses.adaptive_kl(
@@ -150,28 +172,15 @@ def ppo(
         return rows, {"kl_coefficient": jnp.asarray(coefficient, jnp.float32)}, metrics
 
     def loss(params, frozen, batch, key):
-        mask = batch["loss_mask"]
-        stats, values = policy_and_values(params, batch)
-        surrogate = losses.ppo_clip(
-            stats.logprob,
-            batch["old_logprobs"],
-            batch["advantages"],
-            mask,
-            clip_low=config.clip,
-            clip_high=config.clip,
-        )
+        mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
+        stats, values = policy_and_values(model, config, params, batch)
+        clip = {"clip_low": config.clip, "clip_high": config.clip}
+        surrogate = losses.ppo_clip(stats.logprob, old, advantages, mask, **clip)
         value_loss = losses.value_clip(
             values, batch["old_values"], batch["returns"], mask, clip=config.value_clip or None
         )
-        ratio = losses.importance_ratio(stats.logprob, batch["old_logprobs"], mask)
-        clipped = losses.clip_fraction(
-            stats.logprob,
-            batch["old_logprobs"],
-            batch["advantages"],
-            mask,
-            clip_low=config.clip,
-            clip_high=config.clip,
-        )
+        ratio = losses.importance_ratio(stats.logprob, old, mask)
+        clipped = losses.clip_fraction(stats.logprob, old, advantages, mask, **clip)
         terms = {
             "policy": mean.masked(surrogate, mask),
             "value": mean.masked(config.value_coefficient * value_loss, mask),

@@ -17,4 +17,6 @@ def at(key: jax.Array, step: int | jax.Array) -> jax.Array:
 
 def integers(seed: int, purpose: str, *more: int) -> list[int]:
     """Seed words for NumPy's generator: `numpy.random.default_rng(integers(...))`."""
-    return [seed & 0xFFFFFFFF, zlib.crc32(purpose.encode()), *[m & 0xFFFFFFFF for m in more]]
+    words = [seed & 0xFFFFFFFF, zlib.crc32(purpose.encode())]
+    # NumPy reads absent words as zeros: the count keeps (0,) apart from none and from (0, 0).
+    return [*words, len(more), *[m & 0xFFFFFFFF for m in more]] if more else words

@@ -15,10 +15,11 @@ import alignjax
 from alignjax import experiment, runs
 from alignjax.data import corpus as corpora
 from alignjax.models import transformer
+from alignjax.parallel import hosts
 
 RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # What may differ when a lifecycle is continued.
-HARMLESS = ("config.mesh.", "config.data.path")
+HARMLESS = ("mesh.", "data.path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Workspace:
         self.shape = experiment.resolve_model(config.model, corpus)
         self.model = transformer.transformer(self.shape)
         self.seconds: dict[str, float] = {}
+        hosts.check_rows("eval_batch", config.eval_batch)
         self._loaded: dict[str, Any] = {}
 
     def path(self, stage: str) -> pathlib.Path:

@@ -28,10 +28,10 @@ def counted(batch: Batch) -> jax.Array:
     """[B, T] bool: tokens of the loss mask that have a predecessor in their own segment."""
     segments = batch["segments"]
     follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    return _align(follows) & (batch["loss_mask"] != 0)
+    return align(follows) & (batch["loss_mask"] != 0)
 
 
-def _align(x: jax.Array) -> jax.Array:
+def align(x: jax.Array) -> jax.Array:
     """[B, T-1] of predictions as [B, T] of tokens."""
     return jnp.pad(x, [(0, 0), (1, 0)])
 
@@ -60,12 +60,12 @@ def stats_of(
         temperature=temperature,
         tile=model.logit_tile,
     )
-    return jax.tree.map(_align, stats)
+    return jax.tree.map(align, stats)
 
 
 def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
     """[B, T] fp32: the scalar head before each token, that is the value of its prefix."""
-    return _align(model.scalar(params, hidden_before(model, params, batch)))
+    return align(model.scalar(params, hidden_before(model, params, batch)))
 
 
 def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array:
@@ -91,7 +91,7 @@ def token_divergence(
         temperature=temperature,
         tile=model.logit_tile,
     )
-    return _align(divergence)
+    return align(divergence)
 
 
 def flatten_choices(batch: Batch) -> dict[str, Any]:
