@@ -74,9 +74,9 @@ def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array
         params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
     )
     scores = model.scalar(params, hidden)
-    lengths = jnp.sum(batch["segments"] > 0, axis=1, keepdims=True)
-    at_last = jnp.arange(scores.shape[1])[None] == lengths - 1
-    return jnp.sum(jnp.where(at_last, scores, 0.0), axis=1)
+    slots = jnp.arange(scores.shape[1])[None]
+    last = jnp.max(jnp.where(batch["segments"] > 0, slots, -1), axis=1, keepdims=True)
+    return jnp.sum(jnp.where(slots == last, scores, 0.0), axis=1)
 
 
 def token_divergence(
