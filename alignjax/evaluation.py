@@ -88,11 +88,11 @@ def evaluate(
         run = open_run(folder)
         model, corpus, shape = run.model, run.corpus, run.config.model
         if run.method == "reward":
-            params = runs.load_reward(folder, model, shape, say)
+            params = runs.load_reward(folder, model, shape, corpus.fingerprints, say)
             table = corpus.table("pairs", "eval")
             scores = preferences.pair_scores(preferences.reward_scores(model), params, table, rows)
             return {"pair accuracy": preferences.accuracy(scores)}
-        policy = runs.load_policy(folder, model, shape, say)
+        policy = runs.load_policy(folder, model, shape, corpus.fingerprints, say)
         if run.method in ("pretrain", "sft"):
             table = corpus.table(experiment.table_kind(run.config.algorithm), "eval")
             return {"nats a token": likelihood.token_nll(model, policy, table, rows)}
@@ -101,8 +101,10 @@ def evaluate(
 
 def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> dict[str, Any]:
     model, corpus, config = run.model, run.corpus, run.config
-    reference = runs.load_policy(config.policy, model, config.model, say)
-    reward = config.reward and runs.load_reward(config.reward, model, config.model, say)
+    reference = runs.load_policy(config.policy, model, config.model, corpus.fingerprints, say)
+    reward = config.reward and runs.load_reward(
+        config.reward, model, config.model, corpus.fingerprints, say
+    )
     found = {}
     if run.method == "dpo":
         table = corpus.table("pairs", "eval")
@@ -144,7 +146,7 @@ def sample(
     _, stored = read_record(folder)
     with meshes.use(meshes.make_mesh(stored.mesh)):
         run = open_run(folder)
-        policy = runs.load_policy(folder, run.model, run.config.model, say)
+        policy = runs.load_policy(folder, run.model, run.config.model, run.corpus.fingerprints, say)
         prompts = _prompts(run, prompt, count)
         draw = policies.make_sampler(
             run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count, max_drift=1e-2

@@ -21,6 +21,7 @@ from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.rewards import learned
 from alignjax.training import algorithm as algorithms
+from alignjax.training import checkpoint
 from alignjax.training import loop as loops
 from alignjax.training import optim as optims
 from alignjax.worlds import corpus as world_corpus
@@ -68,8 +69,7 @@ class Experiment(Training):
         shapes.check_number("seed", self.seed, minimum=0)
         self.data.validate()
         self.mesh.validate()
-        needs = isinstance(self.algorithm, (dpo.DpoConfig, ppo.PpoConfig))
-        if needs and not self.policy:
+        if isinstance(self.algorithm, REFERRING) and not self.policy:
             raise ValueError(
                 f"policy must name the folder of the run to start from for "
                 f"{method_name(self.algorithm)}; got ''. Set --config.policy=RUN_FOLDER."
@@ -129,29 +129,39 @@ def gold_reward(corpus: corpora.Corpus) -> learned.RewardFn:
     return lambda frozen, samples: gold(np.asarray(samples.tokens), np.asarray(samples.lengths))
 
 
+# Each method's factory and the kind of table that it trains on.
+METHODS: dict[type, tuple[Callable[..., algorithms.Algorithm], str]] = {
+    pretrain.PretrainConfig: (pretrain.pretrain, "documents"),
+    sft.SftConfig: (sft.sft, "demonstrations"),
+    rewards.RewardConfig: (rewards.reward, "pairs"),
+    dpo.DpoConfig: (dpo.dpo, "pairs"),
+    ppo.PpoConfig: (ppo.ppo, "prompts"),
+}
+# Methods that compare with the policy they start from.
+REFERRING = (dpo.DpoConfig, ppo.PpoConfig)
+
+
 def make_method(
     config: AlgorithmConfig, model: models.Model, corpus: corpora.Corpus
 ) -> algorithms.Algorithm:
     """The method of a config."""
-    match config:
-        case pretrain.PretrainConfig():
-            return pretrain.pretrain(model, config)
-        case sft.SftConfig():
-            return sft.sft(model, config)
-        case rewards.RewardConfig():
-            return rewards.reward(model, config)
-        case dpo.DpoConfig():
-            return dpo.dpo(model, config)
-        case ppo.PpoConfig():
-            score = gold_reward(corpus) if config.reward == "gold" else learned.learned(model)
-            return ppo.ppo(model, config, reward=score, eos=corpus.eos, pad=corpus.pad)
-    raise TypeError(f"no method belongs to {type(config).__name__}")
+    factory, _ = METHODS[type(config)]
+    if not isinstance(config, ppo.PpoConfig):
+        return factory(model, config)
+    score = gold_reward(corpus) if config.reward == "gold" else learned.learned(model)
+    return factory(model, config, reward=score, eos=corpus.eos, pad=corpus.pad)
 
 
 def table_kind(config: AlgorithmConfig) -> str:
     """The kind of table that a method trains on."""
-    kinds = {"pretrain": "documents", "sft": "demonstrations", "ppo": "prompts"}
-    return kinds.get(method_name(config), "pairs")
+    return METHODS[type(config)][1]
+
+
+def formula(config: AlgorithmConfig) -> str:
+    """One line that says what a method minimises or maximises, with its numbers."""
+    factory, _ = METHODS[type(config)]
+    numbers = ", ".join(f"{name}={value}" for name, value in runs.flat(config).items())
+    return f"{(factory.__doc__ or '').splitlines()[0]} {numbers}"
 
 
 def annotated(
@@ -172,10 +182,20 @@ def annotated(
     return {**table, **{name: np.concatenate(parts) for name, parts in found.items()}}
 
 
-def formula(config: Experiment) -> str:
-    """One line that says what is minimised, with its numbers."""
-    numbers = ", ".join(f"{n}={v}" for n, v in runs.flat(config.algorithm).items())
-    return f"{method_name(config.algorithm)}({numbers}), loss = sum over terms of total / weight"
+def load_start(
+    config: Experiment,
+    model: models.Model,
+    shape: model_config.TransformerConfig,
+    corpus: corpora.Corpus,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """The trees that a run starts from: "policy", "reward", as far as they are named."""
+    start = {}
+    if config.policy:
+        start["policy"] = runs.load_policy(config.policy, model, shape, corpus.fingerprints, say)
+    if config.reward:
+        start["reward"] = runs.load_reward(config.reward, model, shape, corpus.fingerprints, say)
+    return start
 
 
 def train(
@@ -194,23 +214,22 @@ def train(
         model = transformer.transformer(shape)
         method = make_method(config.algorithm, model, corpus)
         loops.check_sizes(config.loop, method.plan)
-        resolved = dataclasses.replace(config, model=shape)
+        start = load_start(config, model, shape, corpus, say)
+        frozen = {}
+        if isinstance(config.algorithm, REFERRING):
+            frozen = {"reference": start["policy"], **start}
+            del frozen["policy"]
         record = {
             "method": method_name(config.algorithm),
-            "config": dataclasses.asdict(resolved),
+            "formula": formula(config.algorithm),
+            "config": dataclasses.asdict(dataclasses.replace(config, model=shape)),
             "fingerprints": dict(corpus.fingerprints),
+            # A run that went on with another reference or reward model would not be the same run.
+            "start": {role: checkpoint.identity(tree) for role, tree in start.items()},
         }
-        start, frozen = {}, {}
-        if config.policy:
-            start["policy"] = runs.load_policy(config.policy, model, shape, say)
-            frozen["reference"] = start["policy"]
-        if config.reward:
-            start["reward"] = frozen["reward"] = runs.load_reward(config.reward, model, shape, say)
-        if method_name(config.algorithm) in ("pretrain", "sft", "reward"):
-            frozen = {}
         table = corpus.table(table_kind(config.algorithm), "train")
         runs.claim(workdir, record)
-        for line in (*corpus.summary, formula(config)):
+        for line in (*corpus.summary, record["formula"]):
             say(f"{name}: {line}")
         table = annotated(method, frozen, table, config.loop.batch_size)
         batches = pipeline.Batches(table, batch_size=config.loop.batch_size, seed=config.seed)

@@ -88,6 +88,7 @@ def load_run(
     folder: str | pathlib.Path,
     model: models.Model,
     config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
     say: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:
     """(params, meta) of a run, after checking that it is of the same model.
@@ -104,6 +105,12 @@ def load_run(
                     f"model.{name} must be that of the run to start from; got {own[name]!r}, and "
                     f"{stored.get(name)!r} in {folder}. Use the same model."
                 )
+        for name in ("tokenizer", "world"):
+            if meta["fingerprints"].get(name) != fingerprints.get(name):
+                raise ValueError(
+                    f"the {name} must be that of the run to start from, or ids would mean other "
+                    f"tokens; got another one than in {folder}. Use the same {name}."
+                )
         return abstract_params(model, meta)
 
     return checkpoint.load(pathlib.Path(folder), abstract, say)
@@ -113,6 +120,7 @@ def load_policy(
     folder: str | pathlib.Path,
     model: models.Model,
     config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Any:
     """The language model that a run trained.
@@ -120,7 +128,7 @@ def load_policy(
     Raises:
       ValueError: the run trained a reward model.
     """
-    params, meta = load_run(folder, model, config, say)
+    params, meta = load_run(folder, model, config, fingerprints, say)
     if meta["method"] == "reward":
         raise ValueError(
             f"policy must be the run of a language model; got {folder}, a reward model's."
@@ -134,6 +142,7 @@ def load_reward(
     folder: str | pathlib.Path,
     model: models.Model,
     config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Any:
     """The reward model that a run trained.
@@ -141,7 +150,7 @@ def load_reward(
     Raises:
       ValueError: the run trained something else.
     """
-    params, meta = load_run(folder, model, config, say)
+    params, meta = load_run(folder, model, config, fingerprints, say)
     if meta["method"] != "reward":
         raise ValueError(
             f"reward must be the run of a reward model; got {folder}, a run of {meta['method']}."

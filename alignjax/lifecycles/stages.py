@@ -99,7 +99,9 @@ class Workspace:
 
     def _load(self, stage: str, load: Callable[..., Any]) -> Any:
         if stage not in self._loaded:
-            self._loaded[stage] = load(self.path(stage), self.model, self.shape, self.say)
+            self._loaded[stage] = load(
+                self.path(stage), self.model, self.shape, self.corpus.fingerprints, self.say
+            )
         return self._loaded[stage]
 
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def token_stats(
     """Log-probability of each target and the moments of its distribution, in fp32.
 
         u = scale * hidden @ unembedding;  z = softcap * tanh(u / softcap) / temperature
-        logprob = z[target] - logsumexp(z);  entropy = logsumexp(z) - sum_v p_v z_v
+        logprob = z[target] - logsumexp(z);  entropy = -sum_v p_v log p_v
 
     Args:
       hidden: [B, T, D], the state that predicts each target.
@@ -74,6 +74,7 @@ def token_stats(
     sizes = shapes.check("hidden", hidden, "B T D")
     shapes.check("unembedding", unembedding, "D V", sizes)
     shapes.check("targets", targets, "B T", {"B": sizes["B"], "T": sizes["T"]})
+    shapes.check_number("tile", tile, minimum=0)
     head = _Head(
         scale=float(shapes.check_number("scale", scale, above=0)),
         softcap=float(shapes.check_number("softcap", softcap, minimum=0)),
@@ -103,8 +104,17 @@ def token_divergence(
 
         KL = sum_v p_v (log p_v - log q_v), p from `hidden`, q from `other_hidden`
 
-    For measuring, not for training: it has no memory-saving gradient.
+    For measuring, not for training: it has no memory-saving gradient. The two may differ in width.
+
+    Raises:
+      ValueError: a shape or number is out of range.
     """
+    sizes = shapes.check("hidden", hidden, "B T D")
+    sizes = shapes.check("unembedding", unembedding, "D V", sizes)
+    sizes = shapes.check("other_hidden", other_hidden, "B T E", sizes)
+    shapes.check("other_unembedding", other_unembedding, "E V", sizes)
+    shapes.check_number("temperature", temperature, above=0)
+    shapes.check_number("tile", tile, minimum=0)
     head = _Head(temperature=temperature, tile=tile or _choose_tile(hidden, unembedding))
 
     def one(states: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -172,11 +182,13 @@ def _forward(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: ja
     def one(tiles: tuple[jax.Array, jax.Array]) -> TokenStats:
         logits, _ = _logits(head, tiles[0], unembedding)
         logsumexp = jax.nn.logsumexp(logits, axis=-1)
-        probs = jnp.exp(logits - logsumexp[..., None])
+        logp = logits - logsumexp[..., None]
+        probs = jnp.exp(logp)
         hit = jnp.sum(jnp.where(_is_target(logits, tiles[1]), logits, 0.0), axis=-1)
         return TokenStats(
             logprob=hit - logsumexp,
-            entropy=logsumexp - jnp.sum(probs * logits, axis=-1),
+            # Not logsumexp - E z: that loses digits where the logits share a large offset.
+            entropy=-jnp.sum(probs * logp, axis=-1),
             logsumexp=logsumexp,
             sum_p2=jnp.sum(probs * probs, axis=-1),
             mean_logit=jnp.mean(logits, axis=-1),

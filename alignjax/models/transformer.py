@@ -141,14 +141,26 @@ def _hidden(
     return layers.rms_norm(x, weights.norm, config.norm_eps), cache_state
 
 
+def _check_mesh(config: TransformerConfig) -> None:
+    """Refuses sizes that the current mesh does not divide."""
+    for name, axis in (
+        ("kv_heads", "kv"),
+        ("ff", "ff"),
+        ("vocab_size", "vocab"),
+        ("width", "fsdp"),
+    ):
+        size, shards, over = getattr(config, name), axes.axis_size(axis), axes.RULES[axis][0]
+        if size % shards:
+            raise ValueError(
+                f"model.{name} must be a multiple of the mesh's {over} axis; got {size} and "
+                f"{shards} (mesh.{over}). Use a smaller {over} axis or another size."
+            )
+
+
 def transformer(config: TransformerConfig) -> model.Model:
     """The decoder of `config` as the functions that algorithms use."""
     config.validate()
-    if config.kv_heads % axes.axis_size("kv"):
-        raise ValueError(
-            f"model.kv_heads must be a multiple of the mesh's model axis; got {config.kv_heads} "
-            f"and {axes.axis_size('kv')} (mesh.model). Use a smaller model axis."
-        )
+    _check_mesh(config)
     dtype = jnp.dtype(config.param_dtype)
 
     def hidden(weights: Transformer, tokens: jax.Array, *, positions, segments, cache=None):

@@ -43,6 +43,11 @@ def checksums(tree: Any) -> dict[str, int]:
     return dict(zip(named, map(int, jax.device_get(_sums(list(named.values())))), strict=True))
 
 
+def identity(tree: Any) -> str:
+    """A digest of a tree's names, shapes and values, the same on every layout."""
+    return _digest({"shapes": _shapes(tree), "checksums": checksums(tree)})
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     return {n: f"{x.dtype}{list(x.shape)}" for n, x in trees.named_leaves(tree).items()}
 
