@@ -16,9 +16,14 @@ def expected_best(score: np.ndarray, value: np.ndarray, n: int) -> estimate.Esti
     Args:
       score, value: [P, N], over prompts and draws. Ties of the score are broken by order.
 
+    Raises:
+      ValueError: n is not between 1 and N.
+
     Reference: Nakano et al. 2021, appendix I.
     """
     draws = score.shape[1]
+    if not 1 <= n <= draws:
+        raise ValueError(f"n must be between 1 and the {draws} draws of a prompt; got {n}.")
     order = np.argsort(score, axis=1, kind="stable")
     ordered = np.take_along_axis(value, order, axis=1)
     rank = np.arange(draws)

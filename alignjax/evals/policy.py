@@ -46,7 +46,7 @@ def make_sampler(
     rows: int,
     max_drift: float = 1e-3,
 ) -> Callable[..., Drawn]:
-    """(policy, reference, prompts, seed, *, reward=None, repeat=1) -> Drawn.
+    """(policy, reference, prompts, seed, *, reward=None) -> Drawn.
 
     `rows` prompts are sampled at a time. The drift between sampler and scorer is checked on every
     batch, where the sampled law is the model's own.

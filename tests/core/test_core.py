@@ -54,7 +54,9 @@ def test_means_of_parts_join_exactly():
     mask = np.array([1, 1, 0, 0, 0, 1])
     left, right = (mean.masked(values[s], mask[s]) for s in (slice(4), slice(4, 6)))
     joined = left + right
-    assert float(joined.value) == np.float32(13) / np.float32(3)  # the mean of means would be (2 + 9) / 2
+    assert float(joined.value) == np.float32(13) / np.float32(
+        3
+    )  # the mean of means would be (2 + 9) / 2
     assert (float(joined.total), float(joined.weight)) == (13, 3)
     both = mean.add({"a": left, "b": right}, {"a": right, "b": right})
     assert mean.floats(both) == {"a": np.float32(13) / 3, "b": 9.0}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignjax.core import struct
 from alignjax.models import scoring
 from tests.models import tiny
 from tests.reference import transformer as reference
@@ -16,15 +17,13 @@ CONFIG = tiny.config()
 @pytest.fixture(scope="module")
 def weights():
     head = np.random.default_rng(5).normal(size=16).astype(np.float32)
-    return tiny.params().__class__(**{**tiny.params().__dict__, "scalar": head})
+    return struct.replace(tiny.params(), scalar=head)
 
 
 def test_counted_needs_a_predecessor_in_the_same_segment():
     segments = np.array([[1, 1, 2, 2, 2, 0], [0, 0, 1, 1, 1, 1]])
     batch = tiny.batch(np.zeros_like(segments), np.zeros_like(segments), segments)
-    np.testing.assert_array_equal(
-        scoring.counted(batch), [[0, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
-    )
+    np.testing.assert_array_equal(scoring.counted(batch), [[0, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]])
     answers = {**batch, "loss_mask": jnp.array([[1, 0, 1, 0, 1, 1], [1, 1, 1, 0, 0, 2]])}
     np.testing.assert_array_equal(
         scoring.counted(answers), [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]

@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_the_second_implementation(plain):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"remat": "dots"}, {"remat": "full", "unroll": 2}, {"logit_tile": 3}], ids=str
+    "changes", [{"remat": "dots", "logit_tile": 3}, {"remat": "full", "unroll": 2}], ids=str
 )
 def test_memory_for_time_changes_no_value_and_no_gradient(plain, changes):
     batch, want, gradients = plain
@@ -121,9 +121,7 @@ def test_bfloat16_compute_stays_close_and_keeps_master_weights(plain):
     for name in ("embed", "norm"):
         a, b = np.ravel(getattr(slopes, name)), np.ravel(getattr(gradients, name))
         assert np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
-    states = jax.eval_shape(
-        lambda w, b: scoring.hidden_before(model, w, b), tiny.params(), batch
-    )
+    states = jax.eval_shape(lambda w, b: scoring.hidden_before(model, w, b), tiny.params(), batch)
     assert states.dtype == jnp.bfloat16
     assert model.cache(2, 4).keys.dtype == jnp.bfloat16
     half = jax.eval_shape(tiny.model(param_dtype="bfloat16").init, jax.random.key(0))
@@ -159,28 +157,12 @@ def test_cached_decoding_equals_the_full_forward():
             np.testing.assert_allclose(decoded, want[: len(row)], atol=2e-5)
 
 
-def test_no_gradient_reaches_other_segments_padding_or_later_tokens():
-    # Each part of the row has tokens of its own, so the embedding's gradient tells where it went;
-    # with an untied unembedding nothing else touches those rows.
-    model = tiny.model(tied=False)
-    tokens = np.array([[1, 2, 3, 4, 5, 6, 7, 8, 0, 0]])
-    segments = np.array([[1, 1, 1, 2, 2, 2, 2, 2, 0, 0]])
-    positions = np.array([[0, 1, 2, 0, 1, 2, 3, 4, 0, 0]])
-    loss_mask = np.array([[0, 0, 0, 0, 0, 1, 1, 0, 0, 0]])
-    batch = tiny.batch(tokens, positions, segments, loss_mask)
-    value, slopes = _objective(model)(tiny.params(False), batch)
-    reached = np.abs(slopes.embed).max(axis=1)[:9]
-    np.testing.assert_array_equal(reached > 1e-6, [0, 0, 0, 0, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(reached == 0, [1, 1, 1, 1, 0, 0, 0, 1, 1])
-    assert np.isfinite(value)
-
-
 def test_parameters_are_keyed_by_path():
-    one, two = (jax.jit(tiny.model(tied=t).init)(jax.random.key(3)) for t in (True, False))
+    one, other = (tiny.init()(jax.random.key(seed)) for seed in (3, 4))
+    two = tiny.init(tied=False)(jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, one.blocks, two.blocks)
     np.testing.assert_array_equal(one.embed, two.embed)
     assert (one.unembed, one.scalar) == (None, None)
-    other = jax.jit(tiny.model().init)(jax.random.key(4))
     assert np.abs(one.embed - other.embed).max() > 0.01
     # No two matrices of one shape begin alike.
     assert np.abs(one.blocks.gate - one.blocks.up).max() > 0.1
@@ -188,21 +170,23 @@ def test_parameters_are_keyed_by_path():
 
 
 def test_parameters_follow_their_declared_laws():
-    config = tiny.config(vocab_size=128, width=64, ff=128)
-    declared = transformer.declare(config)
-    made = jax.jit(lambda key: params.init(declared, key, jnp.float32))(jax.random.key(0))
+    declared = transformer.declare(tiny.config(tied=False))
+    made = tiny.init(tied=False)(jax.random.key(0))
 
     def compare(info, value):
         assert (value.shape, value.dtype) == (info.shape, jnp.float32)
         assert len(info.axes.split()) == len(info.shape)
         if info.stddev == -1:
             np.testing.assert_array_equal(value, 1)
-        else:
-            np.testing.assert_allclose(value.std(), info.stddev, rtol=0.1)
+        else:  # 256 draws or more
+            np.testing.assert_allclose(
+                [value.mean(), value.std()], [0, info.stddev], atol=0.2 * info.stddev
+            )
 
     jax.tree.map(compare, declared, made, is_leaf=params.is_info)
-    np.testing.assert_allclose(declared.blocks.gate.stddev, 64**-0.5)
-    np.testing.assert_allclose(declared.blocks.down.stddev, (2 * 2 * 128) ** -0.5)
+    np.testing.assert_allclose(declared.blocks.gate.stddev, 16**-0.5)
+    np.testing.assert_allclose(declared.blocks.down.stddev, (2 * 2 * 24) ** -0.5)
+    np.testing.assert_allclose(declared.blocks.attention.out.stddev, (2 * 2 * 32) ** -0.5)
     zeros = params.init(params.ParamInfo((3,), "embed", 0), jax.random.key(0), jnp.float32)
     np.testing.assert_array_equal(zeros, 0)
 

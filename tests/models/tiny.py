@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.core import struct
+from alignjax.models import params as declarations
 from alignjax.models import transformer
 from alignjax.models.config import TransformerConfig
+from alignjax.parallel import axes
 
 SIZES = {
     "vocab_size": 16,
@@ -30,9 +33,15 @@ def model(**changes):
 
 
 @functools.cache
+def init(tied: bool = True, vocab_size: int = 16):
+    """The model's jitted `init`."""
+    return jax.jit(model(tied=tied, vocab_size=vocab_size).init)
+
+
+@functools.cache
 def params(tied: bool = True, seed: int = 0, vocab_size: int = 16):
     """Host weights away from their gentle start: norms differ from 1, logits spread over nats."""
-    tree = jax.jit(model(tied=tied, vocab_size=vocab_size).init)(jax.random.key(seed))
+    tree = init(tied, vocab_size)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def roughen(x):
@@ -42,6 +51,19 @@ def params(tied: bool = True, seed: int = 0, vocab_size: int = 16):
         return x * np.float32(0.5 / x.std() if x.ndim == 2 and x.shape[0] == vocab_size else 1.5)
 
     return jax.tree.map(roughen, tree)
+
+
+def place(weights, tied: bool = True):
+    """Host weights on the current mesh, laid out as they are declared."""
+    declared = transformer.declare(config(tied=tied))
+    if weights.scalar is not None:
+        declared = struct.replace(declared, scalar=declarations.ParamInfo((16,), "embed", 0))
+    return jax.tree.map(
+        lambda info, x: axes.shard(jnp.asarray(x), info.axes),
+        declared,
+        weights,
+        is_leaf=declarations.is_info,
+    )
 
 
 def rows(sequences, length: int, *, left: bool = False, pad: int = 0):

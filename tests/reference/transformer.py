@@ -46,9 +46,7 @@ def hidden(weights, tokens, config):
         b = w.blocks
         a = b.attention
         normed = rms_norm(x, b.attention_norm[n], config.norm_eps)
-        x = x + attention(
-            normed, a.query[n], a.key[n], a.value[n], a.out[n], config.rope_theta
-        )
+        x = x + attention(normed, a.query[n], a.key[n], a.value[n], a.out[n], config.rope_theta)
         normed = rms_norm(x, b.mlp_norm[n], config.norm_eps)
         gate = normed @ b.gate[n]
         x = x + (gate / (1 + np.exp(-gate)) * (normed @ b.up[n])) @ b.down[n]
@@ -77,3 +75,21 @@ def _wide(weights):
     import jax
 
     return jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
+
+
+def law(logits, *, temperature=1.0, top_k=0, top_p=1.0):
+    """[V] probabilities after temperature, then top-k, then top-p; no two logits are equal."""
+    order = sorted(range(len(logits)), key=lambda v: -logits[v])
+    if temperature == 0:
+        return np.eye(len(logits))[order[0]]
+    p = np.exp((np.asarray(logits, np.float64) - max(logits)) / temperature)
+    kept = set(order[:top_k] if top_k else order)
+    p = np.array([x if v in kept else 0.0 for v, x in enumerate(p)])
+    p, mass, kept = p / p.sum(), 0.0, set()
+    for v in order:
+        kept.add(v)
+        mass += p[v]
+        if mass >= top_p:
+            break
+    p = np.array([x if v in kept else 0.0 for v, x in enumerate(p)])
+    return p / p.sum()

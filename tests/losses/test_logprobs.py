@@ -1,0 +1,268 @@
+"""The tiled primitive against naive float64, its memory, and its vocabulary spread over devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.test_util import check_grads
+
+from alignjax.losses import logprobs
+
+B, T, D, V = 2, 5, 8, 13
+FIELDS = ("logprob", "entropy", "logsumexp", "sum_p2", "mean_logit")
+OPTIONS = [
+    {"tile": 1},
+    {"tile": 3},  # does not divide T: the last tile is padded
+    {"tile": T},
+    {},
+    {"tile": 2, "temperature": 0.7},
+    {"tile": 3, "softcap": 2.0, "scale": 1.7},
+    {"tile": 5, "softcap": 4.0, "scale": 0.3, "temperature": 2.5},
+]
+RNG = np.random.default_rng(2)
+HIDDEN = RNG.normal(size=(B, T, D)).astype(np.float32)
+MATRIX = (RNG.normal(size=(D, V)) * 0.6).astype(np.float32)
+TARGETS = RNG.integers(0, V, (B, T))
+TARGETS[0, :2] = 0, V - 1
+WEIGHTS = RNG.normal(size=(len(FIELDS), B, T)).astype(np.float32)
+
+
+def naive(hidden, matrix, *, temperature=1.0, softcap=0.0, scale=1.0, tile=0):
+    """[5, B, T] statistics in the order of FIELDS, in the precision of the inputs."""
+    z = scale * jnp.einsum("btd,dv->btv", hidden, matrix)
+    z = softcap * jnp.tanh(z / softcap) / temperature if softcap else z / temperature
+    logp = jax.nn.log_softmax(z, axis=-1)
+    p = jnp.exp(logp)
+    return jnp.stack(
+        [
+            jnp.take_along_axis(logp, TARGETS[..., None], axis=-1)[..., 0],
+            -jnp.sum(p * logp, axis=-1),
+            jnp.log(jnp.sum(jnp.exp(z), axis=-1)),
+            jnp.sum(p * p, axis=-1),
+            jnp.mean(z, axis=-1),
+        ]
+    )
+
+
+def ours(hidden, matrix, **options):
+    stats = logprobs.token_stats(hidden, matrix, TARGETS, **options)
+    return jnp.stack([getattr(stats, name) for name in FIELDS])
+
+
+@functools.cache
+def slopes_and_stats(function, options):
+    """Jitted (hidden, matrix, weights) -> (gradients of sum(weights stats), stats)."""
+
+    def total(hidden, matrix, weights):
+        stats = function(hidden, matrix, **dict(options))
+        return jnp.sum(weights * stats), stats
+
+    return jax.jit(jax.grad(total, (0, 1), has_aux=True))
+
+
+def run(options, hidden=HIDDEN, matrix=MATRIX, weights=WEIGHTS):
+    return slopes_and_stats(ours, tuple(options.items()))(hidden, matrix, weights)
+
+
+def wide(options, hidden=HIDDEN, matrix=MATRIX, weights=WEIGHTS):
+    """The same of the naive formulas in float64."""
+    with jax.enable_x64(True):
+        arguments = (jnp.asarray(x, jnp.float64) for x in (hidden, matrix, weights))
+        return jax.device_get(slopes_and_stats(naive, tuple(options.items()))(*arguments))
+
+
+def near(got, want, tolerance=1e-6):
+    """Within the tolerance of the largest entry."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_statistics_and_gradients_equal_naive_float64(options):
+    (slopes, got), (want_slopes, want) = run(options), wide(options)
+    assert got.dtype == jnp.float32
+    for name, a, b in zip(FIELDS, got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=name)
+    for a, b in zip(slopes, want_slopes, strict=True):
+        near(a, b)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_statistic_has_its_own_gradient(name):
+    options = OPTIONS[-2]
+    weights = WEIGHTS * (np.array(FIELDS) == name)[:, None, None]
+    slopes, want = (f(options, weights=weights)[0] for f in (run, wide))
+    for a, b in zip(slopes, want, strict=True):
+        near(a, b)
+
+
+def test_gradients_by_differences():
+    check_grads(
+        lambda h, w: ours(h, w, tile=2, softcap=5.0), (HIDDEN, MATRIX), order=1, modes=("rev",)
+    )
+
+
+def test_top1_is_the_most_likely_token_and_has_no_gradient():
+    stats = logprobs.token_stats(HIDDEN, MATRIX, TARGETS, tile=2)
+    np.testing.assert_array_equal(stats.top1, (HIDDEN @ MATRIX).argmax(-1))
+    slope = jax.grad(lambda h: logprobs.token_stats(h, MATRIX, TARGETS).top1.sum() * 1.0)(HIDDEN)
+    np.testing.assert_array_equal(slope, 0)
+    np.testing.assert_array_equal(
+        logprobs.token_logprobs(HIDDEN, MATRIX, TARGETS, tile=2), stats.logprob
+    )
+
+
+def test_bfloat16_inputs_sum_in_fp32_and_keep_their_dtype_in_gradients():
+    h, w = jnp.asarray(HIDDEN, jnp.bfloat16), jnp.asarray(MATRIX, jnp.bfloat16)
+    slopes, got = run({"tile": 1}, h, w)
+    want_slopes, want = wide({"tile": 1}, *(np.asarray(x, np.float64) for x in (h, w)))
+    assert got.dtype == jnp.float32
+    near(got, want)  # of these very bf16 numbers: nothing between is rounded to bf16
+    for a, b in zip(slopes, want_slopes, strict=True):
+        assert a.dtype == jnp.bfloat16
+        near(np.asarray(a, np.float64), b, 2**-8)
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_a_vocabulary_spread_over_devices_changes_nothing(shards):
+    options, size = {"tile": 2, "softcap": 5.0}, 12
+    matrix, targets = MATRIX[:, :size], TARGETS % size
+
+    def spread(h, w):
+        stats = logprobs.token_stats(h, w, targets, **options)
+        columns = jnp.stack([getattr(stats, name) for name in FIELDS])
+        return jnp.sum(WEIGHTS * columns), (columns, stats.top1)
+
+    step = jax.jit(jax.value_and_grad(spread, (0, 1), has_aux=True))
+    (_, (want, want_top)), want_slopes = step(HIDDEN, matrix)
+    mesh = jax.make_mesh((2, shards), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        h = jax.device_put(HIDDEN, jax.P("data"))
+        w = jax.device_put(matrix, jax.P(None, "model"))
+        (_, (got, top)), slopes = step(h, w)
+        assert [s.sharding.spec for s in slopes] == [
+            jax.P("data", None, None),
+            jax.P(None, "model"),
+        ]
+        other = jax.jit(lambda h, w: logprobs.token_divergence(h, w, h * 0.5, w, tile=2))(h, w)
+    near(got, want)
+    np.testing.assert_array_equal(top, want_top)
+    for a, b in zip(slopes, want_slopes, strict=True):
+        near(a, b)
+    # A sum of terms of both signs, each of rounding 1e-7 of its own size.
+    near(other, logprobs.token_divergence(HIDDEN, matrix, HIDDEN * 0.5, matrix), 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e30])
+def test_extreme_logits_stay_finite(scale):
+    h = HIDDEN * np.float32(scale)
+    got = ours(h, MATRIX, tile=3)
+    assert np.isfinite(got).all()
+    sure = np.sort(h @ MATRIX, -1)
+    np.testing.assert_array_less(100, sure[..., -1] - sure[..., -2])  # one token has all the mass
+    np.testing.assert_allclose(got[3], 1.0)
+    np.testing.assert_allclose(got[1], 0.0, atol=1e-6)
+    slopes = jax.grad(lambda h, w: ours(h, w, tile=3)[:4].sum(), (0, 1))(h, MATRIX)
+    assert all(np.isfinite(s).all() for s in slopes)
+    assert np.isfinite(logprobs.token_divergence(h, MATRIX, HIDDEN, MATRIX)).all()
+
+
+def test_a_large_common_offset_of_the_logits_costs_no_entropy():
+    # Entropy does not depend on the offset; computed as logsumexp - E z it would lose digits.
+    h = np.concatenate([HIDDEN, np.full((B, T, 1), 64.0, np.float32)], axis=-1)
+    w = np.concatenate([MATRIX, np.full((1, V), 64.0, np.float32)], axis=0)
+    exact = wide({})[1]
+    got = ours(h, w, tile=2)
+    np.testing.assert_allclose(got[1], exact[1], atol=1e-3)
+    np.testing.assert_allclose(got[0], exact[0], atol=2e-3)
+
+
+def test_memory_is_a_tile_not_the_whole_vocabulary():
+    time, width, vocab = 256, 16, 32768
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, time, width), (width, vocab))]
+    targets = np.zeros((1, time), np.int32)
+
+    def tiled(h, w):
+        return logprobs.token_logprobs(h, w, targets, tile=16).sum()
+
+    def whole(h, w):
+        logp = jax.nn.log_softmax(h @ w, axis=-1)
+        return jnp.take_along_axis(logp, targets[..., None], axis=-1).sum()
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        small, large = (
+            jax.jit(jax.grad(f, (0, 1))).lower(*args).compile().memory_analysis().temp_size_in_bytes
+            for f in (tiled, whole)
+        )
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    assert large > 4 * time * vocab
+    assert small * 6 < large, f"{small / 2**20:.1f} and {large / 2**20:.1f} MiB"
+
+
+def test_the_tile_is_chosen_by_size():
+    hidden, matrix = jnp.zeros((4, 1000, 2)), jnp.zeros((2, 32768))
+    assert logprobs._choose_tile(hidden, matrix) == 2**25 // (4 * 4 * 32768) == 64
+    assert logprobs._choose_tile(hidden[:, :3], matrix) == 3
+    assert logprobs._choose_tile(jnp.zeros((4096, 9, 1)), jnp.zeros((1, 32768))) == 1
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):  # what one device holds counts
+        placed = jax.device_put(hidden, jax.P("data")), jax.device_put(matrix, jax.P(None, "model"))
+        assert logprobs._choose_tile(*placed) == 8 * 64
+
+
+@pytest.mark.parametrize("tile", [0, 2])
+def test_divergence_equals_the_sum_over_the_vocabulary(tile):
+    other, matrix = RNG.normal(size=HIDDEN.shape).astype(np.float32), MATRIX[:, ::-1]
+    got = logprobs.token_divergence(HIDDEN, MATRIX, other, matrix, temperature=0.8, tile=tile)
+    p, q = (
+        np.asarray(h, np.float64) @ np.asarray(w, np.float64) / 0.8
+        for h, w in ((HIDDEN, MATRIX), (other, matrix))
+    )
+    p, q = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in (p, q))
+    near(got, (np.exp(p) * (p - q)).sum(-1))
+    np.testing.assert_array_equal(logprobs.token_divergence(HIDDEN, MATRIX, HIDDEN, MATRIX), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": HIDDEN[0]}, r"hidden must have shape \[B T D\]; got \(5, 8\)"),
+        ({"unembedding": MATRIX.T}, r"unembedding must .* with D = 8; got \(13, 8\)"),
+        ({"targets": TARGETS[:, 1:]}, r"targets must have shape \[B T\] with T = 5; got \(2, 4\)"),
+        ({"temperature": 0.0}, "temperature must be finite and > 0; got 0.0"),
+        ({"softcap": -1.0}, "softcap must be finite and >= 0; got -1.0"),
+        ({"scale": float("nan")}, "scale must be finite and > 0; got nan"),
+        ({"tile": -1}, "tile must be finite and >= 0; got -1"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_bad_arguments_are_refused(changes, message):
+    arguments = {"hidden": HIDDEN, "unembedding": MATRIX, "targets": TARGETS, **changes}
+    with pytest.raises(ValueError, match=message):
+        logprobs.token_stats(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"other_hidden": HIDDEN[:, 1:]}, r"other_hidden must .* with T = 5; got \(2, 4, 8\)"),
+        ({"other_unembedding": MATRIX[:, 1:]}, "other_unembedding must .* with V = 13"),
+        ({"temperature": 0.0}, "temperature must be finite and > 0"),
+        ({"tile": -1}, "tile must"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_bad_arguments_of_the_divergence_are_refused(changes, message):
+    arguments = {"hidden": HIDDEN, "unembedding": MATRIX}
+    arguments |= {"other_hidden": HIDDEN, "other_unembedding": MATRIX, **changes}
+    with pytest.raises(ValueError, match=message):
+        logprobs.token_divergence(**arguments)
+
+
+def test_two_models_of_unlike_width_may_be_compared():
+    narrow = logprobs.token_divergence(HIDDEN, MATRIX, HIDDEN[..., :4], MATRIX[:4])
+    assert (np.asarray(narrow) > 0).all()
