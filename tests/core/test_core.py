@@ -141,7 +141,7 @@ def test_check_number(bounds, good, bad, rule):
     for wrong in (float("nan"), float("inf"), -float("inf")):
         with pytest.raises(ValueError, match="beta must be finite"):
             shapes.check_number("beta", wrong, **bounds)
-    with pytest.raises(ValueError, match="beta must be a number, finite and .*; got 'x'"):
+    with pytest.raises(ValueError, match=r"beta must be a number, finite and .*; got 'x'"):
         shapes.check_number("beta", "x", **bounds)
     jax.jit(lambda b: shapes.check_number("beta", b, **bounds))(bad)  # tracers pass
 

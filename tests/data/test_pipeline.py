@@ -55,5 +55,5 @@ def test_errors():
         pipeline.Batches({"a": np.zeros(2), "b": np.zeros(3)}, batch_size=1, seed=0)
     with pytest.raises(ValueError, match="must have rows; got none"):
         pipeline.Batches({"a": np.zeros(0)}, batch_size=1, seed=0)
-    with pytest.raises(ValueError, match="loop.batch_size must be >= 1; got 0"):
+    with pytest.raises(ValueError, match=r"loop\.batch_size must be >= 1; got 0"):
         pipeline.Batches(table(2), batch_size=0, seed=0)

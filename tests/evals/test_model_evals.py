@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.core import errors, struct
+from alignjax.core import struct
 from alignjax.evals import likelihood, policy, preferences
 from alignjax.rewards import learned
 from alignjax.sampling import transforms
@@ -114,7 +114,7 @@ def enumerated():
 
 
 def test_kl_of_samples_equals_enumeration(drawn, enumerated):
-    logp, logq, kl, entropy = map(np.array, zip(*enumerated.values(), strict=True))
+    logp, logq, kl, _ = map(np.array, zip(*enumerated.values(), strict=True))
     assert np.exp(logp).sum() == pytest.approx(1)
     exact = np.sum(np.exp(logp) * (logp - logq))
     assert np.sum(np.exp(logp) * kl) == pytest.approx(exact)  # the chain rule
@@ -151,12 +151,12 @@ def test_a_policy_that_is_its_reference_has_no_kl_and_seeds_differ(sampler, prom
     assert (drawn.tokens[:1024] != drawn.tokens[1024:2048]).any()
 
 
-def test_drift_is_checked(prompts):
-    config = transforms.SamplingConfig(max_new_tokens=NEW, temperature=TEMPERATURE)
-    strict = policy.make_sampler(MODEL, config, eos=EOS, pad=0, rows=1024, max_drift=0.0)
-    few = {name: x[:8] for name, x in prompts.items()}
-    with pytest.raises(errors.Failure, match="the limit is 0"):
-        strict(POLICY, OTHER, few, 0)
+def test_drift_of_every_batch_is_checked(sampler, prompts, monkeypatch):
+    seen = []
+    monkeypatch.setattr(policy.generate, "check_drift", lambda *x: seen.append(x))
+    sampler(POLICY, OTHER, prompts, 0)
+    assert [limit for _, limit in seen] == [1e-3] * 3
+    assert all(0 < float(drift) < 2e-5 for drift, _ in seen)
 
 
 def test_learned_reward_is_blind_to_what_follows_a_row():

@@ -59,7 +59,7 @@ def place(weights, tied: bool = True):
     if weights.scalar is not None:
         declared = struct.replace(declared, scalar=declarations.ParamInfo((16,), "embed", 0))
     return jax.tree.map(
-        lambda info, x: axes.shard(jnp.asarray(x), info.axes),
+        lambda info, x: jax.device_put(x, axes.spec(info.axes) if axes.has_mesh() else None),
         declared,
         weights,
         is_leaf=declarations.is_info,

@@ -40,7 +40,7 @@ def test_spec_skips_axes_that_the_mesh_has_not():
 def test_a_collision_names_both_axes(cube):
     with pytest.raises(ValueError, match="Axes 'kv' and 'ff' of 'kv ff' both want mesh axis 'mod"):
         axes.spec("kv ff")
-    with pytest.raises(ValueError, match="Axes 'batch' and 'fsdp' .* mesh axis 'data'"):
+    with pytest.raises(ValueError, match=r"Axes 'batch' and 'fsdp' .* mesh axis 'data'"):
         axes.spec("batch time fsdp")
     with pytest.raises(ValueError, match="Unknown logical axis 'heads'; the axes are batch, fsdp,"):
         axes.spec("batch heads")
