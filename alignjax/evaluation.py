@@ -90,8 +90,10 @@ def evaluate(
         if run.method == "reward":
             params = runs.load_reward(folder, model, shape, corpus.fingerprints, say)
             table = corpus.table("pairs", "eval")
-            scores = preferences.pair_scores(preferences.reward_scores(model), params, table, rows)
-            return {"pair accuracy": preferences.accuracy(scores)}
+            scores = preferences.answer_scores(
+                preferences.reward_scores(model), params, table, rows
+            )
+            return {"pair accuracy": preferences.accuracy(preferences.in_pairs(scores, table))}
         policy = runs.load_policy(folder, model, shape, corpus.fingerprints, say)
         if run.method in ("pretrain", "sft"):
             table = corpus.table(experiment.table_kind(run.config.algorithm), "eval")
@@ -109,8 +111,8 @@ def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> d
     if run.method == "dpo":
         table = corpus.table("pairs", "eval")
         trees = (policy, reference)
-        scores = preferences.pair_scores(preferences.implicit_scores(model), trees, table, rows)
-        found["pair accuracy"] = preferences.accuracy(scores)
+        scores = preferences.answer_scores(preferences.implicit_scores(model), trees, table, rows)
+        found["pair accuracy"] = preferences.accuracy(preferences.in_pairs(scores, table))
     sampling = getattr(config.algorithm, "sampling", None) or transforms.SamplingConfig(
         max_new_tokens=corpus.length - corpus.prompt_length
     )
@@ -183,7 +185,7 @@ def verify(folder: pathlib.Path, *, say: Callable[[str], None]) -> list[tuple[in
     if not checkpoint.exists(folder):
         raise ValueError(f"--workdir must hold checkpoints; got {folder}.")
     found = []
-    checkpoints = checkpoint.Checkpoints(folder)
+    checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     for step in checkpoints.steps():
         try:
             checkpoints.verify(step)

@@ -34,12 +34,12 @@ def get_config(variant: str = "") -> ReviewLifecycle:
         reward=Training(
             algorithm=reward.RewardConfig(),
             optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=1080, batch_size=64),
+            loop=LoopConfig(steps=960, batch_size=32),
         ),
         dpo=Training(
             algorithm=dpo.DpoConfig(beta=1.0),
             optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=540, batch_size=64),
+            loop=LoopConfig(steps=384, batch_size=32),
         ),
         ppo=Training(
             algorithm=ppo.PpoConfig(epochs=4, sampling=SamplingConfig(max_new_tokens=18)),

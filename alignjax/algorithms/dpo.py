@@ -27,7 +27,8 @@ class DpoConfig:
 def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
     """Minimises -log sigmoid(beta (log pi/ref (chosen) - log pi/ref (rejected))), mean over pairs.
 
-    Batch: tokens, loss_mask, segments, positions [B, 2, T]; choice 0 is the chosen answer.
+    Batch: tokens, loss_mask, segments, positions [B, K, T], and what is compared as
+    `scoring.compared` reads it.
     Frozen: "reference", read once for all rows by `annotate`. The policy starts as the reference,
     so the first loss is log 2.
     Reference: Rafailov et al. 2023, equation 7.
@@ -38,7 +39,7 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         rows = scoring.flatten_choices(batch)
         stats = scoring.token_stats(model, params, rows)
         counted = jnp.where(scoring.counted(rows), stats.logprob, 0.0)
-        return jnp.sum(counted, axis=1).reshape(-1, 2)
+        return jnp.sum(counted, axis=1).reshape(-1, batch["tokens"].shape[1])
 
     def init(key, start):
         return algorithm.copy(start["policy"])
@@ -48,16 +49,16 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
 
     def loss(params, frozen, batch, key):
         logprobs = sequence_logprobs(model.bind(params, frozen), batch)
-        chosen, rejected = (logprobs - batch["reference_logprobs"]).T
-        pairs = losses.dpo(
-            chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing
-        )
-        return {"dpo": mean.of(pairs)}, {
-            "dpo": mean.of(pairs),
-            "accuracy": mean.of(losses.preference_accuracy(chosen, rejected)),
-            "chosen_reward": mean.of(config.beta * chosen),
-            "rejected_reward": mean.of(config.beta * rejected),
-            "margin": mean.of(config.beta * (chosen - rejected)),
+        pairs = scoring.compared(logprobs - batch["reference_logprobs"], batch)
+        chosen, rejected, mask = (x.reshape(-1) for x in pairs)
+        nll = losses.dpo(chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing)
+        terms = {"dpo": mean.masked(nll, mask)}
+        return terms, {
+            **terms,
+            "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
+            "chosen_reward": mean.masked(config.beta * chosen, mask),
+            "rejected_reward": mean.masked(config.beta * rejected, mask),
+            "margin": mean.masked(config.beta * (chosen - rejected), mask),
         }
 
     # Two programs compute the same log-probabilities (annotate and loss): rounding is what remains.

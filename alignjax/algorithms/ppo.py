@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax import losses
 from alignjax.core import mean, shapes
@@ -197,6 +198,6 @@ def ppo(
         loss=loss,
         collect=collect,
         plan=algorithm.Plan(epochs=config.epochs, minibatches=config.minibatches),
-        carry={"kl_coefficient": jnp.asarray(config.kl_coefficient, jnp.float32)},
+        carry={"kl_coefficient": np.float32(config.kl_coefficient)},
         first={"ratio_deviation": algorithm.Expected(0.0, 1e-4)},
     )

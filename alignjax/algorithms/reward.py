@@ -25,8 +25,8 @@ class RewardConfig:
 def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
     """Minimises -log sigmoid(r(chosen) - r(rejected)), averaged over pairs.
 
-    Batch: tokens, segments, positions, loss_mask [B, 2, T]; choice 0 is the chosen answer. The
-    scalar head starts at zero, so the first loss is log 2.
+    Batch: tokens, segments, positions, loss_mask [B, K, T], and what is compared as
+    `scoring.compared` reads it. The scalar head starts at zero, so the first loss is log 2.
     Reference: Ouyang et al. 2022, equation 1.
     """
     config.validate()
@@ -37,18 +37,19 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
 
     def loss(params, frozen, batch, key):
         params = model.bind(params, frozen)
-        rows = scoring.flatten_choices(batch)
-        scores = scoring.sequence_scores(model, params, rows)
-        chosen, rejected = scores.reshape(-1, 2).T
-        pairs = losses.bradley_terry(chosen, rejected, label_smoothing=config.label_smoothing)
-        terms = {"bradley_terry": mean.of(pairs)}
+        answers = batch["tokens"].shape[1]
+        scores = scoring.sequence_scores(model, params, scoring.flatten_choices(batch))
+        pairs = scoring.compared(scores.reshape(-1, answers), batch)
+        chosen, rejected, mask = (x.reshape(-1) for x in pairs)
+        nll = losses.bradley_terry(chosen, rejected, label_smoothing=config.label_smoothing)
+        terms = {"bradley_terry": mean.masked(nll, mask)}
         if config.centering:
             penalty = config.centering * losses.center_penalty(chosen, rejected)
-            terms["centering"] = mean.of(penalty)
+            terms["centering"] = mean.masked(penalty, mask)
         return terms, {
             **terms,
-            "accuracy": mean.of(losses.preference_accuracy(chosen, rejected)),
-            "margin": mean.of(chosen - rejected),
+            "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
+            "margin": mean.masked(chosen - rejected, mask),
         }
 
     return algorithm.Algorithm(

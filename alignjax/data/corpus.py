@@ -8,7 +8,8 @@ import numpy as np
 Table = dict[str, np.ndarray]
 
 # documents, demonstrations: tokens, loss_mask, segments, positions [N, T]
-# pairs: the same [N, 2, T], choice 0 is the chosen answer
+# pairs: the same [N, K, T] over the answers to a prompt; where there are more than two, also
+#   preferred [N, P, 2] and pair_mask [N, P], the comparisons; else answer 0 is the chosen one
 # prompts: prompts [N, P] padded right, lengths [N]
 KINDS = ("documents", "demonstrations", "pairs", "prompts")
 

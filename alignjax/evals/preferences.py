@@ -13,21 +13,21 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
 
-PairScores = Callable[[Any, Any], jax.Array]  # (trees, batch of pairs) -> [B, 2]
+AnswerScores = Callable[[Any, Any], jax.Array]  # (trees, batch [B, K, T]) -> [B, K]
 
 
-def reward_scores(model: models.Model) -> PairScores:
-    """Scores [B, 2] of a batch of pairs by a reward model; trees are its parameters."""
+def reward_scores(model: models.Model) -> AnswerScores:
+    """Scores [B, K] of a batch of answers by a reward model; trees are its parameters."""
 
     def score(params: Any, batch: Any) -> jax.Array:
         rows = scoring.flatten_choices(batch)
-        return scoring.sequence_scores(model, params, rows).reshape(-1, 2)
+        return scoring.sequence_scores(model, params, rows).reshape(-1, batch["tokens"].shape[1])
 
     return jax.jit(score)
 
 
-def implicit_scores(model: models.Model) -> PairScores:
-    """log pi/ref [B, 2] of a batch of pairs, nats; trees are (policy, reference).
+def implicit_scores(model: models.Model) -> AnswerScores:
+    """log pi/ref [B, K] of a batch of answers, nats; trees are (policy, reference).
 
     Reference: Rafailov et al. 2023, equation 5, up to beta.
     """
@@ -36,18 +36,25 @@ def implicit_scores(model: models.Model) -> PairScores:
         rows = scoring.flatten_choices(batch)
         mask = scoring.counted(rows)
         policy, reference = (scoring.token_stats(model, t, rows).logprob for t in trees)
-        return jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1).reshape(-1, 2)
+        ratio = jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1)
+        return ratio.reshape(-1, batch["tokens"].shape[1])
 
     return jax.jit(score)
 
 
-def pair_scores(score: PairScores, trees: Any, table: corpus.Table, rows: int) -> np.ndarray:
-    """Scores [N, 2] of all pairs of a table."""
+def answer_scores(score: AnswerScores, trees: Any, table: corpus.Table, rows: int) -> np.ndarray:
+    """Scores [N, K] of all answers of a table."""
     parts = [
         np.asarray(score(trees, hosts.to_global(batch)))[:real]
         for batch, real in pipeline.in_order(table, rows)
     ]
     return np.concatenate(parts)
+
+
+def in_pairs(values: np.ndarray, table: corpus.Table) -> np.ndarray:
+    """[M, 2]: the values [N, K] of every compared pair of a table, the preferred one first."""
+    chosen, rejected, mask = (np.asarray(x) for x in scoring.compared(jnp.asarray(values), table))
+    return np.stack([chosen[mask], rejected[mask]], axis=1)
 
 
 def accuracy(scores: np.ndarray) -> estimate.Estimate:

@@ -131,8 +131,8 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             table = self.corpus.table("pairs", "eval")
-            scores = preferences.pair_scores(score, trees(), table, self.config.eval_batch)
-            return preferences.accuracy(scores).as_dict()
+            scores = preferences.answer_scores(score, trees(), table, self.config.eval_batch)
+            return preferences.accuracy(preferences.in_pairs(scores, table)).as_dict()
 
         return self.space.remember(stage, "accuracy", make)
 

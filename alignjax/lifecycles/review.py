@@ -207,13 +207,10 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
-            scores = preferences.pair_scores(
-                preferences.reward_scores(self.space.model),
-                self.space.reward(),
-                table,
-                self.config.eval_batch,
-            )
-            by_gold = np.sign(table["gold"][:, :1] - table["gold"][:, 1:])
+            score, params = preferences.reward_scores(self.space.model), self.space.reward()
+            scores = preferences.answer_scores(score, params, table, self.config.eval_batch)
+            scores, gold = (preferences.in_pairs(x, table) for x in (scores, table["gold"]))
+            by_gold = np.sign(gold[:, :1] - gold[:, 1:])
             differ = by_gold[:, 0] != 0
             return {
                 "accuracy": preferences.accuracy((scores * by_gold)[differ]).as_dict(),
@@ -283,30 +280,26 @@ def label_pairs(
     *,
     start: int,
 ) -> dict[str, np.ndarray]:
-    """All pairs of each prompt's completions as a table of pairs, the preferred one first.
+    """All C(K, 2) comparisons of each prompt's completions, labelled.
 
     P(first preferred) = sigmoid((gold_1 - gold_2) / temperature); temperature 0 takes the larger,
-    and drops equal ones. Pairs of equal completions are dropped.
+    and leaves equal ones out. Comparisons of equal completions are left out.
 
     Args:
-      tokens: [P, K, T]. lengths, gold: [P, K].
+      tokens: [N, K, T]. lengths, gold: [N, K].
 
     Returns:
-      tokens, loss_mask, segments, positions [N, 2, T], gold [N, 2].
+      tokens, loss_mask, segments, positions [N, K, T], gold [N, K], preferred [N, P, 2] (the better
+      one first) and pair_mask [N, P].
     """
     left, right = np.triu_indices(tokens.shape[1], 1)
-    pairs = np.stack([tokens[:, left], tokens[:, right]], axis=2).reshape(-1, 2, tokens.shape[2])
-    sizes = np.stack([lengths[:, left], lengths[:, right]], axis=2).reshape(-1, 2)
-    worth = np.stack([gold[:, left], gold[:, right]], axis=2).reshape(-1, 2)
-    margin = worth[:, 0] - worth[:, 1]
+    margin = gold[:, left] - gold[:, right]
+    mask = np.any(tokens[:, left] != tokens[:, right], axis=2)
     if temperature > 0:
-        swap = rng.random(len(margin)) > 1 / (1 + np.exp(-margin / temperature))
-        keep = np.ones(len(margin), bool)
+        swap = rng.random(margin.shape) > 1 / (1 + np.exp(-margin / temperature))
     else:
-        swap, keep = margin < 0, margin != 0
-    keep &= np.any(pairs[:, 0] != pairs[:, 1], axis=1)
-    order = np.where(swap[:, None], [[1, 0]], [[0, 1]])
-    pairs = np.take_along_axis(pairs, order[:, :, None], axis=1)[keep]
-    sizes = np.take_along_axis(sizes, order, axis=1)[keep]
-    worth = np.take_along_axis(worth, order, axis=1)[keep]
-    return {**corpora.rows(pairs, sizes, start=start), "gold": worth}
+        swap, mask = margin < 0, mask & (margin != 0)
+    both = np.stack([left, right], axis=1)
+    preferred = np.where(swap[:, :, None], both[:, ::-1], both).astype(np.int32)
+    labels = {"gold": gold, "preferred": preferred, "pair_mask": mask}
+    return {**corpora.rows(tokens, lengths, start=start), **labels}

@@ -94,6 +94,22 @@ def token_divergence(
     return align(divergence)
 
 
+def compared(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(chosen, rejected, mask), each [B, P]: the values [B, K] of the answers that are compared.
+
+    The batch lists P comparisons of a prompt's K answers in `preferred` [B, P, 2], the better one
+    first, and marks the real ones in `pair_mask` [B, P]. Without them answer 0 beats answer 1.
+    Reading all comparisons off one forward pass costs K rows, not 2 P.
+    """
+    if "preferred" not in batch:
+        chosen, rejected = values[:, :1], values[:, 1:2]
+        return chosen, rejected, jnp.ones_like(chosen, jnp.bool_)
+    chosen, rejected = (
+        jnp.take_along_axis(values, batch["preferred"][:, :, side], axis=1) for side in (0, 1)
+    )
+    return chosen, rejected, batch["pair_mask"]
+
+
 def flatten_choices(batch: Batch) -> dict[str, Any]:
     """[B, K, ...] arrays of K answers a prompt as [B K, ...] rows; [B] arrays stay."""
     return {

@@ -68,24 +68,35 @@ def _items(state: algorithm.TrainState) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest last."""
+    """The checkpoints of one run, newest last.
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2):
+    Only the run itself may open them to write: that sweeps away what a kill left half done, and
+    would sweep away what a live run is just saving.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, read_only: bool = False):
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
+        self._read_only = read_only
+        if read_only:
+            options = ocp.CheckpointManagerOptions(create=False)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 # A kill while an old step is deleted leaves it half there unless it is moved first.
                 todelete_subdir="trash",
                 cleanup_tmp_directories=True,
-            ),
-        )
+            )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._empty_trash()
 
     def _empty_trash(self) -> None:
-        shutil.rmtree(self.folder / "trash", ignore_errors=True)
+        if not self._read_only:
+            shutil.rmtree(self.folder / "trash", ignore_errors=True)
+
+    def prepare(self, state: algorithm.TrainState) -> None:
+        """Compiles what a save of this state runs: nothing compiles in the middle of a run."""
+        checksums(_items(state))
 
     def save(self, state: algorithm.TrainState, meta: dict[str, Any]) -> None:
         """Starts saving the state in the background.
@@ -274,7 +285,7 @@ def load(
             f"a checkpoint to start from must be the folder of a finished run; got {workdir}, "
             "which holds none. Train that stage first or correct the path."
         )
-    checkpoints = Checkpoints(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
     try:
         for step in reversed(checkpoints.steps()):
             try:

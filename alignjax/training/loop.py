@@ -1,5 +1,6 @@
 """The one train loop: restore or init, then collect, update, log, checkpoint."""
 
+import contextlib
 import dataclasses
 import pathlib
 import signal
@@ -169,7 +170,7 @@ def train(
     writer = metrics.Writer(workdir, start=begin)
     bar = progress.Progress(name, config.steps, start=begin)
     log = _Log(writer, bar, config)
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(checkpoints):
         for step in range(begin, config.steps):
             given = hosts.to_global(batch_at(step))
             batch, carry, found = method.collect(state, frozen, given, keys.at(collect_key, step))
@@ -192,12 +193,10 @@ def train(
             elif due(step + 1, config.log_every):
                 log.flush()
             if signals.count and not last:
-                checkpoints.close()
                 raise errors.Preempted(
                     f"stopped by a signal after step {step + 1} of {config.steps}; the state is "
                     "saved. The same command goes on from there."
                 )
-    checkpoints.close()
     log.close()
     return state
 

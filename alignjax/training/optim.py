@@ -19,7 +19,7 @@ class OptimConfig:
     learning_rate: float = 1e-3  # the peak
     schedule: str = "cosine"  # constant | linear | cosine, after the warm-up
     warmup_steps: int = 20  # updates from 0 to the peak
-    final_fraction: float = 0.0  # of the peak, at the last update
+    final_fraction: float = 0.0  # of the peak, reached right after the last update
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8

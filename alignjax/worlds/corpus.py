@@ -23,7 +23,7 @@ class ReviewConfig:
     eval_rows: int = 2048  # of each kind
     document_noise: float = 0.2  # share of pretraining documents with noise
     token_noise: float = 0.3  # share of noise tokens in those
-    pairs: str = ""  # file of labelled pairs, made by the lifecycle
+    pairs: str = ""  # file of labelled comparisons, made by the lifecycle
 
     def validate(self) -> None:
         self.world.validate()
