@@ -1,0 +1,309 @@
+"""The loop: order, portions, invariants of the first step, signals, resuming, compilations."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax.core import errors, mean, struct
+from alignjax.data import pipeline
+from alignjax.models import transformer
+from alignjax.training import algorithm, checkpoint, loop, metrics
+from tests.training import tiny
+
+DATA = {
+    "x": np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32),
+    "row": np.arange(40, dtype=np.int32),
+}
+
+
+def toy(collect=algorithm.as_is, **changes):
+    """Least squares with noise of the step's key, and a carry that counts."""
+
+    def loss(params, frozen, batch, key):
+        noise = 0.1 * jax.random.normal(key, ())
+        error = batch["x"] @ params["w"] - 1.0 + noise
+        terms = {"square": mean.of(error**2)}
+        return terms, {**terms, "noise": mean.of(noise), "rows": mean.of(batch["row"])}
+
+    def init(key, start):
+        return {"w": jax.random.normal(key, (3,))}
+
+    return algorithm.Algorithm(init=init, loss=loss, collect=collect, **changes)
+
+
+def train(workdir, method=None, *, asked=None, data=DATA, start=(), frozen=(), **changes):
+    """The final state of a run; `asked` collects the steps whose batches were asked for."""
+    sizes = {"steps": 8, "batch_size": 8, "checkpoint_every": 3, "log_every": 2, **changes}
+    config = loop.LoopConfig(**sizes)
+    batches = pipeline.Batches(data, batch_size=config.batch_size, seed=5)
+
+    def batch_at(step):
+        if asked is not None:
+            asked.append(step)
+        return batches.batch(step)
+
+    return loop.train(
+        method or toy(),
+        batch_at=batch_at,
+        start=dict(start),
+        frozen=dict(frozen),
+        optimizer=tiny.optimizer(learning_rate=0.1),
+        config=config,
+        seed=3,
+        workdir=workdir,
+        meta={"method": "toy"},
+        name="toy",
+        say=print,
+    )
+
+
+def rows_of(workdir):
+    return metrics.read(workdir / metrics.FILE)
+
+
+def text_of(workdir):
+    return (workdir / metrics.FILE).read_bytes()
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, final state) of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder)
+
+
+def test_batches_in_order_one_row_a_step_and_the_loss_falls(tmp_path, whole):
+    asked = []
+    state = train(tmp_path, asked=asked)
+    assert asked == list(range(8))
+    assert int(state.step) == 8
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == list(range(8))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert len({row["noise"] for row in rows}) == 8
+    batches = pipeline.Batches(DATA, batch_size=8, seed=5)
+    for row in rows:
+        assert row["rows"] == batches.batch(row["step"])["row"].mean()
+    # R32: and equal to another run bit for bit.
+    assert_same(state, whole[1])
+    assert text_of(tmp_path) == text_of(whole[0])
+    assert len(list((tmp_path / checkpoint.FOLDER).glob("[0-9]*"))) == 2
+
+
+def test_a_longer_run_goes_on_from_the_last_step(tmp_path, whole):
+    asked = []
+    train(tmp_path, steps=4)
+    state = train(tmp_path, asked=asked)
+    assert asked == [4, 5, 6, 7]
+    assert_same(state, whole[1])
+    assert text_of(tmp_path) == text_of(whole[0])
+
+
+def test_a_finished_run_does_nothing(whole):
+    before = text_of(whole[0])
+    asked = []
+    assert_same(train(whole[0], asked=asked), whole[1])
+    assert asked == []
+    assert text_of(whole[0]) == before
+
+
+def test_due():
+    assert [step for step in range(1, 8) if loop.due(step, 3)] == [3, 6]
+    assert all(loop.due(step, 1) for step in range(1, 4))
+
+
+def test_minibatches_cover_each_row_once_an_epoch():
+    batch = {"row": jnp.arange(24), "more": jnp.arange(48).reshape(24, 2)}
+    plan = algorithm.Plan(epochs=3, minibatches=4)
+    parts = list(loop.minibatches(batch, plan, jax.random.key(0)))
+    assert len(parts) == 12
+    orders = []
+    for epoch in range(3):
+        order = np.concatenate([p["row"] for p in parts[4 * epoch : 4 * epoch + 4]])
+        assert sorted(order) == list(range(24))
+        orders.append(tuple(order))
+    assert len(set(orders)) == 3
+    for part in parts:
+        np.testing.assert_array_equal(part["more"][:, 0], 2 * part["row"])
+    again = list(loop.minibatches(batch, plan, jax.random.key(0)))
+    jax.tree.map(np.testing.assert_array_equal, parts, again)
+    assert next(loop.minibatches(batch, algorithm.Plan(), jax.random.key(0))) is batch
+
+
+def test_sizes_must_divide(any_mesh):
+    fine = loop.LoopConfig(batch_size=64, micro_batches=2)
+    loop.check_sizes(fine, algorithm.Plan(minibatches=4))
+    with pytest.raises(ValueError, match="got 60 for 4 x 2"):
+        loop.check_sizes(
+            loop.LoopConfig(batch_size=60, micro_batches=2), algorithm.Plan(minibatches=4)
+        )
+    small = loop.LoopConfig(batch_size=12, micro_batches=2)
+    if any_mesh is None:
+        loop.check_sizes(small, algorithm.Plan(minibatches=2))
+    else:
+        with pytest.raises(ValueError, match="multiple of the mesh's batch axes"):
+            loop.check_sizes(small, algorithm.Plan(minibatches=2))
+
+
+@pytest.mark.parametrize("field", ["steps", "micro_batches", "log_every"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, field, value):
+    with pytest.raises(ValueError, match=f"loop.{field} must be finite and >= 1"):
+        train(tmp_path / "run", **{field: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missed_invariant_of_the_first_update_stops_the_run(tmp_path):
+    wrong = toy(first={"square": algorithm.Expected(123.0, 1e-3)})
+    with pytest.raises(errors.Failure, match="must find square = 123 within 0.001; got"):
+        train(tmp_path, wrong)
+    assert not checkpoint.exists(tmp_path)
+
+
+def test_dpo_stops_where_policy_and_reference_differ(tmp_path):
+    model = transformer.transformer(tiny.shape())
+    with tiny.quick_compiles():
+        method, _, frozen, _ = tiny.ready("dpo", model)
+        policy = jax.tree.map(jnp.copy, frozen["reference"])
+        moved = struct.replace(policy, norm=policy.norm * 1.05)
+        table = tiny.batch("dpo", 0, 8)
+        table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
+        with pytest.raises(errors.Failure, match=r"must find dpo = 0.693147"):
+            train(tmp_path, method, data=table, start={"policy": moved}, frozen=frozen)
+
+
+def test_a_reward_model_stops_where_its_head_is_not_zero(tmp_path):
+    model = transformer.transformer(tiny.shape())
+    with tiny.quick_compiles():
+        method, _, frozen, _ = tiny.ready("reward", model)
+        wrong = method._replace(init=lambda key, start: algorithm.copy(start["policy"]))
+        start = {"policy": frozen["reward"]}
+        with pytest.raises(errors.Failure, match="must find bradley_terry = 0.693147"):
+            train(tmp_path, wrong, data=tiny.batch("reward", 0, 8), start=start)
+
+
+def poison(steps):
+    """A collect that makes the batches of these steps not finite."""
+
+    def collect(state, frozen, batch, key):
+        bad = jnp.isin(state.step, jnp.asarray(steps))
+        return {**batch, "x": jnp.where(bad, jnp.nan, batch["x"])}, state.carry, {}
+
+    return collect
+
+
+def test_a_lone_non_finite_step_is_skipped_and_counted(tmp_path):
+    state = train(tmp_path, toy(collect=poison([1, 2, 5])), max_skipped=3)
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows if row["skipped"]] == [1, 2, 5]
+    assert rows[1]["loss"] == "nan"
+    assert np.all(np.isfinite(state.params["w"]))
+
+
+def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):
+    with pytest.raises(errors.NonFinite, match="3 steps in a row.*the last is step 5") as caught:
+        train(tmp_path, toy(collect=poison([3, 4, 5, 6, 7])), max_skipped=3, log_every=1)
+    assert caught.value.code == 3
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(6))
+    params, _ = checkpoint.load(
+        tmp_path, lambda meta: {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, print
+    )
+    assert np.all(np.isfinite(params["w"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_later(tmp_path, whole, number):
+    def collect(state, frozen, batch, key):
+        if int(state.step) == 4:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a second one does not disturb the save
+        return batch, state.carry, {}
+
+    before = signal.getsignal(number)
+    with pytest.raises(errors.Preempted, match="after step 5 of 8") as caught:
+        train(tmp_path, toy(collect=collect))
+    assert caught.value.code == 143
+    assert signal.getsignal(number) is before
+    assert [row["step"] for row in rows_of(tmp_path)] == list(range(5))
+    asked = []
+    state = train(tmp_path, asked=asked)
+    assert asked == [5, 6, 7]  # no step is done twice
+    assert_same(state, whole[1])
+    assert text_of(tmp_path) == text_of(whole[0])
+
+
+def test_a_third_signal_leaves_at_once(monkeypatch):
+    raised = []
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    with loop.Signals() as signals:
+        for count in (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.count == count
+        assert not raised
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert raised == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class Compilations:
+    """The step at which each program was compiled."""
+
+    def __init__(self):
+        self.step, self.steps = -1, []
+
+    def __call__(self, event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.steps.append(self.step)
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_nothing_compiles_after_the_second_step(tmp_path, name):
+    """R47, through checkpoints and the end of an epoch; and R32: twice gives the same bits."""
+    count = Compilations()
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        found = [compile_run(tmp_path / side, name, count) for side in ("a", "b")]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert_same(*found)
+    assert text_of(tmp_path / "a") == text_of(tmp_path / "b")
+    meta = [json.loads((tmp_path / s / "checkpoints/7/meta/metadata").read_text()) for s in "ab"]
+    assert meta[0]["checksums"] == meta[1]["checksums"]
+
+
+def compile_run(workdir, name, count):
+    model = transformer.transformer(tiny.shape())
+    config = {"epochs": 2, "minibatches": 2, "target_kl": 0.1} if name.startswith("ppo") else {}
+    with tiny.quick_compiles():
+        method, _, frozen, _ = tiny.ready(name, model, **config)
+        table = tiny.batch(name, 0, 20)
+        if method.annotate:
+            table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
+        collect = method.collect
+
+        def counted(state, frozen, batch, key):
+            count.step += 1
+            return collect(state, frozen, batch, key)
+
+        method, count.step, count.steps = method._replace(collect=counted), -1, []
+        state = train(
+            workdir,
+            method,
+            data=table,
+            start={"policy": frozen["reference"], "reward": frozen["reward"]},
+            frozen=frozen,
+            steps=7,
+            checkpoint_every=4,
+        )
+    assert count.steps, "the listener hears nothing"
+    assert max(count.steps) <= 1, f"compiled at steps {sorted(count.steps)}"
+    return state
