@@ -164,9 +164,10 @@ def test_parameters_are_keyed_by_path():
     np.testing.assert_array_equal(one.embed, two.embed)
     assert (one.unembed, one.scalar) == (None, None)
     assert np.abs(one.embed - other.embed).max() > 0.01
-    # No two matrices of one shape begin alike.
-    assert np.abs(one.blocks.gate - one.blocks.up).max() > 0.1
-    assert np.abs(one.blocks.attention.key - one.blocks.attention.value).max() > 0.1
+    # No two matrices begin with the same draws.
+    drawn = [np.ravel(x)[:50] for x in jax.tree.leaves(two) if np.std(x) > 0]
+    likeness = np.abs(np.corrcoef(drawn) - np.eye(len(drawn)))
+    assert likeness.max() < 0.6
 
 
 def test_parameters_follow_their_declared_laws():
