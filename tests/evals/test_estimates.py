@@ -102,3 +102,13 @@ def test_a_tie_counts_half():
     got = preferences.accuracy(scores)
     assert (got.value, got.n) == (0.625, 4)
     assert preferences.accuracy(np.zeros((3, 2))) == (0.5, 0.0, 3)
+
+
+def test_every_comparison_of_a_prompt_s_answers_is_read_off_its_scores():
+    values = np.array([[1.0, 2, 3], [4, 5, 6]], np.float32)
+    table = {
+        "preferred": np.array([[[2, 0], [1, 2]], [[0, 1], [0, 0]]]),
+        "pair_mask": np.array([[True, True], [True, False]]),
+    }
+    np.testing.assert_array_equal(preferences.in_pairs(values, table), [[3, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(preferences.in_pairs(values[:, :2], {}), [[1, 2], [4, 5]])

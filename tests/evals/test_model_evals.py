@@ -41,22 +41,22 @@ def test_likelihood_counts_every_row_once():
     assert got.n == 7
 
 
-def test_pair_scores():
+def test_answer_scores():
     sequences, rows = documents([6, 3, 5, 4, 6, 4])
-    table = {name: x.reshape(3, 2, *x.shape[1:]) for name, x in rows.items()}
+    table = {name: x.reshape(2, 3, *x.shape[1:]) for name, x in rows.items()}
     score = preferences.reward_scores(MODEL)
-    got = preferences.pair_scores(score, REWARD, table, rows=2)
+    got = preferences.answer_scores(score, REWARD, table, rows=4)
+    assert got.shape == (2, 3)
     want = [reference.hidden(REWARD, s, CONFIG)[-1] @ HEAD for s in sequences]
     np.testing.assert_allclose(got.ravel(), want, atol=1e-4)
-    implicit = preferences.pair_scores(
-        preferences.implicit_scores(MODEL), (POLICY, OTHER), table, rows=2
+    implicit = preferences.answer_scores(
+        preferences.implicit_scores(MODEL), (POLICY, OTHER), table, rows=4
     )
     want = [
         np.subtract(*(reference.token_logprobs(w, s, CONFIG)[1:] for w in (POLICY, OTHER))).sum()
         for s in sequences
     ]
     np.testing.assert_allclose(implicit.ravel(), want, atol=1e-4)
-    assert preferences.accuracy(implicit).value == np.mean(np.diff(implicit)[:, 0] < 0)
 
 
 DRAWS, PROMPT, NEW, TEMPERATURE = 3000, [1, 2], 3, 1.4

@@ -200,7 +200,7 @@ def test_memory_is_a_tile_not_the_whole_vocabulary():
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     assert large > 4 * time * vocab
-    assert small * 6 < large, f"{small / 2**20:.1f} and {large / 2**20:.1f} MiB"
+    assert small * 20 < large, f"{small / 2**20:.1f} and {large / 2**20:.1f} MiB"
 
 
 def test_the_tile_is_chosen_by_size():

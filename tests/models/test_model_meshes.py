@@ -26,7 +26,7 @@ def loss(weights, batch):
     mask = scoring.counted(batch)
     hidden = scoring.hidden_before(MODEL, weights, batch)
     stats = scoring.stats_of(MODEL, weights, hidden, batch["tokens"])
-    values = jnp.pad(MODEL.scalar(weights, hidden), [(0, 0), (1, 0)])
+    values = scoring.align(MODEL.scalar(weights, hidden))
     terms = values**2 - stats.logprob - 0.1 * stats.entropy
     return jnp.sum(jnp.where(mask, terms, 0.0)) / jnp.sum(mask)
 
@@ -62,6 +62,20 @@ def test_every_mesh_gives_the_loss_and_gradient_of_one_device(one_device, any_me
         gate = weights.blocks.gate  # nothing is stored twice within a replica
         per_device = gate.addressable_shards[0].data.size
         assert per_device * any_mesh.shape["data"] * any_mesh.shape["model"] == gate.size
+
+
+def test_comparisons_and_their_gradient_on_every_mesh(any_mesh):
+    values = np.arange(24, dtype=np.float32).reshape(8, 3)
+    host = {"values": values, "preferred": np.tile([[[2, 0], [1, 2]]], (8, 1, 1))}
+    batch = hosts.to_global({**host, "pair_mask": np.tile([[True, False]], (8, 1))})
+
+    def total(values, batch):
+        chosen, rejected, mask = scoring.compared(values, batch)
+        return jnp.sum(jnp.where(mask, 3 * chosen - rejected, 0.0)), (chosen, rejected)
+
+    slopes, found = jax.jit(jax.grad(total, has_aux=True))(batch["values"], batch)
+    np.testing.assert_array_equal(found, [values[:, [2, 1]], values[:, [0, 2]]])
+    np.testing.assert_array_equal(slopes, np.tile([[-1.0, 0, 3]], (8, 1)))
 
 
 def test_no_gradient_reaches_other_segments_padding_or_later_tokens(one_device):
