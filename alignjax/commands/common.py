@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import pathlib
+import shutil
 import sys
+from collections.abc import Iterator
 
 import jax
 
@@ -57,7 +59,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(top_pad, 256 * 2**20)
 
 
-def use_compilation_cache(folder: pathlib.Path) -> None:
-    """Compiled programs are kept in the folder: stages share them and a restart is quick."""
+@contextlib.contextmanager
+def compilation_cache(folder: pathlib.Path) -> Iterator[None]:
+    """Compiled programs are kept in the folder: stages share them and a restart is quick.
+
+    A command that is refused inside leaves no new folder behind.
+    """
+    is_new = not folder.exists()
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    try:
+        yield
+    except ValueError:
+        if is_new and folder.exists() and {p.name for p in folder.iterdir()} <= {"compiled"}:
+            shutil.rmtree(folder)
+        raise

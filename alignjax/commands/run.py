@@ -26,8 +26,8 @@ def main(parsed: flags.Parsed) -> int | None:
         )
     workdir = common.workdir(parsed)
     common.keep_freed_memory()
-    common.use_compilation_cache(workdir)
-    gates = run(parsed.config, workdir, common.say)
+    with common.compilation_cache(workdir):
+        gates = run(parsed.config, workdir, common.say)
     print(report.write(workdir))
     print(f"\nreport: {workdir / 'report.html'}")
     missed = [gate.name for gate in gates if not gate.passed]

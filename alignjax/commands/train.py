@@ -17,6 +17,6 @@ def main(parsed: flags.Parsed) -> None:
         )
     workdir = common.workdir(parsed)
     common.keep_freed_memory()
-    common.use_compilation_cache(workdir)
-    experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
+    with common.compilation_cache(workdir):
+        experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
     print(f"finished: {workdir}")

@@ -160,6 +160,8 @@ def train(
     restored = checkpoints.restore(abstract, say)
     fresh = restored is None
     state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
+    if fresh:
+        checkpoints.prepare(state)
     begin = int(state.step)
     run_update = update.make_update(
         method.loss, tx_of(abstract.params), micro_batches=config.micro_batches

@@ -119,5 +119,5 @@ def test_collecting_for_a_pod_lowers(pod, name):
 
 def test_a_mesh_that_kv_heads_do_not_divide_is_refused():
     made = meshes.make_mesh(meshes.MeshConfig(data=2, model=4), jax.devices())
-    with meshes.use(made), pytest.raises(ValueError, match="model.kv_heads must be a multiple"):
+    with meshes.use(made), pytest.raises(ValueError, match=r"model.kv_heads must be a multiple"):
         transformer.transformer(tiny.shape(kv_heads=2))

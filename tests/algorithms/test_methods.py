@@ -71,8 +71,11 @@ def logit_gradient(method, state, frozen, batch):
     def objective(nudge):
         def spied(hidden, matrix, tokens, **kwargs):
             stats = original(hidden, matrix, tokens, **kwargs)
-            return stats._replace(logprob=stats.logprob + nudge[:, 1:]) if hasattr(
-                stats, "_replace") else struct.replace(stats, logprob=stats.logprob + nudge[:, 1:])
+            return (
+                stats._replace(logprob=stats.logprob + nudge[:, 1:])
+                if hasattr(stats, "_replace")
+                else struct.replace(stats, logprob=stats.logprob + nudge[:, 1:])
+            )
 
         original = scoring.logprobs.token_stats
         scoring.logprobs.token_stats = spied
@@ -135,6 +138,40 @@ def test_dpo_metrics_are_those_of_the_log_ratios():
     np.testing.assert_allclose(terms["dpo"].value, by_hand, rtol=1e-4)
     np.testing.assert_allclose(metrics["accuracy"].value, np.mean(margin > 0), rtol=1e-6)
     np.testing.assert_allclose(metrics["margin"].value, margin.mean(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dpo", "reward"])
+def test_comparisons_of_several_answers_are_those_of_pairs(name):
+    """Three answers a prompt, with comparisons left out, equal the same pairs one by one."""
+    method, state, frozen, _ = tiny.ready(name, MODEL)
+    if name == "reward":
+        head = jax.random.normal(jax.random.key(2), state.params.scalar.shape)
+        state = struct.replace(state, params=struct.replace(state.params, scalar=head))
+    answers = tiny.rows(4, ROWS, 3)
+    every = np.array([[1, 0], [2, 0], [1, 2]], np.int32)
+    keep = np.random.default_rng(0).random((ROWS, 3)) < 0.6
+    keep[0] = False  # a prompt without any comparison
+    reference = np.random.default_rng(1).normal(-9, 2, (ROWS, 3)).astype(np.float32)
+    batch = {**answers, "preferred": np.tile(every, (ROWS, 1, 1)), "pair_mask": keep}
+    prompts, numbers = np.nonzero(keep)
+    pairs = {k: x[prompts[:, None], every[numbers]] for k, x in answers.items()}
+    if name == "dpo":
+        batch["reference_logprobs"] = reference
+        pairs["reference_logprobs"] = reference[prompts[:, None], every[numbers]]
+    gradients = update.make_gradients(method.loss, micro_batches=1)
+    parts = update.make_gradients(method.loss, micro_batches=4)
+    key = jax.random.key(0)
+    found = [
+        jax.jit(run)(state.params, frozen, on_device(given), key)
+        for run, given in ((gradients, pairs), (gradients, batch), (parts, batch))
+    ]
+    for other, metrics in found[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found[0][0], other
+        )
+        for one in metrics:
+            np.testing.assert_allclose(metrics[one].value, found[0][1][one].value, rtol=1e-4)
+        assert float(metrics["accuracy"].weight) == keep.sum()
 
 
 def test_a_reward_step_raises_the_margin_and_starts_from_the_policy():
@@ -238,12 +275,12 @@ def test_advantages_are_whitened_over_the_whole_batch():
 
 
 def test_the_adaptive_coefficient_moves_towards_its_target():
-    changes = {"target_kl": 0.05, "kl_horizon": 80, "carry": 0.1}
+    changes = {"target_kl": 0.02, "kl_horizon": 80, "carry": 0.1}
     (_, low, metrics), _, _ = collected(**changes)
     assert float(metrics["kl"].value) < 0.01  # the policy is the reference
     np.testing.assert_allclose(low["kl_coefficient"], 0.1 * (1 - 0.2 * ROWS / 80), rtol=1e-5)
     (_, high, metrics), _, _ = collected(policy=moved, **changes)
-    assert float(metrics["kl"].value) > 0.06
+    assert float(metrics["kl"].value) > 0.03
     np.testing.assert_allclose(high["kl_coefficient"], 0.1 * (1 + 0.2 * ROWS / 80), rtol=1e-5)
     (_, fixed, _), _, _ = collected(carry=0.1)
     assert float(fixed["kl_coefficient"]) == np.float32(0.1)
@@ -278,7 +315,7 @@ def test_a_wrong_number_is_refused_by_name():
     for name, value in {"clip": 1.0, "decay": 1.5, "kl_coefficient": -1.0, "epochs": 0}.items():
         with pytest.raises(ValueError, match=f"algorithm.{name}"):
             tiny.ppo_config(**{name: value}).validate()
-    with pytest.raises(ValueError, match="algorithm.reward must be one of model, gold"):
+    with pytest.raises(ValueError, match=r"algorithm.reward must be one of model, gold"):
         tiny.ppo_config(reward="golden").validate()
 
 

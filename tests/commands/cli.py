@@ -10,28 +10,40 @@ import textwrap
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a command on so many CPU devices."""
+def environment(devices: int = 1, quick: bool = True) -> dict[str, str]:
+    """The environment of a command on so many CPU devices; `quick` compiles without optimizing."""
     flags = f"--xla_force_host_platform_device_count={devices}" if devices > 1 else ""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path}
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": path,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true" if quick else "false",
+    }
 
 
-def start(*argv: str | pathlib.Path, devices: int = 1) -> subprocess.Popen:
+def start(*argv: str | pathlib.Path, devices: int = 1, quick: bool = True) -> subprocess.Popen:
     """The running command."""
     return subprocess.Popen(
         [sys.executable, "-m", "alignjax", *map(str, argv)],
         cwd=ROOT,
-        env=environment(devices),
+        env=environment(devices, quick),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
 
 
-def run(*argv: str | pathlib.Path, devices: int = 1, code: int = 0, timeout: float = 600) -> str:
+def run(
+    *argv: str | pathlib.Path,
+    devices: int = 1,
+    code: int = 0,
+    timeout: float = 600,
+    quick: bool = True,
+) -> str:
     """What the command prints on stdout, after checking its exit code."""
-    process = start(*argv, devices=devices)
+    process = start(*argv, devices=devices, quick=quick)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -69,6 +81,4 @@ def stored_checksums(run_folder: pathlib.Path) -> dict[str, int]:
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Every file under a folder."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -310,7 +310,7 @@ def test_a_save_that_fails_is_said_in_words(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints._manager, "save", full)
-    with pytest.raises(errors.Failure, match="checkpoint 1 was not saved: OSError.*No space"):
+    with pytest.raises(errors.Failure, match=r"checkpoint 1 was not saved: OSError.*No space"):
         checkpoints.save(make_state(1), META)
     monkeypatch.undo()
     monkeypatch.setattr(checkpoints._manager, "check_for_errors", full)

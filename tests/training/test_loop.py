@@ -164,7 +164,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, field, val
 
 def test_a_missed_invariant_of_the_first_update_stops_the_run(tmp_path):
     wrong = toy(first={"square": algorithm.Expected(123.0, 1e-3)})
-    with pytest.raises(errors.Failure, match="must find square = 123 within 0.001; got"):
+    with pytest.raises(errors.Failure, match=r"must find square = 123 within 0.001; got"):
         train(tmp_path, wrong)
     assert not checkpoint.exists(tmp_path)
 
@@ -187,7 +187,7 @@ def test_a_reward_model_stops_where_its_head_is_not_zero(tmp_path):
         method, _, frozen, _ = tiny.ready("reward", model)
         wrong = method._replace(init=lambda key, start: algorithm.copy(start["policy"]))
         start = {"policy": frozen["reward"]}
-        with pytest.raises(errors.Failure, match="must find bradley_terry = 0.693147"):
+        with pytest.raises(errors.Failure, match=r"must find bradley_terry = 0.693147"):
             train(tmp_path, wrong, data=tiny.batch("reward", 0, 8), start=start)
 
 
@@ -210,7 +210,7 @@ def test_a_lone_non_finite_step_is_skipped_and_counted(tmp_path):
 
 
 def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):
-    with pytest.raises(errors.NonFinite, match="3 steps in a row.*the last is step 5") as caught:
+    with pytest.raises(errors.NonFinite, match=r"3 steps in a row.*the last is step 5") as caught:
         train(tmp_path, toy(collect=poison([3, 4, 5, 6, 7])), max_skipped=3, log_every=1)
     assert caught.value.code == 3
     assert [row["step"] for row in rows_of(tmp_path)] == list(range(6))

@@ -156,7 +156,8 @@ def test_optimizer_state_is_laid_out_as_its_parameters(any_mesh):
         marker = f"/{moment}/"
         found = {
             n.split(marker)[1]: x
-            for n, x in trees.named_leaves(state.opt_state).items() if marker in n
+            for n, x in trees.named_leaves(state.opt_state).items()
+            if marker in n
         }
         assert found.keys() == params.keys()
         for name, x in found.items():
