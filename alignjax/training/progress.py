@@ -29,7 +29,7 @@ class Progress:
             self._bar.update(done - self._done)
         self._done = done
         now = time.monotonic()
-        if self._bar is None and now - self._said >= PLAIN_EVERY:
+        if self._bar is None and now - self._said >= PLAIN_EVERY and done < self._total:
             self._said = now
             self._line(now, note)
 
