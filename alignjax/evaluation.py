@@ -116,9 +116,7 @@ def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> d
     sampling = getattr(config.algorithm, "sampling", None) or transforms.SamplingConfig(
         max_new_tokens=corpus.length - corpus.prompt_length
     )
-    sample = policies.make_sampler(
-        model, sampling, eos=corpus.eos, pad=corpus.pad, rows=rows, max_drift=1e-2
-    )
+    sample = policies.make_sampler(model, sampling, eos=corpus.eos, pad=corpus.pad, rows=rows)
     prompts = {name: x[:2048] for name, x in corpus.table("prompts", "eval").items()}
     drawn = sample(policy, reference, prompts, seed, reward=reward or None)
     if corpus.gold is not None:
@@ -151,7 +149,7 @@ def sample(
         policy = runs.load_policy(folder, run.model, run.config.model, run.corpus.fingerprints, say)
         prompts = _prompts(run, prompt, count)
         draw = policies.make_sampler(
-            run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count, max_drift=1e-2
+            run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count
         )
         drawn = draw(policy, policy, prompts, seed)
     text = run.corpus.text

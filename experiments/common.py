@@ -54,7 +54,7 @@ def human(variant: str) -> HumanLifecycle:
         dpo=training(dpo.DpoConfig(beta=0.1), 1e-6, 1200, 128),
         ppo=training(
             ppo.PpoConfig(kl_coefficient=0.05, epochs=4, minibatches=1, missing_eos_penalty=1.0,
-                          max_drift=0.2, sampling=sampling),
+                          sampling=sampling),
             1e-6, 1000, 512, micro_batches=4,
         ),
         eval_batch=64,

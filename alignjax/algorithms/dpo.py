@@ -62,5 +62,5 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         }
 
     # Two programs compute the same log-probabilities (annotate and loss): rounding is what remains.
-    first = {"dpo": algorithm.Expected(math.log(2), 1e-3 * max(config.beta, 1.0))}
+    first = {"dpo": algorithm.Expected(math.log(2), 10 * model.rounding * max(config.beta, 1.0))}
     return algorithm.Algorithm(init=init, loss=loss, annotate=annotate, first=first)

@@ -23,6 +23,7 @@ class HhConfig:
     train_rows: int = 0  # use only so many training rows; 0 is all
     eval_rows: int = 0  # the same for the eval split
     on_bad_row: str = "error"  # error | skip
+    max_unusable_share: float = 0.05  # share of rows that may be no pair: equal or empty answers
     max_truncated_share: float = 0.5  # share of rows that may be cut
 
     def validate(self) -> None:
@@ -31,9 +32,8 @@ class HhConfig:
         shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
         for name in ("train_rows", "eval_rows"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
-        shapes.check_number(
-            "data.max_truncated_share", self.max_truncated_share, minimum=0, maximum=1
-        )
+        for name in ("max_unusable_share", "max_truncated_share"):
+            shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
         shapes.check_choice("data.on_bad_row", self.on_bad_row, ("error", "skip"))
         if self.prompt_length >= self.length:
             raise ValueError(
@@ -52,7 +52,11 @@ def read(config: HhConfig) -> dict[str, sources.Preferences]:
     splits = {}
     for split, limit in (("train", config.train_rows), ("eval", config.eval_rows)):
         found = sources.read_preferences(
-            config.path, split=split, names=config.names, on_bad_row=config.on_bad_row
+            config.path,
+            split=split,
+            names=config.names,
+            on_bad_row=config.on_bad_row,
+            max_unusable_share=config.max_unusable_share,
         )
         rows = found.rows[:limit] if limit else found.rows
         splits[split] = dataclasses.replace(found, rows=rows)

@@ -44,7 +44,7 @@ def make_sampler(
     eos: int,
     pad: int,
     rows: int,
-    max_drift: float = 1e-3,
+    max_drift: float = 0.0,
 ) -> Callable[..., Drawn]:
     """(policy, reference, prompts, seed, *, reward=None) -> Drawn.
 
@@ -74,7 +74,7 @@ def make_sampler(
             samples = run(policy, given["prompts"], given["lengths"], keys.at(key, number))
             kl, entropy, drift = measure(policy, reference, samples)
             if not config.is_truncated:
-                generate.check_drift(drift, max_drift)
+                generate.check_drift(drift, generate.drift_limit(model, max_drift))
             columns = [samples.tokens, samples.lengths, samples.prompt_lengths, samples.ended]
             columns += [kl, entropy]
             missing = jnp.full(samples.lengths.shape, jnp.nan)

@@ -20,6 +20,7 @@ class Model(NamedTuple):
     cache: (batch, length) -> an empty KVCache.
     bind: (params, frozen) -> params; adapters join their base here, otherwise the identity.
     vocab_size, logit_tile: sizes that the log-prob primitive needs.
+    rounding: nats by which two programs of this model may differ on a token, from precision alone.
     """
 
     init: Callable[[jax.Array], Params]
@@ -32,3 +33,4 @@ class Model(NamedTuple):
     bind: Callable[[Params, Frozen], Params]
     vocab_size: int
     logit_tile: int = 0
+    rounding: float = 1e-4

@@ -189,7 +189,14 @@ def transformer(config: TransformerConfig) -> model.Model:
         bind=lambda weights, frozen: weights,
         vocab_size=config.vocab_size,
         logit_tile=config.logit_tile,
+        rounding=_rounding(config),
     )
+
+
+def _rounding(config: TransformerConfig) -> float:
+    """Full fp32 products exist by default on CPU only: GPUs and TPUs round their inputs."""
+    exact = config.compute_dtype == "float32" and jax.default_backend() == "cpu"
+    return 1e-4 if exact else 5e-2
 
 
 def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:

@@ -35,6 +35,11 @@ def right_padded(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.
     return positions, (positions < lengths[:, None]).astype(jnp.int32)
 
 
+def drift_limit(model: models.Model, chosen: float = 0.0) -> float:
+    """The largest drift that is no error, nats a token: `chosen`, or 10 roundings if that is 0."""
+    return chosen or 10 * model.rounding
+
+
 def check_drift(drift: Any, limit: float) -> None:
     """Stops the run where sampler and trainer disagree on what the sampler drew.
 
