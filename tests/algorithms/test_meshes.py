@@ -26,9 +26,9 @@ def losses(name, sizes):
         return np.array(tiny.first_losses(name))
 
 
-SLOW = pytest.mark.slow
+FAST = {(name, (1, 4, 2)) for name in tiny.METHODS if name != "ppo-shared"} | {("sft", (1, 8, 1))}
 SHAPES = [
-    pytest.param(name, sizes, marks=[SLOW] if sizes == (1, 8, 1) and name not in "ppo sft" else [])
+    pytest.param(name, sizes, marks=[] if (name, sizes) in FAST else [pytest.mark.slow])
     for name in tiny.METHODS
     for sizes in ((1, 8, 1), (1, 4, 2))
 ]

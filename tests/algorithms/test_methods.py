@@ -333,6 +333,7 @@ def test_equal_and_extreme_rewards_give_finite_losses(score):
     assert np.isfinite(rows["advantages"]).all()
 
 
+@pytest.mark.slow
 def test_ppo_learns_to_say_five():
     method, state, frozen, tx = tiny.ready(
         "ppo", MODEL, tiny.optimizer(learning_rate=0.02), reward=tiny.count_fives,

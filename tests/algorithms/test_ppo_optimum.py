@@ -90,7 +90,9 @@ def run(folder: pathlib.Path) -> dict[str, float]:
             )  # fmt: skip
     opened = evaluation.open_run(folder / "ppo")
     reference, policy = (
-        runs.load_policy(folder / stage, opened.model, opened.config.model, print)
+        runs.load_policy(
+            folder / stage, opened.model, opened.config.model, opened.corpus.fingerprints, print
+        )
         for stage in ("sft", "ppo")
     )
     prompts = opened.corpus.table("prompts", "eval")["prompts"][:PROMPTS]

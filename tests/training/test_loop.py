@@ -265,7 +265,13 @@ class Compilations:
             self.steps.append(self.step)
 
 
-@pytest.mark.parametrize("name", tiny.METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("sft", "ppo-shared") else [])
+        for name in tiny.METHODS
+    ],
+)
 def test_nothing_compiles_after_the_second_step(tmp_path, name):
     """R47, through checkpoints and the end of an epoch; and R32: twice gives the same bits."""
     count = Compilations()

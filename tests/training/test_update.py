@@ -73,12 +73,10 @@ def test_the_mean_of_means_would_differ():
     assert np.abs(naive - by_hand(PARAMS, batch)[1]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["sft", "dpo"])
-def test_micro_batches_of_a_transformer(name):
+def test_micro_batches_of_a_transformer():
     model = transformer.transformer(tiny.shape())
-    method, state, frozen, _ = tiny.ready(name, model)
-    batch = {k: jnp.asarray(x) for k, x in tiny.batch(name, 0, 8).items()}
-    batch["reference_logprobs"] = jnp.asarray(np.random.default_rng(1).normal(-9, 2, (8, 2)))
+    method, state, frozen, _ = tiny.ready("sft", model)
+    batch = {k: jnp.asarray(x) for k, x in tiny.batch("sft", 0, 8).items()}
     with tiny.quick_compiles():
         found = [
             jax.jit(update.make_gradients(method.loss, micro_batches=count))(
