@@ -46,7 +46,7 @@ def get_config(variant: str = "") -> ReviewLifecycle:
             optim=OptimConfig(learning_rate=1e-3, schedule="linear", warmup_steps=0),
             loop=LoopConfig(steps=40, batch_size=256),
         ),
-        pair_prompts=6144,
+        pair_prompts=12288,
     )
     if variant == "micro":
         return micro(config)
