@@ -5,7 +5,6 @@ import json
 import pathlib
 import types
 import typing
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,9 +73,7 @@ def open_run(folder: pathlib.Path) -> Run:
     return Run(folder, method, config, corpus, transformer.transformer(config.model))
 
 
-def evaluate(
-    folder: pathlib.Path, *, rows: int, seed: int, say: Callable[[str], None]
-) -> dict[str, estimate.Estimate]:
+def evaluate(folder: pathlib.Path, *, rows: int, seed: int) -> dict[str, estimate.Estimate]:
     """The numbers that a method is judged by, on the eval split.
 
     pretrain, sft: negative log-likelihood in nats a token. reward: pair accuracy. dpo: pair
@@ -88,24 +85,24 @@ def evaluate(
         run = open_run(folder)
         model, corpus, shape = run.model, run.corpus, run.config.model
         if run.method == "reward":
-            params = runs.load_reward(folder, model, shape, corpus.fingerprints, say)
+            params = runs.load_reward(folder, model, shape, corpus.fingerprints)
             table = corpus.table("pairs", "eval")
             scores = preferences.answer_scores(
                 preferences.reward_scores(model), params, table, rows
             )
             return {"pair accuracy": preferences.accuracy(preferences.in_pairs(scores, table))}
-        policy = runs.load_policy(folder, model, shape, corpus.fingerprints, say)
+        policy = runs.load_policy(folder, model, shape, corpus.fingerprints)
         if run.method in ("pretrain", "sft"):
             table = corpus.table(experiment.table_kind(run.config.algorithm), "eval")
             return {"nats a token": likelihood.token_nll(model, policy, table, rows)}
-        return _evaluate_policy(run, policy, rows, seed, say)
+        return _evaluate_policy(run, policy, rows, seed)
 
 
-def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int, say: Any) -> dict[str, Any]:
+def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int) -> dict[str, Any]:
     model, corpus, config = run.model, run.corpus, run.config
-    reference = runs.load_policy(config.policy, model, config.model, corpus.fingerprints, say)
+    reference = runs.load_policy(config.policy, model, config.model, corpus.fingerprints)
     reward = config.reward and runs.load_reward(
-        config.reward, model, config.model, corpus.fingerprints, say
+        config.reward, model, config.model, corpus.fingerprints
     )
     found = {}
     if run.method == "dpo":
@@ -136,7 +133,6 @@ def sample(
     count: int,
     config: transforms.SamplingConfig,
     seed: int,
-    say: Callable[[str], None],
 ) -> list[tuple[str, str]]:
     """`count` pairs of prompt and completion, as text.
 
@@ -146,7 +142,7 @@ def sample(
     _, stored = read_record(folder)
     with meshes.use(meshes.make_mesh(stored.mesh)):
         run = open_run(folder)
-        policy = runs.load_policy(folder, run.model, run.config.model, run.corpus.fingerprints, say)
+        policy = runs.load_policy(folder, run.model, run.config.model, run.corpus.fingerprints)
         prompts = _prompts(run, prompt, count)
         draw = policies.make_sampler(
             run.model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count
@@ -174,7 +170,7 @@ def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
     return {"prompts": tokens, "lengths": np.full(count, len(ids), np.int32)}
 
 
-def verify(folder: pathlib.Path, *, say: Callable[[str], None]) -> list[tuple[int, str]]:
+def verify(folder: pathlib.Path) -> list[tuple[int, str]]:
     """(step, what is wrong or "") of every checkpoint in a run's folder.
 
     Raises:

@@ -187,14 +187,13 @@ def load_start(
     model: models.Model,
     shape: model_config.TransformerConfig,
     corpus: corpora.Corpus,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """The trees that a run starts from: "policy", "reward", as far as they are named."""
     start = {}
     if config.policy:
-        start["policy"] = runs.load_policy(config.policy, model, shape, corpus.fingerprints, say)
+        start["policy"] = runs.load_policy(config.policy, model, shape, corpus.fingerprints)
     if config.reward:
-        start["reward"] = runs.load_reward(config.reward, model, shape, corpus.fingerprints, say)
+        start["reward"] = runs.load_reward(config.reward, model, shape, corpus.fingerprints)
     return start
 
 
@@ -214,7 +213,7 @@ def train(
         model = transformer.transformer(shape)
         method = make_method(config.algorithm, model, corpus)
         loops.check_sizes(config.loop, method.plan)
-        start = load_start(config, model, shape, corpus, say)
+        start = load_start(config, model, shape, corpus)
         frozen = {}
         if isinstance(config.algorithm, REFERRING):
             frozen = {"reference": start["policy"], **start}

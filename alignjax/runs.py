@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -89,7 +89,6 @@ def load_run(
     model: models.Model,
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:
     """(params, meta) of a run, after checking that it is of the same model.
 
@@ -113,7 +112,7 @@ def load_run(
                 )
         return abstract_params(model, meta)
 
-    return checkpoint.load(pathlib.Path(folder), abstract, say)
+    return checkpoint.load(pathlib.Path(folder), abstract)
 
 
 def load_policy(
@@ -121,14 +120,13 @@ def load_policy(
     model: models.Model,
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> Any:
     """The language model that a run trained.
 
     Raises:
       ValueError: the run trained a reward model.
     """
-    params, meta = load_run(folder, model, config, fingerprints, say)
+    params, meta = load_run(folder, model, config, fingerprints)
     if meta["method"] == "reward":
         raise ValueError(
             f"policy must be the run of a language model; got {folder}, a reward model's."
@@ -143,14 +141,13 @@ def load_reward(
     model: models.Model,
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> Any:
     """The reward model that a run trained.
 
     Raises:
       ValueError: the run trained something else.
     """
-    params, meta = load_run(folder, model, config, fingerprints, say)
+    params, meta = load_run(folder, model, config, fingerprints)
     if meta["method"] != "reward":
         raise ValueError(
             f"reward must be the run of a reward model; got {folder}, a run of {meta['method']}."

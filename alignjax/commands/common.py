@@ -4,12 +4,15 @@ import contextlib
 import ctypes
 import pathlib
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import jax
 
 from alignjax.cli import flags
+from alignjax.core import errors
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
@@ -43,6 +46,19 @@ def run_folder(parsed: flags.Parsed) -> pathlib.Path:
     if not given or not pathlib.Path(given).is_dir():
         raise ValueError(f"--workdir must be the folder of a run; got {given!r}.")
     return pathlib.Path(given)
+
+
+def stop_on_sigterm() -> None:
+    """SIGTERM outside the train loop, which has its own handler, ends the command at once.
+
+    Nothing is lost: what is not finished is done again by the same command.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        raise errors.Preempted("stopped by a signal. The same command goes on from there.")
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def keep_freed_memory() -> None:

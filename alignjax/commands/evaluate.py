@@ -20,7 +20,7 @@ def main(parsed: flags.Parsed) -> None:
     """Prints each number with its standard error."""
     options = parsed.options
     found = evaluation.evaluate(
-        common.run_folder(parsed), rows=options["rows"], seed=options["seed"], say=common.say
+        common.run_folder(parsed), rows=options["rows"], seed=options["seed"]
     )
     if options["json"]:
         print(json.dumps({name: value.as_dict() for name, value in found.items()}))

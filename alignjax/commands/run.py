@@ -26,6 +26,7 @@ def main(parsed: flags.Parsed) -> int | None:
         )
     workdir = common.workdir(parsed)
     common.keep_freed_memory()
+    common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         gates = run(parsed.config, workdir, common.say)
     # The experiment states its numbers for the configuration in the file, not for a changed one.

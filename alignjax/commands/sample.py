@@ -33,7 +33,6 @@ def main(parsed: flags.Parsed) -> None:
         count=options["count"],
         config=config,
         seed=options["seed"],
-        say=common.say,
     )
     for prompt, completion in answers:
         print(f"> {prompt}\n{completion}\n")

@@ -17,6 +17,7 @@ def main(parsed: flags.Parsed) -> None:
         )
     workdir = common.workdir(parsed)
     common.keep_freed_memory()
+    common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
     print(f"finished: {workdir}")

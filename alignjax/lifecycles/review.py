@@ -66,9 +66,10 @@ def run(
 ) -> list[stages.Gate]:
     """Runs every stage that is not finished, writes results.json, returns the gates."""
     config.validate()
-    runs.claim(workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS)
     with meshes.use(meshes.make_mesh(config.mesh)):
-        return _Lifecycle(config, workdir, say).run()
+        lifecycle = _Lifecycle(config, workdir, say)  # before anything is written
+        runs.claim(workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS)
+        return lifecycle.run()
 
 
 class _Lifecycle:

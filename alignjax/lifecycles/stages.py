@@ -16,6 +16,7 @@ from alignjax import experiment, runs
 from alignjax.data import corpus as corpora
 from alignjax.models import transformer
 from alignjax.parallel import hosts
+from alignjax.training import checkpoint
 
 RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # What may differ when a lifecycle is continued.
@@ -72,7 +73,7 @@ class Workspace:
         data: Any = None,
     ) -> None:
         """Trains a stage from the policy and reward model of earlier ones, once."""
-        if (self.path(stage) / "checkpoints" / str(training.loop.steps)).is_dir():
+        if checkpoint.is_finished(self.path(stage), training.loop.steps):
             self.say(f"{stage}: finished before, skipped")
             return
         begin = time.monotonic()
@@ -100,7 +101,7 @@ class Workspace:
     def _load(self, stage: str, load: Callable[..., Any]) -> Any:
         if stage not in self._loaded:
             self._loaded[stage] = load(
-                self.path(stage), self.model, self.shape, self.corpus.fingerprints, self.say
+                self.path(stage), self.model, self.shape, self.corpus.fingerprints
             )
         return self._loaded[stage]
 

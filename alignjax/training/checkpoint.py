@@ -269,16 +269,33 @@ def exists(workdir: pathlib.Path) -> bool:
     return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
 
 
+def is_finished(workdir: pathlib.Path, step: int) -> bool:
+    """Whether a run's folder holds a checkpoint of this step that verifies."""
+    if not (pathlib.Path(workdir) / FOLDER / str(step)).is_dir():
+        return False
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        checkpoints.verify(step)
+    except errors.Failure:
+        return False
+    finally:
+        checkpoints.close()
+    return True
+
+
 def load(
-    workdir: pathlib.Path, abstract: Callable[[dict[str, Any]], Any], say: Callable[[str], None]
+    workdir: pathlib.Path, abstract: Callable[[dict[str, Any]], Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """(params, meta) of the newest good checkpoint of a run, without its optimizer.
+    """(params, meta) of a run's last checkpoint, without its optimizer.
+
+    An earlier checkpoint never stands in for a damaged last one: what starts from this run would
+    start from another policy.
 
     Args:
       workdir: the run's folder. abstract: from the meta to the shapes of params.
 
     Raises:
-      ValueError: no checkpoint there. errors.Failure: all are damaged.
+      ValueError: no checkpoint there. errors.Failure: the last one is damaged.
     """
     if not exists(workdir):
         raise ValueError(
@@ -286,14 +303,14 @@ def load(
             "which holds none. Train that stage first or correct the path."
         )
     checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.steps()[-1]
     try:
-        for step in reversed(checkpoints.steps()):
-            try:
-                meta = checkpoints.meta(step)
-                items = checkpoints.restore_items(step, {"params": abstract(meta)})
-                return items["params"], meta
-            except errors.Failure as failure:
-                say(f"warning: checkpoint {step} of {workdir} is damaged: {failure}")
-        raise errors.Failure(f"all checkpoints in {workdir} are damaged.")
+        meta = checkpoints.meta(step)
+        return checkpoints.restore_items(step, {"params": abstract(meta)})["params"], meta
+    except errors.Failure as failure:
+        raise errors.Failure(
+            f"checkpoint {step} of {workdir} is damaged: {failure}. Run that stage's command "
+            "again: it goes on from the checkpoint before it."
+        ) from failure
     finally:
         checkpoints.close()

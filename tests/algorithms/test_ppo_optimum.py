@@ -91,7 +91,7 @@ def run(folder: pathlib.Path) -> dict[str, float]:
     opened = evaluation.open_run(folder / "ppo")
     reference, policy = (
         runs.load_policy(
-            folder / stage, opened.model, opened.config.model, opened.corpus.fingerprints, print
+            folder / stage, opened.model, opened.config.model, opened.corpus.fingerprints
         )
         for stage in ("sft", "ppo")
     )

@@ -280,13 +280,22 @@ def test_a_changed_meta_is_noticed(folder):
 
 
 def test_load_gives_params_alone_and_needs_a_checkpoint(folder, tmp_path):
-    said = []
-    params, meta = checkpoint.load(folder, lambda meta: abstract().params, said.append)
+    params, meta = checkpoint.load(folder, lambda meta: abstract().params)
     assert_same(params, make_state(2, scale=2.0).params)
     assert meta["step"] == 2
     with pytest.raises(ValueError, match="holds none"):
-        checkpoint.load(tmp_path / "empty", lambda meta: None, said.append)
+        checkpoint.load(tmp_path / "empty", lambda meta: None)
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_damaged_last_checkpoint_never_starts_another_run(folder):
+    assert checkpoint.is_finished(folder, 2)
+    assert not checkpoint.is_finished(folder, 3)
+    largest = max((folder / checkpoint.FOLDER / "2").rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(b"")
+    assert not checkpoint.is_finished(folder, 2)
+    with pytest.raises(errors.Failure, match=r"checkpoint 2 of .* is damaged"):
+        checkpoint.load(folder, lambda meta: abstract().params)
 
 
 def test_reading_leaves_a_save_under_way_alone(folder):
@@ -296,7 +305,7 @@ def test_reading_leaves_a_save_under_way_alone(folder):
         (root / name).mkdir(parents=True)
         (root / name / "data").write_text("being written")
     before = sorted(str(p) for p in folder.rglob("*"))
-    checkpoint.load(folder, lambda meta: abstract().params, print)
+    checkpoint.load(folder, lambda meta: abstract().params)
     checkpoints = checkpoint.Checkpoints(folder, read_only=True)
     checkpoints.verify(2)
     checkpoints.close()

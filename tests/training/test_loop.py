@@ -215,7 +215,7 @@ def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):
     assert caught.value.code == 3
     assert [row["step"] for row in rows_of(tmp_path)] == list(range(6))
     params, _ = checkpoint.load(
-        tmp_path, lambda meta: {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, print
+        tmp_path, lambda meta: {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
     )
     assert np.all(np.isfinite(params["w"]))
 
