@@ -21,15 +21,16 @@ from alignjax.worlds.corpus import ReviewConfig
 def get_config(variant: str = "") -> ReviewLifecycle:
     config = ReviewLifecycle(
         model=TransformerConfig(unroll=2),
+        data=ReviewConfig(documents=128000, demonstrations=16384),
         pretrain=Training(
             algorithm=pretrain.PretrainConfig(),
             optim=OptimConfig(learning_rate=3e-3),
-            loop=LoopConfig(steps=600, batch_size=128),
+            loop=LoopConfig(steps=1000, batch_size=128),
         ),
         sft=Training(
             algorithm=sft.SftConfig(),
             optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=64, batch_size=128),
+            loop=LoopConfig(steps=256, batch_size=128),
         ),
         reward=Training(
             algorithm=reward.RewardConfig(),
