@@ -35,12 +35,12 @@ def get_config(variant: str = "") -> ReviewLifecycle:
         reward=Training(
             algorithm=reward.RewardConfig(),
             optim=OptimConfig(learning_rate=2e-3),
-            loop=LoopConfig(steps=1536, batch_size=16),  # prompts, of 6 comparisons each
+            loop=LoopConfig(steps=1280, batch_size=32),  # prompts, of 6 comparisons each
         ),
         dpo=Training(
             algorithm=dpo.DpoConfig(beta=1.0),
             optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=768, batch_size=16),
+            loop=LoopConfig(steps=512, batch_size=32),
         ),
         ppo=Training(
             algorithm=ppo.PpoConfig(epochs=4, sampling=SamplingConfig(max_new_tokens=18)),

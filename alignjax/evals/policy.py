@@ -59,7 +59,10 @@ def make_sampler(
     def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
         batch, mask = learned.as_batch(samples), samples.mask
         stats = scoring.token_stats(model, policy, batch, temperature=temperature)
-        kl = scoring.token_divergence(model, policy, reference, batch, temperature=temperature)
+        if reference is None:
+            kl = jnp.zeros_like(stats.logprob)
+        else:
+            kl = scoring.token_divergence(model, policy, reference, batch, temperature=temperature)
         drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
         sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
         return *sums, drift
@@ -72,7 +75,9 @@ def make_sampler(
         for number, (batch, real) in enumerate(pipeline.in_order(prompts, rows)):
             given = hosts.to_global(batch)
             samples = run(policy, given["prompts"], given["lengths"], keys.at(key, number))
-            kl, entropy, drift = measure(policy, reference, samples)
+            # A policy's divergence from itself needs no second model.
+            other = None if reference is policy else reference
+            kl, entropy, drift = measure(policy, other, samples)
             if not config.is_truncated:
                 generate.check_drift(drift, generate.drift_limit(model, max_drift))
             columns = [samples.tokens, samples.lengths, samples.prompt_lengths, samples.ended]
