@@ -21,11 +21,11 @@ from alignjax.worlds.corpus import ReviewConfig
 def get_config(variant: str = "") -> ReviewLifecycle:
     config = ReviewLifecycle(
         model=TransformerConfig(unroll=2),
-        data=ReviewConfig(documents=128000, demonstrations=16384),
+        data=ReviewConfig(documents=115200, demonstrations=16384),
         pretrain=Training(
             algorithm=pretrain.PretrainConfig(),
             optim=OptimConfig(learning_rate=3e-3),
-            loop=LoopConfig(steps=1000, batch_size=128),
+            loop=LoopConfig(steps=900, batch_size=128),
         ),
         sft=Training(
             algorithm=sft.SftConfig(),
@@ -35,12 +35,12 @@ def get_config(variant: str = "") -> ReviewLifecycle:
         reward=Training(
             algorithm=reward.RewardConfig(),
             optim=OptimConfig(learning_rate=2e-3),
-            loop=LoopConfig(steps=1280, batch_size=32),  # prompts, of 6 comparisons each
+            loop=LoopConfig(steps=2560, batch_size=16),  # prompts, of 6 comparisons each
         ),
         dpo=Training(
             algorithm=dpo.DpoConfig(beta=1.0),
             optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=512, batch_size=32),
+            loop=LoopConfig(steps=1024, batch_size=16),
         ),
         ppo=Training(
             algorithm=ppo.PpoConfig(epochs=4, sampling=SamplingConfig(max_new_tokens=18)),
