@@ -11,6 +11,19 @@ DATA is any folder of {"chosen", "rejected"} jsonl, jsonl.gz or array_record fil
 from alignjax.lifecycles.human import HumanLifecycle
 from experiments import common
 
+# Measured with jax 0.10.2 on 2 CPU cores in 12 minutes, on 5962 training and 779 eval pairs cut
+# from hh-rlhf's test files. A model this small barely beats a coin, and neither baseline does more.
+EXPECTED = {
+    "tiny": {
+        "pretrained": {"nll": 4.684},
+        "SFT": {"nll": 4.629},
+        "reward model": {"accuracy": 0.531},
+        "baseline: longer answer wins": {"accuracy": 0.524},
+        "baseline: bag of words, logistic": {"accuracy": 0.543},
+        "DPO": {"accuracy": 0.512},
+    }
+}
+
 
 def get_config(variant: str = "") -> HumanLifecycle:
     return common.human(variant)

@@ -26,9 +26,6 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
     """
     config.validate()
 
-    def init(key, start):
-        return algorithm.copy(start["policy"]) if "policy" in start else model.init(key)
-
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
         stats = scoring.token_stats(model, model.bind(params, frozen), batch)
@@ -39,4 +36,4 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
         metrics = {**terms, "entropy": mean.masked(stats.entropy, mask)}
         return terms, metrics
 
-    return algorithm.Algorithm(init=init, loss=loss)
+    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss)

@@ -32,8 +32,7 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
     config.validate()
 
     def init(key, start):
-        body = algorithm.copy(start["policy"]) if "policy" in start else model.init(key)
-        return model.with_scalar(body)
+        return model.with_scalar(algorithm.from_policy(model)(key, start))
 
     def loss(params, frozen, batch, key):
         params = model.bind(params, frozen)

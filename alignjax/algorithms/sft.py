@@ -27,9 +27,6 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
     """
     config.validate()
 
-    def init(key, start):
-        return algorithm.copy(start["policy"]) if "policy" in start else model.init(key)
-
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
         stats = scoring.token_stats(model, model.bind(params, frozen), batch)
@@ -48,4 +45,4 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
             "entropy": mean.masked(stats.entropy, mask),
         }
 
-    return algorithm.Algorithm(init=init, loss=loss)
+    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss)

@@ -8,41 +8,24 @@ from typing import Any
 import numpy as np
 
 from alignjax import experiment, runs
-from alignjax.algorithms import dpo, ppo, pretrain, sft
-from alignjax.algorithms import reward as rewards
 from alignjax.core import shapes
 from alignjax.data import baselines, hh
 from alignjax.evals import estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.lifecycles import stages
-from alignjax.models import config as model_config
 from alignjax.parallel import mesh as meshes
 
 
 @dataclasses.dataclass(kw_only=True)
-class HumanLifecycle:
+class HumanLifecycle(stages.Lifecycle):
     """pretrain -> SFT -> reward model -> DPO and PPO -> report."""
 
-    seed: int = 0  # of initial weights, data order and samples
     data: hh.HhConfig = dataclasses.field(default_factory=hh.HhConfig)
-    model: model_config.TransformerConfig = dataclasses.field(
-        default_factory=model_config.TransformerConfig
-    )
-    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
-    pretrain: experiment.Training = experiment.training(pretrain.PretrainConfig)
-    sft: experiment.Training = experiment.training(sft.SftConfig)
-    reward: experiment.Training = experiment.training(rewards.RewardConfig)
-    dpo: experiment.Training = experiment.training(dpo.DpoConfig)
-    ppo: experiment.Training = experiment.training(ppo.PpoConfig)
-    eval_batch: int = 64  # rows scored or sampled at once
     eval_prompts: int = 256  # prompts on which policies are sampled
 
     def validate(self) -> None:
-        shapes.check_number("seed", self.seed, minimum=0)
-        for name in ("data", "mesh", "pretrain", "sft", "reward", "dpo", "ppo"):
-            getattr(self, name).validate()
-        for name in ("eval_batch", "eval_prompts"):
-            shapes.check_number(name, getattr(self, name), minimum=1)
+        super().validate()
+        shapes.check_number("eval_prompts", self.eval_prompts, minimum=1)
 
 
 def run(

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from alignjax import experiment, losses, runs
-from alignjax.algorithms import dpo, ppo, pretrain, sft
-from alignjax.algorithms import reward as rewards
+from alignjax import losses, runs
 from alignjax.core import keys, shapes
 from alignjax.evals import best_of_n, estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.lifecycles import review_gates, stages
-from alignjax.models import config as model_config
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
@@ -22,20 +19,10 @@ from alignjax.worlds import oracle, review
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReviewLifecycle:
+class ReviewLifecycle(stages.Lifecycle):
     """pretrain -> SFT -> pairs -> reward model -> best-of-n, DPO, PPO -> report."""
 
-    seed: int = 0  # of initial weights, data order and samples
     data: corpora.ReviewConfig = dataclasses.field(default_factory=corpora.ReviewConfig)
-    model: model_config.TransformerConfig = dataclasses.field(
-        default_factory=model_config.TransformerConfig
-    )
-    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
-    pretrain: experiment.Training = experiment.training(pretrain.PretrainConfig)
-    sft: experiment.Training = experiment.training(sft.SftConfig)
-    reward: experiment.Training = experiment.training(rewards.RewardConfig)
-    dpo: experiment.Training = experiment.training(dpo.DpoConfig)
-    ppo: experiment.Training = experiment.training(ppo.PpoConfig)
     pair_prompts: int = 4096  # prompts whose completions are compared
     pair_draws: int = 4  # completions a prompt; all their pairs are labelled
     label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
@@ -48,13 +35,16 @@ class ReviewLifecycle:
     gates: bool = True  # whether a missed gate fails the run
 
     def validate(self) -> None:
-        shapes.check_number("seed", self.seed, minimum=0)
-        for name in ("data", "mesh", "pretrain", "sft", "reward", "dpo", "ppo"):
-            getattr(self, name).validate()
-        for name in ("pair_prompts", "best_of_prompts", "eval_batch"):
+        super().validate()
+        for name in ("pair_prompts", "best_of_prompts"):
             shapes.check_number(name, getattr(self, name), minimum=1)
         for name in ("pair_draws", "best_of"):
             shapes.check_number(name, getattr(self, name), minimum=2)
+        if self.pair_prompts > self.data.prompts:
+            raise ValueError(
+                f"pair_prompts must be at most data.prompts; got {self.pair_prompts} of "
+                f"{self.data.prompts}. Raise data.prompts."
+            )
         shapes.check_number("label_temperature", self.label_temperature, minimum=0)
         for name in ("dpo_betas", "ppo_betas", "gold_betas"):
             for value in getattr(self, name):

@@ -13,14 +13,42 @@ import jax
 
 import alignjax
 from alignjax import experiment, runs
+from alignjax.algorithms import dpo, ppo, pretrain, sft
+from alignjax.algorithms import reward as rewards
+from alignjax.core import shapes
 from alignjax.data import corpus as corpora
+from alignjax.models import config as model_config
 from alignjax.models import transformer
 from alignjax.parallel import hosts
+from alignjax.parallel import mesh as meshes
 from alignjax.training import checkpoint
 
 RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 # What may differ when a lifecycle is continued.
 HARMLESS = ("mesh.", "data.path")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Lifecycle:
+    """What every lifecycle's configuration holds; a subclass adds `data` and its own options."""
+
+    seed: int = 0  # of initial weights, data order and samples
+    model: model_config.TransformerConfig = dataclasses.field(
+        default_factory=model_config.TransformerConfig
+    )
+    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    pretrain: experiment.Training = experiment.training(pretrain.PretrainConfig)
+    sft: experiment.Training = experiment.training(sft.SftConfig)
+    reward: experiment.Training = experiment.training(rewards.RewardConfig)
+    dpo: experiment.Training = experiment.training(dpo.DpoConfig)
+    ppo: experiment.Training = experiment.training(ppo.PpoConfig)
+    eval_batch: int = 64  # rows scored or sampled at once
+
+    def validate(self) -> None:
+        shapes.check_number("seed", self.seed, minimum=0)
+        shapes.check_number("eval_batch", self.eval_batch, minimum=1)
+        for name in ("data", "mesh", "pretrain", "sft", "reward", "dpo", "ppo"):
+            getattr(self, name).validate()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,15 @@ class Algorithm(NamedTuple):
     first: Mapping[str, Expected] = {}
 
 
+def from_policy(model: models.Model) -> Callable[..., models.Params]:
+    """The `init` of methods that go on from a policy, or begin with a new one."""
+
+    def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
+        return copy(start["policy"]) if "policy" in start else model.init(key)
+
+    return init
+
+
 def copy(params: Any) -> Any:
     """Fresh buffers: what is trained is donated to each update, what is frozen must outlive it."""
     return jax.tree.map(jnp.copy, params)
