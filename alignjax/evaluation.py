@@ -69,7 +69,7 @@ def read_record(folder: pathlib.Path) -> tuple[str, experiment.Experiment]:
 def open_run(folder: pathlib.Path) -> Run:
     """The run of a folder. Call it inside the run's mesh."""
     method, config = read_record(folder)
-    corpus = experiment.make_corpus(config.data)
+    corpus = experiment.make_corpus(config.data, say=lambda line: None)
     return Run(folder, method, config, corpus, transformer.transformer(config.model))
 
 

@@ -90,10 +90,10 @@ def method_name(config: AlgorithmConfig) -> str:
     return type(config).__name__.removesuffix("Config").lower()
 
 
-def make_corpus(config: DataConfig) -> corpora.Corpus:
-    """The corpus that a data config describes."""
+def make_corpus(config: DataConfig, say: Callable[[str], None]) -> corpora.Corpus:
+    """The corpus that a data config describes; `say` gets what was kept, cut and dropped."""
     if isinstance(config, hh.HhConfig):
-        return hh.make_corpus(config)
+        return hh.make_corpus(config, say)
     return world_corpus.make_corpus(config)
 
 
@@ -207,7 +207,7 @@ def train(
       errors.Failure and its kin: the run stopped.
     """
     config.validate()
-    corpus = make_corpus(config.data)
+    corpus = make_corpus(config.data, lambda line: say(f"{name}: {line}"))
     shape = resolve_model(config.model, corpus)
     with meshes.use(meshes.make_mesh(config.mesh)):
         model = transformer.transformer(shape)

@@ -1,7 +1,6 @@
 """Every test sees 8 CPU devices, so that meshes are real."""
 
 import os
-import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 flags = os.environ.get("XLA_FLAGS", "")
@@ -10,17 +9,6 @@ if "xla_force_host_platform_device_count" not in flags:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="session")
-def shared() -> pathlib.Path:
-    """The folder of real data, which the project does not need; tests that read it may skip."""
-    folder = pathlib.Path(os.environ.get("ALIGNJAX_SHARED", ROOT.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"no real data in {folder}: set ALIGNJAX_SHARED to a folder that has data/")
-    return folder
 
 
 @pytest.fixture(params=[None, (1, 8, 1), (1, 4, 2), (2, 2, 2)], ids=str)

@@ -74,8 +74,8 @@ def make_tokenizer(
     return tokenizers.train_tokenizer(texts, config.vocab_size)
 
 
-def make_corpus(config: HhConfig, say: Callable[[str], None] = lambda line: None) -> corpus.Corpus:
-    """The corpus of a folder.
+def make_corpus(config: HhConfig, say: Callable[[str], None]) -> corpus.Corpus:
+    """The corpus of a folder; `say` gets a line of counts (kept, cut, dropped) for each table.
 
     Raises:
       ValueError: the folder, a row or a number is bad; one line says which.

@@ -56,7 +56,7 @@ class _Lifecycle:
 
     def __init__(self, config: HumanLifecycle, workdir: pathlib.Path, say: Callable[[str], None]):
         self.config = config
-        self.corpus = experiment.make_corpus(config.data)
+        self.corpus = experiment.make_corpus(config.data, say)
         self.space = stages.Workspace(workdir, config, self.corpus, say)
         table = self.corpus.table("prompts", "eval")
         self.prompts = {name: x[: config.eval_prompts] for name, x in table.items()}

@@ -69,13 +69,6 @@ def shard(x: jax.Array, names: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(names))
 
 
-def shard_rows(tree: Any) -> Any:
-    """Every leaf sharded over its first axis, the batch."""
-    return jax.tree.map(
-        lambda x: shard(x, " ".join(["batch", *["time"] * (x.ndim - 1)])) if x.ndim else x, tree
-    )
-
-
 def einsum(equation: str, a: jax.Array, b: jax.Array, out: str, dtype: Any = None) -> jax.Array:
     """`jnp.einsum` of two arrays whose result is laid out by `out`; accumulates in `dtype`."""
     where = spec(out) if has_mesh() else None

@@ -52,7 +52,6 @@ def test_without_a_mesh_every_verb_is_the_plain_operation():
     assert axes.axis_size("batch") == 1
     x = jnp.arange(6.0).reshape(2, 3)
     assert axes.shard(x, "batch embed") is x
-    assert axes.shard_rows({"x": x})["x"] is x
     placed = hosts.to_global({"x": np.arange(3)})
     np.testing.assert_array_equal(placed["x"], [0, 1, 2])
 
@@ -100,16 +99,13 @@ def test_take_clips_ids_into_the_table(any_mesh):
     np.testing.assert_array_equal(rows[:, 0], [0, 7, 7, 7, 1, 2, 3, 4])
 
 
-def test_shard_rows_and_to_global_split_the_batch(cube):
+def test_to_global_splits_the_batch(cube):
     host = {"x": np.arange(24).reshape(8, 3), "y": np.arange(8.0, dtype=np.float32)}
     placed = hosts.to_global(host)
     for name, value in placed.items():
         np.testing.assert_array_equal(value, host[name])
         assert value.sharding.spec[0] == ("replica", "data")
         assert {s.data.shape[0] for s in value.addressable_shards} == {2}
-    again = axes.shard_rows({"x": jnp.asarray(host["x"]), "scale": jnp.ones(())})
-    assert layout(again["x"]) == P(("replica", "data"), None)
-    assert layout(again["scale"]) == P()
 
 
 def test_check_rows_names_the_batch_and_the_axes(cube):
