@@ -17,7 +17,7 @@ PACKAGE = ROOT / "alignjax"
 LAYERS = [
     {"core"},
     {"losses", "parallel"},
-    {"models", "data"},
+    {"models", "data", "compat"},
     {"worlds"},
     {"sampling", "rewards", "training"},
     {"algorithms"},

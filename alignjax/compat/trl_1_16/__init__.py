@@ -1,0 +1,5 @@
+"""TRL 1.16.0."""
+
+from alignjax.compat.trl_1_16 import pairs
+
+RECIPES = {**pairs.RECIPES}

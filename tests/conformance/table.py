@@ -1,0 +1,77 @@
+"""Writes docs/conformance.md from the goldens: python -m tests.conformance.table"""
+
+import math
+import pathlib
+import re
+
+from alignjax import compat
+from tests.conformance import compare, golden
+
+FILE = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
+HEAD = f"""# Conformance
+
+Each row compares a recipe of `alignjax.compat` with the code that it stands for, run by
+`tests/conformance/record_*.py` on random ragged batches; `python -m tests.conformance.table` writes
+this page from those recordings. Errors are the largest over all batches and options, rounded up to
+a power of ten: of the value relative to its largest entry (at least 1), of the gradient with
+respect to each differentiated input relative to its largest entry. Our side computes in fp32, the
+reference in float64 where its code allows it. The tests ask for {compare.TOLERANCE:.0e} and
+{compare.GRADIENT_TOLERANCE:.0e}. A named difference is meant to stay: a test fails if it vanishes.
+"""
+
+
+def page(*, measure: bool = True) -> str:
+    """The page; without `measure` the errors are left out."""
+    rows: dict[tuple[str, str, str], list[list[golden.Golden]]] = {}
+    for goldens in golden.groups():
+        first = goldens[0]
+        rows.setdefault((first.preset, first.method, first.difference), []).append(goldens)
+    parts = [HEAD]
+    for preset in compat.PRESETS:
+        mine = {key: groups for key, groups in rows.items() if key[0] == preset}
+        if not mine:
+            continue
+        parts.append(f"## {preset}\n\nRecorded with {recorded_with(preset)}.\n")
+        parts.append("| method | reference | cases | value error | gradient error | remark |")
+        parts.append("|---|---|---|---|---|---|")
+        parts += [row(*key[1:], groups, measure) for key, groups in sorted(mine.items())]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def recorded_with(preset: str) -> str:
+    """Versions of the packages behind a preset's goldens."""
+    versions: dict[str, str] = {}
+    for file in golden.files():
+        goldens, found = golden.load(file)
+        if goldens[0].preset == preset:
+            versions |= found
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+
+
+def row(method: str, difference: str, groups: list[list[golden.Golden]], measure: bool) -> str:
+    preset = groups[0][0].preset
+    found = [compare.errors(goldens) for goldens in groups] if measure else []
+    value = rounded([e.value for e in found])
+    gradient = rounded([e.gradient for e in found if not math.isnan(e.gradient)])
+    source = compat.recipe(preset, method).source
+    cases = sum(len(goldens) for goldens in groups)
+    remark = f"differs: {difference}" if difference else ""
+    return f"| {method} | {source} | {cases} | {value} | {gradient} | {remark} |"
+
+
+def rounded(errors: list[float]) -> str:
+    """The largest, rounded up to a power of ten."""
+    worst = max(errors, default=math.nan)
+    if math.isnan(worst) or math.isinf(worst):
+        return "-" if math.isnan(worst) else "inf"
+    return "0" if worst == 0 else f"{10.0 ** math.ceil(math.log10(worst)):.0e}"
+
+
+def without_errors(text: str) -> str:
+    return re.sub(r"\| (-|0|inf|\de[+-]\d+) \| (-|0|inf|\de[+-]\d+) \|", "| |", text)
+
+
+if __name__ == "__main__":
+    FILE.write_text(page())
+    print(FILE)

@@ -1,0 +1,31 @@
+"""Every recipe against what the code that it stands for computed."""
+
+import pathlib
+
+import pytest
+
+from alignjax import compat
+from tests.conformance import compare, golden, table
+
+GROUPS = golden.groups()
+
+
+@pytest.mark.parametrize("goldens", GROUPS, ids=lambda goldens: goldens[0].name)
+def test_recipe_agrees_with_the_reference(goldens):
+    found = compare.errors(goldens)
+    if goldens[0].difference:
+        assert not found.agrees, "a named difference is gone: say so in the recorder"
+    else:
+        assert found.agrees, found
+
+
+def test_every_recipe_of_a_release_is_compared():
+    compared = {(goldens[0].preset, goldens[0].method) for goldens in GROUPS}
+    wanted = {(p, m) for p, recipes in compat.PRESETS.items() if p != "paper" for m in recipes}
+    assert wanted == compared
+
+
+def test_the_table_is_up_to_date():
+    """All but the measured errors, which depend on the machine's rounding."""
+    written = pathlib.Path(table.FILE).read_text()
+    assert table.without_errors(written) == table.without_errors(table.page(measure=False))
