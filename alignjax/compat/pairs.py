@@ -106,16 +106,17 @@ def referenced(
 
 def aot(arrays: Arrays, *, ld_alpha: float, **options: Any) -> Terms:
     """`compute` of `losses.aot`: sorted margins of the policy against those of the reference."""
-    rows, reference = sums(arrays, "", ld_alpha), sums(arrays, "reference_", ld_alpha)
-    keep = pair_mask(arrays, rows[0])
-    return _sorted_mean(losses.aot(*rows, *reference, keep, **options), keep)
+    chosen, rejected = sums(arrays, "", ld_alpha)
+    base, other = (jax.lax.stop_gradient(x) for x in sums(arrays, "reference_", ld_alpha))
+    keep = pair_mask(arrays, chosen)
+    return _sorted_mean(losses.aot(chosen, rejected, base, other, keep, **options), keep)
 
 
 def aot_unpaired(arrays: Arrays, *, ld_alpha: float, **options: Any) -> Terms:
     """`compute` of `losses.aot_unpaired`: sorted a against sorted b."""
-    ratios = log_ratios(arrays, ld_alpha)
-    keep = pair_mask(arrays, ratios[0])
-    return _sorted_mean(losses.aot_unpaired(*ratios, keep, **options), keep)
+    a, b = log_ratios(arrays, ld_alpha)
+    keep = pair_mask(arrays, a)
+    return _sorted_mean(losses.aot_unpaired(a, b, keep, **options), keep)
 
 
 def _sorted_mean(loss: jax.Array, keep: jax.Array) -> Terms:
