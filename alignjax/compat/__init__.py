@@ -13,7 +13,7 @@ functions of `alignjax.losses`, and its `echo` is what a run logs:
 import dataclasses
 from collections.abc import Mapping
 
-from alignjax.compat import paper, trl_1_16
+from alignjax.compat import paper, trl_1_13, trl_1_16
 from alignjax.compat.recipe import Recipe
 from alignjax.core import shapes
 
@@ -22,6 +22,7 @@ __all__ = ["PRESETS", "Recipe", "recipe"]
 # The formula of the paper, or of a pinned release of a code base, by method.
 PRESETS: Mapping[str, Mapping[str, Recipe]] = {
     "paper": paper.RECIPES,
+    "trl-1.13": trl_1_13.RECIPES,
     "trl-1.16": trl_1_16.RECIPES,
 }
 

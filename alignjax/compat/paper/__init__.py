@@ -1,5 +1,5 @@
 """The formulas of the papers: the default."""
 
-from alignjax.compat.paper import pairs
+from alignjax.compat.paper import language, pairs
 
-RECIPES = {**pairs.RECIPES}
+RECIPES = {**language.RECIPES, **pairs.RECIPES}

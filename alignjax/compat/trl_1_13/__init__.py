@@ -1,0 +1,5 @@
+"""TRL 1.13.0, for the trainers that later releases removed."""
+
+from alignjax.compat.trl_1_13 import language
+
+RECIPES = {**language.RECIPES}
