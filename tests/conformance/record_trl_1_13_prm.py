@@ -1,7 +1,7 @@
 """Records PRMTrainer of TRL 1.13.0: its labels, and the loss of transformers' token classifier.
 
-In an environment with `pip install torch==2.13.0 trl==1.13.0 transformers==5.23.0`, from the root of
-the repository: python -m tests.conformance.record_trl_1_13_prm
+In an environment with `pip install torch==2.13.0 trl==1.13.0 transformers==5.23.0`, from the root
+of the repository: python -m tests.conformance.record_trl_1_13_prm
 """
 
 import types
