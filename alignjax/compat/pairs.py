@@ -2,8 +2,8 @@
 
 Arrays: chosen_logprobs, rejected_logprobs, and with a reference reference_chosen_logprobs,
 reference_rejected_logprobs, [B, T] in nats; chosen_mask, rejected_mask [B, T]; optional pair_mask
-[B]; chosen_sum_p2, rejected_sum_p2 [B, T] for WPO. a, b: log-ratios of the two answers, sums over
-their n_c and n_r tokens; f: the divergence.
+[B]; chosen_sum_p2, rejected_sum_p2 [B, T] for WPO; shift, a scalar in reward units, for bco_pair.
+a, b: log-ratios of the two answers, sums over their n_c and n_r tokens; f: the divergence.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,14 @@ def lengths(arrays: Arrays) -> list[jax.Array]:
 def pair_mask(arrays: Arrays, like: jax.Array) -> Any:
     """[B]: which pairs count; all unless the arrays say otherwise."""
     return arrays["pair_mask"] if "pair_mask" in arrays else jnp.ones_like(like, dtype=bool)
+
+
+def token_mask(arrays: Arrays, name: str) -> jax.Array:
+    """[B, T] booleans: the mask of that name, in the pairs that count."""
+    keep = jnp.asarray(arrays[name]) != 0
+    return (
+        keep & (jnp.asarray(arrays["pair_mask"]) != 0)[:, None] if "pair_mask" in arrays else keep
+    )
 
 
 def sums(arrays: Arrays, prefix: str = "", ld_alpha: float = 1.0) -> list[jax.Array]:
@@ -56,15 +64,16 @@ def log_ratios(arrays: Arrays, ld_alpha: float = 1.0) -> list[jax.Array]:
     return [p - jax.lax.stop_gradient(r) for p, r in zip(policy, reference, strict=True)]
 
 
-def wpo_weights(arrays: Arrays) -> jax.Array:
-    """Product of the WPO weights of the two answers, [B]."""
+def wpo_weights(arrays: Arrays, maximum: float | None = None) -> jax.Array:
+    """Product of the WPO weights of the two answers, [B], at most `maximum`."""
     chosen, rejected = (
         losses.wpo_weight(
             arrays[f"{side}_logprobs"], arrays[f"{side}_sum_p2"], arrays[f"{side}_mask"]
         )
         for side in SIDES
     )
-    return chosen * rejected
+    product = chosen * rejected
+    return product if maximum is None else jnp.minimum(product, maximum)
 
 
 Divergence = Callable[[jax.Array, float], jax.Array]
@@ -77,10 +86,12 @@ DIVERGENCES: dict[str, Divergence] = {
 }
 
 
-def reduced(per_pair: jax.Array, arrays: Arrays, *, wpo: bool = False) -> Terms:
+def reduced(
+    per_pair: jax.Array, arrays: Arrays, *, wpo: bool = False, wpo_maximum: float | None = None
+) -> Terms:
     """The mean over pairs, each times its WPO weight if asked."""
     if wpo:
-        per_pair = per_pair * wpo_weights(arrays)
+        per_pair = per_pair * wpo_weights(arrays, wpo_maximum)
     return {"loss": mean.masked(per_pair, pair_mask(arrays, per_pair))}
 
 
@@ -100,6 +111,16 @@ def referenced(
         if per_token:
             scored = [x / n for x, n in zip(scored, lengths(arrays), strict=True)]
         return reduced(link(*scored, **options), arrays, wpo=wpo)
+
+    return compute
+
+
+def on_ratios(link: Callable[..., jax.Array], *extra: str) -> Callable[..., Terms]:
+    """`compute` of a loss link(a, b, **options), with the arrays named in `extra` as options."""
+
+    def compute(arrays: Arrays, *, ld_alpha: float, wpo: bool, **options: Any) -> Terms:
+        given = {name: arrays[name] for name in extra}
+        return reduced(link(*log_ratios(arrays, ld_alpha), **given, **options), arrays, wpo=wpo)
 
     return compute
 
@@ -126,5 +147,5 @@ def _sorted_mean(loss: jax.Array, keep: jax.Array) -> Terms:
 
 def chosen_nll(arrays: Arrays) -> Terms:
     """-log pi of the chosen answers, averaged over all their tokens: the SFT term of a mix."""
-    mask = arrays["chosen_mask"]
-    return {"loss": mean.masked(losses.token_nll(arrays["chosen_logprobs"], mask), mask)}
+    keep = token_mask(arrays, "chosen_mask")
+    return {"loss": mean.masked(losses.token_nll(arrays["chosen_logprobs"], keep), keep)}

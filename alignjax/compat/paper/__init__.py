@@ -1,5 +1,5 @@
 """The formulas of the papers: the default."""
 
-from alignjax.compat.paper import language, pairs
+from alignjax.compat.paper import language, pairs, reference_free, unpaired
 
-RECIPES = {**language.RECIPES, **pairs.RECIPES}
+RECIPES = {**language.RECIPES, **pairs.RECIPES, **reference_free.RECIPES, **unpaired.RECIPES}

@@ -1,5 +1,5 @@
 """TRL 1.16.0."""
 
-from alignjax.compat.trl_1_16 import language, pairs
+from alignjax.compat.trl_1_16 import language, pairs, reference_free, unpaired
 
-RECIPES = {**language.RECIPES, **pairs.RECIPES}
+RECIPES = {**language.RECIPES, **pairs.RECIPES, **reference_free.RECIPES, **unpaired.RECIPES}
