@@ -38,6 +38,8 @@ setup(
         "hf": ["safetensors>=0.4", "tokenizers>=0.20"],
         "dev": [
             "alignjax[flax,tfds]",
+            "ipykernel>=6",
+            "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.5",
