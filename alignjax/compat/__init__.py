@@ -13,7 +13,7 @@ functions of `alignjax.losses`, and its `echo` is what a run logs:
 import dataclasses
 from collections.abc import Mapping
 
-from alignjax.compat import paper, trl_1_13, trl_1_16
+from alignjax.compat import openrlhf_0_11, paper, trl_0_28, trl_1_13, trl_1_16
 from alignjax.compat.recipe import Recipe
 from alignjax.core import shapes
 
@@ -21,7 +21,9 @@ __all__ = ["PRESETS", "Recipe", "recipe"]
 
 # The formula of the paper, or of a pinned release of a code base, by method.
 PRESETS: Mapping[str, Mapping[str, Recipe]] = {
+    "openrlhf-0.11": openrlhf_0_11.RECIPES,
     "paper": paper.RECIPES,
+    "trl-0.28": trl_0_28.RECIPES,
     "trl-1.13": trl_1_13.RECIPES,
     "trl-1.16": trl_1_16.RECIPES,
 }
