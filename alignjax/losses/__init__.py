@@ -137,11 +137,13 @@ from alignjax.losses.sequence_policy import (
     vespo,
 )
 from alignjax.losses.soft_policy import (
+    above_quantile,
     cispo,
     clip_cov,
     covariance,
     entropy_bonus,
     kl_cov,
+    off_policy_keep,
     sampler_weight,
     sapo,
     top_fraction,
@@ -161,6 +163,7 @@ from alignjax.losses.unpaired import (
 
 __all__ = [
     "TokenStats",
+    "above_quantile",
     "adaptive_kl",
     "all_pairs",
     "alpha_divergence",
@@ -228,6 +231,7 @@ __all__ = [
     "nash_md",
     "nca_pair",
     "odds_ratio",
+    "off_policy_keep",
     "orpo",
     "outcome_reward",
     "plackett_luce",

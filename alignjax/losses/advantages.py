@@ -74,19 +74,24 @@ def discounted_returns(rewards: jax.Array, mask: jax.Array, *, discount: float) 
 
 
 def whiten(
-    x: jax.Array, mask: jax.Array | None = None, *, shift_mean: bool = True, eps: float = 1e-8
+    x: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    shift_mean: bool = True,
+    eps: float = 1e-8,
+    unbiased: bool = False,
 ) -> jax.Array:
     """`x` scaled to variance 1 over the counted entries, 0 where masked; no gradient.
 
-    (x - mean) / sqrt(variance + eps), plus mean again if not shift_mean. The variance is the biased
-    one (divided by the count). Statistics are over the whole array that is passed, in fp32: under
-    jit on a mesh that is the global batch.
+    (x - mean) / sqrt(variance + eps), plus mean again if not shift_mean. Statistics are over the
+    whole array that is passed, in fp32: under jit on a mesh that is the global batch.
 
     Args:
       x: any shape, float.
       mask: the shape of x, 1 where counted; None counts all.
       shift_mean: True to also move the mean to 0 (advantages), False to keep it (rewards).
       eps: > 0, in squared units of x.
+      unbiased: divide the sum of squares by the count - 1 (at least 1), else by the count.
 
     Raises:
       ValueError: shapes differ, mask not 0/1, eps <= 0.
@@ -101,7 +106,8 @@ def whiten(
     number = inputs.count(keep, every)
     mean = jnp.sum(x, every) / number
     centred = jnp.where(keep, x - mean, 0.0)
-    scaled = centred * jax.lax.rsqrt(jnp.sum(jnp.square(centred), every) / number + eps)
+    degrees = jnp.maximum(number - 1.0, 1.0) if unbiased else number
+    scaled = centred * jax.lax.rsqrt(jnp.sum(jnp.square(centred), every) / degrees + eps)
     return scaled if shift_mean else jnp.where(keep, scaled + mean, 0.0)
 
 
@@ -118,6 +124,7 @@ def group_relative(
     scale: bool = True,
     eps: float = 1e-4,
     unbiased: bool = True,
+    spread: str = "group",
 ) -> jax.Array:
     """Reward relative to the group of answers to one prompt, [B, N]: (r - mean) / (std + eps).
 
@@ -130,18 +137,26 @@ def group_relative(
       scale: whether to divide by the group's standard deviation.
       eps: > 0, reward units.
       unbiased: divide the sum of squares by N - 1 (as implementations do), else by N.
+      spread: whose standard deviation to divide by: "group", or "batch" for that of all rewards
+        about their common mean, one for all prompts.
 
     Raises:
-      ValueError: shapes differ, mask not 0/1, eps <= 0.
+      ValueError: shapes differ, mask not 0/1, eps <= 0, unknown spread.
 
     Reference: Shao et al. (2024), section 4.1.2; Liu et al. (2025, Dr. GRPO), section 3.2.
     """
     shapes.check_number("eps", eps, above=0)
+    shapes.check_choice("spread", spread, ("group", "batch"))
     keep, rewards, number = _group(rewards, mask)
     mean = jnp.sum(rewards, -1, keepdims=True) / number
     centred = jnp.where(keep, rewards - mean, 0.0)
     if not scale:
         return centred
+    if spread == "batch":
+        every = inputs.count(keep, (0, 1))
+        apart = jnp.where(keep, rewards - jnp.sum(rewards) / every, 0.0)
+        every = jnp.maximum(every - 1.0, 1.0) if unbiased else every
+        return centred / (jnp.sqrt(jnp.sum(jnp.square(apart)) / every) + eps)
     degrees = jnp.maximum(number - 1.0, 1.0) if unbiased else number
     std = jnp.sqrt(jnp.sum(jnp.square(centred), -1, keepdims=True) / degrees)
     return centred / (std + eps)

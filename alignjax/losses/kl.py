@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import shapes
-from alignjax.losses import inputs
+from alignjax.losses import inputs, policy, sequence_policy
 
 
 def _log_ratio(
@@ -181,6 +181,7 @@ def kl_loss_weighted(
     mask: jax.Array | None = None,
     *,
     estimator: str = "k3",
+    level: str = "token",
 ) -> jax.Array:
     """rho * k per token, [B, T], nats: unbiased in value and gradient for KL(pi; ref).
 
@@ -191,13 +192,17 @@ def kl_loss_weighted(
       logprobs: [B, T] float, nats, of tokens that old sampled. old_logprobs: [B, T] float, nats.
       reference_logprobs, mask: as `k1`.
       estimator: "k1" or "k3" (smaller variance).
+      level: of rho: "token", or "sequence" (`sequence_ratio`; no longer unbiased).
 
     Raises:
-      ValueError: shapes differ, mask not 0/1, another estimator.
+      ValueError: shapes differ, mask not 0/1, another estimator or level.
 
     Reference: DeepSeek-AI (2025, V3.2), section 3.1 (unbiased KL estimate).
     """
     shapes.check_choice("estimator", estimator, ("k1", "k3"))
-    _, new, old = inputs.masked("B T", mask, logprobs=logprobs, old_logprobs=old_logprobs)
-    ratio = jnp.exp(inputs.safe_log_ratio(new, jax.lax.stop_gradient(old)))
+    shapes.check_choice("level", level, ("token", "sequence"))
+    if level == "sequence":
+        ratio = sequence_policy.sequence_ratio(logprobs, old_logprobs, mask)[:, None]
+    else:
+        ratio = policy.importance_ratio(logprobs, old_logprobs, mask)
     return ratio * ESTIMATORS[estimator](logprobs, reference_logprobs, mask)

@@ -17,11 +17,16 @@ from alignjax.core import mean, shapes
 from alignjax.losses import inputs
 
 
-def _rows(values: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, ...]:
-    """(sum per row, tokens per row, 1 for rows that have any), each [B]."""
+def _rows(
+    values: jax.Array, mask: jax.Array | None, rows: jax.Array | None = None
+) -> tuple[jax.Array, ...]:
+    """(sum per row, tokens per row, 1 for rows that count), each [B]."""
     keep, values = inputs.masked("B T", mask, values=values)
     tokens = jnp.sum(keep.astype(values.dtype), axis=-1)
-    return jnp.sum(values, axis=-1), tokens, (tokens > 0).astype(values.dtype)
+    if rows is None:
+        return jnp.sum(values, axis=-1), tokens, (tokens > 0).astype(values.dtype)
+    counted = inputs.mask_of(rows, tokens, "B", "rows").astype(values.dtype)
+    return counted * jnp.sum(values, axis=-1), tokens, counted
 
 
 def token_mean(values: jax.Array, mask: jax.Array | None = None) -> mean.Mean:
@@ -40,31 +45,49 @@ def token_mean(values: jax.Array, mask: jax.Array | None = None) -> mean.Mean:
     return mean.Mean(total=jnp.sum(sums), weight=jnp.sum(tokens))
 
 
-def row_mean(values: jax.Array, mask: jax.Array | None = None) -> mean.Mean:
+def row_mean(
+    values: jax.Array, mask: jax.Array | None = None, *, rows: jax.Array | None = None
+) -> mean.Mean:
     """Mean over rows of each row's token mean: a token of a long row weighs less.
 
-    Args, Raises: as `token_mean`. Reference: Shao et al. (2024, GRPO), equation 3.
+    Args:
+      values, mask: as `token_mean`.
+      rows: [B], 1 for the rows to average over; None: those with a counted token. With ones a row
+        whose tokens are all masked (say, a truncated response) still counts as a 0.
+
+    Raises:
+      ValueError: shapes differ, mask or rows not 0/1.
+
+    Reference: Shao et al. (2024, GRPO), equation 3.
     """
-    sums, tokens, some = _rows(values, mask)
+    sums, tokens, some = _rows(values, mask, rows)
     return mean.Mean(total=jnp.sum(sums / jnp.maximum(tokens, 1.0)), weight=jnp.sum(some))
 
 
-def row_sum(values: jax.Array, mask: jax.Array | None = None) -> mean.Mean:
+def row_sum(
+    values: jax.Array, mask: jax.Array | None = None, *, rows: jax.Array | None = None
+) -> mean.Mean:
     """Mean over rows of each row's sum over tokens: the policy gradient of whole sequences.
 
-    Args, Raises: as `token_mean`.
+    Args, Raises: as `row_mean`.
     """
-    sums, _, some = _rows(values, mask)
+    sums, _, some = _rows(values, mask, rows)
     return mean.Mean(total=jnp.sum(sums), weight=jnp.sum(some))
 
 
-def row_fixed(values: jax.Array, mask: jax.Array | None = None, *, length: float) -> mean.Mean:
+def row_fixed(
+    values: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    length: float,
+    rows: jax.Array | None = None,
+) -> mean.Mean:
     """Mean over rows of each row's sum divided by a constant `length` in tokens.
 
-    Args, Raises: as `token_mean`; length <= 0. Reference: Liu et al. (2025, Dr. GRPO), section 3.2.
+    Args, Raises: as `row_mean`; length <= 0. Reference: Liu et al. (2025, Dr. GRPO), section 3.2.
     """
     shapes.check_number("length", length, above=0)
-    sums, _, some = _rows(values, mask)
+    sums, _, some = _rows(values, mask, rows)
     return mean.Mean(total=jnp.sum(sums) / length, weight=jnp.sum(some))
 
 

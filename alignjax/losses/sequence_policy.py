@@ -3,11 +3,15 @@
 Arguments as in policy.py; advantages are [B]. Rows without a counted token give 0.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from alignjax.core import shapes
 from alignjax.losses import inputs, policy
+
+LOWEST_WEIGHT = 1e-8  # of VESPO; what lies below has phi = 0 in any case
 
 
 def _rows(
@@ -52,6 +56,7 @@ def gspo(
     *,
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
+    dual_clip: float | None = None,
 ) -> jax.Array:
     """Group sequence policy optimisation, [B]: -min(s A, clip(s, 1 - clip_low, 1 + clip_high) A).
 
@@ -62,6 +67,7 @@ def gspo(
       advantages: [B] float.
       mask: [B, T], 1 on the response's tokens; None counts all.
       clip_low: in (0, 1]. clip_high: > 0. Far smaller than for token ratios.
+      dual_clip: as `ppo_clip`.
 
     Returns:
       [B] fp32 losses.
@@ -75,7 +81,9 @@ def gspo(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
     ratio = sequence_ratio(new, old, keep)
-    return policy.clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+    return policy.clipped_surrogate(
+        ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
 
 
 def gspo_token(
@@ -86,6 +94,7 @@ def gspo_token(
     *,
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
+    dual_clip: float | None = None,
 ) -> jax.Array:
     """GSPO with advantages per token, [B, T]: ratio sg(s) pi_t / sg(pi_t), clipped as in `gspo`.
 
@@ -103,7 +112,9 @@ def gspo_token(
     )
     ratio = jax.lax.stop_gradient(sequence_ratio(new, old, keep))[:, None]
     ratio = ratio * jnp.exp(new - jax.lax.stop_gradient(new))
-    return policy.clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+    return policy.clipped_surrogate(
+        ratio, advantages, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
 
 
 def luspo(
@@ -214,19 +225,21 @@ def vespo(
     old_logprobs: jax.Array,
     advantages: jax.Array,
     mask: jax.Array | None = None,
+    sampler_weights: jax.Array | None = None,
     *,
     positive: tuple[float, float] = (2.0, 3.0),
     negative: tuple[float, float] = (3.0, 2.0),
 ) -> jax.Array:
     """Variational sequence-level soft policy optimisation, [B, T]: -phi A log pi_t.
 
-    phi = exp(lam + k log w - lam w) without gradient, w = pi(y|x) / old(y|x) (exponents within +-20
-    nats): 1 on policy, falling on both sides of w = k / lam.
+    phi = exp(lam + k log w - lam w) without gradient, w = pi(y|x) / old(y|x) times the sampler's
+    weights, within [1e-8, e^20]: 1 on policy, falling on both sides of w = k / lam.
 
     Args:
       logprobs, old_logprobs: [B, T] float, nats.
       advantages: [B] float.
       mask: [B, T], 1 on the response's tokens; None counts all.
+      sampler_weights: [B, T] from `sampler_weight(level="token")`; None: the sampler was old.
       positive, negative: (k, lam), both > 0, for A >= 0 and for A < 0.
 
     Returns:
@@ -240,11 +253,15 @@ def vespo(
     for name, pair in {"positive": positive, "negative": negative}.items():
         shapes.check_number(f"{name}[0]", pair[0], above=0)
         shapes.check_number(f"{name}[1]", pair[1], above=0)
-    _, advantages, (new, old) = _rows(
+    keep, advantages, (new, old) = _rows(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
-    limited = jnp.sum(inputs.safe_log_ratio(new, old), axis=-1)
-    log_w = inputs.safe_log_ratio(limited, jnp.zeros_like(limited))
+    log_w = inputs.safe_log_ratio(new, old)
+    if sampler_weights is not None:
+        (weights,) = inputs.arrays("B T", sampler_weights=sampler_weights)
+        weights = jnp.where(keep, jnp.maximum(weights, LOWEST_WEIGHT), 1.0)
+        log_w = log_w + jnp.minimum(jnp.log(weights), inputs.MAX_LOG_RATIO)
+    log_w = jnp.clip(jnp.sum(log_w, axis=-1), math.log(LOWEST_WEIGHT), inputs.MAX_LOG_RATIO)
     up = advantages >= 0
     k = jnp.where(up, positive[0], negative[0])
     lam = jnp.where(up, positive[1], negative[1])

@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import shapes
-from alignjax.losses import inputs, policy
+from alignjax.losses import inputs, policy, sequence_policy
 
 
-def _ratio(new: jax.Array, old: jax.Array) -> jax.Array:
-    return jnp.exp(inputs.safe_log_ratio(new, jax.lax.stop_gradient(old)))
+def _ratio(new: jax.Array, old: jax.Array, keep: jax.Array, level: str) -> jax.Array:
+    """[B, T] of tokens, or [B, 1] of responses, to the power 1 / |y|."""
+    shapes.check_choice("level", level, ("token", "sequence"))
+    if level == "sequence":
+        return sequence_policy.sequence_ratio(new, old, keep)[:, None]
+    return policy.importance_ratio(new, old)
 
 
 def cispo(
@@ -22,6 +26,7 @@ def cispo(
     *,
     maximum_ratio: float = 5.0,
     minimum_ratio: float = 0.0,
+    level: str = "token",
 ) -> jax.Array:
     """Clipped importance-sampling weight, [B, T]: -sg(clip(rho, min, max)) A log pi.
 
@@ -31,8 +36,9 @@ def cispo(
       logprobs, old_logprobs: [B, T] float, nats.
       advantages: [B, T] or [B] float.
       mask: [B, T], 1 on the response's tokens; None counts all.
-      maximum_ratio: > 1, the paper's 1 + eps_high.
+      maximum_ratio: > minimum_ratio, the paper's 1 + eps_high.
       minimum_ratio: in [0, 1), the paper's 1 - eps_low (0: none).
+      level: "token", or "sequence" for the ratio of `sequence_ratio`.
 
     Returns:
       [B, T] fp32 token losses.
@@ -42,12 +48,13 @@ def cispo(
 
     Reference: MiniMax (2025, M1), equations 4 and 5.
     """
-    shapes.check_number("maximum_ratio", maximum_ratio, above=1)
     shapes.check_number("minimum_ratio", minimum_ratio, minimum=0, below=1)
-    _, advantages, new, old = policy.aligned(
+    shapes.check_number("maximum_ratio", maximum_ratio, above=minimum_ratio)
+    keep, advantages, new, old = policy.aligned(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
-    weight = jax.lax.stop_gradient(jnp.clip(_ratio(new, old), minimum_ratio, maximum_ratio))
+    ratio = _ratio(new, old, keep, level)
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, minimum_ratio, maximum_ratio))
     return -weight * advantages * new
 
 
@@ -59,6 +66,7 @@ def sapo(
     *,
     positive_temperature: float = 1.0,
     negative_temperature: float = 1.05,
+    level: str = "token",
 ) -> jax.Array:
     """Soft adaptive policy optimisation, [B, T]: -A (4 / tau) sig(tau (rho - 1)).
 
@@ -68,6 +76,7 @@ def sapo(
     Args:
       logprobs, old_logprobs, advantages, mask: as `cispo`.
       positive_temperature, negative_temperature: > 0.
+      level: as `cispo`.
 
     Raises:
       ValueError: shapes differ, a temperature <= 0, mask not 0/1.
@@ -76,11 +85,12 @@ def sapo(
     """
     shapes.check_number("positive_temperature", positive_temperature, above=0)
     shapes.check_number("negative_temperature", negative_temperature, above=0)
-    _, advantages, new, old = policy.aligned(
+    keep, advantages, new, old = policy.aligned(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
     tau = jnp.where(advantages > 0, positive_temperature, negative_temperature)
-    return -advantages * jax.nn.sigmoid(tau * (_ratio(new, old) - 1.0)) * 4.0 / tau
+    ratio = _ratio(new, old, keep, level)
+    return -advantages * jax.nn.sigmoid(tau * (ratio - 1.0)) * 4.0 / tau
 
 
 def top_fraction(values: jax.Array, mask: jax.Array, *, fraction: float) -> jax.Array:
@@ -99,6 +109,35 @@ def top_fraction(values: jax.Array, mask: jax.Array, *, fraction: float) -> jax.
     shapes.check_number("fraction", fraction, above=0, maximum=1)
     keep, values = inputs.masked("B T", mask, values=values)
     return _largest(values, keep, fraction * inputs.count(keep, (0, 1)))
+
+
+def above_quantile(values: jax.Array, mask: jax.Array, *, quantile: float) -> jax.Array:
+    """Booleans [B, T]: counted entries at or above the `quantile`-quantile of all counted ones.
+
+    Between two entries the quantile is interpolated linearly. `top_fraction(fraction=1 - quantile)`
+    differs by at most one entry, and by ties.
+
+    Args:
+      values: [B, T] float.
+      mask: [B, T], 1 where counted.
+      quantile: in [0, 1].
+
+    Raises:
+      ValueError: shapes differ, quantile outside [0, 1], mask not 0/1.
+
+    Reference: Wang et al. (2025), "Beyond the 80/20 rule", arXiv 2506.01939 (on entropies).
+    """
+    shapes.check_number("quantile", quantile, minimum=0, maximum=1)
+    keep, values = inputs.masked("B T", mask, values=values)
+    order = jnp.sort(inputs.gathered(jnp.where(keep, values, jnp.inf)).reshape(-1))
+    last = inputs.count(keep, (0, 1)) - 1.0
+    place = quantile * last
+    below = jnp.floor(place)
+    low, high = (
+        jax.lax.dynamic_index_in_dim(order, p.astype(jnp.int32), keepdims=False)
+        for p in (below, jnp.minimum(below + 1.0, last))
+    )
+    return keep & (values >= low + (place - below) * (high - low))
 
 
 def _largest(values: jax.Array, keep: jax.Array, number: jax.Array) -> jax.Array:
@@ -223,13 +262,14 @@ def sampler_weight(
     *,
     level: str = "sequence",
     beyond: str = "drop",
-    maximum: float = 3.0,
+    maximum: float | None = 3.0,
+    minimum: float | None = None,
 ) -> jax.Array:
     """Weight that corrects for a sampler whose log-probabilities differ from the trainer's, [B, T].
 
-    w = exp(log p_trainer - log p_sampler) of the token, or of the whole response. Above `maximum`
-    it is cut there ("truncate") or set to 0 ("drop"). A missing sampler log-probability is NaN and
-    counts as ratio 1. Multiply token losses by it. No gradient.
+    w = exp(log p_trainer - log p_sampler) of the token, or of the whole response. Outside of
+    [minimum, maximum] it is cut there ("truncate") or set to 0 ("drop"). A missing sampler
+    log-probability is NaN and counts as ratio 1. Multiply token losses by it. No gradient.
 
     Args:
       logprobs: [B, T] float, nats, by the trainer's forward pass of the policy that sampled.
@@ -237,20 +277,21 @@ def sampler_weight(
       mask: [B, T], 1 on the response's tokens; None counts all.
       level: "token" or "sequence".
       beyond: "truncate" or "drop".
-      maximum: >= 1.
+      maximum: >= 1; None: no bound. minimum: in [0, 1]; None: no bound.
 
     Returns:
       [B, T] fp32 weights, 0 where masked.
 
     Raises:
-      ValueError: shapes differ, an unknown name, maximum < 1, mask not 0/1.
+      ValueError: shapes differ, an unknown name, a bound out of range, mask not 0/1.
 
     Reference: Yao et al. (2025), "Your efficient RL framework secretly brings you off-policy RL
     training" (truncated importance sampling).
     """
     shapes.check_choice("level", level, ("token", "sequence"))
     shapes.check_choice("beyond", beyond, ("truncate", "drop"))
-    shapes.check_number("maximum", maximum, minimum=1)
+    high = jnp.inf if maximum is None else shapes.check_number("maximum", maximum, minimum=1)
+    low = 0.0 if minimum is None else shapes.check_number("minimum", minimum, minimum=0, maximum=1)
     keep, new, sampler = inputs.masked(
         "B T", mask, logprobs=logprobs, sampler_logprobs=sampler_logprobs
     )
@@ -259,7 +300,42 @@ def sampler_weight(
         log_ratio = jnp.sum(log_ratio, axis=-1, keepdims=True)
     ratio = jnp.exp(inputs.safe_log_ratio(log_ratio, jnp.zeros_like(log_ratio)))
     if beyond == "drop":
-        weight = jnp.where(ratio > maximum, 0.0, ratio)
+        weight = jnp.where((ratio < low) | (ratio > high), 0.0, ratio)
     else:
-        weight = jnp.minimum(ratio, maximum)
+        weight = jnp.clip(ratio, low, high)
     return jax.lax.stop_gradient(jnp.where(keep, weight, 0.0))
+
+
+def off_policy_keep(
+    logprobs: jax.Array,
+    sampler_logprobs: jax.Array,
+    advantages: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    threshold: float,
+) -> jax.Array:
+    """1 for rows to learn from, [B]: A >= 0, or mean over tokens of log p_sampler - log pi small.
+
+    A bad response that the policy has already moved away from teaches nothing more. A missing
+    sampler log-probability (NaN) counts as no difference. No gradient.
+
+    Args:
+      logprobs, sampler_logprobs: [B, T] float, nats.
+      advantages: [B] float.
+      mask: [B, T], 1 on the response's tokens; None counts all.
+      threshold: >= 0, nats per token; the mean may be as large.
+
+    Raises:
+      ValueError: shapes differ, threshold < 0, mask not 0/1.
+
+    Reference: DeepSeek-AI (2025, V3.2), section 3.1 (off-policy sequence masking).
+    """
+    shapes.check_number("threshold", threshold, minimum=0)
+    keep, new, sampler = inputs.masked(
+        "B T", mask, logprobs=logprobs, sampler_logprobs=sampler_logprobs
+    )
+    shapes.check("advantages", advantages, "B", {"B": new.shape[0]})
+    gap = jnp.where(jnp.isnan(sampler), 0.0, sampler - new)
+    near = jnp.sum(gap, axis=-1) / inputs.count(keep) <= threshold
+    some = jnp.any(keep, axis=-1)
+    return jax.lax.stop_gradient(((jnp.asarray(advantages) >= 0) | near) & some).astype(new.dtype)

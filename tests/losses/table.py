@@ -212,9 +212,13 @@ CASES = [
     Case("gmpo", ROW, {}, LP),
     Case("rloo", {"logprobs": "P", "advantages": "B", "mask": "mask"}, {}, LP),
     Case("rloo_clip", ROW, {}, LP),
+    Case("gspo", ROW, {"clip_low": 0.3, "clip_high": 0.4, "dual_clip": 1.5}, LP),
     Case("vespo", ROW, {}, LP, surrogate=True),
+    Case("vespo", {**ROW, "sampler_weights": "unit_BT"}, {}, LP, surrogate=True),
+    Case("cispo", ROW, {"maximum_ratio": 1.1, "level": "sequence"}, LP, surrogate=True),
     Case("cispo", TOKEN, {"maximum_ratio": 1.5, "minimum_ratio": 0.5}, LP, surrogate=True),
     Case("sapo", ROW, {}, LP),
+    Case("sapo", ROW, {"level": "sequence"}, LP),
     Case("kl_cov", ROW, {"fraction": 0.3}, LP, coupled=True),
     Case("entropy_bonus", {"entropy": "BT", "mask": "mask"}, {}, ("entropy",)),
     Case("k1", REF, {}, LP),
@@ -222,7 +226,10 @@ CASES = [
     Case("k3", REF, {}, LP),
     Case("kl_penalty", REF),
     Case("kl_loss", REF, {}, LP),
-    Case("kl_loss_weighted", {**OLD, "reference_logprobs": "P", "mask": "mask"}, {}, LP),
+    *[
+        Case("kl_loss_weighted", {**OLD, "reference_logprobs": "P", "mask": "mask"}, kwargs, LP)
+        for kwargs in ({}, {"level": "sequence"})
+    ],
     Case(
         "nash_md",
         {"logprobs": "P", "reference_logprobs": "P", "preferences": "unit", "mask": "mask"},
@@ -267,6 +274,19 @@ CASES = [
         for level in ("token", "sequence")
         for beyond in ("truncate", "drop")
     ],
+    *[
+        Case(
+            "sampler_weight",
+            {"logprobs": "P", "sampler_logprobs": "near", "mask": "mask"},
+            {"level": "token", "beyond": beyond, "maximum": None, "minimum": 0.8},
+        )
+        for beyond in ("truncate", "drop")
+    ],
+    Case(
+        "off_policy_keep",
+        {"logprobs": "P", "sampler_logprobs": "near", "advantages": "B", "mask": "mask"},
+        {"threshold": 0.05},
+    ),
     Case(
         "minillm_advantages",
         {"student_logprobs": "P", "teacher_logprobs": "P", "mask": "mask"},
@@ -279,10 +299,12 @@ CASES = [
     Case("discounted_returns", {"rewards": "BT", "mask": "mask"}, {"discount": 0.9}),
     Case("whiten", {"x": "BT", "mask": "mask"}, {"shift_mean": False}, coupled=True),
     Case("whiten", {"x": "BT", "mask": "mask"}, coupled=True),
+    Case("whiten", {"x": "BT", "mask": "mask"}, {"unbiased": True}, coupled=True),
     Case("reinforce_plus_plus", {"rewards": "BT", "mask": "mask"}, coupled=True),
     Case("reinforce_plus_plus_baseline", GROUP, coupled=True),
     Case("group_relative", GROUP),
     Case("group_relative", GROUP, {"scale": False}),
+    Case("group_relative", GROUP, {"spread": "batch"}, coupled=True),
     Case("leave_one_out", GROUP),
     Case("gpg", GROUP, coupled=True),
     Case("gdpo", {"rewards": "BNK", "weights": "K", "mask": "mask_BN"}, coupled=True),

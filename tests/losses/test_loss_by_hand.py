@@ -293,3 +293,14 @@ def test_covariance_methods_by_hand():
     assert seen == {(0,), (1,)}
     near(losses.top_fraction(new, mask, fraction=0.5), [[1, 0, 1, 1]])  # a tie is all in
     near(losses.top_fraction(new, jnp.array([[0, 1, 1, 0]]), fraction=0.1), [[0, 0, 1, 0]])
+
+
+def test_entries_above_a_quantile():
+    values = jnp.array([[1.0, 4.0, 2.0, 3.0, 9.0]])
+    mask = jnp.array([[1, 1, 1, 1, 0]])
+    near(losses.above_quantile(values, mask, quantile=0.5), [[0, 1, 0, 1, 0]])  # at 2.5
+    near(losses.above_quantile(values, mask, quantile=1 / 3), [[0, 1, 1, 1, 0]])  # at 2 itself
+    near(losses.above_quantile(values, mask, quantile=1.0), [[0, 1, 0, 0, 0]])
+    near(losses.above_quantile(values, 0 * mask, quantile=0.0), [[0, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match="quantile must be"):
+        losses.above_quantile(values, mask, quantile=1.1)

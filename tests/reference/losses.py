@@ -328,10 +328,10 @@ def _each(fn, *arrays, mask):
     return np.array(out)
 
 
-def gspo(new, old, adv, mask, *, clip_low=3e-4, clip_high=4e-4):
+def gspo(new, old, adv, mask, *, clip_low=3e-4, clip_high=4e-4, dual_clip=None):
     def row(n, o, a):
         s = (math.exp(n.sum()) / math.exp(o.sum())) ** (1 / len(n))
-        return clipped(s, a, clip_low, clip_high)
+        return clipped(s, a, clip_low, clip_high, dual_clip)
 
     return _each(row, new, old, adv, mask=mask)
 
@@ -377,24 +377,40 @@ def sequence_ratio(new, old, mask, *, normalise=True):
     return 1 + _each(row, new, old, mask=mask)
 
 
-def vespo(new, old, adv, mask, *, positive=(2.0, 3.0), negative=(3.0, 2.0)):
-    def row(n, o, a):
-        w = math.exp(n.sum() - o.sum())
+def vespo(new, old, adv, mask, weights=None, *, positive=(2.0, 3.0), negative=(3.0, 2.0)):
+    def row(n, o, a, sampler):
+        w = math.exp(n.sum() - o.sum()) * np.prod(sampler)
         k, lam = positive if a >= 0 else negative
         return w**k * math.exp(lam * (1 - w)) * a
 
-    return -_each(row, new, old, adv, mask=mask)[:, None] * new * mask
+    weights = np.ones(mask.shape) if weights is None else weights
+    return -_each(row, new, old, adv, weights, mask=mask)[:, None] * new * mask
+
+
+def _ratios(new, old, mask, level):
+    if level == "token":
+        return np.exp(new - old)
+    return np.broadcast_to(sequence_ratio(new, old, mask)[:, None], new.shape)
+
+
+def cispo(new, old, adv, mask, *, maximum_ratio=5.0, minimum_ratio=0.0, level="token"):
+    ratio = _ratios(new, old, mask, level)
+    return _cispo(ratio, new, adv, mask, maximum_ratio=maximum_ratio, minimum_ratio=minimum_ratio)
 
 
 @tokens
-def cispo(new, old, adv, *, maximum_ratio=5.0, minimum_ratio=0.0):
-    return -min(max(math.exp(new - old), minimum_ratio), maximum_ratio) * adv * new
+def _cispo(ratio, new, adv, *, maximum_ratio, minimum_ratio):
+    return -min(max(ratio, minimum_ratio), maximum_ratio) * adv * new
+
+
+def sapo(new, old, adv, mask, *, level="token"):
+    return _sapo(_ratios(new, old, mask, level), adv, mask)
 
 
 @tokens
-def sapo(new, old, adv, *, positive_temperature=1.0, negative_temperature=1.05):
+def _sapo(ratio, adv, *, positive_temperature=1.0, negative_temperature=1.05):
     tau = positive_temperature if adv > 0 else negative_temperature
-    return -4 / tau * sig(tau * (math.exp(new - old) - 1)) * adv
+    return -4 / tau * sig(tau * (ratio - 1)) * adv
 
 
 def covariance(new, adv, mask):
@@ -420,15 +436,25 @@ def entropy_bonus(entropy):
     return -entropy
 
 
-def sampler_weight(new, sampler, mask, *, level="sequence", beyond="drop", maximum=3.0):
+def sampler_weight(
+    new, sampler, mask, *, level="sequence", beyond="drop", maximum=3.0, minimum=None
+):
+    maximum, minimum = math.inf if maximum is None else maximum, minimum or 0.0
     gap = np.where(np.isnan(sampler), 0.0, new - sampler) * mask
     out = np.zeros(mask.shape)
     for i, t in np.ndindex(*mask.shape):
         w = math.exp(gap[i].sum() if level == "sequence" else gap[i, t])
-        if w > maximum:
-            w = maximum if beyond == "truncate" else 0.0
+        if not minimum <= w <= maximum:
+            w = min(max(w, minimum), maximum) if beyond == "truncate" else 0.0
         out[i, t] = w * mask[i, t]
     return out
+
+
+def off_policy_keep(new, sampler, adv, mask, *, threshold):
+    def row(n, s, a):
+        return float(a >= 0 or np.nan_to_num(s - n).mean() <= threshold)
+
+    return _each(row, new, sampler, adv, mask=mask)
 
 
 def grpo(new, old, adv, mask, *, reference_logprobs=None, kl_weight=0.0):
@@ -462,8 +488,8 @@ def k3(new, ref):
 kl_penalty, kl_loss = k1, k3
 
 
-def kl_loss_weighted(new, old, ref, mask, *, estimator="k3"):
-    return np.exp(new - old) * {"k1": k1, "k3": k3}[estimator](new, ref, mask)
+def kl_loss_weighted(new, old, ref, mask, *, estimator="k3", level="token"):
+    return _ratios(new, old, mask, level) * {"k1": k1, "k3": k3}[estimator](new, ref, mask)
 
 
 # --- advantages ---
@@ -485,18 +511,19 @@ def discounted_returns(rewards, mask, *, discount):
     return gae(rewards, 0 * rewards, mask, discount=discount, decay=1.0)[0]
 
 
-def whiten(x, mask, *, shift_mean=True, eps=1e-8):
+def whiten(x, mask, *, shift_mean=True, eps=1e-8, unbiased=False):
     kept = x[mask.astype(bool)]
-    out = (x - kept.mean()) / math.sqrt(kept.var() + eps)
+    out = (x - kept.mean()) / math.sqrt(kept.var(ddof=int(unbiased)) + eps)
     return np.where(mask, out if shift_mean else out + kept.mean(), 0.0)
 
 
-def group_relative(rewards, mask, *, scale=True, eps=1e-4, unbiased=True):
+def group_relative(rewards, mask, *, scale=True, eps=1e-4, unbiased=True, spread="group"):
     out = np.zeros(rewards.shape)
+    common = rewards[mask.astype(bool)].std(ddof=int(unbiased))
     for i, keep in enumerate(mask.astype(bool)):
         r = rewards[i][keep]
         if len(r):
-            std = r.std(ddof=int(unbiased and len(r) > 1))
+            std = common if spread == "batch" else r.std(ddof=int(unbiased and len(r) > 1))
             out[i][keep] = (r - r.mean()) / ((std + eps) if scale else 1.0)
     return out
 
