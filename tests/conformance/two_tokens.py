@@ -1,4 +1,4 @@
-"""A model of two tokens that says given log-probabilities: trainers that want logits run unchanged."""
+"""A model of two tokens with given log-probabilities: trainers that want logits run unchanged."""
 
 import types
 from typing import Any
