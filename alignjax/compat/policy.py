@@ -2,8 +2,9 @@
 
 Arrays: logprobs, and where used old_logprobs (absent: the policy itself, without gradient),
 reference_logprobs, sampler_logprobs (NaN where missing), [B, T] in nats; advantages [B] (or [B, T]
-for token ratios); mask [B, T]; entropy [B, T] in nats; optional row_mask [B], 0 for rows that only
-pad the batch. rho: pi / old of a token; s: of a response, to the power 1 / |y|.
+for token ratios); mask [B, T]; entropy [B, T] in nats; optional row_mask [B], 1 for the rows
+that means over rows count: rows with a token unless given (TRL and verl also count a truncated
+answer whose tokens are all masked). rho: pi / old of a token; s: of a response, to the power 1 / |y|.
 """
 
 from collections.abc import Callable
@@ -21,9 +22,10 @@ Reduce = Callable[[jax.Array, Arrays], mean.Mean]
 
 # --- reductions: token losses [B, T] -> Mean ---
 def rows(arrays: Arrays) -> jax.Array:
-    """[B]: rows that count even if all their tokens are masked."""
-    like = jnp.asarray(arrays["mask"])[:, 0]
-    return jnp.asarray(arrays["row_mask"] if "row_mask" in arrays else jnp.ones_like(like)) != 0
+    """[B]: rows that count: those with a token unless the batch has a row_mask."""
+    if "row_mask" in arrays:
+        return jnp.asarray(arrays["row_mask"]) != 0
+    return jnp.any(jnp.asarray(arrays["mask"]) != 0, axis=-1)
 
 
 def token_mean(values: jax.Array, arrays: Arrays) -> mean.Mean:
@@ -183,3 +185,21 @@ def in_groups(
     return losses.group_relative(
         rewards, valid(rewards), scale=scale != "none", eps=eps, unbiased=unbiased, **whose
     )
+
+
+# --- `compute` of recipes ---
+def token_recipe(
+    loss: Callable[..., jax.Array], reduce: Reduce = token_mean
+) -> Callable[..., Terms]:
+    """`compute` of loss(logprobs, old_logprobs, advantages, mask, **options), [B, T] or [B]."""
+
+    def compute(arrays: Arrays, **options: Any) -> Terms:
+        return {"policy": reduce(loss(*inputs(arrays), **options), arrays)}
+
+    return compute
+
+
+def value_recipe(arrays: Arrays, *, clip: float | None, weight: float = 1.0) -> Terms:
+    """`compute` of `losses.value_clip` (with its 1/2), averaged over tokens."""
+    given = (arrays[name] for name in ("values", "old_values", "returns", "mask"))
+    return {"value": scaled(token_mean(losses.value_clip(*given, clip=clip), arrays), weight)}

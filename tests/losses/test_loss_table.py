@@ -254,7 +254,8 @@ def test_table_is_complete():
         "alpha_divergence", "forward_kl_divergence", "js_divergence", "reverse_kl_divergence",
         "implicit_reward", "is_informative", "kto_reference_point", "margin", "mix",
         "preference_accuracy", "running_mean", "soft_update", "top_fraction", "udm_weight",
-        "above_quantile", "with_tail", "row_mean", "row_sum", "row_fixed", "token_mean", "group_mean",
+        "above_quantile", "with_tail", "row_mean", "row_sum", "row_fixed", "token_mean",
+        "group_mean",
     }  # fmt: skip
     functions = {
         n for n in losses.__all__ if getattr(losses, n).__module__ != "alignjax.losses.logprobs"

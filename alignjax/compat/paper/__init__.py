@@ -1,5 +1,11 @@
 """The formulas of the papers: the default."""
 
-from alignjax.compat.paper import language, pairs, reference_free, unpaired
+from alignjax.compat.paper import language, pairs, policy, reference_free, unpaired
 
-RECIPES = {**language.RECIPES, **pairs.RECIPES, **reference_free.RECIPES, **unpaired.RECIPES}
+RECIPES = {
+    **language.RECIPES,
+    **pairs.RECIPES,
+    **policy.RECIPES,
+    **reference_free.RECIPES,
+    **unpaired.RECIPES,
+}
