@@ -1,5 +1,5 @@
 """TRL 1.13.0, for the trainers that later releases removed."""
 
-from alignjax.compat.trl_1_13 import language
+from alignjax.compat.trl_1_13 import language, unpaired
 
-RECIPES = {**language.RECIPES}
+RECIPES = {**language.RECIPES, **unpaired.RECIPES}
