@@ -3,8 +3,8 @@
 Arrays: logprobs, and where used old_logprobs (absent: the policy itself, without gradient),
 reference_logprobs, sampler_logprobs (NaN where missing), [B, T] in nats; advantages [B] (or [B, T]
 for token ratios); mask [B, T]; entropy [B, T] in nats; optional row_mask [B], 1 for the rows
-that means over rows count: rows with a token unless given (TRL and verl also count a truncated
-answer whose tokens are all masked). rho: pi / old of a token; s: of a response, to the power 1 / |y|.
+that means over rows count: rows with a token unless given (TRL also counts a truncated answer whose
+tokens are all masked). rho: pi / old of a token; s: of a response, to the power 1 / |y|.
 """
 
 from collections.abc import Callable

@@ -27,25 +27,25 @@ def _rloo(arrays: Arrays) -> Terms:
     return {"policy": policy.over_rows(losses.rloo(*given), arrays)}
 
 
-def _grpo(arrays: Arrays, *, kl_weight: float, **clip: float) -> Terms:
+def _grpo(arrays: Arrays, *, kl_weight: float, **clip: Any) -> Terms:
     found = policy.row_mean(policy.clipped(arrays, **clip), arrays)
     return {"policy": found, **policy.kl_term(arrays, policy.row_mean, weight=kl_weight)}
 
 
-def _dr_grpo(arrays: Arrays, *, length: float, **clip: float) -> Terms:
+def _dr_grpo(arrays: Arrays, *, length: float, **clip: Any) -> Terms:
     return {"policy": policy.row_fixed(length)(policy.clipped(arrays, **clip), arrays)}
 
 
-def _dapo_per_prompt(arrays: Arrays, *, group_size: int, **clip: float) -> Terms:
+def _dapo_per_prompt(arrays: Arrays, *, group_size: int, **clip: Any) -> Terms:
     return {"policy": policy.group_mean(group_size)(policy.clipped(arrays, **clip), arrays)}
 
 
-def _clip_cov(arrays: Arrays, **options: float) -> Terms:
+def _clip_cov(arrays: Arrays, **options: Any) -> Terms:
     found = losses.clip_cov(*policy.inputs(arrays), arrays["key"], **options)
     return {"policy": policy.token_mean(found, arrays)}
 
 
-def _vespo(arrays: Arrays, **options: tuple[float, float]) -> Terms:
+def _vespo(arrays: Arrays, **options: Any) -> Terms:
     found = losses.vespo(*policy.inputs(arrays), None, **options)
     return {"policy": policy.token_mean(found, arrays)}
 
@@ -203,7 +203,7 @@ def _gdpo(arrays: Arrays, *, eps: float) -> jax.Array:
     return losses.gdpo(arrays["rewards"], arrays["reward_weights"], there, eps=eps)
 
 
-def _reinforce_plus_plus(arrays: Arrays, **options: float) -> jax.Array:
+def _reinforce_plus_plus(arrays: Arrays, **options: Any) -> jax.Array:
     return losses.reinforce_plus_plus(arrays["rewards"], arrays["mask"], **options)
 
 

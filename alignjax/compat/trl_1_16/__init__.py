@@ -1,5 +1,11 @@
 """TRL 1.16.0."""
 
-from alignjax.compat.trl_1_16 import language, pairs, reference_free, unpaired
+from alignjax.compat.trl_1_16 import language, pairs, policy, reference_free, unpaired
 
-RECIPES = {**language.RECIPES, **pairs.RECIPES, **reference_free.RECIPES, **unpaired.RECIPES}
+RECIPES = {
+    **language.RECIPES,
+    **pairs.RECIPES,
+    **policy.RECIPES,
+    **reference_free.RECIPES,
+    **unpaired.RECIPES,
+}
