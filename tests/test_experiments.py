@@ -72,12 +72,9 @@ def abstract_batch(config: experiment.Experiment) -> dict[str, jax.ShapeDtypeStr
         sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
         batch[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
     if stage == "dpo":
-        sharding = jax.sharding.NamedSharding(
-            jax.sharding.get_abstract_mesh(), axes.spec("batch choice")
-        )
-        batch["reference_logprobs"] = jax.ShapeDtypeStruct(
-            shape[:2], jnp.float32, sharding=sharding
-        )
+        spec = axes.spec("batch choice time")
+        sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
+        batch["reference_logprobs"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     return batch
 
 

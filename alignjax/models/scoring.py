@@ -95,7 +95,9 @@ def token_divergence(
 
 
 def compared(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(chosen, rejected, mask), each [B, P]: the values [B, K] of the answers that are compared.
+    """(chosen, rejected, mask): the values [B, K, ...] of the answers compared, [B, P, ...].
+
+    The mask is [B, P].
 
     The batch lists P comparisons of a prompt's K answers in `preferred` [B, P, 2], the better one
     first, and marks the real ones in `pair_mask` [B, P]. Without them answer 0 beats answer 1.
@@ -103,9 +105,11 @@ def compared(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax
     """
     if "preferred" not in batch:
         chosen, rejected = values[:, :1], values[:, 1:2]
-        return chosen, rejected, jnp.ones_like(chosen, jnp.bool_)
+        first = chosen.reshape(*chosen.shape[:2], -1)[:, :, 0]
+        return chosen, rejected, jnp.ones_like(first, jnp.bool_)
+    preferred = batch["preferred"].reshape(*batch["preferred"].shape, *[1] * (values.ndim - 2))
     chosen, rejected = (
-        jnp.take_along_axis(values, batch["preferred"][:, :, side], axis=1) for side in (0, 1)
+        jnp.take_along_axis(values, preferred[:, :, side], axis=1) for side in (0, 1)
     )
     return chosen, rejected, batch["pair_mask"]
 

@@ -60,7 +60,7 @@ def abstract_step(name):
     kind = "sft" if name.startswith("ppo") else name
     batch = {k: on_mesh(x) for k, x in tiny.batch(kind, 0, 128).items()}
     if name == "dpo":
-        batch["reference_logprobs"] = on_mesh(np.zeros((128, 2), np.float32))
+        batch["reference_logprobs"] = on_mesh(np.zeros((128, 2, tiny.LENGTH), np.float32))
     if name.startswith("ppo"):
         wide = on_mesh(np.zeros((128, tiny.LENGTH), np.float32))
         batch |= dict.fromkeys(("old_logprobs", "old_values", "advantages", "returns"), wide)
