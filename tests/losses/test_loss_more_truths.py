@@ -82,7 +82,7 @@ def sampled_rloo(steps, samples, group=4, beta=0.5, rate=0.5):
 
 
 def test_sampled_rloo_ends_at_the_gibbs_policy():  # E11
-    """There reward - beta log(pi / ref) is one number for all answers: no sample has an advantage."""
+    """There reward - beta log(pi / ref) is one number for all answers: no advantage is left."""
     last, averaged = sampled_rloo(steps=3000, samples=256)
     best = gibbs(REWARD, 0.5)
     assert distance(jnp.asarray(REF), best) > 0.4
