@@ -13,7 +13,15 @@ functions of `alignjax.losses`, and its `echo` is what a run logs:
 import dataclasses
 from collections.abc import Mapping
 
-from alignjax.compat import openrlhf_0_11, paper, trl_0_28, trl_1_13, trl_1_16, verl_0_9
+from alignjax.compat import (
+    openrlhf_0_11,
+    paper,
+    trl_0_28,
+    trl_1_13,
+    trl_1_16,
+    tunix_0_1_7,
+    verl_0_9,
+)
 from alignjax.compat.recipe import Recipe
 from alignjax.core import shapes
 
@@ -26,6 +34,7 @@ PRESETS: Mapping[str, Mapping[str, Recipe]] = {
     "trl-0.28": trl_0_28.RECIPES,
     "trl-1.13": trl_1_13.RECIPES,
     "trl-1.16": trl_1_16.RECIPES,
+    "tunix-0.1.7": tunix_0_1_7.RECIPES,
     "verl-0.9": verl_0_9.RECIPES,
 }
 

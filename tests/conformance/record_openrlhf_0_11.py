@@ -350,6 +350,10 @@ def advantage_cases(seed: int) -> list[golden.Golden]:
         for options in variants:
             call = functools.partial(advantages, method=method, **options)
             found.append(case(method, call, draw_rollouts(seed), options, seed, wrt=()))
+    small, options = draw_rollouts(seed), {"kl_weight": 0.0}
+    small["rewards"] *= np.float32(1e-6)  # where eps is felt
+    call = functools.partial(advantages, method="group_relative", **options)
+    found.append(case("group_relative", call, small, options, seed, wrt=()))
     options = {"discount": 0.9, "decay": 0.8}
     call = functools.partial(advantages, method="gae", **options)
     inputs = draw_rollouts(seed, holes=True)

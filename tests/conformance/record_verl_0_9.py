@@ -343,6 +343,8 @@ def advantage_cases(seed: int) -> Iterable[tuple[Any, ...]]:
     name = "reinforce_plus_plus_baseline"
     yield name, functools.partial(outcome, name=name, whole=True), scores, {}, (), ""
     call = functools.partial(outcome, name="grpo")
+    small = {**scores, "rewards": np.float32(1e-3) * scores["rewards"]}  # where eps is felt
+    yield "group_relative", call, small, {}, (), ""
     yield "group_relative", call, draw_scores(seed, 1), {}, (), LONE
     call = functools.partial(outcome, name="gpg")
     yield "gpg", call, scores, {}, (), ""
