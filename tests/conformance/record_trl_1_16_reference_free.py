@@ -38,8 +38,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *[(method, {"beta": 0.3}) for method in ONLINE],
 ]
 CERTAIN = (
-    "mean log-probabilities above -1e-6 count as -1e-6: TRL's gradient is NaN where the exponential "
-    "of one rounds to 1"
+    "mean log-probabilities above -1e-6 count as -1e-6: TRL's gradient is NaN where the "
+    "exponential of one rounds to 1"
 )
 
 
