@@ -73,13 +73,12 @@ def bco(
     def compute(
         arrays: Arrays, *, beta: float, udm: bool, minimum_weight: float, maximum_weight: float
     ) -> Terms:
-        desirable = arrays["desirable"]
-        loss = losses.bco(log_ratio(arrays), desirable, arrays["shift"], beta=beta)
+        loss = losses.bco(log_ratio(arrays), arrays["desirable"], arrays["shift"], beta=beta)
         if udm:
             weight = losses.udm_weight(
                 arrays["desirable_probability"], minimum=minimum_weight, maximum=maximum_weight
             )
-            loss = jnp.where(jnp.asarray(desirable) != 0, loss, weight * loss)
+            loss = loss * jnp.where(jnp.asarray(arrays["desirable"]) != 0, 1.0, weight)
         return reduction(loss, arrays)
 
     return compute

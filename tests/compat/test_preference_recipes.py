@@ -267,12 +267,31 @@ def test_recipes_with_one_name_and_two_formulas_differ():
 def test_bco_of_the_paper_has_a_mean_for_each_kind():
     arrays = draw()
     arrays["desirable"] = np.array([1, 0, 0, 1, 0, 0])
+    # Nobody asks how desirable the prompts of desirable answers are.
+    arrays["desirable_probability"] = np.where(arrays["desirable"], np.nan, 0.7)
     for options in ({}, {"udm": True}):
         paper = compat.recipe("paper", "bco")(arrays, beta=0.3, **options)
         trl = compat.recipe("trl-1.13", "bco")(arrays, beta=0.3, **options)
         assert [float(term.weight) for term in paper.values()] == [2, 4]
         both = paper["desirable"].total + paper["undesirable"].total
         assert float(both) / B == pytest.approx(float(trl["loss"].value), rel=1e-6)
+
+
+@pytest.mark.parametrize(("preset", "maximum"), [("paper", np.inf), ("trl-0.28", 1.0)])
+def test_wpo_weights_have_a_maximum_in_trl_0_28_only(preset, maximum):
+    arrays = draw()
+    weights = 1.0
+    for side in ("chosen_", "rejected_"):
+        relative = arrays[f"{side}logprobs"] - np.log(arrays[f"{side}sum_p2"])
+        count = arrays[f"{side}mask"].sum(1)
+        weights = weights * np.exp((relative * arrays[f"{side}mask"]).sum(1) / count)
+    assert weights.min() < 1 < weights.max()
+    singles = [
+        values(compat.recipe(preset, "hinge")(rows(arrays, np.array([i])), beta=0.3))["loss"]
+        for i in range(B)
+    ]
+    found = values(compat.recipe(preset, "hinge")(arrays, beta=0.3, wpo=True))["loss"]
+    assert found == pytest.approx(np.mean(np.minimum(weights, maximum) * singles), rel=1e-5)
 
 
 def test_every_pair_loss_has_the_formula_of_a_paper():
