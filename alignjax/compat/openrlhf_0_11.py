@@ -117,24 +117,31 @@ def _normalised(x: jax.Array, mask: jax.Array, *, scale: bool) -> jax.Array:
 
 
 def _gae(
-    arrays: Arrays, *, discount: float, decay: float, normalise: bool, **options: Any
-) -> jax.Array:
-    mask = arrays["mask"]
+    arrays: Arrays, *, discount: float, decay: float, **options: Any
+) -> tuple[jax.Array, jax.Array]:
     rewards = _token_rewards(arrays["rewards"], arrays, **options)
-    found, returns = losses.gae(rewards, arrays["values"], mask, discount=discount, decay=decay)
-    return jnp.stack([_normalised(found, mask, scale=normalise), returns])
+    given = rewards, arrays["values"], arrays["mask"]
+    return losses.gae(*given, discount=discount, decay=decay)
 
 
-def _returns(
-    shape: Callable[..., jax.Array], *, normalised: bool = False
+def _gae_advantages(arrays: Arrays, *, normalise: bool, **options: Any) -> jax.Array:
+    return _normalised(_gae(arrays, **options)[0], arrays["mask"], scale=normalise)
+
+
+def _to_go(
+    shape: Callable[..., jax.Array], *names: str, normalised: bool = False
 ) -> Callable[..., jax.Array]:
-    """[B, T]: returns of shape(rewards [P, N]) with the KL of all tokens from there on."""
+    """[B, T]: returns of shape(rewards [P, N], **options) with the KL of all tokens from there on.
+
+    names: of the options that are those of `shape`.
+    """
 
     def compute(
         arrays: Arrays, *, discount: float = 1.0, normalise: bool = True, **options: Any
     ) -> jax.Array:
         mask = arrays["mask"]
-        rewards = _token_rewards(shape(arrays["rewards"]), arrays, **options)
+        shaped = shape(arrays["rewards"], **{name: options.pop(name) for name in names})
+        rewards = _token_rewards(shaped, arrays, **options)
         found = losses.discounted_returns(rewards, mask, discount=discount)
         return _normalised(found, mask, scale=normalise) if normalised else found
 
@@ -236,41 +243,44 @@ RECIPES = {
         defaults={"target": None, "horizon": 10000.0},
     ),
     "gae": _advantages(
-        _gae,
-        "generalised advantages of token rewards, normalised over all tokens, and returns, "
-        "[2, B, T]",
+        _gae_advantages,
+        "sum over l of (discount decay)^l delta_{t+l} of token rewards, normalised over all tokens",
         "gae",
         discount=1.0,
         decay=1.0,
         normalise=True,
     ),
+    "returns": _advantages(
+        lambda arrays, **options: _gae(arrays, **options)[1],
+        "the advantages of gae before they are normalised, + V",
+        "gae",
+        discount=1.0,
+        decay=1.0,
+    ),
     "reinforce_plus_plus": _advantages(
-        _returns(lambda r: r, normalised=True),
+        _to_go(lambda r: r, normalised=True),
         f"score {TO_GO}, normalised over all tokens",
         "reinforce",
         discount=1.0,
         normalise=True,
     ),
     "reinforce_plus_plus_baseline": _advantages(
-        _returns(lambda r: losses.group_relative(r, scale=False), normalised=True),
+        _to_go(lambda r: losses.group_relative(r, scale=False), normalised=True),
         f"score minus the group's mean {TO_GO}, normalised over all tokens",
         "reinforce_baseline",
         normalise=True,
     ),
     "leave_one_out": _advantages(
-        _returns(losses.leave_one_out), f"score minus the mean of the others {TO_GO}", "rloo"
+        _to_go(losses.leave_one_out), f"score minus the mean of the others {TO_GO}", "rloo"
     ),
     "group_relative": _advantages(
-        _returns(lambda r: losses.group_relative(r, eps=1e-9)),
-        f"(score - mean) / (std + 1e-9) of the group {TO_GO}",
-        "group_norm",
-    ),
-    "dr_grpo": _advantages(
-        _returns(lambda r: losses.group_relative(r, scale=False)),
-        f"score minus the group's mean {TO_GO}",
-        "dr_grpo",
+        _to_go(losses.group_relative, "scale", "eps"),
+        f"(score - mean) / (std + eps) of the group, or score - mean unless `scale`, {TO_GO}",
+        "group_norm' and 'dr_grpo",
+        scale=True,
+        eps=1e-9,
     ),
     "flash_reinforce": _advantages(
-        _returns(_centred_in_batch), f"score minus the batch's mean {TO_GO}", "flash_reinforce"
+        _to_go(_centred_in_batch), f"score minus the batch's mean {TO_GO}", "flash_reinforce"
     ),
 }

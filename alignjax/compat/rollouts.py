@@ -138,13 +138,19 @@ def over_tokens(per_sample: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(jnp.asarray(mask) != 0, jnp.reshape(per_sample, (-1, 1)), 0.0)
 
 
-def gae(arrays: Arrays, *, discount: float, decay: float) -> jax.Array:
-    """[2, B, T]: advantages of `losses.gae`, whitened (variance over n - 1), and returns."""
-    mask = arrays["mask"]
-    advantages, returns = losses.gae(
-        arrays["rewards"], arrays["values"], mask, discount=discount, decay=decay
-    )
-    return jnp.stack([losses.whiten(advantages, mask, unbiased=True), returns])
+def gae(arrays: Arrays, **options: float) -> jax.Array:
+    """[B, T]: advantages of `losses.gae`, whitened (variance over n - 1)."""
+    return losses.whiten(_gae(arrays, **options)[0], arrays["mask"], unbiased=True)
+
+
+def returns(arrays: Arrays, **options: float) -> jax.Array:
+    """[B, T]: returns of `losses.gae`."""
+    return _gae(arrays, **options)[1]
+
+
+def _gae(arrays: Arrays, *, discount: float, decay: float) -> tuple[jax.Array, jax.Array]:
+    given = [arrays[name] for name in ("rewards", "values", "mask")]
+    return losses.gae(*given, discount=discount, decay=decay)
 
 
 def group_relative(arrays: Arrays, *, scale: bool, eps: float) -> jax.Array:

@@ -170,8 +170,14 @@ RECIPES = {
     ),
     "gae": Recipe(
         compute=rollouts.gae,
-        formula="generalised advantages, whitened over all tokens (variance over n - 1), and "
-        "returns, [2, B, T]",
+        formula="sum over l of (discount decay)^l delta_{t+l}, whitened over all tokens (variance "
+        "over n - 1)",
+        source=f"{CORE}, compute_gae_advantages",
+        defaults={"discount": 1.0, "decay": 0.95},
+    ),
+    "returns": Recipe(
+        compute=rollouts.returns,
+        formula="the advantages of gae before they are whitened, + V",
         source=f"{CORE}, compute_gae_advantages",
         defaults={"discount": 1.0, "decay": 0.95},
     ),

@@ -236,8 +236,15 @@ OTHERS = {
     ),
     "gae": _advantages(
         rollouts.gae,
-        "generalised advantages, whitened over all tokens (variance over n - 1), and returns, "
-        "[2, B, T]",
+        "sum over l of (discount decay)^l delta_{t+l}, whitened over all tokens (variance over "
+        "n - 1)",
+        "gae",
+        discount=1.0,
+        decay=1.0,
+    ),
+    "returns": _advantages(
+        rollouts.returns,
+        "the advantages of gae before they are whitened, + V",
         "gae",
         discount=1.0,
         decay=1.0,
@@ -264,7 +271,7 @@ OTHERS = {
         "reinforce_plus_plus_baseline",
     ),
     "gdpo": _advantages(
-        _over_tokens(losses.gdpo, "rewards", "weights"),
+        _over_tokens(losses.gdpo, "rewards", "reward_weights"),
         "each of K rewards relative to its group, summed with weights, whitened over all tokens, "
         "[B, T]",
         "gdpo",

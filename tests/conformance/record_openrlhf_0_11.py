@@ -184,18 +184,18 @@ def controlled(arrays: Arrays, *, target: float | None, horizon: float) -> torch
 
 ESTIMATORS = {
     "gae": "gae",
+    "returns": "gae",
     "reinforce_plus_plus": "reinforce",
     "reinforce_plus_plus_baseline": "reinforce_baseline",
     "leave_one_out": "rloo",
     "group_relative": "group_norm",
-    "dr_grpo": "dr_grpo",
     "flash_reinforce": "flash_reinforce",
 }
 
 
 def advantages(arrays: Arrays, *, method: str, **options: Any) -> torch.Tensor:
     """Its experience maker on one batch; masked entries, which no loss reads, are zeroed."""
-    estimator = ESTIMATORS[method]
+    estimator = ESTIMATORS[method] if options.pop("scale", True) else "dr_grpo"
     cap = options.pop("cap", 10.0)
     advantage = types.SimpleNamespace(
         estimator=estimator,
@@ -231,9 +231,7 @@ def advantages(arrays: Arrays, *, method: str, **options: Any) -> torch.Tensor:
         info={},
     )
     (found,) = made.compute_advantages_and_returns([batch])
-    if estimator == "gae":
-        return torch.stack([found.advantages * mask, found.returns * mask])
-    return found.advantages * mask
+    return (found.returns if method == "returns" else found.advantages) * mask
 
 
 # --- cases ---
@@ -342,11 +340,12 @@ def advantage_cases(seed: int) -> list[golden.Golden]:
     for method in ESTIMATORS:
         variants: list[dict[str, Any]] = [{}, {"kl_weight": 0.0, "cap": None}]
         variants += [{"kl_weight": 0.1, "estimator": "k3", "cap": 1.0}]
-        if method in ("gae", "reinforce_plus_plus"):
+        if method in ("gae", "returns", "reinforce_plus_plus"):
             variants += [{"discount": 0.9}]
         if method in ("gae", "reinforce_plus_plus", "reinforce_plus_plus_baseline"):
             variants += [{"normalise": False}]
-        variants += [{"discount": 0.9, "decay": 0.8}] if method == "gae" else []
+        variants += [{"discount": 0.9, "decay": 0.8}] if method in ("gae", "returns") else []
+        variants += [{"scale": False}] if method == "group_relative" else []
         for options in variants:
             call = functools.partial(advantages, method=method, **options)
             found.append(case(method, call, draw_rollouts(seed), options, seed, wrt=()))

@@ -1,7 +1,8 @@
 """Records google-tunix 0.1.7: its DPO, ORPO, GRPO and PPO losses, advantages and distillation.
 
-In an environment with `pip install jax==0.10.2 flax==0.12.8 optax==0.2.8 numpy` and the wheel of google-tunix
-0.1.7 on the path, from the root of the repository: python -m tests.conformance.record_tunix_0_1_7
+In an environment with `pip install jax==0.10.2 flax==0.12.8 optax==0.2.8` and the wheel of
+google-tunix 0.1.7 on the path, from the root of the repository:
+python -m tests.conformance.record_tunix_0_1_7
 """
 
 import functools
@@ -225,10 +226,10 @@ def kl_penalty(arrays: Arrays, *, estimator: str, cap: float | None = None) -> j
     return common.compute_kl_divergence(*given) * arrays["mask"]
 
 
-def gae(arrays: Arrays, *, discount: float = 1.0, decay: float = 0.95) -> jax.Array:
-    mask = arrays["mask"]
-    given = arrays["rewards"], arrays["values"], mask, discount, decay
-    return jnp.stack([x * mask for x in algo_core.compute_gae_advantages(*given)])
+def gae(arrays: Arrays, *, part: int, discount: float = 1.0, decay: float = 0.95) -> jax.Array:
+    """Advantages (part 0) or returns (1); masked entries, which no loss reads, are zeroed."""
+    given = arrays["rewards"], arrays["values"], arrays["mask"], discount, decay
+    return algo_core.compute_gae_advantages(*given)[part] * arrays["mask"]
 
 
 def in_groups(arrays: Arrays, *, estimator: Callable[..., Any]) -> jax.Array:
@@ -316,7 +317,9 @@ def other_cases(seed: int) -> Iterable[tuple[Any, ...]]:
         PADDING,
     )
     for options in ({}, {"discount": 0.9, "decay": 0.8}):
-        yield "gae", functools.partial(gae, **options), draw_values(seed), options, (), ""
+        for part, method in enumerate(("gae", "returns")):
+            call = functools.partial(gae, part=part, **options)
+            yield method, call, draw_values(seed), options, (), ""
     rng = np.random.default_rng(seed)
     for size in (1.0, 1e-3):  # where eps is felt
         scores = {"rewards": (size * rng.normal(size=(2, GROUP))).astype(np.float32)}

@@ -215,7 +215,7 @@ def gdpo(arrays: Arrays, **options: Any) -> torch.Tensor:
     rewards, mask = arrays["rewards"], arrays["mask"]
     keys = [f"reward{k}" for k in range(rewards.shape[-1])]
     each = {key: rewards[..., k].reshape(-1).numpy() for k, key in enumerate(keys)}
-    weights = arrays["weights"].tolist()
+    weights = arrays["reward_weights"].tolist()
     return core_algos.compute_gdpo_outcome_advantage(
         torch.zeros(mask.shape),
         mask,
@@ -226,10 +226,10 @@ def gdpo(arrays: Arrays, **options: Any) -> torch.Tensor:
     )[0]
 
 
-def gae(arrays: Arrays, *, discount: float = 1.0, decay: float = 1.0) -> torch.Tensor:
-    mask = arrays["mask"]
-    given = arrays["rewards"], arrays["values"], mask, discount, decay
-    return torch.stack([x * mask for x in core_algos.compute_gae_advantage_return(*given)])
+def gae(arrays: Arrays, *, part: int, discount: float = 1.0, decay: float = 1.0) -> torch.Tensor:
+    """Advantages (part 0) or returns (1); masked entries, which no loss reads, are zeroed."""
+    given = arrays["rewards"], arrays["values"], arrays["mask"], discount, decay
+    return core_algos.compute_gae_advantage_return(*given)[part] * arrays["mask"]
 
 
 def reinforce_plus_plus(arrays: Arrays, *, discount: float = 1.0) -> torch.Tensor:
@@ -351,13 +351,14 @@ def advantage_cases(seed: int) -> Iterable[tuple[Any, ...]]:
     yield "gpg", call, draw_scores(seed, GROUP, binary=True), {}, (), NONZERO
     rng = np.random.default_rng(seed)
     several = rng.normal(size=(record.B // GROUP, GROUP, 2)).astype(np.float32)
-    inputs = {"mask": scores["mask"], "rewards": several, "weights": np.float32([1.0, 0.3])}
+    inputs = {"mask": scores["mask"], "rewards": several, "reward_weights": np.float32([1.0, 0.3])}
     yield "gdpo", gdpo, inputs, {}, (), ""
     for holes in (False, True):
         tokens = draw_token_rewards(seed, holes=holes)
         rewards = {"mask": tokens["mask"], "rewards": tokens["rewards"]}
         for options in ({}, {"discount": 0.9, "decay": 0.8}):
-            yield "gae", functools.partial(gae, **options), tokens, options, (), ""
+            for part, method in enumerate(("gae", "returns")):
+                yield method, functools.partial(gae, part=part, **options), tokens, options, (), ""
         for options in ({}, {"discount": 0.9}):
             call = functools.partial(reinforce_plus_plus, **options)
             yield "reinforce_plus_plus", call, rewards, options, (), ""
