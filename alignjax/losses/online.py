@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from alignjax.core import shapes
 from alignjax.losses import inputs, preference
 
+LINKS = {"dpo": preference.dpo, "ipo": preference.ipo}
+
 
 def xpo(
     chosen_logratio: jax.Array,
@@ -17,6 +19,7 @@ def xpo(
     *,
     beta: float,
     optimism: float,
+    link: str = "dpo",
 ) -> jax.Array:
     """Exploratory preference optimisation, [B]: `dpo` + optimism * log pi(y~|x), y~ from reference.
 
@@ -27,14 +30,16 @@ def xpo(
       reference_sample_logprobs: [B] float, nats: log pi of the reference's sample, summed.
       beta: > 0.
       optimism: alpha >= 0.
+      link: "dpo", the paper's, or "ipo": the loss on the pair.
 
     Raises:
-      ValueError: shapes differ, beta <= 0, optimism < 0.
+      ValueError: shapes differ, beta <= 0, optimism < 0, unknown link.
 
     Reference: Xie et al. (2024, XPO), arXiv 2405.21046, algorithm 1.
     """
     shapes.check_number("optimism", optimism, minimum=0)
-    losses = preference.dpo(chosen_logratio, rejected_logratio, beta=beta)
+    shapes.check_choice("link", link, LINKS)
+    losses = LINKS[link](chosen_logratio, rejected_logratio, beta=beta)
     shapes.check("reference_sample_logprobs", reference_sample_logprobs, "B", {"B": losses.size})
     return losses + optimism * inputs.as_float(reference_sample_logprobs)
 

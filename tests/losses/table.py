@@ -150,6 +150,7 @@ CASES = [
         coupled=True,
     ),
     pair("xpo", {**PAIR, "reference_sample_logprobs": "S"}, beta=0.7, optimism=0.2),
+    pair("xpo", {**PAIR, "reference_sample_logprobs": "S"}, beta=0.7, optimism=0.2, link="ipo"),
     Case(
         "kto",
         {"logratio": "B", "desirable": "labels", "reference_point": "scalar"},

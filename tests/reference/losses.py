@@ -623,8 +623,9 @@ def minillm_advantages(student, teacher, mask, *, length_normalise=True):
 
 
 @rows
-def xpo(a, b, sample, *, beta, optimism):
-    return ell(beta * (a - b)) + optimism * sample
+def xpo(a, b, sample, *, beta, optimism, link="dpo"):
+    pair = ell(beta * (a - b)) if link == "dpo" else (a - b - 1 / (2 * beta)) ** 2
+    return pair + optimism * sample
 
 
 def nash_md(new, ref, preferences, mask, *, beta):
