@@ -1,0 +1,1 @@
+"""Open-weight formats: safetensors in and out, GGUF in, both read slice by slice."""
