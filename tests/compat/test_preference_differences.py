@@ -102,6 +102,21 @@ def test_trl_1_16_orpo_has_nan_gradients_for_certain_answers():
     assert np.all(np.isfinite(jax.grad(loss)(jnp.asarray(g.inputs["chosen_logprobs"]))))
 
 
+def test_trl_1_16_alphapo_rewards_of_sums_underflow_to_nan():
+    (g,) = goldens("trl-1.16-reference-free", "cpo", "underflows")
+    assert np.isnan(g.value)
+    assert all(np.isnan(x).any() for x in g.gradients.values())
+    arrays = {k: jnp.asarray(v) for k, v in g.inputs.items()}
+
+    def loss(chosen):
+        terms = compat.recipe("trl-1.16", "cpo")({**arrays, "chosen_logprobs": chosen}, **g.options)
+        return sum(term.value for term in terms.values())
+
+    value, gradient = jax.value_and_grad(loss)(arrays["chosen_logprobs"])
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
 def test_the_shift_of_bco_pair_in_trl_0_28_is_a_running_mean_over_steps():
     for g in goldens("trl-0.28-pairs", "bco_pair"):
         reward = g.options["beta"] * np.mean(np.concatenate(log_ratios(g.inputs)))

@@ -42,17 +42,28 @@ CERTAIN = (
     "exponential of one rounds to 1"
 )
 
+UNDERFLOW = (
+    "exponents are cut at 40: TRL's reward of an answer whose probability underflows (below -104 "
+    "nats in fp32) is infinite and its loss NaN"
+)
+DIFFERENT: list[tuple[str, dict[str, Any], str]] = [
+    ("orpo", {"ratio_weight": 0.1}, CERTAIN),
+    ("cpo", {"beta": 0.3, "alpha": 0.25}, UNDERFLOW),
+]
 
-def draw(seed: int, sides: tuple[str, ...], *, certain: bool = False) -> dict[str, np.ndarray]:
-    """`certain`: the first chosen answer has a probability of almost 1."""
+
+def draw(seed: int, sides: tuple[str, ...], difference: str = "") -> dict[str, np.ndarray]:
+    """CERTAIN: the first chosen answer's probability is almost 1; UNDERFLOW: all are tiny."""
     rng = np.random.default_rng(seed)
     out: dict[str, np.ndarray] = {}
     slots = np.arange(record.T)[None]
     for side in sides:
         mask = record.ragged_mask(rng)
         logprobs = record.logprobs(rng, np.ones_like(mask))
-        if certain and side == "chosen":
+        if difference == CERTAIN and side == "chosen":
             logprobs[0] = -1e-8
+        if difference == UNDERFLOW:
+            logprobs -= np.float32(120.0)
         last = record.T - 1 - mask[:, ::-1].argmax(axis=1)[:, None]
         out |= {
             f"{side}_mask": mask,
@@ -197,8 +208,9 @@ def recorded(method: str, options: dict[str, Any], seed: int, difference: str = 
     sides = TRIPLE if method in TPO else PAIR
     return record.golden(
         lambda arrays: run(method, options, arrays),
-        draw(seed, sides, certain=difference == CERTAIN),
+        draw(seed, sides, difference),
         wrt=tuple(f"{side}_logprobs" for side in sides),
+        wide=difference != UNDERFLOW,
         preset="trl-1.16",
         method=method,
         options=options,
@@ -210,7 +222,7 @@ def recorded(method: str, options: dict[str, Any], seed: int, difference: str = 
 def main() -> None:
     versions = record.versions(trl="1.16.0")
     found = [recorded(method, options, seed) for method, options in CASES for seed in SEEDS]
-    found.append(recorded("orpo", {"ratio_weight": 0.1}, 0, CERTAIN))
+    found += [recorded(method, options, 0, why) for method, options, why in DIFFERENT]
     print(golden.save("trl-1.16-reference-free", found, versions), len(found))
 
 
