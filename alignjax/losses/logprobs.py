@@ -98,6 +98,7 @@ def token_divergence(
     other_unembedding: jax.Array,
     *,
     temperature: float = 1.0,
+    softcap: float = 0.0,
     tile: int = 0,
 ) -> jax.Array:
     """[B, T] exact KL(p || q) of next-token distributions, summed over the vocabulary, in nats.
@@ -114,8 +115,10 @@ def token_divergence(
     sizes = shapes.check("other_hidden", other_hidden, "B T E", sizes)
     shapes.check("other_unembedding", other_unembedding, "E V", sizes)
     shapes.check_number("temperature", temperature, above=0)
+    shapes.check_number("softcap", softcap, minimum=0)
     shapes.check_number("tile", tile, minimum=0)
-    head = _Head(temperature=temperature, tile=tile or _choose_tile(hidden, unembedding))
+    tile = tile or _choose_tile(hidden, unembedding)
+    head = _Head(temperature=temperature, softcap=float(softcap), tile=tile)
 
     def one(states: tuple[jax.Array, jax.Array]) -> jax.Array:
         logp = jax.nn.log_softmax(_logits(head, states[0], unembedding)[0], axis=-1)

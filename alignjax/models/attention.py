@@ -1,25 +1,78 @@
 """Grouped-query attention over segments and positions, with or without a key-value cache."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
+from alignjax.models import layers, params, rope
+from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
+
+# Stores a layer's new keys and values, and returns all that the queries may look at.
+Remember = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @struct.pytree
 class Attention:
-    """Weights: query [D, K, G, H], key and value [D, K, H], out [K, G, H, D].
+    """Weights: query [D, K, G, H], key and value [D, K, H], out [K, G, H, D]; the rest or None.
 
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
+    Biases have the shape of what they are added to; query_norm and key_norm are [H].
     """
 
     query: Any
     key: Any
     value: Any
     out: Any
+    query_bias: Any = None
+    key_bias: Any = None
+    value_bias: Any = None
+    out_bias: Any = None
+    query_norm: Any = None
+    key_norm: Any = None
+
+
+@struct.pytree
+class View:
+    """What one layer's queries see: mask [B, T, S], cos and sin [B, T, H/2].
+
+    scale: [B, T] factor of the queries, or None. positioned: whether the layer has positions.
+    """
+
+    mask: Any
+    cos: Any
+    sin: Any
+    scale: Any
+    positioned: Any
+
+
+def declare(config: TransformerConfig, count: int) -> Attention:
+    """`count` layers' parameters."""
+    n, d, h, k = count, config.width, config.head_dim, config.kv_heads
+    g, info, into = config.heads // config.kv_heads, params.ParamInfo, config.width**-0.5
+    back = (2 * config.layers) ** -0.5 * (config.heads * h) ** -0.5
+    bias = config.qkv_bias
+    return Attention(
+        query=info((n, d, k, g, h), "layers fsdp kv group head", into),
+        key=info((n, d, k, h), "layers fsdp kv head", into),
+        value=info((n, d, k, h), "layers fsdp kv head", into),
+        out=info((n, k, g, h, d), "layers kv group head fsdp", back),
+        query_bias=info((n, k, g, h), "layers kv group head", 0) if bias else None,
+        key_bias=info((n, k, h), "layers kv head", 0) if bias else None,
+        value_bias=info((n, k, h), "layers kv head", 0) if bias else None,
+        out_bias=info((n, d), "layers embed", 0) if config.out_bias else None,
+        query_norm=norm_info(config, (n, h)) if config.qk_norm == "scaled" else None,
+        key_norm=norm_info(config, (n, h)) if config.qk_norm == "scaled" else None,
+    )
+
+
+def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> params.ParamInfo:
+    """Scales of norms over the last axis: they start as the identity."""
+    names = " ".join([*(["layers"] if len(shape) > 1 else []), "embed"])
+    return params.ParamInfo(shape, names, 0 if config.norm_plus_one else -1)
 
 
 def visible(
@@ -27,50 +80,140 @@ def visible(
     query_segments: jax.Array,
     key_positions: jax.Array,
     key_segments: jax.Array,
+    *,
+    kind: str = "full",
+    window: int = 0,
 ) -> jax.Array:
     """[B, T, S]: whether a query may see a key: same non-zero segment and not later.
 
+    A "sliding" layer sees the last `window` positions, a "chunked" one those of its own chunk.
     Positions and segments decide, never slots: packed rows, padding on either side and a cache
     with gaps are all the same case.
     """
+    here, there = query_positions[:, :, None], key_positions[:, None, :]
     same = query_segments[:, :, None] == key_segments[:, None, :]
-    causal = query_positions[:, :, None] >= key_positions[:, None, :]
-    return same & causal & (query_segments[:, :, None] > 0)
+    seen = same & (here >= there) & (query_segments[:, :, None] > 0)
+    if kind == "sliding":
+        return seen & (here - there < window)
+    if kind == "chunked":
+        return seen & (here // window == there // window)
+    return seen
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(H)) v, with fp32 scores.
+def views(
+    config: TransformerConfig,
+    size: int,
+    positions: jax.Array,
+    segments: jax.Array,
+    key_positions: jax.Array,
+    key_segments: jax.Array,
+) -> tuple[View, list[int]]:
+    """(the views of all kinds of layer, stacked; each layer's place among them).
+
+    size: dimensions of a head that are rotated.
+    """
+    kinds = config.kinds()
+    distinct = list(dict.fromkeys(kinds))
+    tuned = config.query_tuning > 0
+    made = []
+    for kind in distinct:
+        cos, sin = rope.angles(config, kind, positions, size)
+        place = jnp.floor((positions + 1.0) / config.query_tuning_span)
+        grown = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
+        made.append(
+            View(
+                mask=visible(
+                    positions,
+                    segments,
+                    key_positions,
+                    key_segments,
+                    kind=kind,
+                    window=config.window,
+                ),
+                cos=cos,
+                sin=sin,
+                scale=grown if tuned else None,
+                positioned=jnp.asarray(kind != "nope"),
+            )
+        )
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *made), [distinct.index(k) for k in kinds]
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+) -> jax.Array:
+    """softmax(softcap tanh(scale q k / softcap)) v, with fp32 scores; no cap where softcap is 0.
 
     Args:
-      query: [B, T, K, G, H]. key, value: [B, S, K, H]. mask: [B, T, S], true where visible.
+      query: [B, T, K, G, H]. key: [B, S, K, H]. value: [B, S, K, U]. mask: [B, T, S], true where
+        visible.
 
     Returns:
-      [B, T, K, G, H]. A query that sees nothing (padding) gets a finite value without meaning.
+      [B, T, K, G, U]. A query that sees nothing (padding) gets a finite value without meaning.
 
-    Reference: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries).
+    Reference: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Gemma Team
+    2024 (Gemma 2, soft cap).
     """
-    scale = query.shape[-1] ** -0.5
-    scores = axes.einsum(
+    scores = scale * axes.einsum(
         "btkgh,bskh->bkgts", query, key, out="batch kv group time slot", dtype=jnp.float32
     )
-    scores = jnp.where(mask[:, None, None], scores * scale, jnp.finfo(jnp.float32).min)
+    if softcap:
+        scores = softcap * jnp.tanh(scores / softcap)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return axes.einsum("bkgts,bskh->btkgh", weights, value, out="batch time kv group head")
+    return axes.einsum("bkgts,bsku->btkgu", weights, value, out="batch time kv group head")
 
 
-def project(weights: Attention, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(query, key, value) of `x` [B, T, D]."""
-    query = axes.shard(weights.query, "embed kv group head")
-    key = axes.shard(weights.key, "embed kv head")
-    value = axes.shard(weights.value, "embed kv head")
-    return (
-        axes.einsum("btd,dkgh->btkgh", x, query, out="batch time kv group head"),
-        axes.einsum("btd,dkh->btkh", x, key, out="batch time kv head"),
-        axes.einsum("btd,dkh->btkh", x, value, out="batch time kv head"),
+def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> jax.Array:
+    """Queries or keys after their own norm, if the family has one."""
+    if config.qk_norm == "none":
+        return x
+    normed = layers.rms_norm(x, scale, config.norm_eps, plus_one=config.norm_plus_one)
+    # Llama 4 norms after the rotation, and only where there is one; a rotation keeps the norm.
+    return normed if config.qk_norm == "scaled" else jnp.where(view.positioned, normed, x)
+
+
+def attention(
+    config: TransformerConfig, weights: Attention, x: jax.Array, view: View, remember: Remember
+) -> jax.Array:
+    """What a layer's heads add to the residual stream: x [B, T, D] -> [B, T, D]."""
+    into = {"stored": "embed kv head", "out": "batch time kv head"}
+    query = layers.linear(
+        "btd,dkgh->btkgh",
+        x,
+        weights.query,
+        bias=weights.query_bias,
+        stored="embed kv group head",
+        out="batch time kv group head",
     )
-
-
-def merge(weights: Attention, mixed: jax.Array) -> jax.Array:
-    """[B, T, K, G, H] back to the residual stream [B, T, D]."""
-    out = axes.shard(weights.out, "kv group head embed")
-    return axes.einsum("btkgh,kghd->btd", mixed, out, out="batch time embed")
+    key = layers.linear("btd,dkh->btkh", x, weights.key, bias=weights.key_bias, **into)
+    value = layers.linear("btd,dkh->btkh", x, weights.value, bias=weights.value_bias, **into)
+    query = _normed(config, query, weights.query_norm, view)
+    key = _normed(config, key, weights.key_norm, view)
+    turn = {"interleaved": config.rope_interleaved}
+    query = rope.rotate(query, view.cos, view.sin, **turn)
+    key, value = remember(rope.rotate(key, view.cos, view.sin, **turn), value)
+    if view.scale is not None:
+        query = query * view.scale[:, :, None, None, None].astype(query.dtype)
+    mixed = attend(
+        query,
+        key.astype(x.dtype),
+        value.astype(x.dtype),
+        view.mask,
+        scale=config.query_scale or config.head_dim**-0.5,
+        softcap=config.attention_softcap,
+    )
+    return layers.linear(
+        "btkgh,kghd->btd",
+        mixed,
+        weights.out,
+        bias=weights.out_bias,
+        stored="kv group head embed",
+        out="batch time embed",
+    )

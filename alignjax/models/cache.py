@@ -1,5 +1,7 @@
 """The key-value cache: slots filled from the left, valid where their segment is not zero."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from alignjax.parallel import axes
 
 @struct.pytree
 class KVCache:
-    """Keys and values [L, B, S, K, H] with the position and segment [B, S] of every slot.
+    """Keys [L, B, S, K, H] and values [L, B, S, K, U]; position and segment [B, S] of every slot.
 
     index: slots written so far, the same for all rows; ragged rows leave slots of segment 0.
     """
@@ -21,19 +23,26 @@ class KVCache:
     index: jax.Array
 
 
-def empty(layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype) -> KVCache:
-    """A cache of `length` slots with nothing in it."""
+def empty(
+    layers: int,
+    batch: int,
+    length: int,
+    key: tuple[int, int],
+    value: tuple[int, int],
+    dtype: Any,
+) -> KVCache:
+    """A cache of `length` slots with nothing in it; `key` and `value` are (heads, size) of each."""
 
-    def zeros() -> jax.Array:
-        block = jnp.zeros((layers, batch, length, kv_heads, head_dim), dtype)
+    def zeros(heads: tuple[int, int]) -> jax.Array:
+        block = jnp.zeros((layers, batch, length, *heads), dtype)
         return axes.shard(block, "layers batch slot kv head")
 
     def slots() -> jax.Array:
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
 
     return KVCache(
-        keys=zeros(),
-        values=zeros(),
+        keys=zeros(key),
+        values=zeros(value),
         positions=slots(),
         segments=slots(),
         index=jnp.zeros((), jnp.int32),

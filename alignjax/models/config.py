@@ -1,27 +1,124 @@
 """The shape of a decoder-only Transformer."""
 
 import dataclasses
+import itertools
 
 from alignjax.core import shapes
 
 REMAT = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
+ATTENTION = ("full", "sliding", "chunked", "nope")
+ROPE_SCALING = ("none", "linear", "llama3", "yarn")
+
+
+@dataclasses.dataclass(kw_only=True)
+class RopeScaling:
+    """How the rotary frequencies were stretched beyond the length of pretraining."""
+
+    kind: str = "none"  # none | linear | llama3 | yarn
+    factor: float = 1.0  # new length over the original one
+    original_length: int = 0  # tokens, of pretraining
+    low_frequency: float = 1.0  # llama3: turns over the original length below which all is scaled
+    high_frequency: float = 4.0  # llama3: turns above which nothing is scaled
+    beta_fast: float = 32.0  # yarn: turns above which nothing is scaled
+    beta_slow: float = 1.0  # yarn: turns below which all is scaled
+    attention_factor: float = 0.0  # yarn: of cos and sin; 0 is 0.1 log(factor) + 1
+    truncate: bool = True  # yarn: whether the bounds of its ramp are whole dimensions
+
+    def validate(self) -> None:
+        shapes.check_choice("model.rope.kind", self.kind, ROPE_SCALING)
+        shapes.check_number("model.rope.factor", self.factor, above=0)
+        needed = 1 if self.kind in ("llama3", "yarn") else 0
+        shapes.check_number("model.rope.original_length", self.original_length, minimum=needed)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MoeConfig:
+    """A mixture of experts in place of the MLP; off with 0 experts."""
+
+    experts: int = 0  # E
+    active: int = 1  # experts that a token uses
+    ff: int = 0  # inner width of one expert
+    shared_ff: int = 0  # inner width of the expert that every token uses; 0 is none
+    scores: str = "softmax"  # softmax | sigmoid, of the router's logits
+    normalise: bool = True  # the weights of a token's experts sum to 1
+    scale: float = 1.0  # of the routed experts' sum
+    weigh_inputs: bool = False  # the weight multiplies the expert's input, not its output (Llama 4)
+    bias_correction: bool = False  # a bias chooses experts without weighing them (DeepSeek V3)
+    groups: int = 1  # of experts; a token chooses within its best `active_groups`
+    active_groups: int = 1
+    first: int = 0  # layers before this one keep a dense MLP
+    every: int = 1  # of the layers from there on, the last of each `every` has experts
+    balance_loss: float = 0.0  # weight of the load-balancing loss
+    z_loss: float = 0.0  # weight of the router's z-loss
+
+    def validate(self) -> None:
+        if not self.experts:
+            return
+        for name in ("ff", "active", "groups", "active_groups", "every"):
+            shapes.check_number(f"model.moe.{name}", getattr(self, name), minimum=1)
+        shapes.check_number("model.moe.active", self.active, maximum=self.experts)
+        shapes.check_choice("model.moe.scores", self.scores, ("softmax", "sigmoid"))
+        shapes.check_number("model.moe.first", self.first, minimum=0)
+        for name in ("balance_loss", "z_loss", "shared_ff"):
+            shapes.check_number(f"model.moe.{name}", getattr(self, name), minimum=0)
+        if self.experts % self.groups or self.active_groups > self.groups:
+            raise ValueError(
+                f"model.moe.groups must divide experts and be at least active_groups; got "
+                f"{self.groups} of {self.experts} experts, {self.active_groups} active (model)."
+            )
+
+
+@dataclasses.dataclass(kw_only=True)
+class MlaConfig:
+    """Multi-head latent attention (DeepSeek V2); off with kv_rank 0."""
+
+    kv_rank: int = 0  # width of the latent that keys and values are made from
+    query_rank: int = 0  # width of the queries' latent; 0 projects queries directly
+    rope_dim: int = 64  # dimensions of a head that carry the position
+    value_dim: int = 128  # of a head's value
+
+    def validate(self) -> None:
+        if self.kv_rank:
+            for name in ("kv_rank", "rope_dim", "value_dim"):
+                shapes.check_number(f"model.mla.{name}", getattr(self, name), minimum=1)
+            shapes.check_number("model.mla.query_rank", self.query_rank, minimum=0)
 
 
 @dataclasses.dataclass(kw_only=True)
 class TransformerConfig:
-    """A Llama-style decoder (Touvron et al. 2023): RMSNorm, RoPE, GQA, gated MLP."""
+    """A decoder (Touvron et al. 2023): RMSNorm, RoPE, GQA, gated MLP, and what families change."""
 
     vocab_size: int = 0  # rows of the embedding; 0 is filled in from the tokenizer or world
     layers: int = 2
     width: int = 64  # D, the residual stream
     heads: int = 4  # query heads
     kv_heads: int = 4  # key and value heads; heads / kv_heads queries share one
-    head_dim: int = 16
+    head_dim: int = 16  # under MLA: of the part without position
     ff: int = 176  # F, the gated MLP's inner width
+    activation: str = "silu"  # silu | gelu (its tanh form)
     rope_theta: float = 10000.0  # base of the rotary angles
+    local_rope_theta: float = 0.0  # of sliding layers, unscaled; 0 is as the others
+    rope_interleaved: bool = False  # pairs of neighbours turn, not the two halves
+    rope: RopeScaling = dataclasses.field(default_factory=RopeScaling)
+    attention: tuple[str, ...] = ("full",)  # full | sliding | chunked | nope, repeated over layers
+    window: int = 0  # tokens that a sliding layer sees, or in a chunk
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: str = "none"  # none | scaled (RMSNorm of each head) | plain (without a scale)
+    query_scale: float = 0.0  # of the scores; 0 is head_dim^-1/2
+    attention_softcap: float = 0.0  # c tanh(scores / c); 0 is off
+    logit_softcap: float = 0.0  # the same of the logits
+    query_tuning: float = 0.0  # nope layers: queries times 1 + this log(1 + floor(place / span))
+    query_tuning_span: int = 8192  # tokens
     norm_eps: float = 1e-5
+    norm_plus_one: bool = False  # a norm's scale is 1 + its weight (Gemma)
+    post_norms: bool = False  # a norm after each branch too (Gemma 2)
+    embed_scale: float = 1.0  # of the embedding
     tied: bool = True  # unembed with the embedding's transpose
+    moe: MoeConfig = dataclasses.field(default_factory=MoeConfig)
+    mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
     remat: str = "none"  # none | dots (save matmul results) | full (save layer inputs)
@@ -40,10 +137,38 @@ class TransformerConfig:
             raise ValueError(
                 f"model.head_dim must be even for rotary embedding; got {self.head_dim} (model)."
             )
-        shapes.check_number("model.rope_theta", self.rope_theta, above=0)
-        shapes.check_number("model.norm_eps", self.norm_eps, above=0)
+        for name in ("rope_theta", "norm_eps", "embed_scale"):
+            shapes.check_number(f"model.{name}", getattr(self, name), above=0)
+        for name in ("local_rope_theta", "query_scale", "attention_softcap", "logit_softcap"):
+            shapes.check_number(f"model.{name}", getattr(self, name), minimum=0)
+        for kind in self.attention:
+            shapes.check_choice("model.attention", kind, ATTENTION)
+        windowed = any(kind in ("sliding", "chunked") for kind in self.attention)
+        shapes.check_number("model.window", self.window, minimum=1 if windowed else 0)
         shapes.check_number("model.unroll", self.unroll, minimum=1, maximum=self.layers)
         shapes.check_number("model.logit_tile", self.logit_tile, minimum=0)
+        shapes.check_choice("model.activation", self.activation, ("silu", "gelu"))
+        shapes.check_choice("model.qk_norm", self.qk_norm, ("none", "scaled", "plain"))
         shapes.check_choice("model.compute_dtype", self.compute_dtype, DTYPES)
         shapes.check_choice("model.param_dtype", self.param_dtype, DTYPES)
         shapes.check_choice("model.remat", self.remat, REMAT)
+        for part in (self.rope, self.moe, self.mla):
+            part.validate()
+
+    def kinds(self) -> list[str]:
+        """Each layer's kind of attention."""
+        return list(itertools.islice(itertools.cycle(self.attention), self.layers))
+
+    def stacks(self) -> list[tuple[bool, range]]:
+        """Runs of layers of one structure: (whether they have experts, their numbers)."""
+        moe = self.moe
+        sparse = [
+            moe.experts > 0 and n >= moe.first and (n + 1) % moe.every == 0
+            for n in range(self.layers)
+        ]
+        runs, start = [], 0
+        for key, group in itertools.groupby(sparse):
+            stop = start + len(list(group))
+            runs.append((key, range(start, stop)))
+            start = stop
+        return runs

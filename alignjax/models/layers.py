@@ -1,50 +1,68 @@
-"""Normalisation, rotary positions and the gated MLP."""
+"""Normalisation, linear maps and the gated MLP."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from alignjax.core import struct
 from alignjax.parallel import axes
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def rms_norm(x: jax.Array, scale: Any, eps: float, *, plus_one: bool = False) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in fp32.
 
+    scale: [D], None for 1; with `plus_one` the factor is 1 + scale.
     Reference: Zhang and Sennrich 2019, equation 4.
     """
     wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return (wide * inverse * scale.astype(jnp.float32)).astype(x.dtype)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if scale is not None:
+        normed = normed * (scale.astype(jnp.float32) + (1.0 if plus_one else 0.0))
+    return normed.astype(x.dtype)
 
 
-def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin) [B, T, H/2] of position * theta^(-2i/H).
+def linear(
+    equation: str, x: jax.Array, weight: Any, *, stored: str, out: str, bias: Any = None
+) -> jax.Array:
+    """einsum(equation, x, weight) + bias, laid out by `out`.
 
-    Reference: Su et al. 2021, section 3.2.
+    stored: the weight's logical axes when it is used, that is without the data axis's shards.
     """
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = positions[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    result = axes.einsum(equation, x, axes.shard(weight, stored), out=out)
+    return result if bias is None else result + bias
 
 
-def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """`x` [B, T, ..., H] with its two halves rotated by the angles, as Llama's weights expect."""
-    for _ in range(x.ndim - cos.ndim):
-        cos, sin = cos[..., None, :], sin[..., None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+@struct.pytree
+class Mlp:
+    """Weights of a gated MLP: gate, up [D, F]; down [F, D]; biases or None."""
+
+    gate: Any
+    up: Any
+    down: Any
+    gate_bias: Any = None
+    up_bias: Any = None
+    down_bias: Any = None
 
 
-def gated_mlp(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
-    """(silu(x gate) * (x up)) down. x [B, T, D]; gate, up [D, F]; down [F, D].
+def activation(name: str, x: jax.Array) -> jax.Array:
+    """silu, or gelu in its tanh form."""
+    return jax.nn.silu(x) if name == "silu" else jax.nn.gelu(x, approximate=True)
 
-    Reference: Shazeer 2020, equation 6 (SwiGLU).
+
+def gated_mlp(weights: Mlp, x: jax.Array, act: str) -> jax.Array:
+    """(act(x gate) * (x up)) down, x [B, T, D].
+
+    Reference: Shazeer 2020, equation 6 (SwiGLU, GEGLU).
     """
-    gate, up, down = (
-        axes.shard(gate, "embed ff"),
-        axes.shard(up, "embed ff"),
-        axes.shard(down, "ff embed"),
+    into = {"stored": "embed ff", "out": "batch time ff"}
+    gate = linear("btd,df->btf", x, weights.gate, bias=weights.gate_bias, **into)
+    up = linear("btd,df->btf", x, weights.up, bias=weights.up_bias, **into)
+    return linear(
+        "btf,fd->btd",
+        activation(act, gate) * up,
+        weights.down,
+        bias=weights.down_bias,
+        stored="ff embed",
+        out="batch time embed",
     )
-    inner = jax.nn.silu(axes.einsum("btd,df->btf", x, gate, out="batch time ff"))
-    inner = inner * axes.einsum("btd,df->btf", x, up, out="batch time ff")
-    return axes.einsum("btf,fd->btd", inner, down, out="batch time embed")

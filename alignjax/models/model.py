@@ -19,7 +19,7 @@ class Model(NamedTuple):
     with_scalar, without_scalar: params -> params with a zero scalar head, or with none.
     cache: (batch, length) -> an empty KVCache.
     bind: (params, frozen) -> params; adapters join their base here, otherwise the identity.
-    vocab_size, logit_tile: sizes that the log-prob primitive needs.
+    vocab_size, logit_tile, logit_softcap: what the log-prob primitive needs.
     rounding: nats by which two programs of this model may differ on a token, from precision alone.
     """
 
@@ -33,4 +33,5 @@ class Model(NamedTuple):
     bind: Callable[[Params, Frozen], Params]
     vocab_size: int
     logit_tile: int = 0
+    logit_softcap: float = 0.0
     rounding: float = 1e-4

@@ -58,6 +58,7 @@ def stats_of(
         model.unembedding(params),
         tokens[:, 1:],
         temperature=temperature,
+        softcap=model.logit_softcap,
         tile=model.logit_tile,
     )
     return jax.tree.map(align, stats)
@@ -89,6 +90,7 @@ def token_divergence(
         hidden_before(model, other, batch),
         model.unembedding(other),
         temperature=temperature,
+        softcap=model.logit_softcap,
         tile=model.logit_tile,
     )
     return align(divergence)

@@ -1,4 +1,4 @@
-"""A Llama-style decoder: one body for training, prefill and decoding."""
+"""A decoder: one body for training, prefill and decoding, and for every family of weights."""
 
 import functools
 from typing import Any
@@ -19,17 +19,18 @@ class Block:
     attention_norm: Any
     attention: attention.Attention
     mlp_norm: Any
-    gate: Any
-    up: Any
-    down: Any
+    mlp: layers.Mlp
+    attention_post_norm: Any = None
+    mlp_post_norm: Any = None
 
 
 @struct.pytree
 class Transformer:
-    """All weights. `unembed` is None where tied; `scalar` is None without a scalar head."""
+    """All weights. `blocks`: stacks of layers of one structure, in order. `unembed` is None where
+    tied; `scalar` is None without a scalar head."""
 
     embed: Any
-    blocks: Block
+    blocks: tuple[Block, ...]
     norm: Any
     unembed: Any = None
     scalar: Any = None
@@ -41,27 +42,33 @@ def declare(config: TransformerConfig) -> Transformer:
     Matrices start normal with deviation width^-1/2, those that write into the residual stream
     smaller by (2 layers)^1/2 (Radford et al. 2019), the embedding with 0.02.
     """
-    n, d, f, h = config.layers, config.width, config.ff, config.head_dim
-    k, g = config.kv_heads, config.heads // config.kv_heads
-    info, into = params.ParamInfo, d**-0.5
-    back = (2 * n) ** -0.5
+    d, info = config.width, params.ParamInfo
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
-        blocks=Block(
-            attention_norm=info((n, d), "layers embed", -1),
-            attention=attention.Attention(
-                query=info((n, d, k, g, h), "layers fsdp kv group head", into),
-                key=info((n, d, k, h), "layers fsdp kv head", into),
-                value=info((n, d, k, h), "layers fsdp kv head", into),
-                out=info((n, k, g, h, d), "layers kv group head fsdp", back * (k * g * h) ** -0.5),
-            ),
-            mlp_norm=info((n, d), "layers embed", -1),
-            gate=info((n, d, f), "layers fsdp ff", into),
-            up=info((n, d, f), "layers fsdp ff", into),
-            down=info((n, f, d), "layers ff fsdp", back * f**-0.5),
+        blocks=tuple(_declare_blocks(config, len(numbers)) for _, numbers in config.stacks()),
+        norm=attention.norm_info(config, (d,)),
+        unembed=None if config.tied else info((d, config.vocab_size), "fsdp vocab", d**-0.5),
+    )
+
+
+def _declare_blocks(config: TransformerConfig, n: int) -> Block:
+    d, f, info = config.width, config.ff, params.ParamInfo
+    norm = attention.norm_info(config, (n, d))
+    bias = config.mlp_bias
+    return Block(
+        attention_norm=norm,
+        attention=attention.declare(config, n),
+        mlp_norm=norm,
+        mlp=layers.Mlp(
+            gate=info((n, d, f), "layers fsdp ff", d**-0.5),
+            up=info((n, d, f), "layers fsdp ff", d**-0.5),
+            down=info((n, f, d), "layers ff fsdp", (2 * config.layers * f) ** -0.5),
+            gate_bias=info((n, f), "layers ff", 0) if bias else None,
+            up_bias=info((n, f), "layers ff", 0) if bias else None,
+            down_bias=info((n, d), "layers embed", 0) if bias else None,
         ),
-        norm=info((d,), "embed", -1),
-        unembed=None if config.tied else info((d, config.vocab_size), "fsdp vocab", into),
+        attention_post_norm=norm if config.post_norms else None,
+        mlp_post_norm=norm if config.post_norms else None,
     )
 
 
@@ -69,26 +76,36 @@ def _block(
     config: TransformerConfig,
     x: jax.Array,
     block: Block,
-    angles: tuple[jax.Array, jax.Array],
-    mask: jax.Array,
+    view: attention.View,
     layer: jax.Array,
     kv: Any,
     index: Any,
 ) -> tuple[jax.Array, Any]:
     """One decoder layer. `kv` is (keys, values) of all layers when a cache is in use."""
+    norm = functools.partial(layers.rms_norm, eps=config.norm_eps, plus_one=config.norm_plus_one)
+    stored = kv
+
+    def remember(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        nonlocal stored
+        if kv is None:
+            return key, value
+        stored = (cache.write(kv[0], layer, index, key), cache.write(kv[1], layer, index, value))
+        key, value = (jax.lax.dynamic_index_in_dim(b, layer, 0, keepdims=False) for b in stored)
+        return key, value
+
     with jax.named_scope("attention"):
-        normed = layers.rms_norm(x, block.attention_norm, config.norm_eps)
-        query, key, value = attention.project(block.attention, normed)
-        query, key = layers.rotate(query, *angles), layers.rotate(key, *angles)
-        if kv is not None:
-            kv = (cache.write(kv[0], layer, index, key), cache.write(kv[1], layer, index, value))
-            key, value = (jax.lax.dynamic_index_in_dim(b, layer, 0, keepdims=False) for b in kv)
-        mixed = attention.attend(query, key.astype(x.dtype), value.astype(x.dtype), mask)
-        x = x + attention.merge(block.attention, mixed)
+        added = attention.attention(
+            config, block.attention, norm(x, block.attention_norm), view, remember
+        )
+        if config.post_norms:
+            added = norm(added, block.attention_post_norm)
+        x = x + added
     with jax.named_scope("mlp"):
-        normed = layers.rms_norm(x, block.mlp_norm, config.norm_eps)
-        x = x + layers.gated_mlp(normed, block.gate, block.up, block.down)
-    return x, kv
+        added = layers.gated_mlp(block.mlp, norm(x, block.mlp_norm), config.activation)
+        if config.post_norms:
+            added = norm(added, block.mlp_post_norm)
+        x = x + added
+    return x, stored
 
 
 def _remat(config: TransformerConfig, body: Any) -> Any:
@@ -114,31 +131,37 @@ def _hidden(
     with jax.named_scope("embed"):
         table = axes.shard(weights.embed, "slot embed").astype(dtype)
         x = axes.take(table, tokens, out="batch time embed")
-    angles = layers.rotary_angles(positions, config.head_dim, config.rope_theta)
+        if config.embed_scale != 1.0:
+            x = x * jnp.asarray(config.embed_scale, dtype)
     kv: Any = None
     index: Any = None
-    if cache_state is None:
-        mask = attention.visible(positions, segments, positions, segments)
-    else:
+    seen = (positions, segments)
+    if cache_state is not None:
         cache_state = cache.extend(cache_state, positions, segments)
-        mask = attention.visible(positions, segments, cache_state.positions, cache_state.segments)
+        seen = (cache_state.positions, cache_state.segments)
         kv, index = (cache_state.keys, cache_state.values), cache_state.index
+    views, kinds = attention.views(config, config.head_dim, positions, segments, *seen)
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:
-        block, layer = xs
+        block, layer, kind = xs
         # Cast before use, after the slice of the scan: master weights stay in their own dtype.
         block = jax.tree.map(lambda w: w.astype(dtype), block)
-        return _block(config, carry[0], block, angles, mask, layer, carry[1], index), None
+        view = jax.tree.map(
+            lambda v: v[0] if len(v) == 1 else jax.lax.dynamic_index_in_dim(v, kind, 0, False),
+            views,
+        )
+        return _block(config, carry[0], block, view, layer, carry[1], index), None
 
-    numbers = jnp.arange(config.layers)
-    (x, kv), _ = jax.lax.scan(
-        _remat(config, body), (x, kv), (weights.blocks, numbers), unroll=config.unroll
-    )
+    for block, (_, numbers) in zip(weights.blocks, config.stacks(), strict=True):
+        each = (block, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
+        unroll = min(config.unroll, len(numbers))
+        (x, kv), _ = jax.lax.scan(_remat(config, body), (x, kv), each, unroll=unroll)
     if cache_state is not None:
         cache_state = struct.replace(
             cache_state, keys=kv[0], values=kv[1], index=index + tokens.shape[1]
         )
-    return layers.rms_norm(x, weights.norm, config.norm_eps), cache_state
+    x = layers.rms_norm(x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
+    return x, cache_state
 
 
 def _check_mesh(config: TransformerConfig) -> None:
@@ -189,6 +212,7 @@ def transformer(config: TransformerConfig) -> model.Model:
         bind=lambda weights, frozen: weights,
         vocab_size=config.vocab_size,
         logit_tile=config.logit_tile,
+        logit_softcap=config.logit_softcap,
         rounding=_rounding(config),
     )
 
@@ -200,11 +224,5 @@ def _rounding(config: TransformerConfig) -> float:
 
 
 def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:
-    return cache.empty(
-        config.layers,
-        batch,
-        length,
-        config.kv_heads,
-        config.head_dim,
-        jnp.dtype(config.compute_dtype),
-    )
+    heads = (config.kv_heads, config.head_dim)
+    return cache.empty(config.layers, batch, length, heads, heads, jnp.dtype(config.compute_dtype))

@@ -59,7 +59,7 @@ def test_every_mesh_gives_the_loss_and_gradient_of_one_device(one_device, any_me
             assert trees.named_leaves(slopes)[name].sharding == x.sharding, name
         for name, x in trees.named_leaves(born).items():
             assert x.sharding == trees.named_leaves(weights)[name].sharding, name
-        gate = weights.blocks.gate  # nothing is stored twice within a replica
+        gate = weights.blocks[0].mlp.gate  # nothing is stored twice within a replica
         per_device = gate.addressable_shards[0].data.size
         assert per_device * any_mesh.shape["data"] * any_mesh.shape["model"] == gate.size
 
@@ -126,7 +126,7 @@ def test_gradients_lower_for_accelerators_on_an_abstract_mesh(platform):
         want = trees.named_leaves(weights)[name]
         assert (out.shape, out.dtype) == (want.shape, want.dtype), name
         assert out.sharding.spec == want.sharding.spec, name
-    assert weights.blocks.gate.sharding.spec == jax.P(None, "data", "model")
+    assert weights.blocks[0].mlp.gate.sharding.spec == jax.P(None, "data", "model")
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,9 @@ def test_parameters_follow_their_declared_laws():
             )
 
     jax.tree.map(compare, declared, made, is_leaf=params.is_info)
-    np.testing.assert_allclose(declared.blocks.gate.stddev, 16**-0.5)
-    np.testing.assert_allclose(declared.blocks.down.stddev, (2 * 2 * 24) ** -0.5)
-    np.testing.assert_allclose(declared.blocks.attention.out.stddev, (2 * 2 * 32) ** -0.5)
+    np.testing.assert_allclose(declared.blocks[0].mlp.gate.stddev, 16**-0.5)
+    np.testing.assert_allclose(declared.blocks[0].mlp.down.stddev, (2 * 2 * 24) ** -0.5)
+    np.testing.assert_allclose(declared.blocks[0].attention.out.stddev, (2 * 2 * 32) ** -0.5)
     zeros = params.init(params.ParamInfo((3,), "embed", 0), jax.random.key(0), jnp.float32)
     np.testing.assert_array_equal(zeros, 0)
 

@@ -43,13 +43,13 @@ def hidden(weights, tokens, config):
     w = _wide(weights)
     x = w.embed[np.asarray(tokens)]
     for n in range(config.layers):
-        b = w.blocks
+        (b,) = w.blocks
         a = b.attention
         normed = rms_norm(x, b.attention_norm[n], config.norm_eps)
         x = x + attention(normed, a.query[n], a.key[n], a.value[n], a.out[n], config.rope_theta)
         normed = rms_norm(x, b.mlp_norm[n], config.norm_eps)
-        gate = normed @ b.gate[n]
-        x = x + (gate / (1 + np.exp(-gate)) * (normed @ b.up[n])) @ b.down[n]
+        gate = normed @ b.mlp.gate[n]
+        x = x + (gate / (1 + np.exp(-gate)) * (normed @ b.mlp.up[n])) @ b.mlp.down[n]
     return rms_norm(x, w.norm, config.norm_eps)
 
 

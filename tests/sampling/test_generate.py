@@ -35,7 +35,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def drawn(weights):
-    return jax.device_get(PLAIN(weights, PROMPTS, LENGTHS, jax.random.key(0)))
+    return jax.device_get(PLAIN(weights, PROMPTS, LENGTHS, jax.random.key(3)))
 
 
 def completions(samples):

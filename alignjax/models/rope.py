@@ -1,0 +1,81 @@
+"""Rotary positions: the angles of each kind of layer, and the rotation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.models.config import RopeScaling, TransformerConfig
+
+
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[np.ndarray, float]:
+    """(angle per position [H/2] in radians, factor of cos and sin).
+
+    theta^(-2i/H), stretched by the scaling:
+      linear: all divided by the factor (Chen et al. 2023).
+      llama3: those that turn less than `low_frequency` times over the original length are divided
+        by the factor, those above `high_frequency` turns stay, those between are blended.
+      yarn: the same idea with a linear ramp over dimensions between beta_slow and beta_fast turns,
+        and cos and sin times an attention factor (Peng et al. 2023, section 3).
+
+    Reference: Su et al. 2021, section 3.2.
+    """
+    base = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling.kind == "linear":
+        return base / scaling.factor, 1.0
+    if scaling.kind == "llama3":
+        turns = scaling.original_length * base / (2 * math.pi)
+        spread = scaling.high_frequency - scaling.low_frequency
+        kept = np.clip((turns - scaling.low_frequency) / spread, 0.0, 1.0)
+        return base * (kept + (1.0 - kept) / scaling.factor), 1.0
+    if scaling.kind == "yarn":
+        kept = 1.0 - _yarn_ramp(head_dim, theta, scaling)
+        factor = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
+        return base * (kept + (1.0 - kept) / scaling.factor), factor
+    return base, 1.0
+
+
+def _yarn_ramp(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """[H/2]: 0 in dimensions that turn fast, 1 in those that turn slowly, linear between."""
+
+    def dimension(turns: float) -> float:
+        ratio = scaling.original_length / (turns * 2 * math.pi)
+        return head_dim * math.log(ratio) / (2 * math.log(theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    span = max(high - low, 1e-3)
+    return np.clip((np.arange(head_dim // 2) - low) / span, 0.0, 1.0)
+
+
+def angles(
+    config: TransformerConfig, kind: str, positions: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """(cos, sin) [B, T, size / 2] of a kind of layer; without position for "nope"."""
+    if kind == "nope":
+        still = jnp.zeros((*positions.shape, size // 2), jnp.float32) + 0.0 * positions[..., None]
+        return jnp.cos(still), jnp.sin(still)
+    local = kind == "sliding" and config.local_rope_theta
+    theta = config.local_rope_theta if local else config.rope_theta
+    step, factor = frequencies(size, theta, RopeScaling() if local else config.rope)
+    angle = positions[..., None].astype(jnp.float32) * step.astype(np.float32)
+    return jnp.cos(angle) * factor, jnp.sin(angle) * factor
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool) -> jax.Array:
+    """`x` [B, T, ..., H] turned by the angles: its two halves, or pairs of neighbours."""
+    for _ in range(x.ndim - cos.ndim):
+        cos, sin = cos[..., None, :], sin[..., None, :]
+    wide = x.astype(jnp.float32)
+    if interleaved:
+        pairs = wide.reshape(*wide.shape[:-1], -1, 2)
+        first, second = pairs[..., 0], pairs[..., 1]
+    else:
+        first, second = jnp.split(wide, 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    if interleaved:
+        return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
