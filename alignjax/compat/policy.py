@@ -107,6 +107,22 @@ def clipped(
     return spread(found, arrays) if level == "sequence" else found
 
 
+def two_sided(
+    arrays: Arrays, *, clip_high: float, dual_clip: float | None, **options: Any
+) -> jax.Array:
+    """`clipped` where the reference bounds the ratio itself from above by dual_clip (TRL's delta).
+
+    From 1 + clip_high on that is the dual clip: it binds for A < 0 alone. Below, it would undo
+    clip_high.
+
+    Raises:
+      ValueError: dual_clip < 1 + clip_high.
+    """
+    if dual_clip is not None:
+        shapes.check_number("dual_clip", dual_clip, minimum=1.0 + clip_high)
+    return clipped(arrays, clip_high=clip_high, dual_clip=dual_clip, **options)
+
+
 # --- weights on token losses, without gradient ---
 def sampler_weights(
     arrays: Arrays,

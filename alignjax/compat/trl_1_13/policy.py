@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax import losses
-from alignjax.compat import policy
+from alignjax.compat import language, policy
 from alignjax.compat.recipe import Arrays, Recipe, Terms
 from alignjax.core import shapes
 
@@ -40,16 +40,9 @@ def _gspo_token(arrays: Arrays, *, reduction: str, kl_weight: float, **clip: Any
     shapes.check_choice("reduction", reduction, REDUCTIONS)
     reduce = REDUCTIONS[reduction]
     return {
-        "policy": reduce(policy.clipped(arrays, level="sequence_token", **clip), arrays),
+        "policy": reduce(policy.two_sided(arrays, level="sequence_token", **clip), arrays),
         **policy.kl_term(arrays, reduce, weight=kl_weight),
     }
-
-
-def _minillm(arrays: Arrays, *, temperature: float) -> Terms:
-    shapes.check_number("temperature", temperature, above=0)
-    logits = (jnp.asarray(arrays[f"{side}_logits"]) for side in ("student", "teacher"))
-    both = (jax.nn.log_softmax(x / temperature) for x in logits)
-    return {"distill": policy.token_mean(losses.reverse_kl(*both, arrays["mask"]), arrays)}
 
 
 def _minillm_advantages(arrays: Arrays, *, discount: float, length_normalise: bool) -> jax.Array:
@@ -62,7 +55,7 @@ def _minillm_advantages(arrays: Arrays, *, discount: float, length_normalise: bo
         ones = jnp.ones_like(found)
         lengths = losses.discounted_returns(ones, mask, discount=discount)
         return jnp.where(mask != 0, found / jnp.where(mask != 0, lengths, 1.0), 0.0)
-    return found * discount ** jnp.arange(mask.shape[-1])
+    return found * discount ** jnp.arange(mask.shape[-1])[None]
 
 
 RECIPES = {
@@ -94,7 +87,7 @@ RECIPES = {
         },
     ),
     "minillm": Recipe(
-        compute=_minillm,
+        compute=language.distillation(losses.reverse_kl),
         formula="KL(student; teacher) of softmax(logits / temperature); mean over all tokens; "
         "beside the policy loss of GRPO on minillm_advantages",
         source="experimental/minillm/minillm_trainer.py, single_step_decomposition",

@@ -79,7 +79,7 @@ def _compute(loss: TokenLoss, reduce: policy.Reduce) -> Callable[..., Terms]:
 
 
 def _dr_grpo(arrays: Arrays, *, length: float, **options: Any) -> Terms:
-    return _compute(policy.clipped, policy.row_fixed(length))(arrays, **options)
+    return _compute(policy.two_sided, policy.row_fixed(length))(arrays, **options)
 
 
 def _cispo(arrays: Arrays, *, level: str, maximum_ratio: float) -> jax.Array:
@@ -122,17 +122,17 @@ CLIPPED = "-min(min(rho, dual_clip) A, clip(rho, 1 - clip_low, 1 + clip_high) A)
 ROW_MEAN = "mean over each row's tokens, then rows"
 LOSSES = {
     "grpo": _recipe(
-        _compute(policy.clipped, policy.row_mean), CLIPPED, ROW_MEAN, "loss_type='grpo'", **CLIP
+        _compute(policy.two_sided, policy.row_mean), CLIPPED, ROW_MEAN, "loss_type='grpo'", **CLIP
     ),
     "gspo": _recipe(
-        _compute(policy.clipped, policy.row_mean),
+        _compute(policy.two_sided, policy.row_mean),
         CLIPPED,
         ROW_MEAN,
         "loss_type='grpo', importance_sampling_level='sequence'",
         **CLIP | {"level": "sequence"},
     ),
     "bnpo": _recipe(
-        _compute(policy.clipped, policy.token_mean),
+        _compute(policy.two_sided, policy.token_mean),
         CLIPPED,
         "mean over all tokens of the micro-batch",
         "loss_type='bnpo'",
@@ -147,14 +147,14 @@ LOSSES = {
         length=512.0,
     ),
     "dapo": _recipe(
-        _compute(policy.clipped, policy.token_mean),
+        _compute(policy.two_sided, policy.token_mean),
         CLIPPED,
         "mean over all tokens of the batch",
         "loss_type='dapo'",
         **CLIP,
     ),
     "luspo": _recipe(
-        _compute(policy.clipped, policy.row_sum),
+        _compute(policy.two_sided, policy.row_sum),
         CLIPPED,
         "summed over each row's tokens, then mean over rows",
         "loss_type='luspo'",
