@@ -8,12 +8,14 @@ import pytest
 from alignjax import compat, losses
 
 B, T = 6, 5
+ROWS = "11111 11000 10000 11110 11100 11000"
 MASK = np.array(
     [[int(c) for c in row] for row in ["11111", "11000", "10000", "11110", "11100", "11000"]]
 )
 PAPER = (
     "ppo_clip grpo dr_grpo dapo dapo_per_prompt bnpo cispo gspo gspo_token sapo gmpo luspo vespo"
 )
+TRL = "grpo gspo bnpo dr_grpo dapo luspo cispo sapo vespo gmpo rloo_clip"
 METHODS = [
     *[("paper", name) for name in [*PAPER.split(), "reinforce", "rloo", "rloo_clip"]],
     *[
