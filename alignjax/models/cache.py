@@ -13,6 +13,8 @@ from alignjax.parallel import axes
 class KVCache:
     """Keys [L, B, S, K, H] and values [L, B, S, K, U]; position and segment [B, S] of every slot.
 
+    Latent attention keeps its latents as keys and the rotated keys as values, K = 1 for all heads.
+
     index: slots written so far, the same for all rows; ragged rows leave slots of segment 0.
     """
 
@@ -30,12 +32,17 @@ def empty(
     key: tuple[int, int],
     value: tuple[int, int],
     dtype: Any,
+    *,
+    heads: str = "kv",
 ) -> KVCache:
-    """A cache of `length` slots with nothing in it; `key` and `value` are (heads, size) of each."""
+    """A cache of `length` slots with nothing in it; `key` and `value` are (heads, size) of each.
 
-    def zeros(heads: tuple[int, int]) -> jax.Array:
-        block = jnp.zeros((layers, batch, length, *heads), dtype)
-        return axes.shard(block, "layers batch slot kv head")
+    heads: logical axis of the heads; "group" where all heads share what is kept.
+    """
+
+    def zeros(size: tuple[int, int]) -> jax.Array:
+        block = jnp.zeros((layers, batch, length, *size), dtype)
+        return axes.shard(block, f"layers batch slot {heads} head")
 
     def slots() -> jax.Array:
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")

@@ -24,6 +24,7 @@ class RopeScaling:
     beta_slow: float = 1.0  # yarn: turns below which all is scaled
     attention_factor: float = 0.0  # yarn: of cos and sin; 0 is 0.1 log(factor) + 1
     truncate: bool = True  # yarn: whether the bounds of its ramp are whole dimensions
+    score_mscale: float = 0.0  # yarn, MLA: scores times (0.1 this log(factor) + 1)^2
 
     def validate(self) -> None:
         shapes.check_choice("model.rope.kind", self.kind, ROPE_SCALING)
@@ -48,7 +49,8 @@ class MoeConfig:
     groups: int = 1  # of experts; a token chooses within its best `active_groups`
     active_groups: int = 1
     first: int = 0  # layers before this one keep a dense MLP
-    every: int = 1  # of the layers from there on, the last of each `every` has experts
+    every: int = 1  # layers whose number from 1 this divides have experts
+    dense: tuple[int, ...] = ()  # numbers, from 0, of more layers that keep a dense MLP
     balance_loss: float = 0.0  # weight of the load-balancing loss
     z_loss: float = 0.0  # weight of the router's z-loss
 
@@ -67,6 +69,12 @@ class MoeConfig:
                 f"model.moe.groups must divide experts and be at least active_groups; got "
                 f"{self.groups} of {self.experts} experts, {self.active_groups} active (model)."
             )
+        room = self.active_groups * self.experts // self.groups
+        if self.active > room:
+            raise ValueError(
+                f"model.moe.active must be at most the experts of the active groups; got "
+                f"{self.active} of {room} (model). Raise model.moe.active_groups."
+            )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,12 +85,14 @@ class MlaConfig:
     query_rank: int = 0  # width of the queries' latent; 0 projects queries directly
     rope_dim: int = 64  # dimensions of a head that carry the position
     value_dim: int = 128  # of a head's value
+    norm_eps: float = 1e-6  # of the latents' norms
 
     def validate(self) -> None:
         if self.kv_rank:
             for name in ("kv_rank", "rope_dim", "value_dim"):
                 shapes.check_number(f"model.mla.{name}", getattr(self, name), minimum=1)
             shapes.check_number("model.mla.query_rank", self.query_rank, minimum=0)
+            shapes.check_number("model.mla.norm_eps", self.norm_eps, above=0)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -133,10 +143,7 @@ class TransformerConfig:
                 f"model.heads must be a multiple of model.kv_heads; got {self.heads} and "
                 f"{self.kv_heads} (model). Change one of them."
             )
-        if self.head_dim % 2:
-            raise ValueError(
-                f"model.head_dim must be even for rotary embedding; got {self.head_dim} (model)."
-            )
+        self._check_heads()
         for name in ("rope_theta", "norm_eps", "embed_scale"):
             shapes.check_number(f"model.{name}", getattr(self, name), above=0)
         for name in ("local_rope_theta", "query_scale", "attention_softcap", "logit_softcap"):
@@ -155,6 +162,29 @@ class TransformerConfig:
         for part in (self.rope, self.moe, self.mla):
             part.validate()
 
+    def _check_heads(self) -> None:
+        latent = self.mla.kv_rank > 0
+        name, size = ("mla.rope_dim", self.mla.rope_dim) if latent else ("head_dim", self.head_dim)
+        if size % 2:
+            raise ValueError(f"model.{name} must be even for rotary embedding; got {size} (model).")
+        if not latent:
+            return
+        if self.kv_heads != self.heads:
+            raise ValueError(
+                f"model.kv_heads must equal model.heads under MLA; got {self.kv_heads} and "
+                f"{self.heads} (model)."
+            )
+        for field, off in (("qk_norm", "none"), ("qkv_bias", False), ("attention_softcap", 0.0)):
+            if getattr(self, field) != off:
+                raise ValueError(
+                    f"model.{field} must be {off!r} under MLA; got {getattr(self, field)!r} "
+                    f"(model). Latent attention has no such part."
+                )
+
+    def rotated(self) -> int:
+        """Dimensions of a head that carry the position."""
+        return self.mla.rope_dim if self.mla.kv_rank else self.head_dim
+
     def kinds(self) -> list[str]:
         """Each layer's kind of attention."""
         return list(itertools.islice(itertools.cycle(self.attention), self.layers))
@@ -163,7 +193,7 @@ class TransformerConfig:
         """Runs of layers of one structure: (whether they have experts, their numbers)."""
         moe = self.moe
         sparse = [
-            moe.experts > 0 and n >= moe.first and (n + 1) % moe.every == 0
+            moe.experts > 0 and n >= moe.first and (n + 1) % moe.every == 0 and n not in moe.dense
             for n in range(self.layers)
         ]
         runs, start = [], 0

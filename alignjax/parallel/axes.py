@@ -4,6 +4,7 @@ With no mesh (a laptop, Colab) every verb is the plain operation: the same model
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,11 +14,13 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 # Logical axis -> mesh axes. `embed` is the width of activations; `fsdp` is the same dimension in a
 # stored parameter, which the data axis shards until the parameter is used.
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("replica", "data"),
+    "batch": ("replica", "data", "expert"),
     "fsdp": ("data",),
     "kv": ("model",),
     "ff": ("model",),
     "vocab": ("model",),
+    "experts": ("expert",),
+    "route": (),
     "embed": (),
     "group": (),
     "head": (),
@@ -36,7 +39,12 @@ def has_mesh() -> bool:
 def axis_size(name: str) -> int:
     """Number of shards of a logical axis on the current mesh; 1 without a mesh."""
     mesh = get_abstract_mesh()
-    return math.prod(mesh.shape[a] for a in RULES[name] if a in mesh.shape)
+    return math.prod(mesh.shape[a] for a in mesh_axes(name))
+
+
+def mesh_axes(name: str) -> tuple[str, ...]:
+    """The axes of the current mesh that shard a logical axis; none without a mesh."""
+    return tuple(a for a in RULES[name] if a in get_abstract_mesh().shape)
 
 
 def spec(names: str) -> PartitionSpec:
@@ -45,13 +53,12 @@ def spec(names: str) -> PartitionSpec:
     Raises:
       ValueError: an axis is unknown, or two axes of the array want the same mesh axis.
     """
-    mesh_axes = set(get_abstract_mesh().axis_names)
     entries: list[Any] = []
     taken: dict[str, str] = {}
     for name in names.split():
         if name not in RULES:
             raise ValueError(f"Unknown logical axis {name!r}; the axes are {', '.join(RULES)}.")
-        axes = tuple(a for a in RULES[name] if a in mesh_axes)
+        axes = mesh_axes(name)
         for axis in axes:
             if axis in taken:
                 raise ValueError(
@@ -79,3 +86,15 @@ def take(table: jax.Array, ids: jax.Array, out: str) -> jax.Array:
     """`table[ids]` along the table's first axis, laid out by `out`."""
     where = spec(out) if has_mesh() else None
     return table.at[ids].get(out_sharding=where, mode="clip")
+
+
+def per_shard(f: Callable[..., Any], inputs: Any, outputs: Any) -> Callable[..., Any]:
+    """`f` run on every device's own part of its arguments; collectives join what it needs.
+
+    inputs, outputs: logical axes of each array, as a tree of strings (a tuple for the arguments).
+    Without a mesh it is `f` itself: `mesh_axes` is empty there, so there is nothing to join.
+    """
+    if not has_mesh():
+        return f
+    where = jax.tree.map(spec, (inputs, outputs))
+    return jax.shard_map(f, in_specs=where[0], out_specs=where[1])

@@ -1,4 +1,4 @@
-"""The device mesh: replica (across slices), data (batch and FSDP), model (tensor)."""
+"""The device mesh: replica (across slices), data (batch, FSDP), expert, model (tensor)."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh
 
-AXIS_NAMES = ("replica", "data", "model")
+AXIS_NAMES = ("replica", "data", "model")  # of every mesh; one with experts has a fourth
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -19,42 +19,49 @@ class MeshConfig:
     replica: int = 1  # slices, joined by the data-centre network
     data: int = -1  # batch and fully sharded parameters
     model: int = 1  # tensor parallelism: heads, feed-forward, vocabulary
+    expert: int = 1  # experts of a layer; outside those layers a part of the batch
 
     def validate(self) -> None:
-        sizes = (self.replica, self.data, self.model)
+        sizes = tuple(getattr(self, name) for name in names(self))
         if any(s < 1 and s != -1 for s in sizes) or sizes.count(-1) > 1:
             raise ValueError(
                 f"mesh sizes must be >= 1, at most one of them -1; got {sizes} (mesh). "
-                "Set mesh.replica, mesh.data, mesh.model."
+                "Set mesh.replica, mesh.data, mesh.model, mesh.expert."
             )
 
 
-def shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
-    """The three axis sizes for a number of devices.
+def names(config: MeshConfig) -> tuple[str, ...]:
+    """The mesh's axes: `expert` only where there is such parallelism."""
+    return AXIS_NAMES if config.expert == 1 else (*AXIS_NAMES, "expert")
+
+
+def shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """The axis sizes for a number of devices, in the order of `names`.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     config.validate()
-    sizes = [config.replica, config.data, config.model]
+    order = names(config)
+    sizes = [getattr(config, name) for name in order]
     if -1 in sizes:
         sizes[sizes.index(-1)] = max(devices // -math.prod(sizes), 1)
     if math.prod(sizes) != devices:
         raise ValueError(
-            f"mesh (replica, data, model) = {tuple(sizes)} must multiply to the number of devices; "
+            f"mesh ({', '.join(order)}) = {tuple(sizes)} must multiply to the number of devices; "
             f"got {devices} devices (mesh). Change the sizes or set mesh.data=-1."
         )
-    return sizes[0], sizes[1], sizes[2]
+    return tuple(sizes)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
     """The mesh in explicit mode, or None where there is one device: nothing needs a layout then."""
     devices = list(jax.devices() if devices is None else devices)
-    sizes = shape(config, len(devices))
+    sizes, order = shape(config, len(devices)), names(config)
     if len(devices) == 1:
         return None
     return jax.make_mesh(
-        sizes, AXIS_NAMES, axis_types=(AxisType.Explicit,) * len(AXIS_NAMES), devices=devices
+        sizes, order, axis_types=(AxisType.Explicit,) * len(order), devices=devices
     )
 
 

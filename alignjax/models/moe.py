@@ -1,0 +1,212 @@
+"""A mixture of experts without capacities: every token reaches every expert that it chose.
+
+Tokens are sorted by expert, so that each expert multiplies one run of rows (a grouped matmul).
+Over an `expert` mesh axis every device holds some experts and sees the tokens of all devices of
+that axis; the sum over the axis then returns each device its own tokens. Nothing is dropped on any
+layout. On CPU `jax.lax.ragged_dot` itself becomes a dense masked product; GPU and TPU have kernels.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import struct
+from alignjax.models import layers, params
+from alignjax.models.config import MoeConfig, TransformerConfig
+from alignjax.parallel import axes
+
+
+@struct.pytree
+class Moe:
+    """Weights: router [D, E]; gate, up [E, D, F]; down [E, F, D]; shared MLP or None.
+
+    correction: [E] or None, added to the scores that choose experts and to nothing else. It has no
+    gradient (DeepSeek V3 moves it by a rule of its own).
+    """
+
+    router: Any
+    gate: Any
+    up: Any
+    down: Any
+    shared: layers.Mlp | None = None
+    correction: Any = None
+
+
+class Routing(NamedTuple):
+    """What a layer's router said: logits [B, T, E] fp32 and the experts chosen [B, T, K]."""
+
+    logits: jax.Array
+    chosen: jax.Array
+
+
+@struct.pytree
+class Penalties:
+    """Router losses [B, T] fp32 of each token, summed over layers; 0 on padding."""
+
+    balance: jax.Array
+    z: jax.Array
+
+
+def declare(config: TransformerConfig, count: int) -> Moe:
+    """`count` layers' parameters."""
+    moe, n, d, info = config.moe, count, config.width, params.ParamInfo
+    e, f, s = moe.experts, moe.ff, moe.shared_ff
+    into, back = d**-0.5, (2 * config.layers) ** -0.5
+    shared = layers.Mlp(
+        gate=info((n, d, s), "layers fsdp ff", into),
+        up=info((n, d, s), "layers fsdp ff", into),
+        down=info((n, s, d), "layers ff fsdp", back * max(s, 1) ** -0.5),
+    )
+    return Moe(
+        router=info((n, d, e), "layers fsdp route", into),
+        gate=info((n, e, d, f), "layers experts fsdp ff", into),
+        up=info((n, e, d, f), "layers experts fsdp ff", into),
+        down=info((n, e, f, d), "layers experts ff fsdp", back * f**-0.5),
+        shared=shared if s else None,
+        correction=info((n, e), "layers route", 0) if moe.bias_correction else None,
+    )
+
+
+def cast(weights: Moe, dtype: Any) -> Moe:
+    """The weights in the compute dtype; the router's keep their own, for it works in fp32."""
+    small = jax.tree.map(lambda w: w.astype(dtype), weights)
+    return struct.replace(small, router=weights.router, correction=weights.correction)
+
+
+def scores(moe: MoeConfig, logits: jax.Array) -> jax.Array:
+    """[..., E] softmax over all experts, or a sigmoid of each."""
+    return jax.nn.softmax(logits, axis=-1) if moe.scores == "softmax" else jax.nn.sigmoid(logits)
+
+
+def choose(moe: MoeConfig, logits: jax.Array, correction: Any) -> tuple[jax.Array, jax.Array]:
+    """(weights [N, K], experts [N, K]) of each token, from fp32 logits [N, E].
+
+    The K experts of the largest (corrected) score; with groups, within the `active_groups` groups
+    whose two best corrected scores sum highest. Weights are the scores without correction, divided
+    by their sum if `normalise`, times `scale`. A softmax over the chosen experts alone is the
+    normalised softmax over all. Ties go to the lower expert.
+
+    Reference: Jiang et al. 2024 (Mixtral), section 2.1; DeepSeek-AI 2024 (V3), equations 12 to 16.
+    """
+    score = scores(moe, logits)
+    by = logits  # in the scores' order, and without ties where a score saturates
+    if correction is not None or moe.groups > 1:
+        by = score if correction is None else score + correction.astype(jnp.float32)
+    if moe.groups > 1:
+        grouped = by.reshape(-1, moe.groups, moe.experts // moe.groups)
+        best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(axis=-1)
+        kept = jax.nn.one_hot(jax.lax.top_k(best, moe.active_groups)[1], moe.groups).sum(axis=1)
+        by = jnp.where(kept[:, :, None] > 0, grouped, -jnp.inf).reshape(by.shape)
+    chosen = jax.lax.top_k(by, moe.active)[1]
+    share = jnp.take_along_axis(score, chosen, axis=-1)
+    if moe.normalise:
+        share = share / (jnp.sum(share, axis=-1, keepdims=True) + 1e-20)
+    return share * moe.scale, chosen
+
+
+def _experts(
+    config: TransformerConfig, weights: Moe, x: jax.Array, share: Any, chosen: Any, first: Any
+) -> jax.Array:
+    """[N, D]: what the experts `first`, `first` + 1, ... of `weights` add to tokens [N, D].
+
+    Rows of other devices' experts are sorted behind all runs and kept out of both ends of the
+    product, where a kernel may leave anything.
+    """
+    count, active = weights.gate.shape[0], config.moe.active
+    local = chosen.reshape(-1) - first
+    local = jnp.where((local >= 0) & (local < count), local, count)
+    order = jnp.argsort(local, stable=True)
+    sizes = jnp.sum(jax.nn.one_hot(local, count, dtype=jnp.int32), axis=0)
+    mine = (local[order] < count)[:, None]
+    share = share.reshape(-1)[order][:, None].astype(x.dtype)
+    rows = jnp.where(mine, x[order // active], 0)
+    if config.moe.weigh_inputs:
+        rows = rows * share
+    gate = jax.lax.ragged_dot(rows, weights.gate, sizes)
+    inner = layers.activation(config.activation, gate) * jax.lax.ragged_dot(rows, weights.up, sizes)
+    out = jax.lax.ragged_dot(jnp.where(mine, inner, 0), weights.down, sizes)
+    out = jnp.where(mine, out, 0)
+    if not config.moe.weigh_inputs:
+        out = out * share
+    # Each token's rows come together again by the inverse order: a gather, so sums are in order.
+    return jnp.sum(out[jnp.argsort(order)].reshape(-1, active, out.shape[-1]), axis=1)
+
+
+def _routed(
+    config: TransformerConfig, weights: Moe, x: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The routed experts on one device's part of the batch."""
+    over, split = axes.mesh_axes("experts"), axes.mesh_axes("ff")
+    flat = x.reshape(-1, x.shape[-1])
+    logits = jnp.einsum(
+        "nd,de->ne",
+        flat.astype(jnp.float32),
+        weights.router.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    share, own = choose(config.moe, logits, weights.correction)
+    chosen, first = own, jnp.zeros((), jnp.int32)
+    if over:
+        flat, share, chosen = (
+            jax.lax.all_gather(a, over, axis=0, tiled=True) for a in (flat, share, own)
+        )
+        first = jax.lax.axis_index(over) * weights.gate.shape[0]
+    out = _experts(config, weights, flat, share, chosen, first)
+    if over:
+        out = jax.lax.psum_scatter(out, over, scatter_dimension=0, tiled=True)
+    if split:
+        out = jax.lax.psum(out, split)
+    told = logits.reshape(*x.shape[:2], -1), own.reshape(*x.shape[:2], -1)
+    return out.reshape(x.shape), told
+
+
+def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.Array, Routing]:
+    """(what a layer's experts add to x [B, T, D], what its router said).
+
+    sum over the chosen experts e of weight_e expert_e(x), or of expert_e(weight_e x) where
+    `weigh_inputs`; plus the shared expert. Each expert is a gated MLP.
+    """
+    used = Moe(
+        router="embed route",
+        gate="experts embed ff",
+        up="experts embed ff",
+        down="experts ff embed",
+        correction=None if weights.correction is None else "route",
+    )
+    routed = struct.replace(weights, shared=None)
+    routed = jax.tree.map(axes.shard, routed, used)
+    run = axes.per_shard(
+        lambda weights, x: _routed(config, weights, x),
+        (used, "batch time embed"),
+        ("batch time embed", ("batch time route", "batch time route")),
+    )
+    out, told = run(routed, x)
+    routing = Routing(*told)
+    if weights.shared is not None:
+        out = out + layers.gated_mlp(weights.shared, x, config.activation)
+    return out, routing
+
+
+def penalties(moe: MoeConfig, routing: Routing, segments: jax.Array) -> Penalties:
+    """One layer's router losses of each token; their mean over tokens is the layer's loss.
+
+    balance: E sum_e f_e p_te, with f_e the share of the tokens of t's own segment that chose e and
+      p_t the token's scores over their sum. Its mean over a segment is E sum_e f_e P_e, which is K
+      where all experts are used alike. Segments, not batches, are averaged over, so that packing,
+      micro-batches and devices change nothing.
+    z: log(sum_e exp(logit_te))^2.
+
+    Reference: Fedus et al. 2021, equations 4 to 6; DeepSeek-AI 2024 (V3), equations 17 to 20; Zoph
+    et al. 2022, equation 5.
+    """
+    real = segments > 0
+    score = scores(moe, routing.logits)
+    share = score / jnp.sum(score, axis=-1, keepdims=True)
+    used = jnp.sum(jax.nn.one_hot(routing.chosen, moe.experts, dtype=jnp.float32), axis=2)
+    same = (segments[:, :, None] == segments[:, None, :]) & real[:, :, None]
+    near = same / jnp.maximum(jnp.sum(same, axis=-1, keepdims=True), 1)
+    fraction = axes.einsum("bts,bse->bte", near, used, out="batch time route", dtype=jnp.float32)
+    balance = moe.experts * jnp.sum(fraction * share, axis=-1)
+    z = jax.nn.logsumexp(routing.logits, axis=-1) ** 2
+    return Penalties(balance=jnp.where(real, balance, 0.0), z=jnp.where(real, z, 0.0))
