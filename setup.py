@@ -35,9 +35,9 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "flax": ["flax>=0.12"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
-        "hf": ["safetensors>=0.4", "tokenizers>=0.20"],
+        "hf": ["safetensors>=0.4", "tokenizers>=0.20", "jinja2>=3.1", "gguf>=0.17", "protobuf>=4"],
         "dev": [
-            "alignjax[flax,tfds]",
+            "alignjax[flax,hf,tfds]",
             "ipykernel>=6",
             "nbclient>=0.10",
             "pytest>=8",

@@ -15,6 +15,8 @@ import pathlib
 import re
 import typing
 
+from alignjax.data.tokenizers import interface
+
 PAD, BOS, EOS, UNKNOWN = "<|pad|>", "<|bos|>", "<|eos|>", "<|unknown|>"
 HUMAN, ASSISTANT, SYSTEM = "<|human|>", "<|assistant|>", "<|system|>"
 CONTROL = (HUMAN, ASSISTANT, SYSTEM)
@@ -42,17 +44,28 @@ class Tokenizer:
     _table: tuple[bytes, ...] = dataclasses.field(repr=False, compare=False)
     _space_mark_ids: tuple[int, ...] = dataclasses.field(repr=False, compare=False)
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def special(self) -> dict[str, int]:
+        """Name -> id of every control token, pad, BOS and EOS among them."""
+        ends = {PAD: self.pad_id, BOS: self.bos_id, EOS: self.eos_id}
+        return {**ends, UNKNOWN: self._processor.unk_id(), **self.control}
+
+    def encode(self, text: str, after: str = interface.NOTHING) -> list[int]:
         """Returns the ids of the text alone: no BOS, EOS or control id, whatever the text says.
+
+        What stands before it (`after`, see `interface.PLACES`) changes nothing: no space is added.
 
         Raises: ValueError for a text that is not valid Unicode (a lone surrogate).
         """
-        return self.encode_many([text])[0]
+        return self.encode_many([text], after)[0]
 
-    def encode_many(self, texts: collections.abc.Sequence[str]) -> list[list[int]]:
+    def encode_many(
+        self, texts: collections.abc.Sequence[str], after: str = interface.NOTHING
+    ) -> list[list[int]]:
         """Returns `encode` of each text, in one call of the C++ code."""
+        interface.check_place(after)
         for text in texts:
-            _check_text(text)
+            interface.check_text(text)
         if not any(_SPACE_MARK in text for text in texts):
             return self._processor.encode(list(texts), num_threads=1)
         return [self._encode_around_space_marks(text) for text in texts]
@@ -185,22 +198,8 @@ def _bytes_of(piece: str, token: int, processor) -> bytes:
     return piece.replace(_SPACE_MARK, " ").encode("utf-8")
 
 
-def _check_text(text: str) -> None:
-    if not isinstance(text, str):
-        raise ValueError(
-            f"text must be a str; got {type(text).__name__} (encode). Decode bytes as UTF-8 first."
-        )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text must be valid Unicode; got a lone surrogate at character {error.start} "
-            "(encode). Repair or drop the text."
-        ) from None
-
-
 def _training_lines(text: str) -> collections.abc.Iterator[str]:
-    _check_text(text)
+    interface.check_text(text)
     for line in text.replace(_SPACE_MARK, " ").split("\n"):
         start = 0
         while start < len(line):
