@@ -28,8 +28,10 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
 
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
-        stats = scoring.token_stats(model, model.bind(params, frozen), batch)
-        terms = {"nll": mean.masked(losses.token_nll(stats.logprob, mask), mask)}
+        bound = model.bind(params, frozen)
+        states, penalties = scoring.hidden_and_penalties(model, bound, batch)
+        stats = scoring.stats_of(model, bound, states, batch["tokens"])
+        terms = {"nll": mean.masked(losses.token_nll(stats.logprob, mask), mask), **penalties}
         if config.z_loss:
             penalty = losses.z_loss(stats.logsumexp, mask, coefficient=config.z_loss)
             terms["z_loss"] = mean.masked(penalty, mask)

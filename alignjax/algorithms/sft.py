@@ -29,7 +29,9 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
 
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
-        stats = scoring.token_stats(model, model.bind(params, frozen), batch)
+        bound = model.bind(params, frozen)
+        states, penalties = scoring.hidden_and_penalties(model, bound, batch)
+        stats = scoring.stats_of(model, bound, states, batch["tokens"])
         nll = losses.token_nll(stats.logprob, mask)
         target = nll
         if config.label_smoothing:
@@ -40,7 +42,8 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
                 mask,
                 label_smoothing=config.label_smoothing,
             )
-        return {"target": mean.masked(target, mask)}, {
+        return {"target": mean.masked(target, mask), **penalties}, {
+            **penalties,
             "nll": mean.masked(nll, mask),
             "entropy": mean.masked(stats.entropy, mask),
         }

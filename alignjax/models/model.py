@@ -18,9 +18,14 @@ class Model(NamedTuple):
     scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head.
     with_scalar, without_scalar: params -> params with a zero scalar head, or with none.
     cache: (batch, length) -> an empty KVCache.
-    bind: (params, frozen) -> params; adapters join their base here, otherwise the identity.
+    bind: (params, frozen, key=None) -> params; adapters join frozen["base"] here, otherwise the
+      identity. With a key adapters drop out; without one nothing is random.
     vocab_size, logit_tile, logit_softcap: what the log-prob primitive needs.
     rounding: nats by which two programs of this model may differ on a token, from precision alone.
+    hidden_and_penalties: (params, tokens, *, positions, segments) -> ([B,T,D], {term: [B,T]}), the
+      states and each token's part of the router losses, weighed and averaged over layers; zero on
+      padding. None where the model has no such losses.
+    declared: the tree of ParamInfo that `init` fills; None where the model does not say.
     """
 
     init: Callable[[jax.Array], Params]
@@ -30,8 +35,10 @@ class Model(NamedTuple):
     with_scalar: Callable[[Params], Params]
     without_scalar: Callable[[Params], Params]
     cache: Callable[[int, int], Any]
-    bind: Callable[[Params, Frozen], Params]
+    bind: Callable[..., Params]
     vocab_size: int
     logit_tile: int = 0
     logit_softcap: float = 0.0
     rounding: float = 1e-4
+    declared: Any = None
+    hidden_and_penalties: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None

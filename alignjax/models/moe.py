@@ -70,7 +70,7 @@ def declare(config: TransformerConfig, count: int) -> Moe:
 
 def cast(weights: Moe, dtype: Any) -> Moe:
     """The weights in the compute dtype; the router's keep their own, for it works in fp32."""
-    small = jax.tree.map(lambda w: w.astype(dtype), weights)
+    small = layers.cast(weights, dtype)
     return struct.replace(small, router=weights.router, correction=weights.correction)
 
 
@@ -210,3 +210,9 @@ def penalties(moe: MoeConfig, routing: Routing, segments: jax.Array) -> Penaltie
     balance = moe.experts * jnp.sum(fraction * share, axis=-1)
     z = jax.nn.logsumexp(routing.logits, axis=-1) ** 2
     return Penalties(balance=jnp.where(real, balance, 0.0), z=jnp.where(real, z, 0.0))
+
+
+def no_penalties(segments: jax.Array) -> Penalties:
+    """Zeros to add to, laid out as the batch is."""
+    none = jnp.zeros_like(segments, jnp.float32)
+    return Penalties(balance=none, z=none)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from alignjax.core import mean
 from alignjax.losses import logprobs
 from alignjax.models import model as models
 
@@ -22,6 +23,22 @@ def hidden_before(model: models.Model, params: Any, batch: Batch) -> jax.Array:
         params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
     )
     return hidden[:, :-1]
+
+
+def hidden_and_penalties(
+    model: models.Model, params: Any, batch: Batch
+) -> tuple[jax.Array, dict[str, mean.Mean]]:
+    """The same states, and the model's own losses (a router's) as terms for the objective.
+
+    Each is a mean over all real tokens, those of prompts too; there are none for most models.
+    """
+    if model.hidden_and_penalties is None:
+        return hidden_before(model, params, batch), {}
+    states, found = model.hidden_and_penalties(
+        params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
+    )
+    real = batch["segments"] > 0
+    return states[:, :-1], {name: mean.masked(x, real) for name, x in found.items()}
 
 
 def counted(batch: Batch) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
-from alignjax.models import attention, cache, layers, model, params
+from alignjax.models import attention, cache, layers, mla, model, moe, params
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -17,9 +17,9 @@ class Block:
     """One decoder layer's weights; in the model every leaf has a leading layer axis."""
 
     attention_norm: Any
-    attention: attention.Attention
+    attention: attention.Attention | mla.Mla
     mlp_norm: Any
-    mlp: layers.Mlp
+    mlp: layers.Mlp | moe.Moe
     attention_post_norm: Any = None
     mlp_post_norm: Any = None
 
@@ -45,28 +45,33 @@ def declare(config: TransformerConfig) -> Transformer:
     d, info = config.width, params.ParamInfo
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
-        blocks=tuple(_declare_blocks(config, len(numbers)) for _, numbers in config.stacks()),
+        blocks=tuple(
+            _declare_blocks(config, len(numbers), sparse) for sparse, numbers in config.stacks()
+        ),
         norm=attention.norm_info(config, (d,)),
         unembed=None if config.tied else info((d, config.vocab_size), "fsdp vocab", d**-0.5),
     )
 
 
-def _declare_blocks(config: TransformerConfig, n: int) -> Block:
-    d, f, info = config.width, config.ff, params.ParamInfo
-    norm = attention.norm_info(config, (n, d))
-    bias = config.mlp_bias
+def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
+    d, f, info, bias = config.width, config.ff, params.ParamInfo, config.mlp_bias
+    return layers.Mlp(
+        gate=info((n, d, f), "layers fsdp ff", d**-0.5),
+        up=info((n, d, f), "layers fsdp ff", d**-0.5),
+        down=info((n, f, d), "layers ff fsdp", (2 * config.layers * f) ** -0.5),
+        gate_bias=info((n, f), "layers ff", 0) if bias else None,
+        up_bias=info((n, f), "layers ff", 0) if bias else None,
+        down_bias=info((n, d), "layers embed", 0) if bias else None,
+    )
+
+
+def _declare_blocks(config: TransformerConfig, n: int, sparse: bool) -> Block:
+    norm = attention.norm_info(config, (n, config.width))
     return Block(
         attention_norm=norm,
-        attention=attention.declare(config, n),
+        attention=(mla if config.mla.kv_rank else attention).declare(config, n),
         mlp_norm=norm,
-        mlp=layers.Mlp(
-            gate=info((n, d, f), "layers fsdp ff", d**-0.5),
-            up=info((n, d, f), "layers fsdp ff", d**-0.5),
-            down=info((n, f, d), "layers ff fsdp", (2 * config.layers * f) ** -0.5),
-            gate_bias=info((n, f), "layers ff", 0) if bias else None,
-            up_bias=info((n, f), "layers ff", 0) if bias else None,
-            down_bias=info((n, d), "layers embed", 0) if bias else None,
-        ),
+        mlp=moe.declare(config, n) if sparse else _declare_mlp(config, n),
         attention_post_norm=norm if config.post_norms else None,
         mlp_post_norm=norm if config.post_norms else None,
     )
@@ -80,7 +85,7 @@ def _block(
     layer: jax.Array,
     kv: Any,
     index: Any,
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Any, moe.Routing | None]:
     """One decoder layer. `kv` is (keys, values) of all layers when a cache is in use."""
     norm = functools.partial(layers.rms_norm, eps=config.norm_eps, plus_one=config.norm_plus_one)
     stored = kv
@@ -94,18 +99,29 @@ def _block(
         return key, value
 
     with jax.named_scope("attention"):
-        added = attention.attention(
-            config, block.attention, norm(x, block.attention_norm), view, remember
-        )
+        attend = mla.latent_attention if config.mla.kv_rank else attention.attention
+        normed = norm(x, block.attention_norm)
+        added = attend(config, block.attention, normed, view, remember)  # type: ignore[arg-type]
         if config.post_norms:
             added = norm(added, block.attention_post_norm)
         x = x + added
     with jax.named_scope("mlp"):
-        added = layers.gated_mlp(block.mlp, norm(x, block.mlp_norm), config.activation)
+        normed, routing = norm(x, block.mlp_norm), None
+        if isinstance(block.mlp, moe.Moe):
+            added, routing = moe.mixture(config, block.mlp, normed)
+        else:
+            added = layers.gated_mlp(block.mlp, normed, config.activation)
         if config.post_norms:
             added = norm(added, block.mlp_post_norm)
         x = x + added
-    return x, stored
+    return x, stored, routing
+
+
+def _cast(block: Block, dtype: Any) -> Block:
+    used = layers.cast(block, dtype)
+    if isinstance(block.mlp, moe.Moe):
+        return struct.replace(used, mlp=moe.cast(block.mlp, dtype))
+    return used
 
 
 def _remat(config: TransformerConfig, body: Any) -> Any:
@@ -126,7 +142,9 @@ def _hidden(
     positions: jax.Array,
     segments: jax.Array,
     cache_state: cache.KVCache | None = None,
-) -> tuple[jax.Array, cache.KVCache | None]:
+    penalise: bool = False,
+) -> tuple[jax.Array, cache.KVCache | None, moe.Penalties | None]:
+    """(states [B, T, D], cache, router losses of all layers if `penalise`)."""
     dtype = jnp.dtype(config.compute_dtype)
     with jax.named_scope("embed"):
         table = axes.shard(weights.embed, "slot embed").astype(dtype)
@@ -140,39 +158,52 @@ def _hidden(
         cache_state = cache.extend(cache_state, positions, segments)
         seen = (cache_state.positions, cache_state.segments)
         kv, index = (cache_state.keys, cache_state.values), cache_state.index
-    views, kinds = attention.views(config, config.head_dim, positions, segments, *seen)
+    views, kinds = attention.views(config, config.rotated(), positions, segments, *seen)
+    fined = moe.no_penalties(segments) if penalise else None
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:
         block, layer, kind = xs
         # Cast before use, after the slice of the scan: master weights stay in their own dtype.
-        block = jax.tree.map(lambda w: w.astype(dtype), block)
+        block = _cast(block, dtype)
         view = jax.tree.map(
             lambda v: v[0] if len(v) == 1 else jax.lax.dynamic_index_in_dim(v, kind, 0, False),
             views,
         )
-        return _block(config, carry[0], block, view, layer, carry[1], index), None
+        x, kv, fined = carry
+        x, kv, routing = _block(config, x, block, view, layer, kv, index)
+        if fined is not None and routing is not None:
+            more = moe.penalties(config.moe, routing, segments)
+            fined = jax.tree.map(jnp.add, fined, more)
+        return (x, kv, fined), None
 
     for block, (_, numbers) in zip(weights.blocks, config.stacks(), strict=True):
         each = (block, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
         unroll = min(config.unroll, len(numbers))
-        (x, kv), _ = jax.lax.scan(_remat(config, body), (x, kv), each, unroll=unroll)
+        (x, kv, fined), _ = jax.lax.scan(_remat(config, body), (x, kv, fined), each, unroll=unroll)
     if cache_state is not None:
         cache_state = struct.replace(
             cache_state, keys=kv[0], values=kv[1], index=index + tokens.shape[1]
         )
     x = layers.rms_norm(x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
-    return x, cache_state
+    return x, cache_state, fined
 
 
 def _check_mesh(config: TransformerConfig) -> None:
     """Refuses sizes that the current mesh does not divide."""
-    for name, axis in (
-        ("kv_heads", "kv"),
-        ("ff", "ff"),
-        ("vocab_size", "vocab"),
-        ("width", "fsdp"),
-    ):
-        size, shards, over = getattr(config, name), axes.axis_size(axis), axes.RULES[axis][0]
+    sizes = [
+        ("kv_heads", config.kv_heads, "kv"),
+        ("ff", config.ff, "ff"),
+        ("vocab_size", config.vocab_size, "vocab"),
+        ("width", config.width, "fsdp"),
+    ]
+    if config.moe.experts:
+        sizes += [
+            ("moe.experts", config.moe.experts, "experts"),
+            ("moe.ff", config.moe.ff, "ff"),
+            ("moe.shared_ff", config.moe.shared_ff, "ff"),
+        ]
+    for name, size, axis in sizes:
+        shards, over = axes.axis_size(axis), axes.RULES[axis][0]
         if size % shards:
             raise ValueError(
                 f"model.{name} must be a multiple of the mesh's {over} axis; got {size} and "
@@ -187,9 +218,10 @@ def transformer(config: TransformerConfig) -> model.Model:
     dtype = jnp.dtype(config.param_dtype)
 
     def hidden(weights: Transformer, tokens: jax.Array, *, positions, segments, cache=None):
-        return _hidden(
+        x, cache, _ = _hidden(
             config, weights, tokens, positions=positions, segments=segments, cache_state=cache
         )
+        return x, cache
 
     def unembedding(weights: Transformer) -> jax.Array:
         matrix = weights.embed.T if config.tied else weights.unembed
@@ -209,12 +241,33 @@ def transformer(config: TransformerConfig) -> model.Model:
         with_scalar=with_scalar,
         without_scalar=lambda weights: struct.replace(weights, scalar=None),
         cache=functools.partial(_cache, config),
-        bind=lambda weights, frozen: weights,
+        bind=lambda weights, frozen, key=None: weights,
         vocab_size=config.vocab_size,
         logit_tile=config.logit_tile,
         logit_softcap=config.logit_softcap,
         rounding=_rounding(config),
+        hidden_and_penalties=_hidden_and_penalties(config),
+        declared=declare(config),
     )
+
+
+def _hidden_and_penalties(config: TransformerConfig) -> Any:
+    """What `Model.hidden_and_penalties` says, or None where no router loss has a weight."""
+    each = config.moe
+    count = sum(len(numbers) for sparse, numbers in config.stacks() if sparse)
+    factors = {"balance": each.balance_loss, "z": each.z_loss}
+    factors = {name: factor / count for name, factor in factors.items() if count and factor}
+    if not factors:
+        return None
+
+    def run(weights: Transformer, tokens: jax.Array, *, positions: Any, segments: Any) -> Any:
+        x, _, fined = _hidden(
+            config, weights, tokens, positions=positions, segments=segments, penalise=True
+        )
+        terms = {f"router_{n}": f * getattr(fined, n) for n, f in factors.items()}
+        return x, terms
+
+    return run
 
 
 def _rounding(config: TransformerConfig) -> float:
@@ -224,5 +277,9 @@ def _rounding(config: TransformerConfig) -> float:
 
 
 def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:
-    heads = (config.kv_heads, config.head_dim)
-    return cache.empty(config.layers, batch, length, heads, heads, jnp.dtype(config.compute_dtype))
+    key = value = (config.kv_heads, config.head_dim)
+    shared = "kv"
+    if config.mla.kv_rank:
+        key, value, shared = (1, config.mla.kv_rank), (1, config.mla.rope_dim), "group"
+    dtype = jnp.dtype(config.compute_dtype)
+    return cache.empty(config.layers, batch, length, key, value, dtype, heads=shared)
