@@ -1,5 +1,6 @@
 """Grouped-query attention over segments and positions, with or without a key-value cache."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ class Attention:
     out_bias: Any = None
     query_norm: Any = None
     key_norm: Any = None
+    prefix: Any = None  # learned keys and values that every query sees: adapters/prefix.py
 
 
 @struct.pytree
@@ -201,14 +203,15 @@ def attention(
     key, value = remember(rope.rotate(key, view.cos, view.sin, **turn), value)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
-    mixed = attend(
+    look = functools.partial(
+        attend,
         query,
-        key.astype(x.dtype),
-        value.astype(x.dtype),
-        view.mask,
         scale=config.query_scale or config.head_dim**-0.5,
         softcap=config.attention_softcap,
     )
+    if weights.prefix is not None:
+        look = functools.partial(weights.prefix.attend, look)
+    mixed = look(key.astype(x.dtype), value.astype(x.dtype), view.mask)
     return layers.linear(
         "btkgh,kghd->btd",
         mixed,

@@ -22,6 +22,16 @@ def rms_norm(x: jax.Array, scale: Any, eps: float, *, plus_one: bool = False) ->
     return normed.astype(x.dtype)
 
 
+class Operator:
+    """What may stand where a matrix does: a weight with an adapter."""
+
+    def product(
+        self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
+    ) -> jax.Array:
+        """What `linear` gives for this weight."""
+        raise NotImplementedError
+
+
 def linear(
     equation: str, x: jax.Array, weight: Any, *, stored: str, out: str, bias: Any = None
 ) -> jax.Array:
@@ -29,8 +39,17 @@ def linear(
 
     stored: the weight's logical axes when it is used, that is without the data axis's shards.
     """
+    if isinstance(weight, Operator):
+        return weight.product(equation, x, stored=stored, out=out, bias=bias)
     result = axes.einsum(equation, x, axes.shard(weight, stored), out=out)
     return result if bias is None else result + bias
+
+
+def cast(weights: Any, dtype: Any) -> Any:
+    """Weights for use in `dtype`; keys and numbers of rows stay what they are."""
+    return jax.tree.map(
+        lambda w: w.astype(dtype) if jnp.issubdtype(w.dtype, jnp.floating) else w, weights
+    )
 
 
 @struct.pytree
