@@ -212,14 +212,14 @@ def test_the_tile_is_chosen_by_size():
         assert logprobs._choose_tile(*placed) == 8 * 64
 
 
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
 @pytest.mark.parametrize("tile", [0, 2])
-def test_divergence_equals_the_sum_over_the_vocabulary(tile):
+def test_divergence_equals_the_sum_over_the_vocabulary(tile, softcap):
     other, matrix = RNG.normal(size=HIDDEN.shape).astype(np.float32), MATRIX[:, ::-1]
-    got = logprobs.token_divergence(HIDDEN, MATRIX, other, matrix, temperature=0.8, tile=tile)
-    p, q = (
-        np.asarray(h, np.float64) @ np.asarray(w, np.float64) / 0.8
-        for h, w in ((HIDDEN, MATRIX), (other, matrix))
-    )
+    options = {"temperature": 0.8, "softcap": softcap, "tile": tile}
+    got = logprobs.token_divergence(HIDDEN, MATRIX, other, matrix, **options)
+    raw = (np.asarray(h, np.float64) @ w for h, w in ((HIDDEN, MATRIX), (other, matrix)))
+    p, q = ((softcap * np.tanh(z / softcap) if softcap else z) / 0.8 for z in raw)
     p, q = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in (p, q))
     near(got, (np.exp(p) * (p - q)).sum(-1))
     np.testing.assert_array_equal(logprobs.token_divergence(HIDDEN, MATRIX, HIDDEN, MATRIX), 0)

@@ -160,3 +160,10 @@ def test_a_constant_on_all_rewards_changes_nothing(rng):  # N5
     rewards = rng.normal(size=(3, 4))
     for advantages in (losses.leave_one_out, losses.group_relative, losses.gpg):
         np.testing.assert_allclose(advantages(rewards + 100), advantages(rewards), atol=1e-10)
+
+
+def test_the_reference_point_of_kto_moves_no_policy():
+    """Above 0 it is the batch's mean, and still a constant."""
+    drawn = jnp.array([1.0, 2.0])
+    assert float(losses.kto_reference_point(drawn)) == 1.5
+    np.testing.assert_array_equal(jax.grad(lambda x: losses.kto_reference_point(x))(drawn), 0.0)
