@@ -1,0 +1,379 @@
+"""Chat templates as data: how a family lays a conversation out, rendered turn by turn to ids.
+
+A template is strings around texts. Control tokens stand in the template's strings only and are
+found there by name; the texts of turns, tools and results are always text. The mask is True on
+an assistant's text, its tool calls and its end token, so it is exact by construction. An
+assistant's text is tokenized apart from its header, hence the ids of a prompt are a prefix of
+the ids of the prompt with its answer.
+"""
+
+import collections.abc
+import dataclasses
+import functools
+import json
+import re
+import typing
+
+from alignjax.data.tokenizers import interface
+
+SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
+_ALIASES = {"human": USER, "ipython": TOOL, "model": ASSISTANT}
+
+
+class Call(typing.NamedTuple):
+    """A function call of the assistant: its name and JSON arguments."""
+
+    name: str
+    arguments: collections.abc.Mapping[str, typing.Any]
+
+
+class Message(typing.NamedTuple):
+    """One turn: role "system", "user" ("human"), "assistant" or "tool"; calls of an assistant."""
+
+    role: str
+    text: str
+    calls: tuple[Call, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tools:
+    """How a family shows functions, calls and results; pairs stand before and after a text.
+
+    place: "system" or "user", the turn that lists the functions; `listing` is around the list,
+    `each` around one function's JSON, indented by `indent`. calls: around one call, `call_key`
+    its arguments, `join` between calls and after a text before them; `lead` is around the text of
+    a turn with calls, None leaves it out. results: around a run of them, `result` around one,
+    as a JSON string where `result_json`.
+    """
+
+    place: str
+    listing: tuple[str, str]
+    each: tuple[str, str]
+    indent: int | None = None
+    system_lead: str = ""
+    call: tuple[str, str] = ("", "")
+    call_key: str = "arguments"
+    join: str = ""
+    most_calls: int | None = None
+    lead: tuple[str, str] | None = ("", "")
+    results: tuple[str, str] = ("", "")
+    result: tuple[str, str] = ("", "")
+    result_json: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Template:
+    """A family's layout.
+
+    needs: control tokens that the tokenizer must have. begin: opens every conversation.
+    system: around a system turn; None where the family has none. system_in_user: around the
+    system's text inside the first user turn, in place of `system`. default_system: the text
+    of a system turn that is added where none comes first. system_lead: stands before any system
+    text; "{date}" in it is the date given, or `date`. user, assistant: around the turns; the
+    assistant's `end` is trained, `after` is not. spaces: around an assistant's text, trained.
+    answer: stands between header and text of an answer, untrained (an empty thinking block);
+    `answer_last` puts it before the last turn only. trim: which roles' texts are stripped, where
+    `strip_joined` after the system's text was put before the first user's. trim_lines: line breaks
+    at the start of a text after `answer` are dropped. system_first: no later system turns.
+    alternate: user and assistant must alternate. refuse: what an assistant's text must not hold.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    begin: str = ""
+    system: tuple[str, str] | None = None
+    system_in_user: tuple[str, str] | None = None
+    default_system: str | None = None
+    system_lead: str = ""
+    date: str | None = None
+    user: tuple[str, str]
+    assistant: str
+    end: str
+    after: str = ""
+    spaces: tuple[str, str] = ("", "")
+    answer: str = ""
+    answer_last: bool = False
+    trim: frozenset[str] = frozenset()
+    strip_joined: bool = False
+    trim_lines: bool = False
+    alternate: bool = False
+    system_first: bool = True
+    refuse: tuple[str, ...] = ()
+    tools: Tools | None = None
+
+
+class Piece(typing.NamedTuple):
+    """A stretch of a conversation; `layout` is the template's own string, else it is text."""
+
+    text: str
+    layout: bool
+    trained: bool = False
+
+
+def encode(
+    tokenizer: interface.TextTokenizer,
+    template: Template,
+    messages: collections.abc.Sequence[typing.Any],
+    *,
+    generation_prompt: bool = False,
+    tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+    date: str | None = None,
+) -> tuple[list[int], list[bool]]:
+    """Returns (ids, assistant_mask) of a conversation, of equal length.
+
+    Args:
+      messages: `Message`s, or `chat.Turn`s, or (role, text) pairs.
+      generation_prompt: end with the assistant's header, ready to be continued.
+      tools: JSON descriptions of functions, for a family that shows them.
+      date: "26 Jul 2024", for a family that states today's date: given, never read from a clock,
+        since the ids of a dataset must not depend on the day.
+    Raises: ValueError for a conversation that the family cannot lay out, or a tokenizer without
+      its control tokens.
+    """
+    missing = [name for name in template.needs if name not in tokenizer.special]
+    if missing:
+        raise ValueError(
+            f"tokenizer must have the control tokens of template {template.name}; got none called "
+            f"{missing[0]!r} (templates.encode). Take the template of the model's family."
+        )
+    pieces = render(template, messages, generation_prompt=generation_prompt, tools=tools, date=date)
+    return encode_pieces(tokenizer, pieces)
+
+
+def encode_pieces(
+    tokenizer: interface.TextTokenizer, pieces: collections.abc.Iterable[Piece]
+) -> tuple[list[int], list[bool]]:
+    """Returns (ids, mask) of rendered pieces; adjoining texts of one kind are tokenized as one."""
+    names = _names_pattern(tuple(sorted(tokenizer.special, key=len, reverse=True)))
+    atoms: list[list] = []  # [text or id, trained]
+    for piece in pieces:
+        for part in names.split(piece.text) if piece.layout else [piece.text]:
+            if piece.layout and part in tokenizer.special:
+                atoms.append([tokenizer.special[part], piece.trained])
+            elif part and atoms and isinstance(atoms[-1][0], str) and atoms[-1][1] == piece.trained:
+                atoms[-1][0] += part
+            elif part:
+                atoms.append([part, piece.trained])
+    ids: list[int] = []
+    mask: list[bool] = []
+    after = interface.NOTHING
+    for content, trained in atoms:
+        is_text = isinstance(content, str)
+        tokens = tokenizer.encode(content, after) if is_text else [content]
+        after = interface.TEXT if is_text else interface.SPECIAL
+        ids += tokens
+        mask += [trained] * len(tokens)
+    return ids, mask
+
+
+@functools.lru_cache(maxsize=64)
+def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("(" + "|".join(map(re.escape, names)) + ")" if names else r"((?!))")
+
+
+def render(
+    template: Template,
+    messages: collections.abc.Sequence[typing.Any],
+    *,
+    generation_prompt: bool = False,
+    tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+    date: str | None = None,
+) -> list[Piece]:
+    """Returns the pieces of a conversation in order; see `encode`."""
+    turns = _checked(template, messages, generation_prompt, tools)
+    in_user = bool(tools) and template.tools is not None and template.tools.place == USER
+    turns = _trimmed(template, turns, in_user)
+    head, turns = _system(template, turns, bool(tools), date)
+    pieces = [Piece(template.begin, True), *head]
+    shown = _shown_tools(template, tools)
+    if shown and template.tools and template.tools.place == SYSTEM:
+        pieces[-1:-1] = shown  # before what closes the system turn
+        shown = []
+    for index, turn in enumerate(turns):
+        if turn.role == USER:
+            pieces += [Piece(template.user[0], True), *shown, Piece(turn.text, False)]
+            pieces.append(Piece(template.user[1], True))
+            shown = []
+        elif turn.role == SYSTEM:
+            assert template.system is not None  # checked
+            pieces.append(Piece(template.system[0], True))
+            pieces += [Piece(turn.text, False), Piece(template.system[1], True)]
+        elif turn.role == TOOL:
+            pieces += _result(template, turns, index)
+        else:
+            pieces += _answer(template, turn, last=index == len(turns) - 1)
+    if generation_prompt:
+        pieces.append(Piece(template.assistant + template.answer, True))
+    return [piece for piece in pieces if piece.text]
+
+
+def _system(template: Template, turns: list[Message], has_tools: bool, date: str | None):
+    """Returns (the pieces of the system turn, the turns that are left to lay out)."""
+    text = None
+    if turns and turns[0].role == SYSTEM:
+        text, turns = turns[0].text, turns[1:]
+    if template.system_in_user is not None:
+        if text is not None:
+            before, after = template.system_in_user
+            first = before + text + after + turns[0].text
+            turns = [turns[0]._replace(text=first), *turns[1:]]
+        return [], turns
+    tools_here = has_tools and template.tools is not None and template.tools.place == SYSTEM
+    if text is None:
+        text = template.default_system
+    if text is None and not template.system_lead and not tools_here:
+        return [], turns
+    assert template.system is not None  # checked
+    lead, day = template.system_lead, date or template.date
+    if "{date}" in lead and day is None:
+        raise ValueError(
+            f"date must be given for template {template.name}, which states today's; got none "
+            "(templates.render). Pass date, in the form '26 Jul 2024'."
+        )
+    parts = lead.split("{date}")
+    pieces = [Piece(template.system[0], True)]
+    if has_tools and template.tools is not None:
+        pieces.append(Piece(template.tools.system_lead, True))
+    pieces.append(Piece(parts[0], True))
+    for part in parts[1:]:
+        pieces += [Piece(day or "", False), Piece(part, True)]
+    pieces.append(Piece(text or "", False))
+    if tools_here and text:
+        pieces.append(Piece("\n\n", True))
+    pieces.append(Piece(template.system[1], True))
+    return pieces, turns
+
+
+def _trimmed(template: Template, turns: list[Message], lists_tools: bool) -> list[Message]:
+    """Returns the turns with texts stripped where the family strips them."""
+    stripped = [
+        turn._replace(text=turn.text.strip()) if turn.role in template.trim else turn
+        for turn in turns
+    ]
+    first = 1 if turns and turns[0].role == SYSTEM else 0
+    if first and template.strip_joined:  # what follows the system's text keeps its beginning
+        stripped[1] = turns[1]._replace(text=turns[1].text.rstrip())
+    if lists_tools:
+        stripped[first] = turns[first]._replace(text=turns[first].text.strip())
+    return stripped
+
+
+def _shown_tools(template: Template, tools) -> list[Piece]:
+    if not tools or template.tools is None:
+        return []
+    style = template.tools
+    pieces = [Piece(style.listing[0], True)]
+    for tool in tools:
+        pieces.append(Piece(style.each[0], True))
+        pieces.append(Piece(json.dumps(tool, ensure_ascii=False, indent=style.indent), False))
+        pieces.append(Piece(style.each[1], True))
+    return [*pieces, Piece(style.listing[1], True)]
+
+
+def _result(template: Template, turns: list[Message], index: int) -> list[Piece]:
+    style = template.tools
+    assert style is not None  # checked
+    text = turns[index].text
+    pieces = [
+        Piece(style.result[0], True),
+        Piece(json.dumps(text, ensure_ascii=False) if style.result_json else text, False),
+        Piece(style.result[1], True),
+    ]
+    if index == 0 or turns[index - 1].role != TOOL:
+        pieces.insert(0, Piece(style.results[0], True))
+    if index == len(turns) - 1 or turns[index + 1].role != TOOL:
+        pieces.append(Piece(style.results[1], True))
+    return pieces
+
+
+def _answer(template: Template, turn: Message, *, last: bool) -> list[Piece]:
+    has_block = template.answer and (last or not template.answer_last)
+    pieces = [Piece(template.assistant + (template.answer if has_block else ""), True)]
+    text = turn.text
+    if template.trim_lines and has_block:
+        text = text.lstrip("\n")
+    trained = bool(text or turn.calls)  # silence is never a target
+    if turn.calls:
+        pieces += _calls(template, text, turn.calls)
+    else:
+        before, after = template.spaces
+        pieces += [Piece(before, True, trained), Piece(text, False, trained)]
+        pieces.append(Piece(after, True, trained))
+    return [*pieces, Piece(template.end, True, trained), Piece(template.after, True)]
+
+
+def _calls(template: Template, text: str, calls: tuple[Call, ...]) -> list[Piece]:
+    style = template.tools
+    assert style is not None  # checked
+    pieces = []
+    if style.lead is not None:
+        pieces += [Piece(style.lead[0], True, True), Piece(text, False, True)]
+        pieces.append(Piece(style.lead[1], True, True))
+    for index, call in enumerate(calls):
+        if index or (text and style.lead is not None):
+            pieces.append(Piece(style.join, True, True))
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        body = f'{{"name": "{call.name}", "{style.call_key}": {arguments}}}'
+        pieces += [Piece(style.call[0], True, True), Piece(body, False, True)]
+        pieces.append(Piece(style.call[1], True, True))
+    return pieces
+
+
+def _checked(template: Template, messages, generation_prompt: bool, tools) -> list[Message]:
+    turns = []
+    for number, given in enumerate(messages):
+        turn = given if isinstance(given, Message) else Message(*given)
+        turn = turn._replace(role=_ALIASES.get(turn.role, turn.role))
+        _check_turn(template, turn, number)
+        turns.append(turn)
+    if tools and template.tools is None:
+        _refuse(template, "have no tools", f"{len(tools)}", "Leave them out.")
+    rest = turns[1:] if turns and turns[0].role == SYSTEM else turns
+    starts_with_user = bool(rest) and rest[0].role == USER
+    merges = len(rest) < len(turns) and template.system_in_user is not None
+    if merges and not starts_with_user:
+        _refuse(template, "have a user turn after the system's", "none", "Add one.")
+    if template.system_first and any(turn.role == SYSTEM for turn in rest):
+        _refuse(template, "have its system turn first", "a later one", "Move or drop it.")
+    if tools and template.tools and template.tools.place == USER and not starts_with_user:
+        _refuse(template, "list tools in its first user turn", "none", "Add one.")
+    spoken = [turn.role for turn in rest if turn.role != TOOL]
+    order = [(USER, ASSISTANT)[index % 2] for index in range(len(spoken))]
+    if template.alternate and spoken != order:
+        _refuse(template, "alternate, user first", ", ".join(spoken[:6]), "Join turns of one role.")
+    if generation_prompt and turns and turns[-1].role == ASSISTANT:
+        _refuse(
+            template, "end before the assistant speaks", "an assistant turn last",
+            "Pass generation_prompt=False or drop the last turn.",
+        )  # fmt: skip
+    return turns
+
+
+def _check_turn(template: Template, turn: Message, number: int) -> None:
+    where = f"turn {number + 1}"
+    if turn.role not in (SYSTEM, USER, ASSISTANT, TOOL):
+        roles = ", ".join((SYSTEM, USER, ASSISTANT, TOOL))
+        _refuse(template, f"have roles among {roles}", repr(turn.role), "Rename it.", where)
+    interface.check_text(turn.text)
+    if turn.role == SYSTEM and template.system is None and template.system_in_user is None:
+        _refuse(template, "have no system turn", "one", "Put it into the user's text.", where)
+    if (turn.role == TOOL or turn.calls) and template.tools is None:
+        _refuse(template, "have no tool turns or calls", "one", "Drop the row.", where)
+    if turn.calls and turn.role != ASSISTANT:
+        _refuse(template, "have calls in assistant turns", turn.role, "Move them.", where)
+    most = template.tools.most_calls if template.tools else None
+    if most is not None and len(turn.calls) > most:
+        _refuse(template, f"have at most {most} call", str(len(turn.calls)), "Split it.", where)
+    held = [word for word in template.refuse if turn.role == ASSISTANT and word in turn.text]
+    if held:
+        _refuse(
+            template, f"not hold {held[0]} in an answer, which the family's template rewrites",
+            "it", "Keep the text that follows the block.", where,
+        )  # fmt: skip
+
+
+def _refuse(template: Template, rule: str, got: str, advice: str, where: str = "render") -> None:
+    raise ValueError(
+        f"a conversation for template {template.name} must {rule}; got {got} (templates, {where}). "
+        f"{advice}"
+    )
