@@ -18,7 +18,7 @@ from alignjax.core import trees
 from alignjax.models import params
 from alignjax.models.checkpoints import safetensors_io
 from alignjax.models.checkpoints.safetensors_format import TensorInfo
-from alignjax.models.checkpoints.sources import Box, Plan, Source
+from alignjax.models.checkpoints.sources import Box, Plan, Source, fill
 from alignjax.parallel import axes
 
 __all__ = ["Source", "Tensors", "load", "targets", "tensors_of"]
@@ -137,7 +137,7 @@ def _values(folder: Tensors, plan: Plan, dtype: np.dtype, box: Box) -> np.ndarra
     out = np.empty([stop - start for start, stop in box], dtype)
     for at in np.ndindex(out.shape[:depth]):
         stacked = tuple(i + start for i, (start, _) in zip(at, box, strict=False))
-        out[at] = plan.read(folder, plan.names[stacked], box[depth:])
+        fill(out[(*at, ...)], plan.read(folder, plan.names[stacked], box[depth:]))
     return out
 
 
@@ -147,7 +147,8 @@ def _place(leaf: jax.ShapeDtypeStruct, values: Callable[[Box], np.ndarray]) -> j
     `jax.make_array_from_callback` would hold the slices of all of this host's devices at once.
     """
     if leaf.sharding is None:
-        return _checked(leaf, jax.device_put(values([(0, size) for size in leaf.shape])))
+        whole = values([(0, size) for size in leaf.shape])
+        return _checked(leaf, jax.device_put(whole).block_until_ready())
     where = leaf.sharding.addressable_devices_indices_map(leaf.shape)
     sharing: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in where.items():

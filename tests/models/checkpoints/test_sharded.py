@@ -1,5 +1,6 @@
 """Parameters read from tensors onto meshes, and written back bit for bit."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from alignjax.models import params
-from alignjax.models.checkpoints import safetensors_io, sharded
+from alignjax.models.checkpoints import safetensors_io, sharded, sources
 from alignjax.models.checkpoints.sharded import Source
 from alignjax.models.params import ParamInfo
 from alignjax.parallel import axes
@@ -220,6 +221,17 @@ def test_part_of_a_joined_axis(start, stop):
         np.testing.assert_array_equal(found, expected[:, start:stop])
 
 
+@pytest.mark.parametrize("piece", [1, 8, 100, 2**16])
+@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 1, 6), (4, 3, 5, 2)])
+def test_copies_in_pieces(monkeypatch, piece, shape):
+    monkeypatch.setattr(sources, "PIECE", piece)
+    x = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    for order in itertools.permutations(range(len(shape))):
+        out = np.empty([shape[i] for i in order], np.float32)
+        sources.fill(out, x.transpose(order))
+        np.testing.assert_array_equal(out, x.transpose(order))
+
+
 MISTAKES = [
     (Source("x", "a b"), "one '->'"),
     (Source("x", "a b -> b a -> a b"), "one '->'"),
@@ -329,7 +341,7 @@ def test_declared_layouts_of_a_mesh(any_mesh):
 PEAK = """
 import sys, threading, time, pathlib
 import jax, jax.numpy as jnp
-from alignjax.models.checkpoints import safetensors_io, sharded
+from alignjax.models.checkpoints import safetensors_io, sharded, sources
 from alignjax.models.checkpoints.sharded import Source
 layers, d, f, v, folder, one = *map(int, sys.argv[1:5]), sys.argv[5], sys.argv[6] == "one"
 
