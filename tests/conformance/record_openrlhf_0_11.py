@@ -73,7 +73,7 @@ def draw_policy(seed: int, *, per_row: bool = False) -> dict[str, np.ndarray]:
         "logprobs": logprobs,
         "old_logprobs": old,
         "sampler_logprobs": record.near(rng, old, mask, 0.6),
-        "reference_logprobs": record.near(rng, logprobs, mask, 1.5),
+        "reference_logprobs": record.near(rng, logprobs, mask, 4.0),
         "advantages": rng.normal(size=record.B if per_row else mask.shape).astype(np.float32),
     }
 

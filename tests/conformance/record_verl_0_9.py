@@ -61,7 +61,7 @@ def draw_policy(seed: int, *, far: bool = True, per_row: bool = False) -> dict[s
         "logprobs": logprobs,
         "old_logprobs": old,
         "sampler_logprobs": record.near(rng, old, mask, 0.6),
-        "reference_logprobs": record.near(rng, logprobs, mask, 1.5),
+        "reference_logprobs": record.near(rng, logprobs, mask, 4.0),
         "advantages": np.broadcast_to(advantages, mask.shape).astype(np.float32),
     }
 
