@@ -210,7 +210,7 @@ def collected(rule=tiny.count_fives, seed=1, carry=None, policy=None, **changes)
 
 
 def moved(params):
-    noise = jax.random.normal(jax.random.key(3), params["policy"].norm.shape)
+    noise = jax.random.normal(jax.random.key(4), params["policy"].norm.shape)
     return struct.replace(params["policy"], norm=params["policy"].norm + noise)
 
 

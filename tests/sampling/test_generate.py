@@ -30,12 +30,12 @@ GREEDY = sampler(temperature=0.0, eos=-1)
 
 @pytest.fixture(scope="module")
 def weights():
-    return tiny.params()
+    return tiny.params(seed=3)
 
 
 @pytest.fixture(scope="module")
 def drawn(weights):
-    return jax.device_get(PLAIN(weights, PROMPTS, LENGTHS, jax.random.key(3)))
+    return jax.device_get(PLAIN(weights, PROMPTS, LENGTHS, jax.random.key(0)))
 
 
 def completions(samples):
@@ -107,7 +107,7 @@ def test_one_key_gives_the_same_samples_on_every_mesh(drawn, weights, any_mesh):
     if any_mesh is None:
         pytest.skip("the samples without a mesh are what the others are compared with")
     prompts = hosts.to_global({"prompts": PROMPTS, "lengths": LENGTHS})
-    samples = PLAIN(tiny.place(weights), prompts["prompts"], prompts["lengths"], jax.random.key(3))
+    samples = PLAIN(tiny.place(weights), prompts["prompts"], prompts["lengths"], jax.random.key(0))
     assert samples.tokens.sharding.spec[0] == jax.typeof(prompts["lengths"]).sharding.spec[0]
     for name in ("tokens", "mask", "lengths", "prompt_lengths", "ended"):
         np.testing.assert_array_equal(getattr(samples, name), getattr(drawn, name), name)
@@ -127,7 +127,7 @@ def test_frequencies_and_log_probabilities_of_two_tokens_match_the_law(weights, 
     draws, prompt = 4096, [5, 2]
     run = sampler(new=2, eos=-1, **options)
     prompts = np.tile(np.array([prompt], np.int32), (draws, 1))
-    samples = run(weights, prompts, np.full(draws, 2, np.int32), jax.random.key(3))
+    samples = run(weights, prompts, np.full(draws, 2, np.int32), jax.random.key(0))
     first, second = np.asarray(samples.tokens)[:, 2:].T
     seen = np.zeros((16, 16))
     np.add.at(seen, (first, second), 1)
