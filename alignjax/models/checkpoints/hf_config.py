@@ -1,0 +1,183 @@
+"""Reads a model folder's `config.json` field by field: what is not understood is an error.
+
+Handles the two spellings of rotary settings, `rope_parameters` and `rope_theta` with
+`rope_scaling`, and the names of attention kinds, for all families.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+from alignjax.models.config import RopeScaling
+
+# Fields that say nothing about the function from tokens to logits.
+HARMLESS = frozenset(
+    """_name_or_path add_cross_attention architectures attn_implementation auto_map
+    bos_token_id bad_words_ids begin_suppress_tokens cache_implementation chunk_size_feed_forward
+    classifier_dropout cross_attention_hidden_size decoder_start_token_id dtype eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    hidden_size_per_layer_input id2label initializer_range is_llama_config label2id
+    max_position_embeddings max_window_layers model_type num_labels output_attentions
+    output_hidden_states pad_token_id prefix problem_type return_dict return_dict_in_generate
+    rope_interleaved sep_token_id suppress_tokens task_specific_params tokenizer_class torch_dtype
+    torchscript transformers.js_config transformers_version unsloth_fixed use_cache
+    use_bfloat16 head_dtype unsloth_version""".split()
+)
+KINDS = {
+    "full_attention": "full",
+    "sliding_attention": "sliding",
+    "chunked_attention": "chunked",
+}
+# Rotary fields by our names; the rest of a scaling's fields must be known too.
+SCALED = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_length",
+    "low_freq_factor": "low_frequency",
+    "high_freq_factor": "high_frequency",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "attention_factor": "attention_factor",
+    "truncate": "truncate",
+}
+_MISSING = object()
+
+
+class Fields:
+    """A configuration's fields, each to be taken once; `done` refuses what nobody took."""
+
+    def __init__(self, values: dict[str, Any], where: str):
+        self.where = where
+        self._left = dict(values)
+
+    def has(self, name: str) -> bool:
+        """Whether a field is there, not yet taken and not null."""
+        return self._left.get(name) is not None
+
+    def take(self, name: str, default: Any = _MISSING) -> Any:
+        """A field's value; null is the same as absent.
+
+        Raises:
+          ValueError: it is absent and has no default.
+        """
+        value = self._left.pop(name, None)
+        if value is None and default is _MISSING:
+            raise self.error(name, "be given", "nothing")
+        return default if value is None else value
+
+    def number(self, name: str, default: Any = _MISSING, *, most: float = 1e9) -> Any:
+        """A positive number, no larger than `most`: it becomes the size of something."""
+        value = self.take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise self.error(name, f"be a number in (0, {most:g}]", repr(value))
+        return value
+
+    def only(self, name: str, *wanted: Any) -> None:
+        """Takes a field that may be absent and otherwise must have one of these values."""
+        value = self._left.pop(name, None)
+        if value is not None and value not in wanted:
+            raise self.error(name, f"be {' or '.join(map(repr, wanted))}", repr(value))
+
+    def done(self) -> None:
+        """Refuses fields that were not taken and that may change the model's function."""
+        left = sorted(name for name in self._left if name not in HARMLESS)
+        if left:
+            raise ValueError(
+                f"config.json must hold fields that this family knows; got {', '.join(left)} "
+                f"({self.where}). A field that is not understood may change the model."
+            )
+
+    def error(self, name: str, rule: str, got: str) -> ValueError:
+        return ValueError(f"config.json: {name} must {rule}; got {got:.200} ({self.where}).")
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The fields of a `config.json`; code that it names (`auto_map`) is never run.
+
+    Raises:
+      ValueError: the file is missing, too large, or not a JSON object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")[:1_000_000]
+        values = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"config.json must be a readable JSON file; got {str(error):.200} ({path})."
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(f"config.json must hold an object; got {type(values).__name__} ({path}).")
+    return values
+
+
+def rope_fields(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
+    """(theta, scaling) of a model whose layers all turn alike."""
+    given = fields.take("rope_parameters", None)
+    if given is None:
+        given = {
+            **(fields.take("rope_scaling", None) or {}),
+            "rope_theta": fields.take("rope_theta", theta),
+        }
+    else:
+        fields.take("rope_scaling", None)
+        fields.take("rope_theta", None)
+    return scaling_of(Fields(given, f"{fields.where}, rope_parameters"), theta)
+
+
+def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
+    """(theta, scaling) from the fields of one kind of layer.
+
+    Raises:
+      ValueError: an unknown kind of scaling, or a field that it does not have.
+    """
+    theta = float(fields.number("rope_theta", theta, most=1e12))
+    kind = fields.take("rope_type", None) or fields.take("type", "default")
+    fields.take("type", None)
+    fields.only("partial_rotary_factor", 1.0, 1)
+    if kind == "default":
+        fields.done()
+        return theta, RopeScaling()
+    if kind not in ("linear", "llama3", "yarn"):
+        raise fields.error("rope_type", "be default, linear, llama3 or yarn", repr(kind))
+    values = {ours: fields.take(name) for name, ours in SCALED.items() if fields.has(name)}
+    scaling = RopeScaling(kind=kind, **values)
+    if kind == "yarn":
+        _yarn_factor(fields, scaling, explicit="attention_factor" in values)
+    fields.done()
+    return theta, scaling
+
+
+def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> None:
+    """DeepSeek states the factor of cos and sin as a quotient of two magnitudes."""
+    one, all_dims = fields.take("mscale", None), fields.take("mscale_all_dim", None)
+    if explicit or not (one and all_dims):
+        return
+
+    def magnitude(scale: float) -> float:
+        return 0.1 * scale * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
+
+    scaling.attention_factor = magnitude(one) / magnitude(all_dims)
+
+
+def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
+    """Each layer's kind of attention, shortened to its period.
+
+    Raises:
+      ValueError: an unknown kind, or not one for each layer.
+    """
+    given = fields.take("layer_types", None)
+    if given is None:
+        return period(default)
+    if not isinstance(given, list) or len(given) != layers:
+        raise fields.error("layer_types", f"name the kind of all {layers} layers", repr(given))
+    for kind in given:
+        if kind not in KINDS:
+            raise fields.error("layer_types", f"be among {', '.join(KINDS)}", repr(kind))
+    return period([KINDS[kind] for kind in given])
+
+
+def period(names: list[str]) -> tuple[str, ...]:
+    """The shortest beginning that, repeated, gives all names."""
+    for length in range(1, len(names)):
+        if all(name == names[i % length] for i, name in enumerate(names)):
+            return tuple(names[:length])
+    return tuple(names)
