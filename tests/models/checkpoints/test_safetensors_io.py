@@ -209,6 +209,25 @@ class TestForged:
         assert "model.safetensors" in str(caught.value)
         assert len(str(caught.value)) < 1000
 
+    def test_damage_is_refused_or_harmless(self, tmp_path, mixed):
+        """One byte of the header changed: ValueError, or a file whose tensors can be read."""
+        safetensors_io.write_folder(tmp_path / "o", entries(mixed))
+        file = tmp_path / "o" / "model.safetensors"
+        whole = file.read_bytes()
+        rng = np.random.default_rng(0)
+        refused = 0
+        for at in range(8 + int.from_bytes(whole[:8], "little")):
+            damaged = bytearray(whole)
+            damaged[at] = rng.integers(32, 127)
+            file.write_bytes(damaged)
+            try:
+                folder = safetensors_io.open_folder(file)
+                for name in folder.tensors:
+                    assert folder.read(name).shape == folder.tensors[name].shape
+            except ValueError as error:
+                refused += "\n" not in str(error)
+        assert refused > 100
+
     def test_cut_file(self, tmp_path, mixed):
         safetensors_io.write_folder(tmp_path / "o", entries(mixed))
         file = tmp_path / "o" / "model.safetensors"
