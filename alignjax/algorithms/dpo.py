@@ -134,7 +134,11 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         return algorithm.copy(start["policy"])
 
     def annotate(frozen, batch):
-        return {"reference_logprobs": token_stats(frozen["reference"], batch).logprob}
+        return {
+            "reference_logprobs": token_stats(
+                model.bind(frozen["reference"], frozen), batch
+            ).logprob
+        }
 
     def paired(params, frozen, batch):
         """The recipe's arrays: one row for each comparison."""

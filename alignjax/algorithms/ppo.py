@@ -63,15 +63,22 @@ class PpoConfig:
 
 
 def critic_of(params: Any, config: PpoConfig) -> tuple[Any, Any]:
-    """(policy, critic) trees; one and the same with a shared critic."""
+    """(policy, critic) trees; one and the same with a shared critic.
+
+    Under adapters both are adapters over one base, each its own unless the critic is shared.
+    """
     return (params, params) if config.shared_critic else (params["policy"], params["value"])
 
 
 def policy_and_values(
-    model: models.Model, config: PpoConfig, params: Any, batch: algorithm.Batch
+    model: models.Model,
+    config: PpoConfig,
+    params: Any,
+    frozen: models.Frozen,
+    batch: algorithm.Batch,
 ) -> tuple[losses.TokenStats, jax.Array]:
     """(token statistics under the sampled temperature, values of the prefixes), each [B, T]."""
-    policy, critic = critic_of(params, config)
+    policy, critic = (model.bind(tree, frozen) for tree in critic_of(params, config))
     hidden = scoring.hidden_before(model, policy, batch)
     stats = scoring.stats_of(
         model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
@@ -94,12 +101,13 @@ def token_rewards(
 
 
 def make_experience(model: models.Model, config: PpoConfig) -> Callable[..., Any]:
-    """Jitted (params, reference, samples, scores, coefficient) -> (rows to train on, Metrics)."""
+    """Jitted (params, frozen, samples, scores, coefficient) -> (rows to train on, Metrics)."""
 
     @jax.jit
-    def experience(params, reference, samples, scores, coefficient):
+    def experience(params, frozen, samples, scores, coefficient):
         batch, mask = learned.as_batch(samples), samples.mask
-        stats, values = policy_and_values(model, config, params, batch)
+        stats, values = policy_and_values(model, config, params, frozen, batch)
+        reference = model.bind(frozen["reference"], frozen)
         reference_logprobs = scoring.token_stats(
             model, reference, batch, temperature=config.sampling.temperature
         ).logprob
@@ -157,11 +165,12 @@ def ppo(
 
     def collect(state, frozen, batch, key):
         policy, _ = critic_of(state.params, config)
+        policy = model.bind(policy, frozen)
         samples = sample(policy, batch["prompts"], batch["lengths"], key)
         # A reward computed on the host comes back without a layout.
         scores = axes.shard(jnp.asarray(reward(frozen, samples), jnp.float32), "batch")
         coefficient = state.carry["kl_coefficient"]
-        rows, metrics = experience(state.params, frozen["reference"], samples, scores, coefficient)
+        rows, metrics = experience(state.params, frozen, samples, scores, coefficient)
         generate.check_drift(metrics["drift"].total, limit)
         if config.target_kl:
             coefficient = losses.adaptive_kl(
@@ -175,7 +184,7 @@ def ppo(
 
     def loss(params, frozen, batch, key):
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values = policy_and_values(model, config, params, batch)
+        stats, values = policy_and_values(model, config, params, frozen, batch)
         clip = {"clip_low": config.clip, "clip_high": config.clip}
         surrogate = losses.ppo_clip(stats.logprob, old, advantages, mask, **clip)
         value_loss = losses.value_clip(

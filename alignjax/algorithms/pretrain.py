@@ -28,7 +28,7 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
 
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
-        bound = model.bind(params, frozen)
+        bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)
         stats = scoring.stats_of(model, bound, states, batch["tokens"])
         terms = {"nll": mean.masked(losses.token_nll(stats.logprob, mask), mask), **penalties}

@@ -35,7 +35,7 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
         return model.with_scalar(algorithm.from_policy(model)(key, start))
 
     def loss(params, frozen, batch, key):
-        params = model.bind(params, frozen)
+        params = model.bind(params, frozen, key)
         answers = batch["tokens"].shape[1]
         scores = scoring.sequence_scores(model, params, scoring.flatten_choices(batch))
         pairs = scoring.compared(scores.reshape(-1, answers), batch)

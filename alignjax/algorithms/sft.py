@@ -29,7 +29,7 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
 
     def loss(params, frozen, batch, key):
         mask = scoring.counted(batch)
-        bound = model.bind(params, frozen)
+        bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)
         stats = scoring.stats_of(model, bound, states, batch["tokens"])
         nll = losses.token_nll(stats.logprob, mask)

@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "time": (),
     "slot": (),
+    "rank": (),
     "choice": (),
 }
 

@@ -30,4 +30,4 @@ def learned(model: models.Model, name: str = "reward") -> RewardFn:
     def score(params: Any, samples: generate.Samples) -> jax.Array:
         return scoring.sequence_scores(model, params, as_batch(samples))
 
-    return lambda frozen, samples: score(frozen[name], samples)
+    return lambda frozen, samples: score(model.bind(frozen[name], frozen), samples)

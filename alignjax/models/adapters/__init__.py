@@ -1,0 +1,1 @@
+"""Adapters: small trained parts over frozen weights, as Models that every algorithm can train."""

@@ -1,0 +1,81 @@
+"""A model under adapters is another model: it makes adapters alone and joins them with its base."""
+
+import dataclasses
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import trees
+from alignjax.models import layers, params
+from alignjax.models import model as models
+from alignjax.models.adapters import lora
+
+
+@dataclasses.dataclass(kw_only=True)
+class FullConfig:
+    """No adapter: every parameter is trained."""
+
+    def validate(self) -> None:
+        """Nothing can be wrong."""
+
+
+AdapterConfig = FullConfig | lora.LoraConfig
+
+
+def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
+    """The model whose parameters are adapters over frozen["base"].
+
+    `init` makes adapters only: a tree of the model's own structure with an adapter at each site
+    and None elsewhere, so that the optimizer holds nothing else. `bind` puts the base's weights
+    where the tree has None and under each adapter; nothing is merged or copied. A whole tree is
+    bound to itself and `empty` of a tree to the base, so that a reference costs nothing.
+    With `with_scalar` the head is trained whole beside the adapters.
+
+    Raises:
+      ValueError: a bad configuration, or a model that does not declare its parameters.
+    """
+    config.validate()
+    if isinstance(config, FullConfig):
+        return model
+    if model.declared is None:
+        raise ValueError(
+            "a model under adapters must declare its parameters; this one does not (adapter). "
+            "Train it whole."
+        )
+    declared = config.declare(model.declared)
+    return model._replace(
+        # Adapters are master weights of their own, whatever the base is stored in.
+        init=lambda key: params.init(declared, key, jnp.float32),
+        bind=bind,
+    )
+
+
+def is_adapter(x: Any) -> bool:
+    """Whether a node of a tree is an adapter or the place of a weight that has none."""
+    return x is None or hasattr(x, "over")
+
+
+def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:
+    """Adapters joined with frozen["base"]; with a key they drop out."""
+
+    def join(name: str, adapter: Any, weight: Any) -> Any:
+        if adapter is None:
+            return weight
+        if not is_adapter(adapter):
+            return adapter
+        number = zlib.crc32(name.encode()) & 0x7FFFFFFF
+        return adapter.over(weight, None if key is None else jax.random.fold_in(key, number))
+
+    return trees.map_named(join, own, frozen["base"], is_leaf=is_adapter)
+
+
+def empty(own: Any) -> Any:
+    """The tree without any adapter: bound, it is the base itself."""
+    return jax.tree.map(lambda _: None, own, is_leaf=is_adapter)
+
+
+def has_adapters(tree: Any) -> bool:
+    """Whether a tree is of adapters, or has some joined to its weights."""
+    return any(hasattr(x, "over") for x in jax.tree.leaves(tree, is_leaf=is_adapter))

@@ -1,0 +1,216 @@
+"""LoRA, rank-stabilised LoRA and DoRA."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.core import shapes, struct
+from alignjax.models import layers, params
+from alignjax.models.adapters import sites
+from alignjax.parallel import axes
+
+
+@dataclasses.dataclass(kw_only=True)
+class LoraConfig:
+    """W + s down up (Hu et al. 2022), s = alpha / rank."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("query", "value")  # among query, key, value, out, gate, up, down
+    ranks: tuple[str, ...] = ()  # other ranks by target: "key=4"
+    alphas: tuple[str, ...] = ()  # other alphas by target: "key=8"
+    stabilised: bool = False  # s = alpha / sqrt(rank) (Kalajdzievski 2023)
+    dora: bool = False  # direction and length of each column apart (Liu et al. 2024)
+    dropout: float = 0.0  # of the adapter's input, where the method trains on one forward pass
+
+    def validate(self) -> None:
+        sites.check_targets(self.targets)
+        shapes.check_number("adapter.rank", self.rank, minimum=1)
+        shapes.check_number("adapter.alpha", self.alpha, above=0)
+        shapes.check_number("adapter.dropout", self.dropout, minimum=0, below=1)
+        for name, kind in (("ranks", int), ("alphas", float)):
+            for target, value in _pattern(name, getattr(self, name), kind).items():
+                shapes.check_number(f"adapter.{name}", value, above=0)
+                if target not in self.targets:
+                    raise ValueError(
+                        f"adapter.{name} must name targets; got {target!r}, and the targets are "
+                        f"{', '.join(self.targets)} (adapter)."
+                    )
+
+    def rank_of(self, target: str) -> int:
+        return _pattern("ranks", self.ranks, int).get(target, self.rank)
+
+    def scale_of(self, target: str) -> float:
+        """s, the factor of down up."""
+        alpha = _pattern("alphas", self.alphas, float).get(target, self.alpha)
+        rank = self.rank_of(target)
+        return alpha / (rank**0.5 if self.stabilised else rank)
+
+    def declare(self, declared: Any) -> Any:
+        """The adapters of a declared model: LowRank at every target, None elsewhere."""
+        return sites.place(declared, self.targets, self._site)
+
+    def _site(self, site: sites.Site) -> "LowRank":
+        rank, info = self.rank_of(site.target), params.ParamInfo
+        return LowRank(
+            # The variance of a uniform law on +- fan_in^-1/2, which LoRA's own code draws from.
+            down=info(
+                site.lead(*site.inputs, rank),
+                f"layers {site.input_axes} rank",
+                (3 * site.fan_in) ** -0.5,
+            ),
+            up=info(site.lead(rank, *site.outputs), f"layers rank {site.output_axes}", 0),
+            stretch=info(site.lead(*site.outputs), f"layers {_whole(site.output_axes)}", 0)
+            if self.dora
+            else None,
+            scale=self.scale_of(site.target),
+            dropout=self.dropout,
+        )
+
+
+def _whole(names: str) -> str:
+    """Axes of something as wide as activations, which the data axis does not shard."""
+    return names.replace("fsdp", "embed")
+
+
+def _pattern(name: str, entries: tuple[str, ...], kind: Any) -> dict[str, Any]:
+    """{"key": 4} from ("key=4",)."""
+    found = {}
+    for entry in entries:
+        target, _, value = entry.partition("=")
+        try:
+            found[target] = kind(value)
+        except ValueError:
+            raise ValueError(
+                f"adapter.{name} must be entries TARGET=NUMBER; got {entry!r} (adapter)."
+            ) from None
+    return found
+
+
+@struct.pytree
+class LowRank(layers.Operator):
+    """x W + s (x down) up; under DoRA each column of W + s down up at a trained length.
+
+    down [inputs..., R], up [R, outputs...], in the model with a leading layer axis. stretch
+    [outputs...]: what is added to the base's column lengths; None without DoRA. A length is kept
+    as its difference from the base's, so that adapters are made without reading the base and
+    start as exactly the base.
+
+    base, key: the frozen weight and the dropout's key, joined by `over`. ids [B]: the adapter of
+    each row, where down and up have a leading adapter axis (many.py).
+    """
+
+    down: Any
+    up: Any
+    stretch: Any = None
+    base: Any = None
+    key: Any = None
+    ids: Any = None
+    scale: float = struct.static(default=1.0)
+    dropout: float = struct.static(default=0.0)
+
+    def over(self, base: Any, key: jax.Array | None) -> "LowRank":
+        """This adapter on its frozen weight."""
+        if key is None or not self.dropout:
+            return struct.replace(self, base=base)
+        return struct.replace(self, base=base, key=jax.random.split(key, self.down.shape[0]))
+
+    def product(
+        self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
+    ) -> jax.Array:
+        side = sites.sides(equation, stored, out)
+        given = layers.linear(equation, x, self.base, stored=stored, out=out)
+        down, up, each = self._matrices(side)
+        inner = axes.einsum(
+            f"{side.lead}{side.inputs},{each}{side.inputs}R->{side.lead}R",
+            self._dropped(x, side),
+            down,
+            out=f"{side.lead_axes} rank",
+        )
+        added = axes.einsum(
+            f"{side.lead}R,{each}R{side.outputs}->{side.lead}{side.outputs}", inner, up, out=out
+        )
+        result = given + self.scale * added
+        if self.stretch is not None:
+            result = (result * self._ratio(side, stored)).astype(result.dtype)
+        return result if bias is None else result + bias
+
+    def _matrices(self, side: sites.Sides) -> tuple[jax.Array, jax.Array, str]:
+        """(down, up, letter of the rows' own axis or "") as they are used."""
+        down, up = f"{side.input_axes} rank", f"rank {side.output_axes}"
+        if self.ids is None:
+            return axes.shard(self.down, down), axes.shard(self.up, up), ""
+        return (
+            axes.take(self.down, self.ids, f"batch {down}"),
+            axes.take(self.up, self.ids, f"batch {up}"),
+            side.lead[0],
+        )
+
+    def _dropped(self, x: jax.Array, side: sites.Sides) -> jax.Array:
+        if self.key is None:
+            return x
+        kept = jax.random.bernoulli(self.key, 1 - self.dropout, x.shape)
+        kept = axes.shard(kept, f"{side.lead_axes} {side.input_axes}")
+        return jnp.where(kept, x / (1 - self.dropout), 0)
+
+    def _ratio(self, side: sites.Sides, stored: str) -> jax.Array:
+        """[outputs...] fp32: the trained length of each column over its present one.
+
+        |w + s d|^2 = |w|^2 + 2 s w.d + s^2 |d|^2 with d = down u, from products of the size of
+        `up`: the merged matrix is never made. The present length gets no gradient (Liu et al.
+        2024, section 4.3).
+        """
+        ins, outs, wide = side.inputs, side.outputs, jnp.float32
+        base = axes.shard(dense(self.base), stored)
+        down = axes.shard(self.down, f"{side.input_axes} rank")
+        up = axes.shard(self.up, f"rank {side.output_axes}")
+        up_axes, here = f"rank {side.output_axes}", side.output_axes
+
+        def dot(equation: str, a: jax.Array, b: jax.Array, out: str) -> jax.Array:
+            return axes.einsum(equation, a, b, out=out, dtype=wide)
+
+        own = dot(f"{ins}{outs},{ins}{outs}->{outs}", base, base, here)
+        across = dot(f"{ins}R,{ins}{outs}->R{outs}", down, base, up_axes)
+        square = dot(f"{ins}R,{ins}S->RS", down, down, "rank rank")
+        moved = 2 * self.scale * across + self.scale**2 * dot(
+            f"RS,S{outs}->R{outs}", square, up.astype(wide), up_axes
+        )
+        now = own + dot(f"R{outs},R{outs}->{outs}", up.astype(wide), moved, here)
+        now = jax.lax.stop_gradient(jnp.maximum(now, 1e-30))
+        # A quotient of squares: where they are equal it is 1 to the last bit under every compiler.
+        return jnp.sqrt(jnp.maximum(own, 1e-30) / now) + self.stretch / jnp.sqrt(now)
+
+    def merged(self) -> jax.Array:
+        """The one matrix [layers, inputs..., outputs...] that does the same, in fp32."""
+        whole = dense(self.base).astype(jnp.float32)
+        ins = len(self.down.shape) - 2
+        letters = "abcdefgh"[:ins], "ijklmnop"[: len(self.up.shape) - 2]
+        added = jnp.einsum(
+            f"L{letters[0]}R,LR{letters[1]}->L{letters[0]}{letters[1]}",
+            self.down.astype(jnp.float32),
+            self.up.astype(jnp.float32),
+            precision="highest",
+        )
+        moved = whole + self.scale * added
+        if self.stretch is None:
+            return moved
+        inputs = tuple(range(1, ins + 1))
+        lengths = [jnp.sqrt(jnp.sum(w * w, axis=inputs, keepdims=True)) for w in (whole, moved)]
+        stretch = jnp.expand_dims(self.stretch.astype(jnp.float32), inputs)
+        return moved * (lengths[0] + stretch) / lengths[1]
+
+
+def dense(weight: Any) -> jax.Array:
+    """The matrix of a plain weight.
+
+    Raises:
+      ValueError: it carries another adapter.
+    """
+    if isinstance(weight, layers.Operator):
+        raise ValueError(
+            "a base under DoRA must be plain matrices; got one that carries an adapter already. "
+            "Merge that one first."
+        )
+    return weight
