@@ -1,0 +1,108 @@
+"""The process that runs a Jinja template, seen from here: started, asked, ended on time."""
+
+import datetime
+import json
+import os
+import pathlib
+import selectors
+import subprocess
+import sys
+import time
+import typing
+import weakref
+
+
+class Renderer:
+    """The process that renders one template; started when needed, ended when it oversteps."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        date: datetime.date | None,
+        marks: tuple[str, str],
+        limit: int,
+        seconds: float,
+    ):
+        self.start: dict[str, typing.Any] = {
+            "source": source,
+            "date": date.isoformat() if date else None,
+            "limit": limit,
+            "marks": marks,
+        }
+        self.seconds = seconds
+        self.process: subprocess.Popen[bytes] | None = None
+        self.owner = 0
+
+    def render(self, variables: dict[str, typing.Any]) -> str:
+        """Returns the output; ValueError when the template fails or exceeds a limit."""
+        deadline = time.monotonic() + self.seconds
+        process = self._running()
+        line = self._ask(process, {"variables": variables}, deadline)
+        if line is None:
+            self._end()
+            raise failure(f"no answer within {self.seconds:g} seconds, or a broken one")
+        answer = json.loads(line)
+        if "text" not in answer:
+            raise failure(answer["error"])
+        return answer["text"]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None or self.owner != os.getpid():
+            worker = pathlib.Path(__file__).with_name("jinja_worker.py")
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", str(worker)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={},
+            )
+            self.owner = os.getpid()
+            weakref.finalize(self, _end, self.process, self.owner)
+            self._write(self.process, self.start)
+        return self.process
+
+    def _ask(self, process, request, deadline: float) -> bytes | None:
+        """Returns the answering line; None where the process ended, hung or wrote too much."""
+        self._write(process, request)
+        found = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while not found.endswith(b"\n"):
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    return None
+                chunk = os.read(process.stdout.fileno(), 1 << 16)
+                found += chunk
+                if not chunk or len(found) > 12 * self.start["limit"] + 1000:
+                    return None
+        return bytes(found)
+
+    def _write(self, process, request) -> None:
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # reading finds that it has ended
+
+    def _end(self) -> None:
+        if self.process is not None:
+            _end(self.process, self.owner)
+            self.process = None
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    if owner == os.getpid():
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def failure(what: str) -> ValueError:
+    """The error of a template that did not render."""
+    return ValueError(
+        f"a Jinja template must render the conversation; got {what} (jinja_template). Check the "
+        "roles of the turns, or use a template of template_families."
+    )
