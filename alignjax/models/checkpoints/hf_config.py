@@ -7,22 +7,28 @@ Handles the two spellings of rotary settings, `rope_parameters` and `rope_theta`
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 from alignjax.models.config import RopeScaling
 
 # Fields that say nothing about the function from tokens to logits.
 HARMLESS = frozenset(
-    """_name_or_path add_cross_attention architectures attn_implementation auto_map
-    bos_token_id bad_words_ids begin_suppress_tokens cache_implementation chunk_size_feed_forward
-    classifier_dropout cross_attention_hidden_size decoder_start_token_id dtype eos_token_id
+    # One word a field; a list of strings would take a page.
+    re.findall(
+        r"\S+",
+        """
+    _name_or_path add_cross_attention architectures attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    classifier_dropout decoder_start_token_id dtype eos_token_id
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    hidden_size_per_layer_input id2label initializer_range is_llama_config label2id
-    max_position_embeddings max_window_layers model_type num_labels output_attentions
-    output_hidden_states pad_token_id prefix problem_type return_dict return_dict_in_generate
-    rope_interleaved sep_token_id suppress_tokens task_specific_params tokenizer_class torch_dtype
-    torchscript transformers.js_config transformers_version unsloth_fixed use_cache
-    use_bfloat16 head_dtype unsloth_version""".split()
+    id2label initializer_range is_llama_config label2id max_position_embeddings
+    max_window_layers model_type num_labels output_attentions output_hidden_states pad_token_id
+    prefix problem_type return_dict return_dict_in_generate sep_token_id suppress_tokens
+    task_specific_params tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache
+        """,
+    )
 )
 KINDS = {
     "full_attention": "full",
@@ -102,7 +108,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         values = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"config.json must be a readable JSON file; got {str(error):.200} ({path})."
+            f"config.json must be a readable JSON file; got {error!s:.200} ({path})."
         ) from None
     if not isinstance(values, dict):
         raise ValueError(f"config.json must hold an object; got {type(values).__name__} ({path}).")
@@ -181,3 +187,11 @@ def period(names: list[str]) -> tuple[str, ...]:
         if all(name == names[i % length] for i, name in enumerate(names)):
             return tuple(names[:length])
     return tuple(names)
+
+
+def write(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Writes a `config.json`, whole or not at all; older spellings of the dtype are dropped."""
+    values = {k: v for k, v in values.items() if k not in ("torch_dtype", "auto_map")}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

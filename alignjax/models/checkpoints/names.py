@@ -1,0 +1,121 @@
+"""The tensors of `transformers` behind each parameter of our Transformer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from alignjax.models import attention, layers
+from alignjax.models.checkpoints.sources import Source
+from alignjax.models.config import TransformerConfig
+from alignjax.models.transformer import Block, Transformer
+
+# A layer's sources: (name within the layer, axes) -> the source over all layers of a stack.
+Layer = Callable[..., Source]
+
+
+def sources(
+    config: TransformerConfig, mlp: Callable[[TransformerConfig, Layer], Any] | None = None
+) -> Transformer:
+    """The Transformer of `config` with a `Source` in place of each parameter.
+
+    mlp: sources of the layers with experts, for families that have them.
+    """
+    stacks = []
+    for sparse, numbers in config.stacks():
+        make = mlp if sparse else dense_mlp
+        if make is None:
+            raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
+        stacks.append(block(config, numbers, make))
+    return Transformer(
+        embed=Source("model.embed_tokens.weight"),
+        blocks=tuple(stacks),
+        norm=Source("model.norm.weight"),
+        unembed=None if config.tied else Source("lm_head.weight", "v d -> d v"),
+    )
+
+
+def block(
+    config: TransformerConfig,
+    numbers: Sequence[int],
+    mlp: Callable[[TransformerConfig, Layer], Any],
+) -> Block:
+    """Sources of a stack of layers."""
+
+    def each(name: str, axes: str = "", **more: Any) -> Source:
+        return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
+
+    after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
+    post = config.post_norms
+    return Block(
+        attention_norm=each("input_layernorm.weight"),
+        attention=grouped_attention(config, each),
+        mlp_norm=each(f"{after}.weight"),
+        mlp=mlp(config, each),
+        attention_post_norm=each("post_attention_layernorm.weight") if post else None,
+        mlp_post_norm=each("post_feedforward_layernorm.weight") if post else None,
+    )
+
+
+def grouped_attention(config: TransformerConfig, each: Layer) -> attention.Attention:
+    """Sources of a stack's attention weights. Heads of a matrix's rows are (kv head, group)."""
+    bias, normed = config.qkv_bias, config.qk_norm == "scaled"
+    return attention.Attention(
+        query=each("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
+        key=each("self_attn.k_proj.weight", "(k h) d -> d k h"),
+        value=each("self_attn.v_proj.weight", "(k h) d -> d k h"),
+        out=each("self_attn.o_proj.weight", "d (k g h) -> k g h d"),
+        query_bias=each("self_attn.q_proj.bias", "(k g h) -> k g h") if bias else None,
+        key_bias=each("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
+        value_bias=each("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
+        out_bias=each("self_attn.o_proj.bias") if config.out_bias else None,
+        query_norm=each("self_attn.q_norm.weight") if normed else None,
+        key_norm=each("self_attn.k_norm.weight") if normed else None,
+    )
+
+
+def dense_mlp(config: TransformerConfig, each: Layer) -> layers.Mlp:
+    """Sources of a stack's gated MLP."""
+    bias = config.mlp_bias
+    return layers.Mlp(
+        gate=each("mlp.gate_proj.weight", "f d -> d f"),
+        up=each("mlp.up_proj.weight", "f d -> d f"),
+        down=each("mlp.down_proj.weight", "d f -> f d"),
+        gate_bias=each("mlp.gate_proj.bias") if bias else None,
+        up_bias=each("mlp.up_proj.bias") if bias else None,
+        down_bias=each("mlp.down_proj.bias") if bias else None,
+    )
+
+
+def gguf_sources(config: TransformerConfig) -> Transformer:
+    """The same for a GGUF file of a Llama.
+
+    GGUF keeps the two halves of a query or key head, which turn together, as neighbours; the axes
+    put them back.
+    """
+    numbers = range(config.layers)
+
+    def each(name: str, axes: str = "", **more: Any) -> Source:
+        return Source(tuple(f"blk.{n}.{name}.weight" for n in numbers), axes, **more)
+
+    halves = {"two": 2, "half": config.head_dim // 2}
+    return Transformer(
+        embed=Source("token_embd.weight"),
+        blocks=(
+            Block(
+                attention_norm=each("attn_norm"),
+                attention=attention.Attention(
+                    query=each("attn_q", "(k g half two) d -> d k g (two half)", sizes=halves),
+                    key=each("attn_k", "(k half two) d -> d k (two half)", sizes=halves),
+                    value=each("attn_v", "(k h) d -> d k h"),
+                    out=each("attn_output", "d (k g h) -> k g h d"),
+                ),
+                mlp_norm=each("ffn_norm"),
+                mlp=layers.Mlp(
+                    gate=each("ffn_gate", "f d -> d f"),
+                    up=each("ffn_up", "f d -> d f"),
+                    down=each("ffn_down", "d f -> f d"),
+                ),
+            ),
+        ),
+        norm=Source("output_norm.weight"),
+        unembed=None if config.tied else Source("output.weight", "v d -> d v"),
+    )
