@@ -167,3 +167,10 @@ def test_the_reference_point_of_kto_moves_no_policy():
     drawn = jnp.array([1.0, 2.0])
     assert float(losses.kto_reference_point(drawn)) == 1.5
     np.testing.assert_array_equal(jax.grad(lambda x: losses.kto_reference_point(x))(drawn), 0.0)
+
+
+def test_the_weight_of_wpo_moves_no_policy():
+    logprobs, sum_p2 = jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([[0.5, 0.5]])
+    np.testing.assert_allclose(losses.wpo_weight(logprobs, sum_p2), 0.5**0.5)
+    slopes = jax.grad(lambda *x: losses.wpo_weight(*x).sum(), (0, 1))(logprobs, sum_p2)
+    np.testing.assert_array_equal(slopes, 0.0)
