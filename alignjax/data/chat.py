@@ -3,12 +3,14 @@
 Layout: `<bos>`, then for every turn its control marker and its text; an assistant turn ends
 with `<eos>`. Every turn is tokenized alone, so the ids of a prompt are an exact prefix of the
 ids of the prompt with its answer. The loss counts the assistant's text and its `<eos>` only.
+Conversations of other models are laid out by their templates: see `chat_format`.
 """
 
 import collections.abc
 import re
 import typing
 
+from alignjax.data import chat_format
 from alignjax.data import tokenizer as tokenizer_lib
 
 HUMAN, ASSISTANT, SYSTEM = "human", "assistant", "system"
@@ -19,6 +21,8 @@ _MARKERS = {
 }
 EQUAL, PROMPTS_DIFFER = "chosen equals rejected", "prompts differ"
 NO_HUMAN, NO_ANSWER, EMPTY_ANSWER = "no human turn first", "no answer last", "empty last answer"
+# Our tokenizer with its own layout, or another model's with its template.
+Speaker = tokenizer_lib.Tokenizer | chat_format.ChatFormat
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -121,7 +125,7 @@ def split_pair(
 
 
 def encode_chat(
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: Speaker,
     turns: collections.abc.Sequence[Turn],
     *,
     generation_prompt: bool = False,
@@ -136,6 +140,8 @@ def encode_chat(
       An empty assistant turn gets no True at all: silence is never a target.
     Raises: ValueError for an unknown role, or a generation prompt after an assistant turn.
     """
+    if isinstance(tokenizer, chat_format.ChatFormat):
+        return tokenizer.encode_chat(turns, generation_prompt=generation_prompt)
     ids, mask = [tokenizer.bos_id], [False]
     texts = tokenizer.encode_many([turn.text for turn in turns])
     for turn, tokens in zip(turns, texts, strict=True):
@@ -149,6 +155,41 @@ def encode_chat(
         ids.append(tokenizer.control[tokenizer_lib.ASSISTANT])
         mask.append(False)
     return ids, mask
+
+
+def continue_chat(
+    tokenizer: Speaker,
+    prompt: collections.abc.Sequence[Turn],
+    turns: collections.abc.Sequence[Turn],
+) -> tuple[list[int], list[bool]]:
+    """Returns (ids, mask) of an answer and what follows it, after a prompt's last marker.
+
+    In our layout they do not depend on the prompt.
+    """
+    if isinstance(tokenizer, chat_format.ChatFormat):
+        _, ids, mask = tokenizer.continue_chat(prompt, turns)
+        return ids, mask
+    ids, mask = encode_chat(tokenizer, turns)
+    return ids[2:], mask[2:]  # without BOS and the marker
+
+
+def cut_turn(tokenizer: Speaker, turn: Turn, limit: int) -> tuple[list[int], Turn]:
+    """Returns (prompt of at most `limit` tokens, its turn): the turn loses its beginning."""
+    ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True)
+    if isinstance(tokenizer, tokenizer_lib.Tokenizer):
+        kept = ids[len(ids) - (limit - 2) :] if len(ids) > limit else ids[2:]
+        return ids[:2] + kept, turn
+    text = turn.text
+    while len(ids) > limit:
+        if not text:
+            raise ValueError(
+                f"prompt_length must hold the template's own {len(ids)} tokens; got {limit} "
+                "(cut_turn). Raise it."
+            )
+        text = text[max(1, (len(ids) - limit) // 2) :]  # a token seldom has under a character
+        turn = Turn(turn.role, text)
+        ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True)
+    return ids, turn
 
 
 def append_turn(

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from alignjax.data import chat, packing, sources
-from alignjax.data import tokenizer as tokenizer_lib
+from alignjax.data.tokenizers import interface
 
 Table = dict[str, np.ndarray]
 MIN_PROMPT = 4  # BOS, human marker, one token, assistant marker
@@ -42,7 +42,7 @@ class Counts:
 
 
 def language_table(
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: chat.Speaker,
     conversations: collections.abc.Iterable[collections.abc.Sequence[chat.Turn]],
     length: int,
     *,
@@ -75,7 +75,7 @@ def language_table(
 
 
 def text_table(
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: chat.Speaker,
     documents: collections.abc.Iterable[str | collections.abc.Sequence[chat.Turn]],
     length: int,
     *,
@@ -93,8 +93,10 @@ def text_table(
     pieces, read, split, empty, kept = [], 0, 0, 0, 0
     for document in documents:
         if isinstance(document, str):
-            ids = [tokenizer.bos_id, *tokenizer.encode(document), tokenizer.eos_id]
-            is_empty = len(ids) == 2
+            begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+            after = interface.SPECIAL if begin else interface.NOTHING
+            ids = [*begin, *tokenizer.encode(document, after), tokenizer.eos_id]
+            is_empty = not document
         else:
             ids, _ = chat.encode_chat(tokenizer, document)
             is_empty = not any(turn.text for turn in document)
@@ -114,7 +116,7 @@ def text_table(
 
 
 def pair_table(
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: chat.Speaker,
     rows: collections.abc.Sequence[sources.Preference | chat.Pair],
     length: int,
     prompt_length: int,
@@ -135,8 +137,8 @@ def pair_table(
     documents, prompts, index, lost = [], [], [], dict.fromkeys(("empty", "identical"), 0)
     cut_prompts = cut_answers = cut_rows = 0
     for number, row in enumerate(rows):
-        prompt, prompt_cut = _prompt_ids(tokenizer, row.prompt, prompt_length)
-        sides = [_continuation(tokenizer, turns) for turns in (row.chosen, row.rejected)]
+        prompt, turns, prompt_cut = _prompt_ids(tokenizer, row.prompt, prompt_length)
+        sides = [chat.continue_chat(tokenizer, turns, side) for side in (row.chosen, row.rejected)]
         room = length - len(prompt)
         answer_cut = any(len(ids) > room for ids, _ in sides)
         cut_prompts += prompt_cut
@@ -166,7 +168,7 @@ def pair_table(
 
 
 def prompt_table(
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: chat.Speaker,
     rows: collections.abc.Sequence[sources.Preference | chat.Pair],
     prompt_length: int,
     *,
@@ -184,7 +186,7 @@ def prompt_table(
     tokens = np.full((len(rows), prompt_length), tokenizer.pad_id, np.int32)
     lengths, truncated = np.zeros(len(rows), np.int32), 0
     for number, row in enumerate(rows):
-        ids, cut = _prompt_ids(tokenizer, row.prompt, prompt_length)
+        ids, _, cut = _prompt_ids(tokenizer, row.prompt, prompt_length)
         tokens[number, : len(ids)] = ids
         lengths[number] = len(ids)
         truncated += cut
@@ -201,26 +203,20 @@ def _language_rows(tokenizer, documents, length: int, pack: bool) -> Table:
     return packing.lay_out(documents, length, pad_id=tokenizer.pad_id, rows=rows)
 
 
-def _prompt_ids(tokenizer, turns, limit: int) -> tuple[list[int], bool]:
-    """Returns (ids from BOS to the assistant's marker, whether anything was cut)."""
+def _prompt_ids(tokenizer, turns, limit: int) -> tuple[list[int], list[chat.Turn], bool]:
+    """Returns (ids from the begin to the assistant's marker, turns in them, whether cut)."""
     ids, _ = chat.encode_chat(tokenizer, turns, generation_prompt=True)
     if len(ids) <= limit:
-        return ids, False
+        return ids, list(turns), False
     system = [turn for turn in turns[:1] if turn.role == chat.SYSTEM]
     rest = list(turns[len(system) :])
     starts = [i for i, turn in enumerate(rest) if i and turn.role == chat.HUMAN]
     for kept in [*(system + rest[i:] for i in starts), *(rest[i:] for i in starts[-1:])]:
         shorter, _ = chat.encode_chat(tokenizer, kept, generation_prompt=True)
         if len(shorter) <= limit:
-            return shorter, True
-    last, _ = chat.encode_chat(tokenizer, rest[-1:], generation_prompt=True)
-    return last[:2] + last[len(last) - (limit - 2) :], True
-
-
-def _continuation(tokenizer, turns) -> tuple[list[int], list[bool]]:
-    """Returns (ids, mask) of what follows the prompt's final assistant marker."""
-    ids, mask = chat.encode_chat(tokenizer, turns)
-    return ids[2:], mask[2:]
+            return shorter, kept, True
+    shorter, last = chat.cut_turn(tokenizer, rest[-1], limit)
+    return shorter, [last], True
 
 
 def _counts(table: Table, **counts: int) -> Counts:

@@ -2,7 +2,9 @@
 
 Ids equal llama.cpp's with parse_special off. The pre-tokenizer is known by name only; its regular
 expressions stand here. For `smollm` llama.cpp cuts out every digit first and applies GPT-2's
-pattern to the rest.
+pattern to the rest. Two differences are on purpose: U+2581 in a text of a `llama` vocabulary is
+written in bytes, not read as a space; and no space follows a user-defined piece inside a text,
+as in SentencePiece itself.
 """
 
 import collections.abc

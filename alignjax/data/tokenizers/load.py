@@ -6,7 +6,7 @@ import pathlib
 import typing
 
 from alignjax.data import tokenizer as own_tokenizer
-from alignjax.data.tokenizers import gguf_file, interface, sentencepiece_file
+from alignjax.data.tokenizers import gguf_file, interface, opened, sentencepiece_file
 from alignjax.data.tokenizers import tokenizer_json as json_file
 
 MAX_BYTES = 256 * 2**20  # of a tokenizer file; the largest in use have about 35 MB
@@ -212,3 +212,13 @@ def require_pad(tokenizer: interface.TextTokenizer) -> int:
             "with with_pad; any control token will do, since masks come from lengths."
         )
     return tokenizer.pad_id
+
+
+def with_pad(tokenizer: interface.TextTokenizer, name: str) -> interface.TextTokenizer:
+    """Returns the tokenizer with the control token `name` as pad; our own has its pad already."""
+    if isinstance(tokenizer, opened.OpenedTokenizer):
+        return tokenizer.with_pad(name)
+    raise ValueError(
+        f"pad may be stated for tokenizers of other models only; got {name!r} for ours "
+        "(with_pad). Leave it out."
+    )

@@ -1,0 +1,181 @@
+"""A model's tokenizer together with its chat template: what the tables of examples ask for.
+
+`chat.encode_chat` and `examples` take a ChatFormat wherever they take our own Tokenizer, whose
+layout is built in.
+"""
+
+import collections.abc
+import dataclasses
+import datetime
+import hashlib
+import os
+import typing
+
+from alignjax.data import jinja_template, template_families, templates
+from alignjax.data.tokenizers import interface, load
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatFormat:
+    """A tokenizer that can lay out conversations.
+
+    template: a family's, or a model folder's Jinja. trained: "all" answers or the "last" only.
+    date: for a family that states today's, as in templates.encode (a Jinja template has its own).
+    """
+
+    tokenizer: interface.TextTokenizer
+    template: templates.Template | jinja_template.JinjaTemplate
+    date: str | None = None
+    trained: str = jinja_template.ALL
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.vocab_size
+
+    @property
+    def pad_id(self) -> int:
+        """The pad; ValueError where the model has none and none was stated."""
+        return load.require_pad(self.tokenizer)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.tokenizer.bos_id
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends an answer, at which sampling stops: that of the template.
+
+        It need not be the tokenizer's eos: Llama 3 ends turns with <|eot_id|>, texts with
+        <|end_of_text|>. A Jinja template names none, so there it is the tokenizer's.
+        """
+        if isinstance(self.template, templates.Template):
+            return self.special[self.template.end]
+        if self.tokenizer.eos_id is None:
+            raise ValueError(
+                "a tokenizer with a Jinja template must name its eos; got none (ChatFormat). "
+                "Add eos_token to tokenizer_config.json, or take a family's template."
+            )
+        return self.tokenizer.eos_id
+
+    @property
+    def special(self) -> collections.abc.Mapping[str, int]:
+        return self.tokenizer.special
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 in hex of the tokenizer and of the template with its options."""
+        template = self.template
+        if isinstance(template, jinja_template.JinjaTemplate):
+            shown = template.fingerprint
+        else:  # sets have no order of their own
+            fields = {**vars(template), "trim": sorted(template.trim)}
+            shown = repr(sorted(fields.items()))
+        parts = (self.tokenizer.fingerprint, shown, self.date, self.trained)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def encode(self, text: str, after: str = interface.NOTHING) -> list[int]:
+        return self.tokenizer.encode(text, after)
+
+    def encode_many(
+        self, texts: collections.abc.Sequence[str], after: str = interface.NOTHING
+    ) -> list[list[int]]:
+        return self.tokenizer.encode_many(texts, after)
+
+    def decode(self, ids: collections.abc.Iterable[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def encode_chat(
+        self,
+        messages: collections.abc.Sequence[typing.Any],
+        *,
+        generation_prompt: bool = False,
+        tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+    ) -> tuple[list[int], list[bool]]:
+        """Returns (ids, assistant_mask); see `templates.encode` and `jinja_template.encode`."""
+        if isinstance(self.template, jinja_template.JinjaTemplate):
+            return jinja_template.encode(
+                self.tokenizer,
+                self.template,
+                messages,
+                generation_prompt=generation_prompt,
+                tools=tools,
+                trained=self.trained,
+            )
+        ids, mask = templates.encode(
+            self.tokenizer,
+            self.template,
+            messages,
+            generation_prompt=generation_prompt,
+            tools=tools,
+            date=self.date,
+        )
+        return ids, self._only_last(ids, mask)
+
+    def _only_last(self, ids: list[int], mask: list[bool]) -> list[bool]:
+        if self.trained == jinja_template.ALL or True not in mask:
+            return mask
+        last = len(mask) - 1 - mask[::-1].index(True)
+        while last and mask[last - 1]:
+            last -= 1
+        return [False] * last + mask[last:]
+
+    def continue_chat(
+        self, prompt: collections.abc.Sequence[typing.Any], turns: collections.abc.Sequence
+    ) -> tuple[list[int], list[int], list[bool]]:
+        """Returns (ids of the prompt, ids of the turns that follow it, their mask).
+
+        Raises: ValueError where the template writes the prompt otherwise once turns follow.
+        """
+        before, _ = self.encode_chat(prompt, generation_prompt=True)
+        ids, mask = self.encode_chat([*prompt, *turns])
+        if ids[: len(before)] != before:
+            raise ValueError(
+                "a prompt must be a prefix of its conversation; got other ids for it once "
+                f"{len(turns)} turns follow (ChatFormat). Give one answer, the last turn."
+            )
+        return before, ids[len(before) :], mask[len(before) :]
+
+
+def load_chat_format(
+    path: str | os.PathLike,
+    *,
+    template: str = "",
+    pad: str = "",
+    date: str | None = None,
+    trained: str = jinja_template.ALL,
+    variables: collections.abc.Mapping[str, typing.Any] | None = None,
+) -> ChatFormat:
+    """Returns the tokenizer at `path` with a template.
+
+    Args:
+      template: a name of `template_families`; empty takes the Jinja that the path carries, in
+        its sandbox.
+      pad: name of the control token to pad with, where the model has none or another is wanted.
+      date: today's date in the form "26 Jul 2024", for templates that state it.
+      variables: further names that a Jinja template reads.
+    Raises: ValueError for a path without a tokenizer or, unless `template` is given, a template.
+    """
+    tokenizer = load.load_tokenizer(path)
+    if pad:
+        tokenizer = load.with_pad(tokenizer, pad)
+    if template:
+        named = template_families.named(template)
+        return ChatFormat(tokenizer=tokenizer, template=named, date=date, trained=trained)
+    source = load.read_chat_template(path)
+    if source is None:
+        raise ValueError(
+            f"a chat needs a template; got none ({path}). Name the model's family with template: "
+            f"{', '.join(template_families.FAMILIES)}."
+        )
+    day = None if date is None else _date(date)
+    jinja = jinja_template.JinjaTemplate(source, day, dict(variables or {}))
+    return ChatFormat(tokenizer=tokenizer, template=jinja, trained=trained)
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.datetime.strptime(text, "%d %b %Y").date()
+    except ValueError:
+        raise ValueError(
+            f"date must read like '26 Jul 2024'; got {text[:30]!r} (load_chat_format). Rewrite it."
+        ) from None
