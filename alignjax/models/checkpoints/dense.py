@@ -10,8 +10,15 @@ from alignjax.models.checkpoints.hf_config import Fields, kinds, period, rope_fi
 from alignjax.models.config import TransformerConfig
 
 
-def _common(fields: Fields, **defaults: Any) -> dict[str, Any]:
-    """Fields that all dense families share."""
+def common(
+    fields: Fields,
+    *,
+    head_dim: int | None = None,
+    tied: bool = False,
+    norm_eps: float = 1e-6,
+    ff: str = "intermediate_size",
+) -> dict[str, Any]:
+    """Fields that all families share; defaults of some, and the name of the dense MLP's width."""
     width = int(fields.number("hidden_size"))
     heads = int(fields.number("num_attention_heads", most=1e5))
     fields.only("attention_dropout", 0, 0.0)
@@ -23,18 +30,19 @@ def _common(fields: Fields, **defaults: Any) -> dict[str, Any]:
         "width": width,
         "heads": heads,
         "kv_heads": int(fields.number("num_key_value_heads", heads, most=1e5)),
-        "head_dim": int(fields.number("head_dim", defaults.get("head_dim") or width // heads)),
-        "ff": int(fields.number("intermediate_size")),
-        "norm_eps": float(fields.number("rms_norm_eps", 1e-6)),
-        "tied": bool(fields.take("tie_word_embeddings", defaults.get("tied", False))),
+        "head_dim": int(fields.number("head_dim", head_dim or width // heads)),
+        "ff": int(fields.number(ff)),
+        "norm_eps": float(fields.number("rms_norm_eps", norm_eps)),
+        "tied": bool(fields.take("tie_word_embeddings", tied)),
     }
 
 
-def _silu(fields: Fields) -> None:
+def silu(fields: Fields) -> None:
+    """Refuses every activation but silu."""
     fields.only("hidden_act", "silu")
 
 
-def _windowed(fields: Fields, default: list[str], layer_count: int) -> dict[str, Any]:
+def windowed(fields: Fields, default: list[str], layer_count: int) -> dict[str, Any]:
     """Attention kinds, and the window where a layer slides."""
     found = kinds(fields, default, layer_count)
     window = fields.take("sliding_window", None)
@@ -45,11 +53,11 @@ def _windowed(fields: Fields, default: list[str], layer_count: int) -> dict[str,
 
 def llama(fields: Fields) -> TransformerConfig:
     """Llama 2 and 3, SmolLM2 (Touvron et al. 2023; Dubey et al. 2024)."""
-    _silu(fields)
+    silu(fields)
     bias = bool(fields.take("attention_bias", False))
     theta, scaling = rope_fields(fields, 10000.0)
     return TransformerConfig(
-        **_common(fields),
+        **common(fields),
         rope_theta=theta,
         rope=scaling,
         qkv_bias=bias,
@@ -60,11 +68,11 @@ def llama(fields: Fields) -> TransformerConfig:
 
 def smollm3(fields: Fields) -> TransformerConfig:
     """SmolLM3: Llama with layers that have no positions."""
-    _silu(fields)
+    silu(fields)
     bias = bool(fields.take("attention_bias", False))
     theta, scaling = rope_fields(fields, 2000000.0)
-    common = _common(fields, tied=True)
-    count = common["layers"]
+    shape = common(fields, tied=True)
+    count = shape["layers"]
     every = int(fields.number("no_rope_layer_interval", 4))
     turns = fields.take("no_rope_layers", None) or [int((n + 1) % every != 0) for n in range(count)]
     fields.only("use_sliding_window", False)
@@ -72,7 +80,7 @@ def smollm3(fields: Fields) -> TransformerConfig:
     if kinds(fields, ["full"] * count, count) != ("full",) or len(turns) != count:
         raise fields.error("layer_types", "be full_attention, with one no_rope entry a layer", "")
     return TransformerConfig(
-        **common,
+        **shape,
         rope_theta=theta,
         rope=scaling,
         attention=period(["full" if turn else "nope" for turn in turns]),
@@ -84,22 +92,22 @@ def smollm3(fields: Fields) -> TransformerConfig:
 
 def mistral(fields: Fields) -> TransformerConfig:
     """Mistral 7B (Jiang et al. 2023): a sliding window on all layers, or on none."""
-    _silu(fields)
+    silu(fields)
     theta, scaling = rope_fields(fields, 10000.0)
-    common = _common(fields)
+    shape = common(fields)
     kind = "sliding" if fields.has("sliding_window") else "full"
-    windowed = _windowed(fields, [kind] * common["layers"], common["layers"])
-    return TransformerConfig(**common, **windowed, rope_theta=theta, rope=scaling)
+    seen = windowed(fields, [kind] * shape["layers"], shape["layers"])
+    return TransformerConfig(**shape, **seen, rope_theta=theta, rope=scaling)
 
 
 def _qwen(fields: Fields, **more: Any) -> TransformerConfig:
-    _silu(fields)
+    silu(fields)
     theta, scaling = rope_fields(fields, 10000.0)
-    common = _common(fields, head_dim=more.pop("head_dim", None))
+    shape = common(fields, head_dim=more.pop("head_dim", None))
     slides, first = fields.take("use_sliding_window", False), fields.take("max_window_layers", 28)
-    default = ["sliding" if slides and n >= first else "full" for n in range(common["layers"])]
-    windowed = _windowed(fields, default, common["layers"])
-    return TransformerConfig(**common, **windowed, **more, rope_theta=theta, rope=scaling)
+    default = ["sliding" if slides and n >= first else "full" for n in range(shape["layers"])]
+    seen = windowed(fields, default, shape["layers"])
+    return TransformerConfig(**shape, **seen, **more, rope_theta=theta, rope=scaling)
 
 
 def qwen2(fields: Fields) -> TransformerConfig:
@@ -113,19 +121,19 @@ def qwen3(fields: Fields) -> TransformerConfig:
     return _qwen(fields, qk_norm="scaled", qkv_bias=bias, out_bias=bias, head_dim=128)
 
 
-def _gemma(fields: Fields, default: list[str], common: dict[str, Any]) -> dict[str, Any]:
+def _gemma(fields: Fields, default: list[str], shape: dict[str, Any]) -> dict[str, Any]:
     """What Gemma 2 and 3 share: 1 + scale, norms after branches, scaled embedding, tanh GELU."""
     fields.only("hidden_activation", "gelu_pytorch_tanh")
     fields.only("hidden_act", "gelu_pytorch_tanh")
     fields.only("use_bidirectional_attention", False)
     bias = bool(fields.take("attention_bias", False))
     return {
-        **common,
-        **_windowed(fields, default, common["layers"]),
+        **shape,
+        **windowed(fields, default, shape["layers"]),
         "activation": "gelu",
         "norm_plus_one": True,
         "post_norms": True,
-        "embed_scale": common["width"] ** 0.5,
+        "embed_scale": shape["width"] ** 0.5,
         "query_scale": float(fields.number("query_pre_attn_scalar", 256)) ** -0.5,
         "qkv_bias": bias,
         "out_bias": bias,
@@ -134,11 +142,11 @@ def _gemma(fields: Fields, default: list[str], common: dict[str, Any]) -> dict[s
 
 def gemma2(fields: Fields) -> TransformerConfig:
     """Gemma 2 (Gemma Team 2024): windows on every other layer, soft caps."""
-    common = _common(fields, head_dim=256, tied=True)
-    default = ["sliding" if n % 2 == 0 else "full" for n in range(common["layers"])]
+    shape = common(fields, head_dim=256, tied=True)
+    default = ["sliding" if n % 2 == 0 else "full" for n in range(shape["layers"])]
     theta, scaling = rope_fields(fields, 10000.0)
     return TransformerConfig(
-        **_gemma(fields, default, common),
+        **_gemma(fields, default, shape),
         rope_theta=theta,
         rope=scaling,
         attention_softcap=float(fields.take("attn_logit_softcapping", 0.0)),
@@ -151,9 +159,9 @@ def gemma3(fields: Fields) -> TransformerConfig:
 
     Sliding layers turn with a base of their own and are never scaled.
     """
-    common = _common(fields, head_dim=256, tied=True)
+    shape = common(fields, head_dim=256, tied=True)
     every = int(fields.number("sliding_window_pattern", 6))
-    default = ["full" if (n + 1) % every == 0 else "sliding" for n in range(common["layers"])]
+    default = ["full" if (n + 1) % every == 0 else "sliding" for n in range(shape["layers"])]
     per_kind = fields.take("rope_parameters", None)
     if per_kind and "full_attention" in per_kind:
         where = f"{fields.where}, rope_parameters"
@@ -165,7 +173,7 @@ def gemma3(fields: Fields) -> TransformerConfig:
         local = float(fields.take("rope_local_base_freq", 10000.0))
         theta, scaling = rope_fields(fields, 1000000.0)
     return TransformerConfig(
-        **_gemma(fields, default, common),
+        **_gemma(fields, default, shape),
         rope_theta=theta,
         rope=scaling,
         local_rope_theta=local,

@@ -9,10 +9,21 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.models import transformer
-from alignjax.models.checkpoints import dense, gguf_io, hf_config, names, safetensors_io, sharded
+from alignjax.models.checkpoints import (
+    dense,
+    families_moe,
+    gguf_io,
+    hf_config,
+    names,
+    safetensors_io,
+    sharded,
+)
 from alignjax.models.config import TransformerConfig
 
-FAMILIES = dense.FAMILIES
+FAMILIES = {
+    **dense.FAMILIES,
+    **{name: family.config for name, family in families_moe.FAMILIES.items()},
+}
 # Tensors that repeat what a parameter holds, or that others compute anew.
 UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
 
@@ -75,6 +86,12 @@ def parse_config(values: dict[str, Any], where: str) -> TransformerConfig:
     return config
 
 
+def sources_of(kind: str, config: TransformerConfig) -> transformer.Transformer:
+    """The tree of Sources of a family's model, by its `model_type`."""
+    family = families_moe.FAMILIES.get(kind)
+    return family.sources(config) if family else names.sources(config)
+
+
 def _open_folder(path: pathlib.Path) -> Stored:
     file = path / "config.json"
     values = hf_config.read(file)
@@ -83,10 +100,13 @@ def _open_folder(path: pathlib.Path) -> Stored:
     unread = UNREAD
     if config.tied:
         unread = (*UNREAD, "lm_head.weight")  # a copy of the embedding, where it is there
+    kind = values["model_type"]
+    if kind in families_moe.FAMILIES:
+        unread = (*unread, *families_moe.FAMILIES[kind].unread(config))
     return Stored(
         config=config,
         tensors=tensors,
-        sources=names.sources(config),
+        sources=sources_of(kind, config),
         fields=values,
         unread=unread,
     )
@@ -152,6 +172,8 @@ def save_model(
     """
     described = parse_config(dict(fields), "fields")
     own = dataclasses.replace(described, **{n: getattr(config, n) for n in _LOCAL})
+    losses = {n: getattr(config.moe, n) for n in ("balance_loss", "z_loss")}
+    own.moe = dataclasses.replace(own.moe, **losses)
     if own != config:
         changed = [
             f.name
@@ -165,7 +187,8 @@ def save_model(
     if params.scalar is not None:
         raise ValueError("a language model must have no scalar head to be saved as one.")
     written = jax.dtypes.canonicalize_dtype(dtype or config.param_dtype)
-    tensors = sharded.tensors_of(params, names.sources(config), written)
+    sources = sources_of(fields["model_type"], config)
+    tensors = sharded.tensors_of(params, sources, written)
     safetensors_io.write_folder(path, tensors, metadata={"format": "pt"})
     hf_config.write(pathlib.Path(path) / "config.json", {**fields, "dtype": str(written)})
 

@@ -145,6 +145,8 @@ def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
     if kind not in ("linear", "llama3", "yarn"):
         raise fields.error("rope_type", "be default, linear, llama3 or yarn", repr(kind))
     values = {ours: fields.take(name) for name, ours in SCALED.items() if fields.has(name)}
+    if "factor" not in values:
+        raise fields.error("factor", "be given", "nothing")
     scaling = RopeScaling(kind=kind, **values)
     if kind == "yarn":
         _yarn_factor(fields, scaling, explicit="attention_factor" in values)
@@ -155,6 +157,7 @@ def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
 def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> None:
     """DeepSeek states the factor of cos and sin as a quotient of two magnitudes."""
     one, all_dims = fields.take("mscale", None), fields.take("mscale_all_dim", None)
+    scaling.score_mscale = float(all_dims or 0.0)
     if explicit or not (one and all_dims):
         return
 
@@ -162,6 +165,34 @@ def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> Non
         return 0.1 * scale * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
 
     scaling.attention_factor = magnitude(one) / magnitude(all_dims)
+
+
+def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
+    """The `rope_parameters` that `scaling_of` reads as these."""
+    kept = {
+        "linear": ("factor",),
+        "llama3": (
+            "factor",
+            "original_max_position_embeddings",
+            "low_freq_factor",
+            "high_freq_factor",
+        ),
+        "yarn": (
+            "factor",
+            "original_max_position_embeddings",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+            "truncate",
+        ),
+    }.get(scaling.kind, ())
+    found = {name: getattr(scaling, SCALED[name]) for name in kept}
+    if not found.get("attention_factor", 1.0):  # our 0 is their absence
+        del found["attention_factor"]
+    if scaling.score_mscale:
+        found["mscale_all_dim"] = scaling.score_mscale
+    kind = "default" if scaling.kind == "none" else scaling.kind
+    return {"rope_type": kind, "rope_theta": theta, **found}
 
 
 def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:

@@ -10,21 +10,27 @@ from alignjax.models.transformer import Block, Transformer
 
 # A layer's sources: (name within the layer, axes) -> the source over all layers of a stack.
 Layer = Callable[..., Source]
+Part = Callable[[TransformerConfig, Layer], Any]  # sources of one part of a stack's layers
 
 
 def sources(
-    config: TransformerConfig, mlp: Callable[[TransformerConfig, Layer], Any] | None = None
+    config: TransformerConfig,
+    mlp: Part | None = None,
+    *,
+    dense: Part | None = None,
+    attend: Part | None = None,
 ) -> Transformer:
     """The Transformer of `config` with a `Source` in place of each parameter.
 
-    mlp: sources of the layers with experts, for families that have them.
+    mlp: sources of the layers with experts, for families that have them. dense, attend: those of
+      other layers' MLPs and of attention, for families whose names differ.
     """
     stacks = []
     for sparse, numbers in config.stacks():
-        make = mlp if sparse else dense_mlp
+        make = mlp if sparse else dense or dense_mlp
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
-        stacks.append(block(config, numbers, make))
+        stacks.append(block(config, numbers, make, attend or grouped_attention))
     return Transformer(
         embed=Source("model.embed_tokens.weight"),
         blocks=tuple(stacks),
@@ -36,7 +42,8 @@ def sources(
 def block(
     config: TransformerConfig,
     numbers: Sequence[int],
-    mlp: Callable[[TransformerConfig, Layer], Any],
+    mlp: Part,
+    attend: Part,
 ) -> Block:
     """Sources of a stack of layers."""
 
@@ -47,7 +54,7 @@ def block(
     post = config.post_norms
     return Block(
         attention_norm=each("input_layernorm.weight"),
-        attention=grouped_attention(config, each),
+        attention=attend(config, each),
         mlp_norm=each(f"{after}.weight"),
         mlp=mlp(config, each),
         attention_post_norm=each("post_attention_layernorm.weight") if post else None,
