@@ -219,10 +219,13 @@ def tensors_of(
 
 def _assemble(name: str, parts: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A tensor made of its parts."""
+    plan, array, at = parts[0]
+    if len(parts) == 1 and plan.is_plain():
+        return _at(array, at, dtype).reshape(shape)
     out = np.empty(shape, dtype)
     free = np.ones(shape, bool) if len(parts) > 1 else None
     for plan, array, at in parts:
-        plan.write(_at(array, at), out)
+        plan.write(_at(array, at, array.dtype), out)
         if free is not None:
             plan.view(free)[...] = False
     if free is not None and free.any():
@@ -237,11 +240,11 @@ def _pick(x: jax.Array, at: tuple[Any, ...]) -> jax.Array:
     return x
 
 
-def _at(array: Any, at: tuple[int, ...]) -> np.ndarray:
+def _at(array: Any, at: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """`array[at]` on the host, gathered from the devices that hold it; nothing else is copied."""
     if not isinstance(array, jax.Array):
-        return np.asarray(array)[at]
-    out = np.empty(array.shape[len(at) :], array.dtype)
+        return np.asarray(array)[at].astype(dtype)
+    out = np.empty(array.shape[len(at) :], dtype)
     done = set()
     for shard in array.addressable_shards:
         box = tuple(safetensors_io.bounds("a shard", array.shape, shard.index))

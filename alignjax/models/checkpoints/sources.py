@@ -201,6 +201,12 @@ class Plan:
         wide = block.astype(np.float32)
         return wide * np.float32(self.source.scale) + np.float32(self.source.offset)
 
+    def is_plain(self) -> bool:
+        """Whether the tensor's values are the parameter's, in the same order."""
+        kept = [axis for group in self.right for axis in group]
+        scaled = (self.source.scale, self.source.offset) != (1.0, 0.0)
+        return self.left == kept and not self.source.take and not scaled
+
     def view(self, tensor: np.ndarray) -> np.ndarray:
         """The part of a whole tensor, in memory row by row, that the parameter is made of; its axes
         are those of the left side that are not numbers in `take`."""
