@@ -1,12 +1,12 @@
 """Human preferences as a corpus: transcripts, a tokenizer trained on them, and their tables."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable
 
 from alignjax.core import shapes
-from alignjax.data import chat, corpus, examples, sources
+from alignjax.data import chat, chat_format, corpus, examples, sources
 from alignjax.data import tokenizer as tokenizers
+from alignjax.data.tokenizers import load
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -15,7 +15,9 @@ class HhConfig:
 
     path: str = "data/hh-rlhf"  # the folder, or one file
     names: str = "*"  # glob that selects files of the folder
-    tokenizer: str = ""  # a SentencePiece model; empty trains one on the training text
+    tokenizer: str = ""  # a tokenizer's file or a model's folder; empty trains one on the text
+    template: str = ""  # layout of conversations for a foreign tokenizer; empty is its own
+    pad: str = ""  # the token to pad with, where a foreign tokenizer names none
     vocab_size: int = 4096  # of the tokenizer that is trained
     length: int = 512  # tokens of a row: prompt and answer
     prompt_length: int = 256  # most tokens of a prompt; older turns are cut
@@ -65,10 +67,18 @@ def read(config: HhConfig) -> dict[str, sources.Preferences]:
 
 def make_tokenizer(
     config: HhConfig, splits: dict[str, sources.Preferences] | None = None
-) -> tokenizers.Tokenizer:
-    """The tokenizer that is named, or else trained on the training text, the same each time."""
+) -> tokenizers.Tokenizer | chat_format.ChatFormat:
+    """The tokenizer that is named, or else trained on the training text, the same each time.
+
+    A tokenizer that is not ours comes with the template that its folder carries, or `template`.
+    """
     if config.tokenizer:
-        return tokenizers.load_tokenizer(pathlib.Path(config.tokenizer))
+        found = load.load_tokenizer(config.tokenizer)
+        if isinstance(found, tokenizers.Tokenizer):
+            return found
+        return chat_format.load_chat_format(
+            config.tokenizer, template=config.template, pad=config.pad
+        )
     rows = (splits or read(config))["train"].rows
     texts = (turn.text for turns in conversations(rows) for turn in turns)
     return tokenizers.train_tokenizer(texts, config.vocab_size)

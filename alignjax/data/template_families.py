@@ -23,7 +23,8 @@ HH = Template(
     system_first=False,
 )
 
-# BOS opens every user turn; the model writes a space before and after its answer.
+# BOS opens every user turn, and the vocabulary puts a space before [INST]; the model writes a
+# space before and after its answer.
 LLAMA2 = Template(
     name="llama2",
     needs=("<s>", "</s>"),
@@ -47,6 +48,7 @@ MISTRAL_V1 = Template(
     assistant="",
     end="</s>",
     spaces=(" ", ""),
+    own_spaces=True,
     alternate=True,
 )
 
@@ -60,6 +62,7 @@ MISTRAL_V3 = Template(
     assistant="",
     end="</s>",
     spaces=(" ", ""),
+    own_spaces=True,
     trim=frozenset({templates.ASSISTANT}),
     alternate=True,
 )

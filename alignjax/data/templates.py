@@ -75,7 +75,9 @@ class Template:
     `answer_last` puts it before the last turn only. trim: which roles' texts are stripped, where
     `strip_joined` after the system's text was put before the first user's. trim_lines: line breaks
     at the start of a text after `answer` are dropped. system_first: no later system turns.
-    alternate: user and assistant must alternate. refuse: what an assistant's text must not hold.
+    own_spaces: the strings hold every space, so that a vocabulary which puts one after control
+    tokens must not. alternate: user and assistant must alternate. refuse: what an assistant's
+    text must not hold.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Template:
     trim: frozenset[str] = frozenset()
     strip_joined: bool = False
     trim_lines: bool = False
+    own_spaces: bool = False
     alternate: bool = False
     system_first: bool = True
     refuse: tuple[str, ...] = ()
@@ -137,11 +140,14 @@ def encode(
             f"{missing[0]!r} (templates.encode). Take the template of the model's family."
         )
     pieces = render(template, messages, generation_prompt=generation_prompt, tools=tools, date=date)
-    return encode_pieces(tokenizer, pieces)
+    return encode_pieces(tokenizer, pieces, own_spaces=template.own_spaces)
 
 
 def encode_pieces(
-    tokenizer: interface.TextTokenizer, pieces: collections.abc.Iterable[Piece]
+    tokenizer: interface.TextTokenizer,
+    pieces: collections.abc.Iterable[Piece],
+    *,
+    own_spaces: bool = False,
 ) -> tuple[list[int], list[bool]]:
     """Returns (ids, mask) of rendered pieces; adjoining texts of one kind are tokenized as one."""
     names = _names_pattern(tuple(sorted(tokenizer.special, key=len, reverse=True)))
@@ -156,11 +162,12 @@ def encode_pieces(
                 atoms.append([part, piece.trained])
     ids: list[int] = []
     mask: list[bool] = []
+    special = interface.TEXT if own_spaces else interface.SPECIAL
     after = interface.NOTHING
     for content, trained in atoms:
         is_text = isinstance(content, str)
         tokens = tokenizer.encode(content, after) if is_text else [content]
-        after = interface.TEXT if is_text else interface.SPECIAL
+        after = interface.TEXT if is_text else special
         ids += tokens
         mask += [trained] * len(tokens)
     return ids, mask

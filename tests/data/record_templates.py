@@ -2,7 +2,7 @@
 
 The templates' texts are read where they are installed and are not stored: from trl, from
 transformers (Llama 4), from a GGUF file (SmolLM2), and from a folder of <family>.jinja files
-copied out of model folders (Llama 2, Mistral, ChatML). Stored are the strings, the ids under two
+copied out of model folders (Llama 2, Mistral, ChatML). Stored are the strings, the ids under
 small tokenizers, the versions and the sha256 of every template.
 
     python -m tests.data.record_templates tokenizers     # where alignjax is installed
@@ -33,8 +33,10 @@ def write_tokenizers() -> None:
     ordinary = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>")
     source = json.loads(small.byte_level(tuple(sorted(names)), (*ordinary, "</tool_response>")))
     cases.TOKENIZERS["bytes"].write_text(json.dumps(source, ensure_ascii=True))
-    source = json.loads(small.json_of(small.sentencepiece_model()))
-    cases.TOKENIZERS["spaces"].write_text(json.dumps(source, ensure_ascii=True))
+    for kind, normalizer in (("spaces", True), ("start", False)):
+        model = small.sentencepiece_model()
+        source = json.loads(small.json_of(model, normalizer=normalizer, scheme="first"))
+        cases.TOKENIZERS[kind].write_text(json.dumps(source, ensure_ascii=True))
 
 
 def source_of(family: str, folder: pathlib.Path, smollm2: pathlib.Path) -> str:

@@ -4,7 +4,8 @@ import json
 import pathlib
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
-TOKENIZERS = {"bytes": GOLDENS / "template-bytes.json", "spaces": GOLDENS / "template-spaces.json"}
+# "spaces" puts a space before a text and after control tokens, "start" before a text only
+TOKENIZERS = {kind: GOLDENS / f"template-{kind}.json" for kind in ("bytes", "spaces", "start")}
 DATE = "03 Feb 2025"
 TOOLS = [
     {
@@ -64,7 +65,7 @@ _ONE_CALL = (*_SYSTEM, "tools", "system and tools", "calls without a list", "fir
 _TOOLS = (*_ONE_CALL, "two calls")
 FAMILIES = {
     "llama2": ("spaces", "<s>", "</s>", _SYSTEM),
-    "mistral-v1": ("spaces", "<s>", "</s>", _SYSTEM),
+    "mistral-v1": ("start", "<s>", "</s>", _SYSTEM),
     "mistral-v3": ("bytes", "<s>", "</s>", _PLAIN),
     "llama3": ("bytes", "<|begin_of_text|>", "<|eot_id|>", _SYSTEM),
     "llama3.1": ("bytes", "<|begin_of_text|>", "<|eot_id|>", _ONE_CALL),

@@ -19,7 +19,7 @@ def formats():
     space = load.load_tokenizer(cases.TOKENIZERS["spaces"]).with_pad("</s>")
     made = {}
     for name, template in template_families.FAMILIES.items():
-        tokenizer = space if name in ("llama2", "mistral-v1") else byte
+        tokenizer = space if name in ("llama2", "mistral-v1") else byte  # [INST] is text there
         made[name] = chat_format.ChatFormat(
             tokenizer=tokenizer, template=template, date="03 Feb 2025"
         )

@@ -67,6 +67,17 @@ def test_a_sentencepiece_folder_with_added_tokens(tmp_path):
         load.load_tokenizer(tmp_path)
 
 
+def test_legacy_false_means_no_space_after_control_tokens(tmp_path):
+    write(tmp_path, "tokenizer.model", small.sentencepiece_model())
+    write(tmp_path, "tokenizer_config.json", {"legacy": True})
+    old = load.load_tokenizer(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {"legacy": False})
+    new = load.load_tokenizer(tmp_path)
+    assert new.encode("mill") == old.encode("mill") == old.encode("mill", "special")
+    assert new.encode("mill", "special") == old.encode("mill", "text") != old.encode("mill")
+    assert new.fingerprint != old.fingerprint
+
+
 def test_our_own_model(tok, tmp_path):
     tok.save(tmp_path / "tokenizer.model")
     for path in (tmp_path, tmp_path / "tokenizer.model"):

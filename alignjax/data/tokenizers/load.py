@@ -20,8 +20,8 @@ def load_tokenizer(path: str | os.PathLike) -> interface.TextTokenizer:
 
     A folder is looked through for `tokenizer.json`, then `tokenizer.model`, then one `*.gguf`
     file; pad, BOS and EOS come from its `tokenizer_config.json` and `special_tokens_map.json`
-    where they name them. A SentencePiece file with our markers is our own
-    `tokenizer.Tokenizer`. Code in the folder is never run.
+    where they name them; its `legacy` false means no space after control tokens. A SentencePiece
+    file with our markers is our own `tokenizer.Tokenizer`. Code in the folder is never run.
 
     Raises: ValueError for a missing, damaged or unknown file, or a link that leaves the folder.
     """
@@ -33,7 +33,9 @@ def load_tokenizer(path: str | os.PathLike) -> interface.TextTokenizer:
     source = read_bounded(path, MAX_BYTES)
     if path.suffix == ".json" or source[:1] == b"{":
         return json_file.from_json(source, where=str(path))
-    return _from_sentencepiece(source, {}, {}, None, str(path))
+    if is_own(source):
+        return own_tokenizer.from_bytes(source, where=str(path))
+    return sentencepiece_file.from_model(source, where=str(path))
 
 
 def read_chat_template(folder: str | os.PathLike) -> str | None:
@@ -73,7 +75,16 @@ def _from_folder(folder: pathlib.Path) -> interface.TextTokenizer:
     file = _inside(folder, "tokenizer.model")
     if file is not None:
         source = read_bounded(file, MAX_BYTES)
-        return _from_sentencepiece(source, names, _added(config, file), template, str(file))
+        if is_own(source):
+            return own_tokenizer.from_bytes(source, where=str(file))
+        return sentencepiece_file.from_model(
+            source,
+            names=names,
+            added=_added(config, file),
+            chat_template=template,
+            space_after_special=config.get("legacy") is not False,
+            where=str(file),
+        )
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1 and (file := _inside(folder, ggufs[0].name)) is not None:
         return gguf_file.from_file(file)
@@ -81,14 +92,6 @@ def _from_folder(folder: pathlib.Path) -> interface.TextTokenizer:
         f"a model folder must hold tokenizer.json, tokenizer.model or one .gguf file; got "
         f"{len(ggufs)} .gguf files and neither of the others ({folder}). Give the folder of the "
         "model, or the file itself."
-    )
-
-
-def _from_sentencepiece(source, names, added, template, where) -> interface.TextTokenizer:
-    if not added and is_own(source):
-        return own_tokenizer.from_bytes(source, where=where)
-    return sentencepiece_file.from_model(
-        source, names=names, added=added, chat_template=template, where=where
     )
 
 

@@ -94,6 +94,12 @@ class OpenedTokenizer:
             )
         return dataclasses.replace(self, pad_id=self.special[name])
 
+    def spaced_at_start_only(self) -> "OpenedTokenizer":
+        """Returns the tokenizer with no space before a text that follows a control token."""
+        return dataclasses.replace(
+            self, _spaced_after=self._spaced_after & frozenset({interface.NOTHING})
+        )
+
     def _encode_around_space_marks(self, text: str, spaced: bool) -> list[int]:
         ids: list[int] = []
         for index, part in enumerate(text.split(SPACE_MARK)):

@@ -21,6 +21,7 @@ def from_model(
     names: collections.abc.Mapping[str, str | None] | None = None,
     added: collections.abc.Mapping[int, str] | None = None,
     chat_template: str | None = None,
+    space_after_special: bool = True,
     where: str = "tokenizer.model",
 ) -> opened.OpenedTokenizer:
     """Returns the tokenizer of the bytes of a SentencePiece model.
@@ -29,6 +30,8 @@ def from_model(
       names: "pad", "bos", "eos" -> token, from the folder's configuration; they replace the
         model's own. A name that maps to None removes it.
       added: id -> control token beyond the pieces of the model.
+      space_after_special: whether a model that puts a space before a text also puts one before
+        a text that follows a control token (transformers' "legacy").
     Raises: ValueError for bytes that do not parse, or a name without an id.
     """
     proto = _parse(model, where)
@@ -37,17 +40,15 @@ def from_model(
     ids = {piece: token for token, piece in enumerate(pieces)}
     _check_pieces(pieces, ids, added, where)
     own = _own_names(proto, pieces)
-    return _build(
-        proto,
-        {**own, **(names or {})},
-        added,
-        chat_template,
-        opened.fingerprint(model)
-        if not (names or added)
-        else opened.fingerprint(model, json.dumps([dict(names or {}), sorted(added.items())])),
-        "sentencepiece",
-        where,
-    )
+    stated = [dict(names or {}), sorted(added.items()), space_after_special]
+    hashed = opened.fingerprint(model)
+    if stated != [{}, [], True]:
+        hashed = opened.fingerprint(model, json.dumps(stated))
+    names = {**own, **(names or {})}
+    built = _build(proto, names, added, chat_template, hashed, "sentencepiece", where)
+    if space_after_special:
+        return built
+    return built.spaced_at_start_only()
 
 
 def from_pieces(
