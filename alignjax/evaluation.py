@@ -7,18 +7,20 @@ import types
 import typing
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from alignjax import experiment, runs
 from alignjax.core import errors
-from alignjax.data import chat, hh
+from alignjax.data import chat, chat_format, hh
 from alignjax.data import corpus as corpora
 from alignjax.evals import estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.models import model as models
 from alignjax.models import transformer
+from alignjax.models.checkpoints import folder as stored_models
 from alignjax.parallel import mesh as meshes
-from alignjax.sampling import transforms
+from alignjax.sampling import generate, transforms
 from alignjax.training import checkpoint
 
 
@@ -100,7 +102,7 @@ def evaluate(folder: pathlib.Path, *, rows: int, seed: int) -> dict[str, estimat
 
 def _evaluate_policy(run: Run, policy: Any, rows: int, seed: int) -> dict[str, Any]:
     model, corpus, config = run.model, run.corpus, run.config
-    reference = runs.load_policy(config.policy, model, config.model, corpus.fingerprints)
+    reference = experiment.load_policy(config, model, config.model, corpus)
     reward = config.reward and runs.load_reward(
         config.reward, model, config.model, corpus.fingerprints
     )
@@ -163,11 +165,49 @@ def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
             "--prompt needs data with a tokenizer; this run's world has fixed prompts. "
             "Leave it out."
         )
-    tokenizer = hh.make_tokenizer(run.config.data)
+    return _asked(hh.make_tokenizer(run.config.data), prompt, count)
+
+
+def _asked(tokenizer: Any, prompt: str, count: int) -> corpora.Table:
+    """`count` times the same question, up to where the assistant answers."""
     turns = [chat.Turn("human", prompt)]
     ids, _ = chat.encode_chat(tokenizer, turns, generation_prompt=True)
     tokens = np.tile(np.asarray(ids, np.int32), (count, 1))
     return {"prompts": tokens, "lengths": np.full(count, len(ids), np.int32)}
+
+
+def sample_weights(
+    path: str,
+    *,
+    prompt: str,
+    count: int,
+    config: transforms.SamplingConfig,
+    seed: int,
+    template: str = "",
+    pad: str = "",
+) -> list[tuple[str, str]]:
+    """`count` answers of open weights to a prompt, as (prompt, answer).
+
+    Args:
+      path: a model folder or GGUF file, with its tokenizer.
+      template, pad: as in `chat_format.load_chat_format`.
+
+    Raises:
+      ValueError: the model, its tokenizer or its template is not to be read.
+    """
+    opened = stored_models.open_model(path)
+    form = chat_format.load_chat_format(path, template=template, pad=pad)
+    model = transformer.transformer(opened.config)
+    prompts = _asked(form, prompt, count)
+    pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
+    run = generate.make_generate(model, config, eos=form.eos_id, pad=pad_id)
+    drawn = jax.device_get(
+        run(opened.load(), prompts["prompts"], prompts["lengths"], jax.random.key(seed))
+    )
+    return [
+        (prompt, form.decode(int(i) for i in row[start:end]))
+        for row, start, end in zip(drawn.tokens, drawn.prompt_lengths, drawn.lengths, strict=True)
+    ]
 
 
 def verify(folder: pathlib.Path) -> list[tuple[int, str]]:

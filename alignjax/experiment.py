@@ -17,6 +17,7 @@ from alignjax.data import hh, pipeline
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models import transformer
+from alignjax.models.checkpoints import folder as stored
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.rewards import learned
@@ -61,6 +62,7 @@ class Experiment(Training):
     )
     data: DataConfig = dataclasses.field(default_factory=world_corpus.ReviewConfig)
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run, for PPO
 
@@ -69,10 +71,11 @@ class Experiment(Training):
         shapes.check_number("seed", self.seed, minimum=0)
         self.data.validate()
         self.mesh.validate()
-        if isinstance(self.algorithm, REFERRING) and not self.policy:
+        if isinstance(self.algorithm, REFERRING) and not (self.policy or self.weights):
             raise ValueError(
                 f"policy must name the folder of the run to start from for "
-                f"{method_name(self.algorithm)}; got ''. Set --config.policy=RUN_FOLDER."
+                f"{method_name(self.algorithm)}; got ''. Set --config.policy=RUN_FOLDER, or "
+                f"--config.weights=MODEL to start from open weights."
             )
         if (
             isinstance(self.algorithm, ppo.PpoConfig)
@@ -97,21 +100,33 @@ def make_corpus(config: DataConfig, say: Callable[[str], None]) -> corpora.Corpu
     return world_corpus.make_corpus(config)
 
 
+# Fields of a model's configuration that say how it runs, not what it computes.
+RUNNING = ("compute_dtype", "param_dtype", "remat", "unroll", "logit_tile")
+
+
 def resolve_model(
-    config: model_config.TransformerConfig, corpus: corpora.Corpus
+    shape: model_config.TransformerConfig, corpus: corpora.Corpus, weights: str = ""
 ) -> model_config.TransformerConfig:
-    """The model's shape with the vocabulary of the data filled in.
+    """The model's shape: that of open weights, or the given one with the data's vocabulary.
 
     Raises:
-      ValueError: a vocabulary is given and too small for the data.
+      ValueError: the vocabulary is too small for the data, or a shape is given beside weights.
     """
-    size = config.vocab_size or corpus.vocab_size
+    if weights:
+        running = {name: getattr(shape, name) for name in RUNNING}
+        if shape != dataclasses.replace(model_config.TransformerConfig(), **running):
+            raise ValueError(
+                "model must be left as it is beside weights, but for "
+                f"{', '.join(RUNNING)}: the weights give the shape (model). Remove the others."
+            )
+        shape = dataclasses.replace(stored.open_model(weights).config, **running)
+    size = shape.vocab_size or corpus.vocab_size
     if size < corpus.vocab_size:
         raise ValueError(
             f"model.vocab_size must cover the data's {corpus.vocab_size} tokens; got {size} "
-            "(model). Leave it 0 to take the data's."
+            "(model). Leave it 0 to take the data's, or use the tokenizer of the weights."
         )
-    return dataclasses.replace(config, vocab_size=size)
+    return dataclasses.replace(shape, vocab_size=size)
 
 
 def gold_reward(corpus: corpora.Corpus) -> learned.RewardFn:
@@ -184,16 +199,30 @@ def annotated(
     return {**table, **{name: np.concatenate(parts) for name, parts in found.items()}}
 
 
+def load_policy(
+    config: Experiment,
+    model: models.Model,
+    shape: model_config.TransformerConfig,
+    corpus: corpora.Corpus,
+) -> Any:
+    """The language model that a run starts from and refers to; None where it begins anew."""
+    if config.policy:
+        return runs.load_policy(config.policy, model, shape, corpus.fingerprints)
+    if config.weights:
+        return stored.open_model(config.weights).load(shape)
+    return None
+
+
 def load_start(
     config: Experiment,
     model: models.Model,
     shape: model_config.TransformerConfig,
     corpus: corpora.Corpus,
 ) -> dict[str, Any]:
-    """The trees that a run starts from: "policy", "reward", as far as they are named."""
+    """The trees that a run starts from: "policy", "reward", as far as there are any."""
     start = {}
-    if config.policy:
-        start["policy"] = runs.load_policy(config.policy, model, shape, corpus.fingerprints)
+    if (policy := load_policy(config, model, shape, corpus)) is not None:
+        start["policy"] = policy
     if config.reward:
         start["reward"] = runs.load_reward(config.reward, model, shape, corpus.fingerprints)
     return start
@@ -210,7 +239,7 @@ def train(
     """
     config.validate()
     corpus = make_corpus(config.data, lambda line: say(f"{name}: {line}"))
-    shape = resolve_model(config.model, corpus)
+    shape = resolve_model(config.model, corpus, config.weights)
     with meshes.use(meshes.make_mesh(config.mesh)):
         model = transformer.transformer(shape)
         method = make_method(config.algorithm, model, corpus)

@@ -24,6 +24,7 @@ HARMLESS = (
     "model.remat",
     "model.logit_tile",
     "model.unroll",
+    "weights",
     "policy",
     "reward",
     "data.path",

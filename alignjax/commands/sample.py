@@ -1,4 +1,4 @@
-"""alignjax sample: completions of a trained run."""
+"""alignjax sample: completions of a trained run, or of open weights."""
 
 from alignjax import evaluation
 from alignjax.cli import flags
@@ -7,6 +7,9 @@ from alignjax.sampling import transforms
 
 OPTIONS = (
     common.WORKDIR,
+    flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
+    flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
+    flags.Option("pad", str, "", "token to pad with, where the model with --model names none"),
     flags.Option("prompt", str, "", "text to answer; empty takes prompts of the eval split"),
     flags.Option("count", int, 4, "completions"),
     flags.Option("max_new_tokens", int, 64, "limit of a completion"),
@@ -26,13 +29,25 @@ def main(parsed: flags.Parsed) -> None:
         **{n: options[n] for n in ("max_new_tokens", "temperature", "top_k", "top_p")}
     )
     config.validate()
-    folder = common.run_folder(parsed)
-    answers = evaluation.sample(
-        folder,
-        prompt=options["prompt"],
-        count=options["count"],
-        config=config,
-        seed=options["seed"],
-    )
+    shared = {name: options[name] for name in ("prompt", "count", "seed")}
+    if options["model"]:
+        answers = _of_weights(options, config, shared)
+    else:
+        folder = common.run_folder(parsed)
+        answers = evaluation.sample(folder, config=config, **shared)
     for prompt, completion in answers:
         print(f"> {prompt}\n{completion}\n")
+
+
+def _of_weights(options, config, shared) -> list[tuple[str, str]]:
+    if options["workdir"]:
+        raise ValueError("--workdir and --model must not both be given (sample). Drop one.")
+    if not options["prompt"]:
+        raise ValueError("--prompt must be given with --model; got '' (sample). Ask something.")
+    return evaluation.sample_weights(
+        options["model"],
+        config=config,
+        template=options["template"],
+        pad=options["pad"],
+        **shared,
+    )
