@@ -12,7 +12,7 @@ import os
 import typing
 
 from alignjax.data import jinja_template, template_families, templates
-from alignjax.data.tokenizers import interface, load
+from alignjax.data.tokenizers import interface, load, opened
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,10 @@ def load_chat_format(
     if template:
         named = template_families.named(template)
         return ChatFormat(tokenizer=tokenizer, template=named, date=date, trained=trained)
-    source = load.read_chat_template(path)
+    if isinstance(tokenizer, opened.OpenedTokenizer):
+        source = tokenizer.chat_template
+    else:
+        source = load.read_chat_template(path)
     if source is None:
         raise ValueError(
             f"a chat needs a template; got none ({path}). Name the model's family with template: "

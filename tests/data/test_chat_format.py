@@ -8,6 +8,7 @@ import pytest
 
 from alignjax.data import chat, chat_format, examples, template_families, templates
 from alignjax.data.tokenizers import load
+from tests.data import small_tokenizers, test_tokenizer_loading
 from tests.data import template_cases as cases
 
 T = chat.Turn
@@ -148,6 +149,14 @@ def test_loading_with_a_named_template_or_the_folders_own(tmp_path):
     unnamed = dataclasses.replace(own, tokenizer=dataclasses.replace(own.tokenizer, eos_id=None))
     with pytest.raises(ValueError, match="must name its eos"):
         unnamed.eos_id  # noqa: B018
+
+
+def test_a_gguf_brings_its_template(tmp_path):
+    test_tokenizer_loading.gguf_file(tmp_path / "model.gguf", small_tokenizers.gguf_fields())
+    for path in (tmp_path, tmp_path / "model.gguf"):
+        talk = chat_format.load_chat_format(path)
+        assert talk.template.source == "{{ 1 }}"
+        assert talk.encode_chat([T("human", "a")])[0] == talk.encode("1")
 
 
 def test_our_own_tokenizer_keeps_its_pad(tok, tmp_path):
