@@ -12,7 +12,7 @@ import numpy as np
 
 from alignjax import experiment, runs
 from alignjax.core import errors
-from alignjax.data import chat, chat_format, hh
+from alignjax.data import chat, chat_format, hh, instructions
 from alignjax.data import corpus as corpora
 from alignjax.evals import estimate, likelihood, preferences
 from alignjax.evals import policy as policies
@@ -160,12 +160,14 @@ def sample(
 def _prompts(run: Run, prompt: str, count: int) -> corpora.Table:
     if not prompt:
         return {name: x[:count] for name, x in run.corpus.table("prompts", "eval").items()}
-    if not isinstance(run.config.data, hh.HhConfig):
-        raise ValueError(
-            "--prompt needs data with a tokenizer; this run's world has fixed prompts. "
-            "Leave it out."
-        )
-    return _asked(hh.make_tokenizer(run.config.data), prompt, count)
+    data = run.config.data
+    if isinstance(data, hh.HhConfig):
+        return _asked(hh.make_tokenizer(data), prompt, count)
+    if isinstance(data, instructions.InstructConfig):
+        return _asked(instructions.make_format(data), prompt, count)
+    raise ValueError(
+        "--prompt needs data with a tokenizer; this run's world has fixed prompts. Leave it out."
+    )
 
 
 def _asked(tokenizer: Any, prompt: str, count: int) -> corpora.Table:

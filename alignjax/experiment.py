@@ -13,7 +13,7 @@ from alignjax.algorithms import dpo, ppo, pretrain, sft
 from alignjax.algorithms import reward as rewards
 from alignjax.core import shapes
 from alignjax.data import corpus as corpora
-from alignjax.data import hh, pipeline
+from alignjax.data import hh, instructions, pipeline
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models import transformer
@@ -30,7 +30,7 @@ from alignjax.worlds import corpus as world_corpus
 AlgorithmConfig = (
     pretrain.PretrainConfig | sft.SftConfig | rewards.RewardConfig | dpo.DpoConfig | ppo.PpoConfig
 )
-DataConfig = world_corpus.ReviewConfig | hh.HhConfig
+DataConfig = world_corpus.ReviewConfig | hh.HhConfig | instructions.InstructConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,6 +97,8 @@ def make_corpus(config: DataConfig, say: Callable[[str], None]) -> corpora.Corpu
     """The corpus that a data config describes; `say` gets what was kept, cut and dropped."""
     if isinstance(config, hh.HhConfig):
         return hh.make_corpus(config, say)
+    if isinstance(config, instructions.InstructConfig):
+        return instructions.make_corpus(config, say)
     return world_corpus.make_corpus(config)
 
 

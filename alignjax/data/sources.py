@@ -68,7 +68,9 @@ class Preferences:
         )
 
 
-class _Part(typing.NamedTuple):
+class Part(typing.NamedTuple):
+    """One file, or one split of a TFDS folder: `rows()` yields (line, fields or what is wrong)."""
+
     name: str
     where: str
     split: str | None
@@ -102,8 +104,7 @@ def read_preferences(
     Raises: DataError (a ValueError) in one line that names file, line, field and rule.
     """
     _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share)
-    parts = _parts(pathlib.Path(path), names, max_line_bytes)
-    parts, named = _select(parts, split, str(path))
+    parts, named = split_parts(path, split=split, names=names, max_line_bytes=max_line_bytes)
     rows, errors, read = [], [], 0
     seen: dict[str, set] = {"rows": set(), "ids": set()}
     for part in parts:
@@ -159,16 +160,30 @@ def _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share
             )
 
 
-def _parts(path: pathlib.Path, names: str, max_line_bytes: int) -> list[_Part]:
+def split_parts(
+    path: str | os.PathLike,
+    *,
+    split: str,
+    names: str = "*",
+    max_line_bytes: int = records.MAX_LINE_BYTES,
+) -> tuple[list[Part], bool]:
+    """Returns the parts to read for a split, and whether names alone decide what belongs to it.
+
+    Raises: DataError for a path without data, or names that leave the split open.
+    """
+    return _select(_parts(pathlib.Path(path), names, max_line_bytes), split, str(path))
+
+
+def _parts(path: pathlib.Path, names: str, max_line_bytes: int) -> list[Part]:
     if (path / "dataset_info.json").is_file():
         files = array_record.files(path)
         splits = array_record.splits(path).items()
         parts = [
-            _Part(name, str(path / name), _split_of(name), files, rows) for name, rows in splits
+            Part(name, str(path / name), _split_of(name), files, rows) for name, rows in splits
         ]
         return [part for part in parts if fnmatch.fnmatch(part.name, names)]
     return [
-        _Part(
+        Part(
             file.name,
             str(file),
             _split_of(file.name),
@@ -179,7 +194,7 @@ def _parts(path: pathlib.Path, names: str, max_line_bytes: int) -> list[_Part]:
     ]
 
 
-def _select(parts: list[_Part], split: str, path: str) -> tuple[list[_Part], bool]:
+def _select(parts: list[Part], split: str, path: str) -> tuple[list[Part], bool]:
     """Returns the parts to read, and whether names alone decide the split."""
     splits = {part.split for part in parts}
     if split == "all":
@@ -211,7 +226,7 @@ def _split_of(name: str) -> str | None:
 
 def _row(file: str, line: int, fields: dict, seen: dict[str, set]) -> Preference | DataError:
     for name in ("chosen", "rejected"):
-        error = _field_problem(file, line, name, fields)
+        error = text_problem(file, line, name, fields)
         if error is not None:
             return error
     if "id" in fields:
@@ -239,7 +254,8 @@ def _row(file: str, line: int, fields: dict, seen: dict[str, set]) -> Preference
     return Preference(*pair, file, line)
 
 
-def _field_problem(file: str, line: int, name: str, fields: dict) -> DataError | None:
+def text_problem(file: str, line: int, name: str, fields: dict) -> DataError | None:
+    """What keeps a row's field from being a usable text, if anything does."""
     rule, advice = "be a non-empty string", "Write the whole transcript there."
     if name not in fields:
         return _problem(file, line, name, "be given", "no such field", advice, "missing field")
