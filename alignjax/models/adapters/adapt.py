@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import trees
-from alignjax.models import layers, params
 from alignjax.models import model as models
-from alignjax.models.adapters import lora
+from alignjax.models import params
+from alignjax.models.adapters import bottleneck, ia3, lora, prefix
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -21,7 +21,9 @@ class FullConfig:
         """Nothing can be wrong."""
 
 
-AdapterConfig = FullConfig | lora.LoraConfig
+AdapterConfig = (
+    FullConfig | lora.LoraConfig | ia3.Ia3Config | bottleneck.BottleneckConfig | prefix.PrefixConfig
+)
 
 
 def adapt(model: models.Model, config: AdapterConfig) -> models.Model:

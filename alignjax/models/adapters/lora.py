@@ -162,22 +162,22 @@ class LowRank(layers.Operator):
         `up`: the merged matrix is never made. The present length gets no gradient (Liu et al.
         2024, section 4.3).
         """
-        ins, outs, wide = side.inputs, side.outputs, jnp.float32
-        base = axes.shard(dense(self.base), stored)
-        down = axes.shard(self.down, f"{side.input_axes} rank")
-        up = axes.shard(self.up, f"rank {side.output_axes}")
+        ins, outs = side.inputs, side.outputs
         up_axes, here = f"rank {side.output_axes}", side.output_axes
-
-        def dot(equation: str, a: jax.Array, b: jax.Array, out: str) -> jax.Array:
-            return axes.einsum(equation, a, b, out=out, dtype=wide)
-
-        own = dot(f"{ins}{outs},{ins}{outs}->{outs}", base, base, here)
-        across = dot(f"{ins}R,{ins}{outs}->R{outs}", down, base, up_axes)
-        square = dot(f"{ins}R,{ins}S->RS", down, down, "rank rank")
-        moved = 2 * self.scale * across + self.scale**2 * dot(
-            f"RS,S{outs}->R{outs}", square, up.astype(wide), up_axes
+        base, down, up = (
+            axes.shard(x, names).astype(jnp.float32)
+            for x, names in (
+                (dense(self.base), stored),
+                (self.down, f"{side.input_axes} rank"),
+                (self.up, up_axes),
+            )
         )
-        now = own + dot(f"R{outs},R{outs}->{outs}", up.astype(wide), moved, here)
+        own = axes.einsum(f"{ins}{outs},{ins}{outs}->{outs}", base, base, out=here)
+        across = axes.einsum(f"{ins}R,{ins}{outs}->R{outs}", down, base, out=up_axes)
+        square = axes.einsum(f"{ins}R,{ins}S->RS", down, down, out="rank rank")
+        moved = axes.einsum(f"RS,S{outs}->R{outs}", square, up, out=up_axes)
+        moved = 2 * self.scale * across + self.scale**2 * moved
+        now = own + axes.einsum(f"R{outs},R{outs}->{outs}", up, moved, out=here)
         now = jax.lax.stop_gradient(jnp.maximum(now, 1e-30))
         # A quotient of squares: where they are equal it is 1 to the last bit under every compiler.
         return jnp.sqrt(jnp.maximum(own, 1e-30) / now) + self.stretch / jnp.sqrt(now)

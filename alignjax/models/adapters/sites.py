@@ -16,7 +16,7 @@ class Site(NamedTuple):
     """One stack of a declared weight's sizes and axes: [layers, inputs..., outputs...]."""
 
     name: str  # its path, e.g. "blocks/0/attention/query"
-    count: int  # layers in the stack
+    layers: int  # in the stack
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     input_axes: str
@@ -32,22 +32,26 @@ class Site(NamedTuple):
 
     def lead(self, *sizes: int) -> tuple[int, ...]:
         """The shape of something with one entry a layer."""
-        return (self.count, *sizes)
+        return (self.layers, *sizes)
 
 
 def site(name: str, info: params.ParamInfo) -> Site | None:
     """The weight of that name as a site; None where no adapter can stand.
 
-    Stacks of experts are none: their matrices are not multiplied one by one.
+    Stacks of experts are none, since their matrices are not multiplied one by one, nor are the
+    keys and values that latent attention makes of its latents, which decoding multiplies the
+    other way round.
     """
-    axes = info.axes.split()
-    if name.rsplit("/", 1)[-1] not in TARGETS or axes[0] != "layers" or "experts" in axes:
+    axes, target = info.axes.split(), name.rsplit("/", 1)[-1]
+    if target not in TARGETS or axes[0] != "layers" or "experts" in axes:
+        return None
+    if target in ("key", "value") and "fsdp" not in axes:
         return None
     # Attention's output map sums over heads; every other one over its first axis.
     cut = len(axes) - 1 if name.endswith("attention/out") else 2
     return Site(
         name=name,
-        count=info.shape[0],
+        layers=info.shape[0],
         inputs=info.shape[1:cut],
         outputs=info.shape[cut:],
         input_axes=" ".join(axes[1:cut]),

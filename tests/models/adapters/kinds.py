@@ -4,11 +4,15 @@ import jax
 import numpy as np
 
 from alignjax.models import layers
-from alignjax.models.adapters import adapt, lora, sites
+from alignjax.models.adapters import adapt, bottleneck, ia3, lora, prefix, sites
 
 KINDS = {
     "lora": lora.LoraConfig(rank=3, targets=sites.TARGETS),
     "dora": lora.LoraConfig(rank=3, dora=True, targets=sites.TARGETS),
+    "ia3": ia3.Ia3Config(),
+    "houlsby": bottleneck.BottleneckConfig(width=5),
+    "pfeiffer": bottleneck.BottleneckConfig(width=5, places="pfeiffer"),
+    "prefix": prefix.PrefixConfig(length=3),
 }
 
 
