@@ -176,7 +176,7 @@ def table_kind(config: AlgorithmConfig) -> str:
 
 def formula(config: AlgorithmConfig) -> str:
     """One line that says what a method minimises or maximises, with its numbers."""
-    if isinstance(config, dpo.DpoConfig):
+    if isinstance(config, dpo.DpoConfig | ppo.PpoConfig):
         return config.formula()
     factory, _ = METHODS[type(config)]
     numbers = ", ".join(f"{name}={value}" for name, value in runs.flat(config).items())

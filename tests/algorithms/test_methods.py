@@ -350,3 +350,36 @@ def test_ppo_learns_to_say_five():
             state, _ = run(state, frozen, rows, jax.random.key(step))
         scores.append(float(found["score"].value))
     assert np.mean(scores[-3:]) > np.mean(scores[:3]) + 0.5, scores
+
+
+@pytest.mark.parametrize("preset", ["trl-1.12", "verl-0.9", "openrlhf-0.11", "tunix-0.1.7"])
+def test_ppo_takes_its_losses_from_a_preset(preset):
+    """The first update is on policy everywhere; numbers that are None are the preset's."""
+    (_, _, _), state, frozen = collected(compat=preset)
+    method = tiny.make("ppo", MODEL, reward=tiny.count_fives, compat=preset)
+    batch = on_device(tiny.batch("ppo", 0, ROWS))
+    rows, _, _ = method.collect(state, frozen, batch, jax.random.key(1))
+    terms, metrics = method.loss(state.params, frozen, rows, jax.random.key(0))
+    assert float(metrics["ratio_deviation"].value) < 1e-5
+    config = tiny.ppo_config(compat=preset)
+    values = np.asarray(rows["old_values"])
+    error = 0.5 * np.square(values - np.asarray(rows["returns"]))
+    mask = np.asarray(rows["loss_mask"])
+    if preset == "trl-1.12":  # the slot after an answer counts too
+        mask = mask | np.pad(mask, [(0, 0), (1, 0)])[:, :-1]
+    wanted = config.value_weight() * error[mask].mean()
+    np.testing.assert_allclose(terms["value"].value, wanted, rtol=1e-4, atol=1e-7)
+    assert preset in config.formula()
+
+
+def test_the_last_reward_of_trl_comes_after_the_answer():
+    (ours, _, _), _, _ = collected(decay=1.0, kl_coefficient=0.0)
+    (theirs, _, _), _, _ = collected(decay=1.0, kl_coefficient=0.0, compat="trl-1.12")
+    mask = ours["loss_mask"]
+    after = np.pad(mask, [(0, 0), (1, 0)])[:, :-1] & ~mask
+    after[:, 0] = False
+    assert after.any()
+    np.testing.assert_allclose(ours["returns"][mask], theirs["returns"][mask], atol=1e-5)
+    assert (ours["returns"][after] == 0).all()
+    fives = ((ours["tokens"] == 5) & mask).sum(1)
+    np.testing.assert_allclose(theirs["returns"].max(1)[fives > 0], fives[fives > 0], rtol=1e-5)
