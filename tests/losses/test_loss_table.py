@@ -23,12 +23,14 @@ def shape_of(case, args):
     return jax.eval_shape(case.call, *args).shape
 
 
+def key(case, args):
+    return f"{case} {list(case.args.values())} {[np.shape(x) for x in args]}"
+
+
 def run(case, args, weights=None):
     """(value, gradients) under jit; compiled once per case and shape."""
     arrays = [x if np.asarray(x).dtype.kind in "ib" else jnp.asarray(x, jnp.float32) for x in args]
-    fn = COMPILED.setdefault(
-        str(case) + str(list(case.args.values())), jax.jit(case.value_and_grads)
-    )
+    fn = COMPILED.setdefault(key(case, args), jax.jit(case.value_and_grads))
     if weights is None:
         weights = np.random.default_rng(0).normal(size=shape_of(case, arrays))
     value, grads = fn(arrays, jnp.asarray(weights, jnp.float32))
@@ -78,7 +80,7 @@ def test_jit_changes_nothing_and_content_does_not_recompile(case):
     run(case, case.draw(seed=1))
     floats = [jnp.asarray(x, jnp.float32) if x.dtype.kind == "f" else x for x in args]
     close(case.call(*floats), value)
-    assert COMPILED[str(case) + str(list(case.args.values()))]._cache_size() == 1
+    assert COMPILED[key(case, args)]._cache_size() == 1
 
 
 @cases(lambda c: "mask" in c.args)
@@ -120,6 +122,69 @@ def test_padding_side_does_not_matter(case):
         back = np.argsort(order, axis=1)
         results.append([moved(x, back) for x in [value, *grads]])
     close(results[0], results[1], 1e-5)
+
+
+@cases(lambda c: c.args.get("mask") == "mask" and "mask_other" not in c.args.values())
+def test_padding_amount_does_not_matter(case):
+    """Three more masked columns, of any content, change nothing of the others."""
+    args = case.draw()
+    mask = args[list(case.args).index("mask")]
+
+    def wider(x):
+        if x.shape[:2] != mask.shape:
+            return x
+        fill = np.nan if x.dtype.kind == "f" else 0
+        width = [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)
+        return np.pad(x, width, constant_values=fill)
+
+    weights = np.random.default_rng(0).normal(size=shape_of(case, args))
+    more = [wider(x) for x in args]
+    padded = np.nan_to_num(wider(weights)) if weights.shape[:2] == mask.shape else weights
+    value, grads = run(case, args, weights)
+    found, found_grads = run(case, more, padded)
+    for ours, wanted in zip([found, *found_grads], [value, *grads], strict=True):
+        if wanted.shape[:2] == mask.shape:
+            ours = ours[:, : mask.shape[1]]
+        close(ours, wanted, 1e-5)
+
+
+# Losses of whole rows and recurrences over time: a packed row of theirs is not two rows.
+WHOLE_ROWS = [
+    "gae",
+    "discounted_returns",
+    "reinforce_plus_plus",
+    "minillm_advantages",
+    "sequence_ratio",
+    "gspo_token",
+    "vespo",
+    "nash_md",
+    "score_sum",
+    "score_mean",
+    "wpo_weight",
+]
+
+
+@cases(
+    lambda c: (
+        set(c.args.values()) <= {"P", "near", "BT", "unit_BT", "dist", "mask"}
+        and not c.coupled
+        and c.name not in WHOLE_ROWS
+        and c.kwargs.get("level") != "sequence"
+    )
+)
+def test_packed_rows_are_the_rows(case):
+    """Two answers in one row, one after the other, give what each gives alone."""
+    args = case.draw()
+    mask = args[list(case.args).index("mask")]
+    assert shape_of(case, args)[:2] == mask.shape
+
+    def packed(x):
+        return np.concatenate([x[::2], x[1::2]], axis=1)
+
+    weights = np.random.default_rng(0).normal(size=shape_of(case, args))
+    value, grads = run(case, args, weights)
+    found, found_grads = run(case, [packed(x) for x in args], packed(weights))
+    close([found, *found_grads], [packed(x) for x in (value, *grads)], 1e-6)
 
 
 def weights_of(case, args, order):
