@@ -1,7 +1,9 @@
 """A model under adapters is another model: it makes adapters alone and joins them with its base."""
 
 import dataclasses
+import typing
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,6 +26,19 @@ class FullConfig:
 AdapterConfig = (
     FullConfig | lora.LoraConfig | ia3.Ia3Config | bottleneck.BottleneckConfig | prefix.PrefixConfig
 )
+
+
+def config_of(values: Mapping[str, Any]) -> AdapterConfig:
+    """A configuration from the plain values that `dataclasses.asdict` made.
+
+    Raises:
+      ValueError: they are those of no adapter.
+    """
+    for kind in typing.get_args(AdapterConfig):
+        if {field.name for field in dataclasses.fields(kind)} == set(values):
+            plain = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+            return kind(**plain)
+    raise ValueError(f"an adapter's configuration must be known; got {', '.join(values)}.")
 
 
 def adapt(model: models.Model, config: AdapterConfig) -> models.Model:

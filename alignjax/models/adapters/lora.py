@@ -122,7 +122,7 @@ class LowRank(layers.Operator):
     ) -> jax.Array:
         side = sites.sides(equation, stored, out)
         given = layers.linear(equation, x, self.base, stored=stored, out=out)
-        down, up, each = self._matrices(side)
+        down, up, each = self._matrices(side, x.shape[0])
         inner = axes.einsum(
             f"{side.lead}{side.inputs},{each}{side.inputs}R->{side.lead}R",
             self._dropped(x, side),
@@ -137,16 +137,17 @@ class LowRank(layers.Operator):
             result = (result * self._ratio(side, stored)).astype(result.dtype)
         return result if bias is None else result + bias
 
-    def _matrices(self, side: sites.Sides) -> tuple[jax.Array, jax.Array, str]:
+    def _matrices(self, side: sites.Sides, rows: int) -> tuple[jax.Array, jax.Array, str]:
         """(down, up, letter of the rows' own axis or "") as they are used."""
         down, up = f"{side.input_axes} rank", f"rank {side.output_axes}"
         if self.ids is None:
             return axes.shard(self.down, down), axes.shard(self.up, up), ""
-        return (
-            axes.take(self.down, self.ids, f"batch {down}"),
-            axes.take(self.up, self.ids, f"batch {up}"),
-            side.lead[0],
-        )
+        ids = self.ids[:, None] + jnp.zeros((rows // self.ids.shape[0],), self.ids.dtype)
+
+        def each(x: jax.Array, names: str) -> jax.Array:
+            return axes.take(axes.shard(x, f"rank {names}"), ids.reshape(rows), f"batch {names}")
+
+        return each(self.down, down), each(self.up, up), side.lead[0]
 
     def _dropped(self, x: jax.Array, side: sites.Sides) -> jax.Array:
         if self.key is None:

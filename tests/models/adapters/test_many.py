@@ -1,0 +1,95 @@
+"""Rows that name different adapters give what each adapter gives alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignjax.models import transformer
+from alignjax.models.adapters import adapt, lora, many, sites
+from alignjax.sampling import generate, transforms
+from alignjax.training import update
+from tests.models.adapters import kinds
+from tests.training import tiny
+
+MODEL = transformer.transformer(tiny.shape())
+ADAPTED = adapt.adapt(MODEL, lora.LoraConfig(rank=3, targets=sites.TARGETS))
+BASE = {"base": kinds.roughen(MODEL.init(jax.random.key(7)), size=0.1)}
+OWN = [kinds.roughen(ADAPTED.init(jax.random.key(n)), seed=n) for n in range(3)]
+IDS = np.array([2, 0, 1, 1, 0, 2, 2, 0], np.int32)
+
+
+def test_a_stack_holds_each_adapter():
+    stacked = many.stack(OWN)
+    for number, own in enumerate(OWN):
+        jax.tree.map(np.testing.assert_array_equal, many.take(stacked, number), own)
+
+
+def test_each_row_computes_its_own_adapter():
+    batch = tiny.batch("sft", 0, 8)
+    arguments = batch["tokens"], batch["positions"], batch["segments"]
+    mixed = ADAPTED.bind(many.select(many.stack(OWN), jnp.asarray(IDS)), BASE)
+    found = jax.jit(lambda tree: kinds.logits(MODEL, tree, *arguments))(mixed)
+    alone = [np.asarray(kinds.logits(MODEL, ADAPTED.bind(o, BASE), *arguments)) for o in OWN]
+    for row, number in enumerate(IDS):
+        np.testing.assert_allclose(found[row], alone[number][row], atol=1e-5)
+        assert np.abs(found[row] - alone[(number + 1) % 3][row]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_an_adapters_gradient_comes_from_its_rows_alone(name):
+    method = tiny.make(name, ADAPTED)
+    batch = jax.tree.map(jnp.asarray, tiny.batch(name, 0, 8))
+    frozen = {**BASE, "reference": adapt.empty(OWN[0])}
+    if method.annotate:
+        batch |= method.annotate(frozen, batch)
+    key, stacked = jax.random.key(0), many.stack(OWN)
+    run = jax.jit(update.make_gradients(many.by_row(method.loss), micro_batches=2))
+    found, _ = run(stacked, frozen, {**batch, "adapter": jnp.asarray(IDS)}, key)
+    for number, own in enumerate(OWN):
+        kept = number == IDS
+        rows = {k: x[kept] for k, x in batch.items()}
+        alone, _ = update.make_gradients(method.loss)(own, frozen, rows, key)
+        # Means over all rows and over its own differ by their weights.
+        mask = np.asarray(batch["loss_mask"])
+        share = mask[kept].sum() / mask.sum() if name == "sft" else kept.mean()
+        jax.tree.map(
+            lambda a, b, share=share: np.testing.assert_allclose(
+                a, share * b, rtol=1e-3, atol=1e-6
+            ),
+            many.take(found, number),
+            alone,
+        )
+    ids = jnp.where(IDS == 1, 0, IDS)
+    without, _ = run(stacked, frozen, {**batch, "adapter": ids}, key)
+    for leaf in jax.tree.leaves(many.take(without, 1)):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_sampling_serves_each_row_its_own_adapter():
+    """Greedy completions of a mixed batch are those of each adapter alone."""
+    config = transforms.SamplingConfig(max_new_tokens=6, temperature=0.0)
+    sample = generate.make_generate(MODEL, config, eos=tiny.EOS, pad=tiny.PAD)
+    given = tiny.prompts(0, 8)
+    key = jax.random.key(0)
+    mixed = ADAPTED.bind(many.select(many.stack(OWN), jnp.asarray(IDS)), BASE)
+    found = sample(mixed, given["prompts"], given["lengths"], key)
+    rows = set()
+    for number, own in enumerate(OWN):
+        alone = sample(ADAPTED.bind(own, BASE), given["prompts"], given["lengths"], key)
+        kept = number == IDS
+        np.testing.assert_array_equal(found.tokens[kept], alone.tokens[kept])
+        rows.add(np.asarray(alone.tokens).tobytes())
+    assert len(rows) == 3
+
+
+def test_adapters_that_differ_are_refused():
+    other = adapt.adapt(MODEL, lora.LoraConfig(rank=3, alpha=4.0, targets=sites.TARGETS))
+    with pytest.raises(ValueError, match="must be of one configuration"):
+        many.stack([OWN[0], other.init(jax.random.key(0))])
+    for name in ("dora", "ia3", "prefix"):
+        own = kinds.model_of(name, MODEL).init(jax.random.key(0))
+        with pytest.raises(ValueError, match="must be LoRA without DoRA"):
+            many.stack([own, own])
+    with pytest.raises(ValueError, match="without a head"):
+        many.stack([MODEL.with_scalar(OWN[0])])
