@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.models import transformer
 from alignjax.models.checkpoints import (
@@ -18,11 +19,11 @@ from alignjax.models.checkpoints import (
     safetensors_io,
     sharded,
 )
-from alignjax.models.config import TransformerConfig
+from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling, TransformerConfig
 
 FAMILIES = {
     **dense.FAMILIES,
-    **{name: family.config for name, family in families_moe.FAMILIES.items()},
+    **{kind: names.Family(*family) for kind, family in families_moe.FAMILIES.items()},
 }
 # Tensors that repeat what a parameter holds, or that others compute anew.
 UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
@@ -47,8 +48,28 @@ class Stored:
         config: the same model with other dtypes, if wanted.
         """
         config = config or self.config
+        self._check_copy()
         wanted = sharded.targets(transformer.declare(config), jnp.dtype(config.param_dtype))
         return sharded.load(self.tensors, wanted, self.sources, unread=self.unread)
+
+    def _check_copy(self) -> None:
+        """Refuses a tied model whose stored unembedding is not the embedding, in which transformers
+        would leave them untied."""
+        held, name = self.tensors.tensors, "lm_head.weight"
+        if not self.config.tied or name not in held:
+            return
+        table, rows = "model.embed_tokens.weight", 1024
+        same = table in held and held[table].shape == held[name].shape
+        for start in range(0, held[name].shape[0] if same else 0, rows):
+            at = (slice(start, start + rows),)
+            same = same and np.array_equal(
+                self.tensors.read(name, at), self.tensors.read(table, at)
+            )
+        if not same:
+            raise ValueError(
+                f"{name} must equal {table} under tie_word_embeddings; it does not "
+                f"({held[name].file}). Set tie_word_embeddings to false in config.json."
+            )
 
 
 def open_model(path: str | pathlib.Path) -> Stored:
@@ -68,47 +89,108 @@ def open_model(path: str | pathlib.Path) -> Stored:
     )
 
 
-def parse_config(values: dict[str, Any], where: str) -> TransformerConfig:
+def parse_config(values: Mapping[str, Any], where: str) -> TransformerConfig:
     """The TransformerConfig that the fields of a `config.json` describe.
 
     Raises:
       ValueError: an unknown family, or a field that the family does not know.
     """
-    kind = values.get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(
-            f"model_type must be one of {', '.join(sorted(FAMILIES))}; got {kind!r:.100} ({where})."
-        )
-    fields = hf_config.Fields(values, where)
-    config = FAMILIES[kind](fields)
+    family = _family(values, where)
+    fields = hf_config.Fields(dict(values), where)
+    config = family.config(fields)
     fields.done()
     config.validate()
     return config
 
 
+def _family(values: Mapping[str, Any], where: str) -> names.Family:
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(
+            f"model_type must be one of {', '.join(sorted(FAMILIES))}; got {kind!r:.100} ({where})."
+        )
+    return FAMILIES[kind]
+
+
 def sources_of(kind: str, config: TransformerConfig) -> transformer.Transformer:
     """The tree of Sources of a family's model, by its `model_type`."""
-    family = families_moe.FAMILIES.get(kind)
-    return family.sources(config) if family else names.sources(config)
+    return FAMILIES[kind].sources(config)
+
+
+def hf_fields(config: TransformerConfig) -> dict[str, Any]:
+    """A `config.json` for a model that was not read from a folder.
+
+    It is of the first family that expresses the configuration wholly; special token ids and the
+    length of training are for the caller to add.
+
+    Raises:
+      ValueError: no family of transformers is this model.
+    """
+    near: tuple[str, list[str]] | None = None
+    for kind, family in FAMILIES.items():
+        try:
+            fields = family.describe(config)
+            changed = differences(config, parse_config(fields, "hf_fields"))
+        except (ValueError, ArithmeticError):  # the family has no word for it
+            continue
+        if not changed:
+            return fields
+        if near is None or len(changed) < len(near[1]):
+            near = kind, changed
+    hint = f" Nearest is {near[0]}, which differs in {', '.join(near[1])}." if near else ""
+    raise ValueError(f"model must be one of a family of transformers; got another (model).{hint}")
+
+
+def differences(config: TransformerConfig, other: TransformerConfig) -> list[str]:
+    """Fields in which two configurations are different functions of their weights.
+
+    How a model is run, and the losses that it is trained with, do not count.
+    """
+    ours, theirs = _normal(config), _normal(other)
+    return [name for name, value in ours.items() if value != theirs[name]]
+
+
+def _normal(config: TransformerConfig) -> dict[str, Any]:
+    """Fields by name, each function written in one way only."""
+    kinds = config.kinds()
+    sliding, windowed = "sliding" in kinds, bool({"sliding", "chunked"} & {*kinds})
+    own = config.local_rope_theta or (config.rope_theta if config.rope.kind == "none" else 0.0)
+    tuned = config.query_tuning > 0
+    scale = config.query_scale or config.head_dim**-0.5
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    rope = config.rope if config.rope.kind != "none" else RopeScaling()
+    if not config.mla.kv_rank:
+        rope = dataclasses.replace(rope, score_mscale=0.0)
+    return {name: value for name, value in fields.items() if name not in _LOCAL} | {
+        "attention": kinds,
+        "window": config.window if windowed else 0,
+        "local_rope_theta": own if sliding else 0.0,
+        "query_scale": float(f"{scale:.6g}"),
+        "query_tuning_span": config.query_tuning_span if tuned else 0,
+        "rope": rope,
+        "moe": _normal_moe(config),
+        "mla": config.mla if config.mla.kv_rank else MlaConfig(),
+    }
+
+
+def _normal_moe(config: TransformerConfig) -> MoeConfig:
+    if not config.moe.experts:
+        return MoeConfig()
+    return dataclasses.replace(config.moe, balance_loss=0.0, z_loss=0.0)
 
 
 def _open_folder(path: pathlib.Path) -> Stored:
     file = path / "config.json"
     values = hf_config.read(file)
     config = parse_config(values, str(file))
-    tensors = safetensors_io.open_folder(path)
-    unread = UNREAD
-    if config.tied:
-        unread = (*UNREAD, "lm_head.weight")  # a copy of the embedding, where it is there
-    kind = values["model_type"]
-    if kind in families_moe.FAMILIES:
-        unread = (*unread, *families_moe.FAMILIES[kind].unread(config))
+    family = _family(values, str(file))
+    copies = ("lm_head.weight",) if config.tied else ()
     return Stored(
         config=config,
-        tensors=tensors,
-        sources=sources_of(kind, config),
+        tensors=safetensors_io.open_folder(path),
+        sources=family.sources(config),
         fields=values,
-        unread=unread,
+        unread=(*UNREAD, *copies, *family.unread(config)),
     )
 
 
@@ -164,33 +246,53 @@ def save_model(
 
     Args:
       config, params: the model.
-      fields: its `config.json`; checked to describe `config`.
+      fields: its `config.json`, that of the folder it came from or of `hf_fields`.
       dtype: of the tensors; that of the parameters where None.
 
     Raises:
       ValueError: the fields describe another model, or the folder holds a model already.
     """
-    described = parse_config(dict(fields), "fields")
-    own = dataclasses.replace(described, **{n: getattr(config, n) for n in _LOCAL})
-    losses = {n: getattr(config.moe, n) for n in ("balance_loss", "z_loss")}
-    own.moe = dataclasses.replace(own.moe, **losses)
-    if own != config:
-        changed = [
-            f.name
-            for f in dataclasses.fields(config)
-            if getattr(config, f.name) != getattr(own, f.name)
-        ]
+    if params.scalar is not None:
+        raise ValueError(
+            "a language model must have no scalar head to be saved as one (save_model). "
+            "Save a reward or value model by `heads.save_reward`."
+        )
+    family = checked_family(config, fields)
+    write(path, params, family.sources(config), fields, dtype or config.param_dtype)
+
+
+def checked_family(config: TransformerConfig, fields: Mapping[str, Any]) -> names.Family:
+    """The family that the fields of a `config.json` name.
+
+    Raises:
+      ValueError: they describe another model.
+    """
+    changed = differences(config, parse_config(fields, "fields"))
+    if changed:
         raise ValueError(
             f"config.json must describe the model that is saved; they differ in "
-            f"{', '.join(changed)} (save_model)."
+            f"{', '.join(changed)} (save_model). Take the fields from `hf_fields`."
         )
-    if params.scalar is not None:
-        raise ValueError("a language model must have no scalar head to be saved as one.")
-    written = jax.dtypes.canonicalize_dtype(dtype or config.param_dtype)
-    sources = sources_of(fields["model_type"], config)
-    tensors = sharded.tensors_of(params, sources, written)
-    safetensors_io.write_folder(path, tensors, metadata={"format": "pt"})
-    hf_config.write(pathlib.Path(path) / "config.json", {**fields, "dtype": str(written)})
+    return _family(fields, "fields")
+
+
+def write(
+    path: str | pathlib.Path,
+    params: Any,
+    sources: Any,
+    fields: Mapping[str, Any],
+    dtype: Any,
+) -> None:
+    """A folder of one model's tensors with its `config.json`, whole or not at all."""
+    written = jax.dtypes.canonicalize_dtype(dtype)
+    if not jnp.issubdtype(written, jnp.floating):
+        raise ValueError(f"dtype must be a floating one; got {written} (save_model).")
+    safetensors_io.write_folder(
+        path,
+        sharded.tensors_of(params, sources, written),
+        metadata={"format": "pt"},
+        files={"config.json": hf_config.encode({**fields, "dtype": str(written)})},
+    )
 
 
 # Fields of the configuration that say how a model is run, not what it computes.

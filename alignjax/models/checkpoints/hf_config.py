@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from alignjax.models.config import RopeScaling
@@ -20,13 +21,16 @@ HARMLESS = frozenset(
         """
     _name_or_path add_cross_attention architectures attn_implementation auto_map bad_words_ids
     begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
-    classifier_dropout decoder_start_token_id dtype eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    id2label initializer_range is_llama_config label2id max_position_embeddings
-    max_window_layers model_type num_labels output_attentions output_hidden_states pad_token_id
-    prefix problem_type return_dict return_dict_in_generate sep_token_id suppress_tokens
-    task_specific_params tokenizer_class torch_dtype torchscript transformers.js_config
-    transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache
+    classifier_dropout decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id id2label initializer_range is_llama_config label2id
+    length_penalty max_length max_position_embeddings max_window_layers min_length model_type
+    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp
+    problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate
+    sep_token_id suppress_tokens task_specific_params temperature tokenizer_class top_k top_p
+    torch_dtype torchscript transformers.js_config transformers_version typical_p unsloth_fixed
+    unsloth_version use_bfloat16 use_cache
         """,
     )
 )
@@ -46,6 +50,18 @@ SCALED = {
     "attention_factor": "attention_factor",
     "truncate": "truncate",
 }
+# Without these a scaling means nothing.
+NEEDED: dict[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "original_max_position_embeddings",
+        "low_freq_factor",
+        "high_freq_factor",
+    ),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+LIMIT = 1_000_000  # bytes of a config.json
 _MISSING = object()
 
 
@@ -71,11 +87,29 @@ class Fields:
             raise self.error(name, "be given", "nothing")
         return default if value is None else value
 
+    def nullable(self, name: str, absent: Any) -> Any:
+        """The same where null has a meaning of its own: None for null, `absent` where not there."""
+        return self._left.pop(name, absent)
+
     def number(self, name: str, default: Any = _MISSING, *, most: float = 1e9) -> Any:
-        """A positive number, no larger than `most`: it becomes the size of something."""
+        """A positive number, no larger than `most`."""
         value = self.take(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
             raise self.error(name, f"be a number in (0, {most:g}]", repr(value))
+        return value
+
+    def size(self, name: str, default: Any = _MISSING, *, most: float = 1e9) -> int:
+        """A whole positive number, no larger than `most`: so many of something are made."""
+        value = self.number(name, default, most=most)
+        if value != int(value):
+            raise self.error(name, "be a whole number", repr(value))
+        return int(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "be true or false", repr(value))
         return value
 
     def only(self, name: str, *wanted: Any) -> None:
@@ -104,7 +138,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       ValueError: the file is missing, too large, or not a JSON object.
     """
     try:
-        text = path.read_text(encoding="utf-8")[:1_000_000]
+        with open(path, "rb") as file:
+            text = file.read(LIMIT + 1)
+        if len(text) > LIMIT:
+            raise ValueError(f"more than {LIMIT} bytes")
         values = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
@@ -116,17 +153,31 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def rope_fields(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
-    """(theta, scaling) of a model whose layers all turn alike."""
-    given = fields.take("rope_parameters", None)
-    if given is None:
-        given = {
-            **(fields.take("rope_scaling", None) or {}),
-            "rope_theta": fields.take("rope_theta", theta),
-        }
-    else:
-        fields.take("rope_scaling", None)
-        fields.take("rope_theta", None)
-    return scaling_of(Fields(given, f"{fields.where}, rope_parameters"), theta)
+    """(theta, scaling) of a model whose layers all turn alike.
+
+    Raises:
+      ValueError: the two spellings are both there and differ.
+    """
+    new = table(fields, "rope_parameters")
+    old = table(fields, "rope_scaling")
+    base = fields.take("rope_theta", None)
+    if base is not None:
+        old["rope_theta"] = base
+    for name in sorted(old) if new else ():
+        # A rope_theta beside them stands for the one that they lack; nothing else may be added.
+        alone = name == "rope_theta" and name not in new
+        if not alone and old[name] != new.get(name):
+            what = f"be as in the older fields, {old[name]!r:.80}"
+            raise fields.error(f"rope_parameters.{name}", what, repr(new.get(name)))
+    return scaling_of(Fields({**new, **old}, f"{fields.where}, rope_parameters"), theta)
+
+
+def table(fields: Fields, name: str) -> dict[str, Any]:
+    """A field that holds fields; empty where absent."""
+    value = fields.take(name, {})
+    if not isinstance(value, dict):
+        raise fields.error(name, "hold an object", repr(value))
+    return dict(value)
 
 
 def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
@@ -144,9 +195,11 @@ def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
         return theta, RopeScaling()
     if kind not in ("linear", "llama3", "yarn"):
         raise fields.error("rope_type", "be default, linear, llama3 or yarn", repr(kind))
-    values = {ours: fields.take(name) for name, ours in SCALED.items() if fields.has(name)}
-    if "factor" not in values:
-        raise fields.error("factor", "be given", "nothing")
+    for name in NEEDED[kind]:
+        if not fields.has(name):
+            raise fields.error(name, f"be given for {kind}", "nothing")
+    values: dict[str, Any] = {"truncate": fields.flag("truncate", True)}
+    values |= {ours: fields.number(name) for name, ours in SCALED.items() if fields.has(name)}
     scaling = RopeScaling(kind=kind, **values)
     if kind == "yarn":
         _yarn_factor(fields, scaling, explicit="attention_factor" in values)
@@ -156,9 +209,15 @@ def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
 
 def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> None:
     """DeepSeek states the factor of cos and sin as a quotient of two magnitudes."""
-    one, all_dims = fields.take("mscale", None), fields.take("mscale_all_dim", None)
+    one, all_dims = (
+        fields.number(name) if fields.has(name) else None for name in ("mscale", "mscale_all_dim")
+    )
     scaling.score_mscale = float(all_dims or 0.0)
-    if explicit or not (one and all_dims):
+    if explicit:
+        return
+    if not (one and all_dims):
+        # 0 is 0.1 log(factor) + 1, which is meant for factors above 1 alone.
+        scaling.attention_factor = 0.0 if scaling.factor > 1 else 1.0
         return
 
     def magnitude(scale: float) -> float:
@@ -169,23 +228,9 @@ def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> Non
 
 def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     """The `rope_parameters` that `scaling_of` reads as these."""
-    kept = {
-        "linear": ("factor",),
-        "llama3": (
-            "factor",
-            "original_max_position_embeddings",
-            "low_freq_factor",
-            "high_freq_factor",
-        ),
-        "yarn": (
-            "factor",
-            "original_max_position_embeddings",
-            "beta_fast",
-            "beta_slow",
-            "attention_factor",
-            "truncate",
-        ),
-    }.get(scaling.kind, ())
+    kept = NEEDED.get(scaling.kind, ())
+    if scaling.kind == "yarn":
+        kept += ("beta_fast", "beta_slow", "attention_factor", "truncate")
     found = {name: getattr(scaling, SCALED[name]) for name in kept}
     if not found.get("attention_factor", 1.0):  # our 0 is their absence
         del found["attention_factor"]
@@ -193,6 +238,14 @@ def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
         found["mscale_all_dim"] = scaling.score_mscale
     kind = "default" if scaling.kind == "none" else scaling.kind
     return {"rope_type": kind, "rope_theta": theta, **found}
+
+
+def spelled_twice(theta: float, scaling: RopeScaling) -> dict[str, Any]:
+    """Rotary fields of a `config.json` that older and newer releases of transformers read."""
+    found = described_rope(theta, scaling)
+    scaled = {k: v for k, v in found.items() if k != "rope_theta"}
+    older = {"rope_scaling": scaled} if scaling.kind != "none" else {}
+    return {"rope_theta": theta, **older, "rope_parameters": found}
 
 
 def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
@@ -207,7 +260,7 @@ def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
     if not isinstance(given, list) or len(given) != layers:
         raise fields.error("layer_types", f"name the kind of all {layers} layers", repr(given))
     for kind in given:
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise fields.error("layer_types", f"be among {', '.join(KINDS)}", repr(kind))
     return period([KINDS[kind] for kind in given])
 
@@ -220,9 +273,7 @@ def period(names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def write(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes a `config.json`, whole or not at all; older spellings of the dtype are dropped."""
-    values = {k: v for k, v in values.items() if k not in ("torch_dtype", "auto_map")}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+def encode(values: Mapping[str, Any]) -> bytes:
+    """The text of a `config.json`. Old names of the dtype go, and so does code that is not ours."""
+    kept = {k: v for k, v in values.items() if k not in ("torch_dtype", "auto_map")}
+    return (json.dumps(kept, indent=2) + "\n").encode()

@@ -1,9 +1,10 @@
 """The tensors of `transformers` behind each parameter of our Transformer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from alignjax.models import attention, layers
+from alignjax.models.checkpoints.hf_config import Fields
 from alignjax.models.checkpoints.sources import Source
 from alignjax.models.config import TransformerConfig
 from alignjax.models.transformer import Block, Transformer
@@ -11,6 +12,21 @@ from alignjax.models.transformer import Block, Transformer
 # A layer's sources: (name within the layer, axes) -> the source over all layers of a stack.
 Layer = Callable[..., Source]
 Part = Callable[[TransformerConfig, Layer], Any]  # sources of one part of a stack's layers
+
+
+class Family(NamedTuple):
+    """A family of models, under the `model_type` of its `config.json`.
+
+    config: fields of a `config.json` -> TransformerConfig. describe: a `config.json` for it, and
+    for no other: what the family cannot express is lost; special token ids are the tokenizer's to
+    add. sources: config -> the tree of Sources. unread: patterns of tensors that a folder may hold
+    and the model does not use.
+    """
+
+    config: Callable[[Fields], TransformerConfig]
+    describe: Callable[[TransformerConfig], dict[str, Any]]
+    sources: Callable[[TransformerConfig], Transformer]
+    unread: Callable[[TransformerConfig], tuple[str, ...]] = lambda config: ()
 
 
 def sources(

@@ -1,0 +1,149 @@
+"""Small random models of each dense family, by transformers' own classes, and what they compute.
+
+Run with torch 2.13.0 and transformers 5.23.0: python -m tests.models.families.record_dense
+"""
+
+import pathlib
+
+from tests.models.families import reference
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+BARE = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SMALL = {**BARE, "head_dim": 8}
+EVEN = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_theta": 500.0,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 8.0,
+    "rope_theta": 100.0,
+}
+WINDOWS = {"sliding_window": 5, "num_hidden_layers": 3}
+MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+CASES = {
+    "llama": ("llama", {**BARE, "num_hidden_layers": 3}),
+    "llama-biases-llama3": (
+        "llama",
+        {
+            **SMALL,
+            **EVEN,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+    "llama-linear": (
+        "llama",
+        {
+            **SMALL,
+            "num_key_value_heads": 6,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1000.0},
+        },
+    ),
+    "llama-yarn": ("llama", {**SMALL, **EVEN, "num_key_value_heads": 1, "rope_parameters": YARN}),
+    "smollm3": (
+        "smollm3",
+        {**BARE, "num_hidden_layers": 5, "no_rope_layers": [1, 0, 1, 1, 0]},
+    ),
+    "mistral-window": ("mistral", {**SMALL, **EVEN, **WINDOWS, "head_dim": 6}),
+    "mistral": ("mistral", {**SMALL, "sliding_window": None, "tie_word_embeddings": True}),
+    "qwen2": ("qwen2", {**BARE, **EVEN}),
+    "qwen2-sliding": (
+        "qwen2",
+        {
+            **SMALL,
+            **WINDOWS,
+            "use_sliding_window": True,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3": ("qwen3", {**SMALL, **EVEN, "head_dim": 12, "attention_bias": True}),
+    "qwen3-mixed": (
+        "qwen3",
+        {
+            **SMALL,
+            **WINDOWS,
+            "use_sliding_window": True,
+            "layer_types": MIXED,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma2": (
+        "gemma2",
+        {
+            **SMALL,
+            **WINDOWS,
+            "query_pre_attn_scalar": 7,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma2-untied": (
+        "gemma2",
+        {
+            **SMALL,
+            **EVEN,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **SMALL,
+            **WINDOWS,
+            "layer_types": MIXED,
+            "query_pre_attn_scalar": 9,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            },
+        },
+    ),
+    "gemma3-pattern": (
+        "gemma3_text",
+        {**SMALL, **EVEN, "num_hidden_layers": 7, "head_dim": 4, "intermediate_size": 16},
+    ),
+}
+# Families whose sequence-classification folder is kept too, as transformers writes it.
+REWARDS = ("llama", "gemma3")
+
+
+def main() -> None:
+    for seed, (name, (kind, fields)) in enumerate(CASES.items()):
+        model = reference.make(kind, fields, seed)
+        folder = GOLDENS / name
+        reference.record(model, folder, seed)
+        scored = reference.scored(model, seed)
+        reference.record_scores(
+            scored, folder, seed, GOLDENS / f"{name}-reward" if name in REWARDS else None
+        )
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{name}: {size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The reference side, torch and transformers only: random models, and what they compute.
+
+As a program it serves the live comparison: python -m tests.models.families.reference COMMAND ...
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+LENGTH = 19  # tokens of the prompt, beyond every window
+ROWS = (13, 7, 10)  # tokens of the rows of padded batches
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that compute here."""
+    return {
+        name: importlib.metadata.version(name).split("+")[0] for name in ("torch", "transformers")
+    }
+
+
+def make(kind: str, fields: dict[str, Any], seed: int) -> Any:
+    """A causal model of a family with its own initialisation, spread until logits differ by nats.
+
+    Norms and biases, which start as constants, are made random too.
+    """
+    torch.manual_seed(seed)
+    spread = {"initializer_range": 0.25}
+    config = transformers.AutoConfig.for_model(kind, **{**spread, **fields})
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight += 0.3 * torch.randn_like(weight)
+    return model.eval()
+
+
+def prompts(vocab: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(one prompt, the rows of the padded batches).
+
+    The pad id 0 occurs within rows; not in the prompt, for torch gives its embedding no gradient.
+    """
+    rng = np.random.default_rng(seed)
+    prompt = rng.integers(1, vocab, LENGTH)
+    rows = [rng.integers(0, vocab, length) for length in ROWS]
+    for row in rows:
+        row[-1] = rng.integers(1, vocab)  # transformers finds a row's end by the pad id
+    return prompt, rows
+
+
+def padded(rows: list[np.ndarray], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens, attention mask) of rows of several lengths."""
+    width = max(map(len, rows))
+    tokens, mask = (np.zeros((len(rows), width), np.int64) for _ in range(2))
+    for i, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(0, len(row))
+        tokens[i, at], mask[i, at] = row, 1
+    return torch.tensor(tokens), torch.tensor(mask)
+
+
+def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
+    """Logits of a prompt and of padded rows, the prompt's mean cross entropy and its gradients."""
+    prompt, rows = prompts(model.config.vocab_size, seed)
+    tokens = torch.tensor(prompt)[None]
+    model.zero_grad()
+    logits = model(tokens, use_cache=False).logits
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], tokens[0, 1:])
+    loss.backward()
+    found = {
+        "prompt": prompt,
+        "logits": logits[0].detach().numpy(),
+        "loss": loss.detach().numpy(),
+        **{f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters()},
+    }
+    for side in ("left", "right"):
+        tokens, mask = padded(rows, left=side == "left")
+        with torch.no_grad():
+            # No position ids: on the left they count the padding, which must not matter.
+            out = model(tokens, attention_mask=mask, use_cache=False).logits
+        for i, row in enumerate(rows):
+            found[f"row/{i}"] = row
+            found[f"{side}/{i}"] = out[i][mask[i].bool()].numpy()
+    return found
+
+
+def record(model: Any, folder: pathlib.Path, seed: int) -> None:
+    """The model as transformers saves it, beside what it computes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    np.savez_compressed(
+        folder / "computed.npz",
+        versions=np.array(json.dumps(versions())),
+        **computed(model, seed),
+    )
+
+
+def scored(model: Any, seed: int) -> Any:
+    """The model's body under a random head that scores sequences."""
+    torch.manual_seed(1000 + seed)
+    fields = {k: v for k, v in model.config.to_dict().items() if k not in ("id2label", "label2id")}
+    config = transformers.AutoConfig.for_model(**fields, num_labels=1)
+    head = transformers.AutoModelForSequenceClassification.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
+    missing, more = head.model.load_state_dict(model.model.state_dict(), strict=False)
+    assert not [*missing, *more]
+    return head.eval()
+
+
+def record_scores(
+    head: Any, folder: pathlib.Path, seed: int, whole: pathlib.Path | None = None
+) -> None:
+    """The head's weight and scores of ragged rows; the whole folder where `whole` is given."""
+    _, rows = prompts(head.config.vocab_size, seed)
+    tokens, mask = padded(rows, left=False)
+    with torch.no_grad():
+        scores = head(tokens, attention_mask=mask, use_cache=False).logits[:, 0]
+    weight = head.score.weight.detach().numpy()
+    np.savez_compressed(folder / "scores.npz", weight=weight, scores=scores.numpy())
+    if whole is not None:
+        shutil.rmtree(whole, ignore_errors=True)
+        head.save_pretrained(whole)
+
+
+def load(folder: str) -> Any:
+    """A folder as transformers loads it; anything that it misses or adds is an error."""
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    return model.eval()
+
+
+def main(command: str, *argv: str) -> None:
+    """make KIND FIELDS SEED FOLDER: a new model. load FOLDER SEED OUT: what a folder computes."""
+    if command == "make":
+        kind, fields, seed, folder = argv
+        record(make(kind, json.loads(fields), int(seed)), pathlib.Path(folder), int(seed))
+    else:
+        folder, seed, out = argv
+        model = load(folder)
+        state = {f"tensor/{n}": x.numpy() for n, x in model.state_dict().items()}
+        np.savez(out, **computed(model, int(seed)), **state)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
