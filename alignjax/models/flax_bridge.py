@@ -34,9 +34,9 @@ def from_linen(module: Any, contract: flax_contract.Contract) -> models.Model:
     """A Linen module as a Model that every algorithm trains; params are Weights.
 
     `init` calls the module's `__call__` (`contract.states` if it has none) with the contract's
-    inputs. Weights that exist already are `Weights(params=variables["params"])`. On a mesh they
-    are whole on every device and the batch is split; the module itself is traced under automatic
-    axes. Adapters do not apply: the module does not declare its parameters to us.
+    inputs. Weights that exist already are `Weights(params=variables["params"])`. On a mesh fresh
+    ones are whole on every device, and those that you place keep their layout; the module itself
+    is traced under automatic axes. Adapters do not apply: the module declares no parameters to us.
 
     Raises:
       ValueError: flax is missing, the module keeps state besides "params" or draws random numbers,
@@ -66,7 +66,7 @@ def from_nnx(make: Callable[[Any], Any], contract: flax_contract.Contract) -> mo
     """The NNX module that `make(nnx.Rngs)` builds, as a Model; params are Weights.
 
     The module runs in eval mode (no dropout). Weights of a module that exists are
-    `nnx_weights(module)`; `nnx.update(module, nnx_state(module, weights))` puts trained ones back.
+    `nnx_weights(module)`; `nnx.update(module, nnx_state(module, weights))` puts new ones back.
     Meshes and adapters: as for `from_linen`.
 
     Raises:
@@ -78,7 +78,9 @@ def from_nnx(make: Callable[[Any], Any], contract: flax_contract.Contract) -> mo
 
     def built(key: jax.Array) -> Any:
         module = make(nnx.Rngs(key))
-        module.eval()
+        # Eval mode, where the module has modes: no dropout, no running statistics.
+        off = {"deterministic": True, "use_running_average": True}
+        module.set_attributes(raise_if_not_found=False, **off)
         return module
 
     abstract = nnx.eval_shape(lambda: built(jax.random.key(0)))
@@ -188,10 +190,13 @@ def _measure(own: _Own, contract: flax_contract.Contract) -> _Sizes:
                 f"bias must be None for a model that returns logits; got {contract.bias!r} "
                 "(Contract)."
             )
+        flax_contract.check_vocabulary(width)
         return _Sizes(width, width, states.dtype)
     matrix = jax.eval_shape(lambda w: flax_contract.matrix_of(contract, w), weights)
     rows = width + (contract.bias is not None)
-    if len(matrix.shape) != 2 or matrix.shape[0] != rows:
+    # A square one would pass unseen the wrong way round: tables of Embed are always [V, D].
+    table = str(contract.unembedding).endswith("embedding")
+    if table or len(matrix.shape) != 2 or matrix.shape[0] != rows:
         raise ValueError(
             f"unembedding must have shape [D, V] with D = {width}, the width of the states; got "
             f"{matrix.shape} (Contract). A matrix [V, D] needs a function: "
@@ -202,12 +207,6 @@ def _measure(own: _Own, contract: flax_contract.Contract) -> _Sizes:
 
 def _model(own: _Own, contract: flax_contract.Contract) -> models.Model:
     size = _measure(own, contract)
-    shards = axes.axis_size("vocab")
-    if size.vocab % shards:
-        raise ValueError(
-            f"the vocabulary must be a multiple of the mesh's model axis; got {size.vocab} and "
-            f"{shards} (mesh.model). Use a smaller model axis."
-        )
 
     def init(key: jax.Array) -> Weights:
         names = jax.tree.map(lambda x: " ".join(["embed"] * x.ndim), jax.eval_shape(own.init, key))
@@ -216,7 +215,7 @@ def _model(own: _Own, contract: flax_contract.Contract) -> models.Model:
     def unembedding(weights: Weights) -> jax.Array:
         if contract.unembedding is None:
             return axes.shard(jnp.eye(size.vocab, dtype=size.dtype), "embed vocab")
-        return axes.shard(flax_contract.matrix_of(contract, weights.params), "embed vocab")
+        return flax_contract.matrix_of(contract, weights.params)
 
     def scalar(weights: Weights, states: jax.Array) -> jax.Array:
         states = states[..., : size.width].astype(jnp.float32)
@@ -228,7 +227,7 @@ def _model(own: _Own, contract: flax_contract.Contract) -> models.Model:
     fp32 = size.dtype == jnp.float32 and jax.default_backend() == "cpu"
     return models.Model(
         init=init,
-        hidden=_make_hidden(own, contract),
+        hidden=_make_hidden(own, contract, size.width),
         unembedding=unembedding,
         scalar=scalar,
         with_scalar=with_scalar,
@@ -242,7 +241,7 @@ def _model(own: _Own, contract: flax_contract.Contract) -> models.Model:
     )
 
 
-def _make_hidden(own: _Own, contract: flax_contract.Contract) -> Callable[..., Any]:
+def _make_hidden(own: _Own, contract: flax_contract.Contract, width: int) -> Callable[..., Any]:
     """`Model.hidden`: one pass, one pass over all that the cache has kept, or the model's own."""
 
     def with_one(states: jax.Array) -> jax.Array:
@@ -269,8 +268,13 @@ def _make_hidden(own: _Own, contract: flax_contract.Contract) -> Callable[..., A
         return jnp.take_along_axis(states, slots[:, :, None], axis=1), cache
 
     def decode(weights: Any, cache: Any, tokens: Any, positions: Any, segments: Any) -> Any:
-        states, cache = own.call(weights, contract.decode, tokens, positions, segments, cache)
-        return with_one(states), cache
+        states, after = own.call(weights, contract.decode, tokens, positions, segments, cache)
+        if states.shape != (*tokens.shape, width):
+            raise ValueError(
+                f"decode must return states [B, T, D] = {(*tokens.shape, width)} and the cache; "
+                f"got {states.shape} (Contract)."
+            )
+        return with_one(states), after
 
     def hidden(weights: Weights, tokens: jax.Array, *, positions, segments, cache=None):
         own_weights = weights.params

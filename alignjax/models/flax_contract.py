@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from alignjax.core import shapes, trees
 from alignjax.models import attention
+from alignjax.parallel import axes
 
 INPUTS = ("tokens", "positions", "segments", "mask")
 Method = str | Callable[..., Any]  # a method's name, or a function (module, *arguments)
@@ -78,6 +79,7 @@ class Contract:
 
 
 def probe(contract: Contract) -> list[jax.Array]:
+    """The smallest arguments that a model of the contract takes."""
     tokens = jnp.zeros((1, 2), jnp.int32)
     return arguments(contract, tokens, tokens + jnp.arange(2, dtype=jnp.int32), tokens + 1)
 
@@ -85,6 +87,7 @@ def probe(contract: Contract) -> list[jax.Array]:
 def arguments(
     contract: Contract, tokens: jax.Array, positions: jax.Array, segments: jax.Array
 ) -> list[jax.Array]:
+    """What the model is called with."""
     given = {"tokens": tokens, "positions": positions, "segments": segments}
     if "mask" in contract.inputs:
         seen = attention.visible(positions, segments, positions, segments)
@@ -109,11 +112,29 @@ def matrix_of(contract: Contract, own: Any) -> jax.Array:
                 f"bias must be named where the unembedding has one; got None, and the model has "
                 f"{beside} (Contract). Set bias={beside!r}."
             )
+    shapes.check("unembedding", matrix, "D V")
+    check_vocabulary(matrix.shape[1])
+    matrix = axes.shard(matrix, "embed vocab")
     if contract.bias is None:
         return matrix
     bias = _at("bias", contract.bias, own)
-    shapes.check(f"bias {contract.bias}", bias, "V", shapes.check("unembedding", matrix, "D V"))
-    return jnp.concatenate([matrix, bias[None].astype(matrix.dtype)])
+    shapes.check(f"bias {contract.bias}", bias, "V", {"V": matrix.shape[1]})
+    last = axes.shard(bias, "vocab").astype(matrix.dtype)
+    return jnp.concatenate([matrix, last[None]])
+
+
+def check_vocabulary(size: int) -> None:
+    """Refuses a vocabulary that the current mesh does not divide.
+
+    Raises:
+      ValueError: naming both sizes.
+    """
+    shards = axes.axis_size("vocab")
+    if size % shards:
+        raise ValueError(
+            f"the vocabulary must be a multiple of the mesh's model axis; got {size} and {shards} "
+            "(mesh.model). Use a smaller model axis."
+        )
 
 
 def _at(what: str, path: str, own: Any) -> jax.Array:

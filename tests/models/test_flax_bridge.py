@@ -175,6 +175,19 @@ def test_a_cache_of_the_models_own_draws_the_same():
         np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
 
 
+def test_a_cache_step_of_another_width_is_refused():
+    def narrow(module, *given):
+        states, cache = toys.running_sum(module, *given)
+        return states[..., 1:], cache
+
+    contract = dataclasses.replace(
+        toys.NNX, make_cache=lambda b, n: jnp.zeros((b, toys.WIDTH)), decode=narrow
+    )
+    model = flax_bridge.from_nnx(toys.NnxToy, contract)
+    with pytest.raises(ValueError, match=r"decode must return states .* got \(32, 4, 15\)"):
+        drawn(model, toys.params(model))
+
+
 def three_layouts():
     """The same sequence alone, padded at the left, and behind another one in a row."""
     tokens = np.array([[5, 6, 7, 8, 0, 0], [0, 0, 5, 6, 7, 8], [3, 4, 5, 6, 7, 8]], np.int32)
@@ -240,6 +253,33 @@ def test_a_cache_of_the_models_own_on_a_mesh(any_mesh):
     whole, cached = run(weights, **one)
     np.testing.assert_allclose(whole, cached, atol=1e-6)
     assert positions.shape == one["positions"].shape
+
+
+def test_weights_that_are_placed_keep_their_layout():
+    def three(place):
+        model = toys.linen_model()
+        method, state, frozen, tx, batch, _ = prepared("sft", model)
+        params = jax.tree.map(place, state.params)
+        state = struct.replace(state, params=params, opt_state=jax.jit(tx.init)(params))
+        run = update.make_update(method.loss, tx)
+        found = []
+        for step in range(3):
+            state, metrics = run(state, frozen, batch, jax.random.key(step))
+            found.append(float(metrics["loss"].value))
+        return found, state
+
+    want, _ = three(jnp.copy)
+    with mesh.use(mesh.make_mesh(mesh.MeshConfig(data=4, model=2))):
+
+        def split(x):
+            whole = x.ndim != 2 or x.shape[0] % 4
+            return jax.device_put(x, jax.P() if whole else jax.P("data", None))
+
+        found, state = three(split)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    for tree in (state.params.params, state.opt_state[1].mu.params):
+        assert tree["head"]["kernel"].sharding.spec == jax.P("data", None)
+        assert tree["embed"]["embedding"].addressable_shards[0].data.shape == (6, toys.WIDTH)
 
 
 def test_a_gradient_lowers_for_a_pod():
@@ -380,6 +420,10 @@ EMBED = flax_contract.Contract(unembedding=lambda p: p["embed"]["embedding"].T, 
         ),
         (linen_with(inputs=("positions", "tokens")), "inputs must start with 'tokens'"),
         (linen_with(inputs=("tokens", "masks")), "must be one of .*'masks'. Did you mean 'mask'"),
+        (
+            linen_with(toys.LinenToy(vocab=16), unembedding="embed/embedding", bias=None),
+            r"unembedding must have shape .* A matrix \[V, D\] needs a function",
+        ),
         (linen_with(decode="decode"), "make_cache and decode must come together; got decode"),
         (linen_with(rounding=-1.0), "rounding must be finite and >= 0"),
         (linen_with(Noisy(), **TABLE), "must draw no random numbers .*deterministic=True"),
