@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.models import transformer
+from alignjax.core import struct
+from alignjax.models import params, transformer
 from alignjax.models.checkpoints import (
     dense,
     families_moe,
@@ -33,7 +34,8 @@ UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
 class Stored:
     """A stored model, opened and understood; no weight is read yet.
 
-    fields: its `config.json` (empty for GGUF). sources: where each parameter stands.
+    fields: its `config.json` (empty for GGUF). sources: where each parameter stands. scored: it has
+    a scalar head in place of a language model's unembedding (`heads.py`).
     """
 
     config: TransformerConfig
@@ -41,6 +43,7 @@ class Stored:
     sources: Any
     fields: Mapping[str, Any]
     unread: tuple[str, ...] = UNREAD
+    scored: bool = False
 
     def load(self, config: TransformerConfig | None = None) -> transformer.Transformer:
         """The parameters in `config.param_dtype`, each device reading its own slices.
@@ -49,7 +52,13 @@ class Stored:
         """
         config = config or self.config
         self._check_copy()
-        wanted = sharded.targets(transformer.declare(config), jnp.dtype(config.param_dtype))
+        declared = transformer.declare(config)
+        if self.scored:
+            declared = struct.replace(declared, unembed=None)
+        wanted = sharded.targets(declared, jnp.dtype(config.param_dtype))
+        if self.scored:
+            head = params.ParamInfo((config.width,), "embed", 0)
+            wanted = struct.replace(wanted, scalar=sharded.targets(head, jnp.float32))
         return sharded.load(self.tensors, wanted, self.sources, unread=self.unread)
 
     def _check_copy(self) -> None:
@@ -237,7 +246,7 @@ def _gguf_config(metadata: Mapping[str, Any], tied: bool, where: str) -> Transfo
 def save_model(
     path: str | pathlib.Path,
     config: TransformerConfig,
-    params: transformer.Transformer,
+    weights: transformer.Transformer,
     fields: Mapping[str, Any],
     *,
     dtype: Any = None,
@@ -245,20 +254,20 @@ def save_model(
     """Writes a folder that transformers loads: `config.json` and safetensors.
 
     Args:
-      config, params: the model.
+      config, weights: the model.
       fields: its `config.json`, that of the folder it came from or of `hf_fields`.
       dtype: of the tensors; that of the parameters where None.
 
     Raises:
       ValueError: the fields describe another model, or the folder holds a model already.
     """
-    if params.scalar is not None:
+    if weights.scalar is not None:
         raise ValueError(
             "a language model must have no scalar head to be saved as one (save_model). "
             "Save a reward or value model by `heads.save_reward`."
         )
     family = checked_family(config, fields)
-    write(path, params, family.sources(config), fields, dtype or config.param_dtype)
+    write(path, weights, family.sources(config), fields, dtype or config.param_dtype)
 
 
 def checked_family(config: TransformerConfig, fields: Mapping[str, Any]) -> names.Family:
@@ -278,7 +287,7 @@ def checked_family(config: TransformerConfig, fields: Mapping[str, Any]) -> name
 
 def write(
     path: str | pathlib.Path,
-    params: Any,
+    weights: Any,
     sources: Any,
     fields: Mapping[str, Any],
     dtype: Any,
@@ -289,7 +298,7 @@ def write(
         raise ValueError(f"dtype must be a floating one; got {written} (save_model).")
     safetensors_io.write_folder(
         path,
-        sharded.tensors_of(params, sources, written),
+        sharded.tensors_of(weights, sources, written),
         metadata={"format": "pt"},
         files={"config.json": hf_config.encode({**fields, "dtype": str(written)})},
     )

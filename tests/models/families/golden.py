@@ -181,3 +181,19 @@ def gradient_error(golden: Golden) -> tuple[float, float]:
         for name, wanted in golden.gradients.items()
     }
     return abs(float(value) - golden.loss), max(errors.values())
+
+
+def write(path: pathlib.Path, tensors: dict[str, np.ndarray], config: bytes) -> None:
+    """A folder of these tensors."""
+    entries = [(n, x.shape, x.dtype, lambda x=x: x) for n, x in tensors.items()]
+    safetensors_io.write_folder(path, entries, files={"config.json": config})
+
+
+def assert_same_tensors(path: pathlib.Path, other: pathlib.Path) -> None:
+    """Two folders hold the same tensors, bit for bit."""
+    ours, theirs = (safetensors_io.open_folder(folder) for folder in (path, other))
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name in theirs.tensors:
+        one, two = ours.read(name), theirs.read(name)
+        assert (one.dtype, one.shape) == (two.dtype, two.shape), name
+        assert one.tobytes() == two.tobytes(), name
