@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,12 +11,13 @@ import numpy as np
 from alignjax import runs
 from alignjax.algorithms import dpo, ppo, pretrain, sft
 from alignjax.algorithms import reward as rewards
-from alignjax.core import shapes
+from alignjax.core import keys, shapes
 from alignjax.data import corpus as corpora
 from alignjax.data import hh, instructions, pipeline
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models import transformer
+from alignjax.models.adapters import adapt, merge
 from alignjax.models.checkpoints import folder as stored
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
@@ -63,6 +64,7 @@ class Experiment(Training):
     data: DataConfig = dataclasses.field(default_factory=world_corpus.ReviewConfig)
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
     weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
+    adapter: adapt.AdapterConfig = dataclasses.field(default_factory=adapt.FullConfig)
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run, for PPO
 
@@ -71,6 +73,7 @@ class Experiment(Training):
         shapes.check_number("seed", self.seed, minimum=0)
         self.data.validate()
         self.mesh.validate()
+        self._validate_adapter()
         if isinstance(self.algorithm, REFERRING) and not (self.policy or self.weights):
             raise ValueError(
                 f"policy must name the folder of the run to start from for "
@@ -85,6 +88,20 @@ class Experiment(Training):
             raise ValueError(
                 "reward must name the folder of a reward model's run for PPO; got ''. "
                 "Set --config.reward=RUN_FOLDER."
+            )
+
+    def _validate_adapter(self) -> None:
+        self.adapter.validate()
+        name, dropout = method_name(self.algorithm), getattr(self.adapter, "dropout", 0)
+        if not isinstance(self.adapter, adapt.FullConfig) and not (self.policy or self.weights):
+            raise ValueError(
+                f"policy or weights must name what {name}'s adapters stand on; got neither. Set "
+                "--config.policy=RUN_FOLDER or --config.weights=MODEL."
+            )
+        if isinstance(self.algorithm, REFERRING) and dropout:
+            raise ValueError(
+                f"adapter.dropout must be 0 for {name}, which compares the log-probabilities of "
+                f"two forward passes; got {dropout} (adapter)."
             )
 
 
@@ -215,19 +232,81 @@ def load_policy(
     return None
 
 
+class Start(NamedTuple):
+    """What a run begins with: see Algorithm for `start` and `frozen`.
+
+    base: kind, folder and identity of the weights under adapters; None without adapters.
+    """
+
+    start: dict[str, Any]
+    frozen: dict[str, Any]
+    base: dict[str, str] | None
+
+
 def load_start(
     config: Experiment,
     model: models.Model,
     shape: model_config.TransformerConfig,
     corpus: corpora.Corpus,
-) -> dict[str, Any]:
-    """The trees that a run starts from: "policy", "reward", as far as there are any."""
+) -> Start:
+    """The trees that a run starts from and refers to, as far as there are any."""
+    if not isinstance(config.adapter, adapt.FullConfig):
+        return _load_adapted(config, model, shape, corpus)
     start = {}
     if (policy := load_policy(config, model, shape, corpus)) is not None:
         start["policy"] = policy
     if config.reward:
         start["reward"] = runs.load_reward(config.reward, model, shape, corpus.fingerprints)
-    return start
+    # What is trained whole is merged: adapters of an earlier run become part of it.
+    start = {role: merge.whole(tree) for role, tree in start.items()}
+    frozen = {}
+    if isinstance(config.algorithm, REFERRING):
+        frozen = {"reference": start["policy"], **start}
+        del frozen["policy"]
+    return Start(start, frozen, None)
+
+
+def _load_adapted(
+    config: Experiment,
+    model: models.Model,
+    shape: model_config.TransformerConfig,
+    corpus: corpora.Corpus,
+) -> Start:
+    """The same under adapters: new ones over whole weights, or those of a run that has some.
+
+    Raises:
+      ValueError: the run to go on from has adapters of another configuration.
+    """
+    given = (model, shape, corpus.fingerprints)
+    meta: dict[str, Any] = {}
+    if config.policy:
+        policy, meta = runs.load_own_policy(config.policy, *given)
+    else:
+        policy = load_policy(config, *given[:2], corpus)
+    if adapt.has_adapters(policy):
+        if runs.adapter_of(meta) != config.adapter:
+            raise ValueError(
+                f"adapter must be that of the run to go on from; got {config.adapter}, and "
+                f"{runs.adapter_of(meta)} in {config.policy}. Use the same, or name its base."
+            )
+        base, about, reference = runs.load_base(meta, *given), meta["base"], policy
+    else:
+        base, kind = policy, "policy" if config.policy else "weights"
+        about = {"kind": kind, "folder": getattr(config, kind)}
+        about["identity"] = checkpoint.identity(base)
+        init = adapt.adapt(model, config.adapter).init
+        policy = jax.jit(init)(keys.stream(config.seed, "adapter"))
+        reference = adapt.empty(policy)  # the base itself: no second copy, nothing to compute
+    start, frozen = {"policy": policy}, {"base": base}
+    if isinstance(config.algorithm, REFERRING):
+        frozen["reference"] = reference
+    if config.reward:
+        reward, meta = runs.load_own_reward(config.reward, *given)
+        shares = adapt.has_adapters(reward) and meta["base"]["identity"] == about["identity"]
+        frozen["reward"] = reward if shares else runs.load_reward(config.reward, *given)
+        if shares and runs.adapter_of(meta) == config.adapter:
+            start["reward"] = reward  # where the critic starts; otherwise it does from the policy
+    return Start(start, frozen, about)
 
 
 def train(
@@ -243,14 +322,11 @@ def train(
     corpus = make_corpus(config.data, lambda line: say(f"{name}: {line}"))
     shape = resolve_model(config.model, corpus, config.weights)
     with meshes.use(meshes.make_mesh(config.mesh)):
-        model = transformer.transformer(shape)
+        plain = transformer.transformer(shape)
+        model = adapt.adapt(plain, config.adapter)
         method = make_method(config.algorithm, model, corpus)
         loops.check_sizes(config.loop, method.plan)
-        start = load_start(config, model, shape, corpus)
-        frozen = {}
-        if isinstance(config.algorithm, REFERRING):
-            frozen = {"reference": start["policy"], **start}
-            del frozen["policy"]
+        start, frozen, base = load_start(config, plain, shape, corpus)
         record = {
             "method": method_name(config.algorithm),
             "formula": formula(config.algorithm),
@@ -258,6 +334,7 @@ def train(
             "fingerprints": dict(corpus.fingerprints),
             # A run that went on with another reference or reward model would not be the same run.
             "start": {role: checkpoint.identity(tree) for role, tree in start.items()},
+            **({"base": base} if base else {}),
         }
         table = corpus.table(table_kind(config.algorithm), "train")
         runs.claim(workdir, record)

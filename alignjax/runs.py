@@ -10,6 +10,8 @@ import jax
 
 from alignjax.models import config as model_config
 from alignjax.models import model as models
+from alignjax.models.adapters import adapt
+from alignjax.models.checkpoints import folder as stored
 from alignjax.training import checkpoint
 
 # What may change on resume: how long (which moves the end of the learning-rate schedule), how
@@ -27,6 +29,7 @@ HARMLESS = (
     "weights",
     "policy",
     "reward",
+    "base.folder",
     "data.path",
     "data.pairs",
 )
@@ -46,6 +49,11 @@ def flat(config: Any) -> dict[str, Any]:
     return walk(config if isinstance(config, dict) else dataclasses.asdict(config), "")
 
 
+def as_json(value: Any) -> Any:
+    """The value as it is after being written and read again: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
 def claim(
     workdir: pathlib.Path, record: Mapping[str, Any], *, harmless: tuple[str, ...] = HARMLESS
 ) -> None:
@@ -55,7 +63,7 @@ def claim(
       ValueError: the folder belongs to a run of another configuration or data; nothing is written.
     """
     file = workdir / "config.json"
-    record = json.loads(json.dumps(record))
+    record = as_json(record)
     if not file.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
@@ -78,11 +86,41 @@ def claim(
 
 def abstract_params(model: models.Model, meta: Mapping[str, Any]) -> Any:
     """Shapes of the parameters in a checkpoint, from its meta."""
+    model = adapt.adapt(model, adapter_of(meta))
     plain = jax.eval_shape(model.init, jax.random.key(0))
     with_head = jax.eval_shape(model.with_scalar, plain)
     if meta["method"] == "ppo" and not meta["config"]["algorithm"]["shared_critic"]:
         return {"policy": plain, "value": with_head}
     return with_head if meta["method"] in ("ppo", "reward") else plain
+
+
+def adapter_of(meta: Mapping[str, Any]) -> adapt.AdapterConfig:
+    """The adapters that a run trained; FullConfig where it trained whole weights."""
+    return adapt.config_of(meta["config"].get("adapter", {}))
+
+
+def load_base(
+    meta: Mapping[str, Any],
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
+) -> Any:
+    """The frozen weights under a run's adapters, by the folder and identity in its meta.
+
+    Raises:
+      ValueError: the folder holds no such weights any more.
+    """
+    base = meta["base"]
+    if base["kind"] == "weights":
+        tree = stored.open_model(base["folder"]).load(config)
+    else:
+        tree = load_policy(base["folder"], model, config, fingerprints)
+    if checkpoint.identity(tree) != base["identity"]:
+        raise ValueError(
+            f"the base of adapters must be the weights they were trained over; {base['folder']} "
+            "holds others now. Put those back, or train the adapters again."
+        )
+    return tree
 
 
 def load_run(
@@ -91,14 +129,16 @@ def load_run(
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
 ) -> tuple[Any, dict[str, Any]]:
-    """(params, meta) of a run, after checking that it is of the same model.
+    """(params, meta) of a run as it trained them, after checking that it is of the same model.
+
+    Under adapters the params are adapters alone.
 
     Raises:
       ValueError: the folder holds no checkpoint, or of another model.
     """
 
     def abstract(meta: dict[str, Any]) -> Any:
-        stored, own = meta["config"]["model"], dataclasses.asdict(config)
+        stored, own = meta["config"]["model"], as_json(dataclasses.asdict(config))
         for name in own:
             if name not in ("remat", "logit_tile", "unroll") and stored.get(name) != own[name]:
                 raise ValueError(
@@ -122,7 +162,34 @@ def load_policy(
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
 ) -> Any:
-    """The language model that a run trained.
+    """The language model that a run trained; adapters joined with their base.
+
+    Raises:
+      ValueError: the run trained a reward model, or its base is not there.
+    """
+    params, meta = load_own_policy(folder, model, config, fingerprints)
+    return _joined(params, meta, model, config, fingerprints)
+
+
+def _joined(
+    params: Any,
+    meta: Mapping[str, Any],
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
+) -> Any:
+    if not adapt.has_adapters(params):
+        return params
+    return adapt.bind(params, {"base": load_base(meta, model, config, fingerprints)})
+
+
+def load_own_policy(
+    folder: str | pathlib.Path,
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
+) -> tuple[Any, dict[str, Any]]:
+    """(language model, meta) of a run; adapters without their base.
 
     Raises:
       ValueError: the run trained a reward model.
@@ -132,9 +199,10 @@ def load_policy(
         raise ValueError(
             f"policy must be the run of a language model; got {folder}, a reward model's."
         )
-    if meta["method"] != "ppo":
-        return params
-    return params["policy"] if isinstance(params, dict) else model.without_scalar(params)
+    if meta["method"] == "ppo":
+        is_pair = isinstance(params, dict)
+        params = params["policy"] if is_pair else model.without_scalar(params)
+    return params, meta
 
 
 def load_reward(
@@ -143,7 +211,22 @@ def load_reward(
     config: model_config.TransformerConfig,
     fingerprints: Mapping[str, str],
 ) -> Any:
-    """The reward model that a run trained.
+    """The reward model that a run trained; adapters joined with their base.
+
+    Raises:
+      ValueError: the run trained something else, or its base is not there.
+    """
+    params, meta = load_own_reward(folder, model, config, fingerprints)
+    return _joined(params, meta, model, config, fingerprints)
+
+
+def load_own_reward(
+    folder: str | pathlib.Path,
+    model: models.Model,
+    config: model_config.TransformerConfig,
+    fingerprints: Mapping[str, str],
+) -> tuple[Any, dict[str, Any]]:
+    """(reward model, meta) of a run; adapters without their base.
 
     Raises:
       ValueError: the run trained something else.
@@ -153,4 +236,4 @@ def load_reward(
         raise ValueError(
             f"reward must be the run of a reward model; got {folder}, a run of {meta['method']}."
         )
-    return params
+    return params, meta

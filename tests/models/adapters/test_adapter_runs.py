@@ -1,0 +1,193 @@
+"""Runs under adapters: SFT, reward model, DPO and PPO over the folder of a pretrained policy."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from alignjax import evaluation, experiment, runs
+from alignjax.algorithms import dpo, ppo, reward, sft
+from alignjax.core import trees
+from alignjax.models import config as model_config
+from alignjax.models.adapters import adapt, ia3, lora
+from alignjax.sampling import transforms
+from alignjax.training import checkpoint
+from alignjax.training import loop as loops
+from alignjax.training import optim as optims
+from alignjax.worlds import corpus as worlds
+from tests.training import tiny
+
+LORA = lora.LoraConfig(rank=2)
+SHAPE = model_config.TransformerConfig(
+    layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ff=16, unroll=1
+)
+
+
+def configure(data, steps=3, **changes):
+    return experiment.Experiment(
+        model=SHAPE,
+        data=data,
+        optim=optims.OptimConfig(schedule="constant", warmup_steps=0),
+        loop=loops.LoopConfig(steps=steps, batch_size=16, checkpoint_every=2),
+        **changes,
+    )
+
+
+def run(folder, config):
+    experiment.train(config, folder, name=folder.name, say=lambda line: None)
+
+
+def record(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def first(folder):
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """(folder, data) after pretraining, and LoRA's SFT, reward model, DPO and PPO."""
+    root = tmp_path_factory.mktemp("adapters")
+    data = worlds.ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=16)
+    answers = worlds.make_corpus(data).table("demonstrations", "train")
+    pairs = {name: x.reshape(-1, 2, *x.shape[1:]) for name, x in answers.items()}
+    worlds.write_pairs(root / "pairs.npz", pairs, pairs)
+    data = dataclasses.replace(data, pairs=str(root / "pairs.npz"))
+    sampling = transforms.SamplingConfig(max_new_tokens=4)
+    base, tuned = str(root / "pretrain"), str(root / "sft")
+    with tiny.quick_compiles():
+        run(root / "pretrain", configure(data))
+        stages = {
+            "sft": (sft.SftConfig(), {"policy": base}),
+            "reward": (reward.RewardConfig(), {"policy": tuned}),
+            "dpo": (dpo.DpoConfig(), {"policy": tuned}),
+            "fresh": (dpo.DpoConfig(), {"policy": base}),
+            "ppo": (
+                ppo.PpoConfig(sampling=sampling),
+                {"policy": tuned, "reward": str(root / "reward")},
+            ),
+        }
+        for name, (method, start) in stages.items():
+            run(root / name, configure(data, algorithm=method, adapter=LORA, **start))
+        yield root, data
+
+
+def opened(root, name):
+    """(corpus fingerprints, shape, plain model)."""
+    found = evaluation.open_run(root / name)
+    return found.model, found.config.model, found.corpus.fingerprints
+
+
+def test_runs_hold_adapters_only_and_name_their_base(space):
+    root, _ = space
+    base, _ = runs.load_own_policy(root / "pretrain", *opened(root, "pretrain"))
+    for name in ("sft", "reward", "dpo", "fresh", "ppo"):
+        about = record(root / name)["base"]
+        assert about == {
+            "kind": "policy",
+            "folder": str(root / "pretrain"),
+            "identity": checkpoint.identity(base),
+        }
+        own, meta = runs.load_run(root / name, *opened(root, name))
+        sizes = {path: x.shape for path, x in trees.named_leaves(own).items()}
+        adapters = {path for path in sizes if path.endswith(("down", "up"))}
+        assert sizes.keys() - adapters == {path for path in sizes if path.endswith("scalar")}
+        assert len(adapters) == (8 if name == "ppo" else 4)
+        assert runs.adapter_of(meta) == LORA
+        held = meta["shapes"]
+        assert not any("embed" in path or "norm" in path for path in held)
+
+
+def test_each_stage_goes_on_from_the_adapters_before_it(space):
+    root, _ = space
+    given = opened(root, "sft")
+    tuned, _ = runs.load_own_policy(root / "sft", *given)
+    moved, _ = runs.load_own_policy(root / "dpo", *given)
+
+    def distance(a, b):
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return max(float(np.abs(x - y).max()) for x, y in pairs)
+
+    assert 0 < distance(moved, tuned) < 0.02  # three steps of 1e-3
+    begun = {name: record(root / name)["start"]["policy"] for name in ("sft", "dpo", "fresh")}
+    assert begun["dpo"] == checkpoint.identity(tuned)
+    assert begun["fresh"] == begun["sft"] != begun["dpo"]
+    for name in ("dpo", "fresh"):
+        assert first(root / name)["dpo"] == pytest.approx(np.log(2), abs=1e-5)
+    assert first(root / "reward")["bradley_terry"] == pytest.approx(np.log(2), abs=1e-6)
+    assert abs(first(root / "ppo")["kl"]) < 1e-4
+    critic, _ = runs.load_run(root / "ppo", *given)
+    scored, _ = runs.load_own_reward(root / "reward", *given)
+    assert distance(critic["value"], scored) < 0.02
+
+
+def test_what_a_run_leaves_is_evaluated_and_sampled_as_any_other(space):
+    root, _ = space
+    for name in ("sft", "reward", "dpo", "ppo"):
+        found = evaluation.evaluate(root / name, rows=8, seed=0)
+        assert all(np.isfinite(x.value) for x in found.values())
+    answers = evaluation.sample(
+        root / "dpo",
+        prompt="",
+        count=8,
+        config=transforms.SamplingConfig(max_new_tokens=3),
+        seed=0,
+    )
+    assert len(answers) == 8
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(space, tmp_path):
+    root, data = space
+    config = configure(data, algorithm=sft.SftConfig(), adapter=LORA, policy=str(root / "pretrain"))
+    loop = loops.LoopConfig(steps=2, batch_size=16)
+    run(tmp_path / "run", dataclasses.replace(config, loop=loop))
+    run(tmp_path / "run", config)
+    given = opened(root, "sft")
+    whole, _ = runs.load_run(root / "sft", *given)
+    parts, _ = runs.load_run(tmp_path / "run", *given)
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    other = dataclasses.replace(config, adapter=lora.LoraConfig(rank=3))
+    with pytest.raises(ValueError, match=r"config.adapter.rank: 2 there, 3 now"):
+        run(tmp_path / "run", other)
+
+
+def test_whole_training_takes_adapters_in(space, tmp_path):
+    """A run without adapters starts from the merged policy, and its reference is the same."""
+    root, data = space
+    config = configure(data, steps=1, algorithm=dpo.DpoConfig(), policy=str(root / "sft"))
+    run(tmp_path / "run", config)
+    params, _ = runs.load_run(tmp_path / "run", *opened(root, "pretrain"))
+    assert not adapt.has_adapters(params)
+    assert first(tmp_path / "run")["dpo"] == pytest.approx(np.log(2), abs=1e-5)
+    base, _ = runs.load_run(root / "pretrain", *opened(root, "pretrain"))
+    assert np.abs(params.blocks[0].attention.query - base.blocks[0].attention.query).max() > 1e-3
+
+
+def test_wrong_starts_are_refused(space, tmp_path):
+    root, data = space
+    tuned = {"algorithm": sft.SftConfig(), "policy": str(root / "sft")}
+    for adapter in (lora.LoraConfig(rank=3), ia3.Ia3Config()):
+        with pytest.raises(ValueError, match="adapter must be that of the run to go on from"):
+            run(tmp_path / "other", configure(data, adapter=adapter, **tuned))
+    with pytest.raises(ValueError, match="policy or weights must name what sft's adapters"):
+        configure(data, adapter=LORA, algorithm=sft.SftConfig()).validate()
+    dropping = lora.LoraConfig(dropout=0.1)
+    configure(data, adapter=dropping, **tuned).validate()
+    with pytest.raises(ValueError, match=r"adapter.dropout must be 0 for dpo"):
+        configure(data, adapter=dropping, **{**tuned, "algorithm": dpo.DpoConfig()}).validate()
+    assert not any(tmp_path.iterdir())
+
+
+def test_another_base_in_its_folder_is_refused(space, tmp_path):
+    _, data = space
+    run(tmp_path / "base", configure(data, steps=1))
+    config = configure(
+        data, steps=1, algorithm=sft.SftConfig(), adapter=LORA, policy=str(tmp_path / "base")
+    )
+    run(tmp_path / "run", config)
+    run(tmp_path / "base", configure(data, steps=2))
+    with pytest.raises(ValueError, match="the base of adapters must be the weights"):
+        runs.load_policy(tmp_path / "run", *opened(tmp_path, "run"))
