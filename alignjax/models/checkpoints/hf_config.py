@@ -119,8 +119,9 @@ class Fields:
             raise self.error(name, f"be {' or '.join(map(repr, wanted))}", repr(value))
 
     def done(self) -> None:
-        """Refuses fields that were not taken and that may change the model's function."""
-        left = sorted(name for name in self._left if name not in HARMLESS)
+        """Refuses fields that were not taken and that may change the model's function; null, which
+        transformers writes for what is not used, changes nothing."""
+        left = sorted(n for n, v in self._left.items() if v is not None and n not in HARMLESS)
         if left:
             raise ValueError(
                 f"config.json must hold fields that this family knows; got {', '.join(left)} "
