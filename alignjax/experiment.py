@@ -65,12 +65,14 @@ class Experiment(Training):
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
     weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
     adapter: adapt.AdapterConfig = dataclasses.field(default_factory=adapt.FullConfig)
+    weights_layers: int = 0  # only their first layers; 0 is all
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run, for PPO
 
     def validate(self) -> None:
         super().validate()
         shapes.check_number("seed", self.seed, minimum=0)
+        shapes.check_number("weights_layers", self.weights_layers, minimum=0)
         self.data.validate()
         self.mesh.validate()
         self._validate_adapter()
@@ -124,7 +126,10 @@ RUNNING = ("compute_dtype", "param_dtype", "remat", "unroll", "logit_tile")
 
 
 def resolve_model(
-    shape: model_config.TransformerConfig, corpus: corpora.Corpus, weights: str = ""
+    shape: model_config.TransformerConfig,
+    corpus: corpora.Corpus,
+    weights: str = "",
+    layers: int = 0,
 ) -> model_config.TransformerConfig:
     """The model's shape: that of open weights, or the given one with the data's vocabulary.
 
@@ -138,7 +143,13 @@ def resolve_model(
                 "model must be left as it is beside weights, but for "
                 f"{', '.join(RUNNING)}: the weights give the shape (model). Remove the others."
             )
-        shape = dataclasses.replace(stored.open_model(weights).config, **running)
+        found = stored.open_model(weights).config
+        if layers > found.layers:
+            raise ValueError(
+                f"weights_layers must be at most the model's {found.layers}; got {layers}."
+            )
+        running["layers"] = layers or found.layers
+        shape = dataclasses.replace(found, **running)
     size = shape.vocab_size or corpus.vocab_size
     if size < corpus.vocab_size:
         raise ValueError(
@@ -320,7 +331,7 @@ def train(
     """
     config.validate()
     corpus = make_corpus(config.data, lambda line: say(f"{name}: {line}"))
-    shape = resolve_model(config.model, corpus, config.weights)
+    shape = resolve_model(config.model, corpus, config.weights, config.weights_layers)
     with meshes.use(meshes.make_mesh(config.mesh)):
         plain = transformer.transformer(shape)
         model = adapt.adapt(plain, config.adapter)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import keyword
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ COMMANDS = {
     "run": "a lifecycle, from pretraining to the report",
     "train": "one experiment",
     "evaluate": "a trained run on its eval split",
-    "sample": "completions of a trained run",
+    "sample": "completions of a trained run, or of open weights",
+    "export": "a run's model as a folder that transformers loads",
+    "import": "open weights as a run's folder",
     "report": "a lifecycle's table, page and pictures, made again",
     "check-data": "preference rows read and judged without a model",
     "verify": "the checksums of a run's checkpoints",
@@ -42,7 +45,8 @@ def dispatch(argv: Sequence[str]) -> int | None:
         raise ValueError(f"the command must be one of {', '.join(COMMANDS)}; got {name!r}.{hint}")
     from alignjax.cli import flags
 
-    command = importlib.import_module(f"alignjax.commands.{name.replace('-', '_')}")
+    module = name.replace("-", "_") + ("_" if keyword.iskeyword(name) else "")
+    command = importlib.import_module(f"alignjax.commands.{module}")
     parsed = flags.parse(
         list(argv[1:]), command=name, options=command.OPTIONS, needs_config=command.NEEDS_CONFIG
     )

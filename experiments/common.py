@@ -4,8 +4,10 @@ import dataclasses
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.data.hh import HhConfig
+from alignjax.data.instructions import InstructConfig
 from alignjax.experiment import Experiment, Training
 from alignjax.lifecycles.human import HumanLifecycle
+from alignjax.models.adapters.lora import LoraConfig
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.sampling.transforms import SamplingConfig
@@ -104,4 +106,42 @@ def experiment(variant: str, stage: str) -> Experiment:
     parts = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
     return Experiment(
         **parts, seed=config.seed, model=config.model, data=config.data, mesh=config.mesh
+    )
+
+
+def smollm2(variant: str, stage: str) -> Experiment:
+    """SmolLM2-135M-Instruct under LoRA: "sft" on GSM8K, "reward" or "dpo" on hh-rlhf.
+
+    "": 8 chips. cpu: 2 CPU cores, 100 steps on short rows. tiny: the first layers on a few rows,
+    for tests. `weights` and `data.tokenizer` name the model on the command line.
+
+    Raises:
+      ValueError: another variant.
+    """
+    if variant not in ("", "cpu", "tiny"):
+        raise ValueError(f"the variants are '', 'cpu' and 'tiny'; got {variant!r}.")
+    length = {"": 1024, "cpu": 160, "tiny": 64}[variant]
+    rows = {"train_rows": {"": 0, "cpu": 1200, "tiny": 24}[variant]}
+    cut = {"max_truncated_share": 0.1 if not variant else 1.0}
+    lengths = {"length": length, "prompt_length": length * 3 // 4, **rows, **cut}
+    data = (
+        InstructConfig(template="smollm2", eval_rows=0 if not variant else 64, **lengths)
+        if stage == "sft"
+        else HhConfig(template="smollm2", eval_rows=0 if not variant else 64, **lengths)
+    )
+    method, rate = {
+        "sft": (sft.SftConfig(), 2e-4),
+        "reward": (reward.RewardConfig(), 1e-4),
+        "dpo": (dpo.DpoConfig(beta=0.1), 5e-5),
+    }[stage]
+    steps, batch = {"": (1000, 64), "cpu": (100, 4), "tiny": (3, 4)}[variant]
+    return Experiment(
+        **vars(training(method, rate, steps, batch)),
+        adapter=LoraConfig(
+            rank=16, alpha=32.0, targets=("query", "key", "value", "out", "gate", "up", "down")
+        ),
+        data=data,
+        weights_layers=2 if variant == "tiny" else 0,
+        mesh=MeshConfig(data=1 if variant else 8),
+        model=TransformerConfig(compute_dtype="float32" if variant else "bfloat16"),
     )

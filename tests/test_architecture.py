@@ -21,7 +21,7 @@ LAYERS = [
     {"worlds"},
     {"sampling", "rewards", "training"},
     {"algorithms"},
-    {"evals", "experiment", "runs", "evaluation"},
+    {"evals", "experiment", "runs", "evaluation", "exchange"},
     {"lifecycles", "reporting", "cli"},
     {"commands"},
     {"main"},
@@ -33,6 +33,9 @@ LETS = {
     ("evaluation", "experiment"),
     ("evaluation", "runs"),
     ("evaluation", "evals"),
+    ("exchange", "evaluation"),
+    ("exchange", "experiment"),
+    ("exchange", "runs"),
 }
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FILE_LIMIT = 400

@@ -20,6 +20,7 @@ from alignjax.training import loop, optim, update
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
 )
+VARIANTS = {"lifecycle": ("", "micro"), "smollm2": ("", "cpu", "tiny")}
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 
 
@@ -33,8 +34,7 @@ def test_file_builds_every_variant_and_states_how_to_run_it(path):
     text = module.__doc__
     assert "Hardware:" in text
     assert "Command: alignjax" in text
-    variants = ("", "micro") if path.stem == "lifecycle" else ("", "gpu8", "tiny", "micro")
-    for variant in variants:
+    for variant in VARIANTS.get(path.stem.split("_")[0], ("", "gpu8", "tiny", "micro")):
         config = module.get_config(variant)
         assert config is not module.get_config(variant)  # overrides of one never reach another
     with pytest.raises(ValueError, match="variants are"):

@@ -48,9 +48,11 @@ class Stored:
     def load(self, config: TransformerConfig | None = None) -> transformer.Transformer:
         """The parameters in `config.param_dtype`, each device reading its own slices.
 
-        config: the same model with other dtypes, if wanted.
+        config: the same model with other dtypes, or its first layers only, if wanted.
         """
         config = config or self.config
+        if config.layers < self.config.layers:
+            return self._first(config.layers).load(config)
         self._check_copy()
         declared = transformer.declare(config)
         if self.scored:
@@ -60,6 +62,19 @@ class Stored:
             head = params.ParamInfo((config.width,), "embed", 0)
             wanted = struct.replace(wanted, scalar=sharded.targets(head, jnp.float32))
         return sharded.load(self.tensors, wanted, self.sources, unread=self.unread)
+
+    def _first(self, layers: int) -> "Stored":
+        """The model cut after so many layers."""
+        config = dataclasses.replace(self.config, layers=layers)
+        kind = self.fields.get("model_type")
+        left = range(layers, self.config.layers)
+        cut = [f"{start}.{n}.*" for n in left for start in ("model.layers", "blk")]
+        return dataclasses.replace(
+            self,
+            config=config,
+            sources=sources_of(kind, config) if kind else names.gguf_sources(config),
+            unread=(*self.unread, *cut),
+        )
 
     def _check_copy(self) -> None:
         """Refuses a tied model whose stored unembedding is not the embedding, in which transformers

@@ -1,0 +1,32 @@
+"""alignjax export: a run's model as a folder that transformers loads."""
+
+import pathlib
+
+from alignjax import exchange
+from alignjax.cli import flags
+from alignjax.commands import common
+from alignjax.core import shapes
+from alignjax.models.config import DTYPES
+
+OPTIONS = (
+    common.WORKDIR,
+    flags.Option("to", str, "", "the model folder to write, new or empty"),
+    flags.Option("dtype", str, "", "float32 or bfloat16; empty is that of the run"),
+    common.DEBUG,
+)
+NEEDS_CONFIG = False
+
+
+def main(parsed: flags.Parsed) -> None:
+    """Writes config.json, safetensors, and the tokenizer's files where the run has them."""
+    options = parsed.options
+    if not options["to"]:
+        raise ValueError("--to must name the folder to write; got '' (export).")
+    if options["dtype"]:
+        shapes.check_choice("--dtype", options["dtype"], DTYPES)
+    exchange.export_run(
+        common.run_folder(parsed),
+        pathlib.Path(options["to"]),
+        dtype=options["dtype"],
+        say=common.say,
+    )

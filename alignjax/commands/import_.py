@@ -1,0 +1,20 @@
+"""alignjax import: open weights as a run's folder."""
+
+from alignjax import exchange, experiment
+from alignjax.cli import flags
+from alignjax.commands import common
+
+OPTIONS = (common.WORKDIR, common.DEBUG)
+NEEDS_CONFIG = True
+
+
+def main(parsed: flags.Parsed) -> None:
+    """Reads --config.weights and writes a checkpoint at step 0."""
+    if not isinstance(parsed.config, experiment.Experiment):
+        raise ValueError(
+            f"alignjax import takes an experiment; got {type(parsed.config).__name__} "
+            f"({parsed.name})."
+        )
+    workdir = common.workdir(parsed)
+    exchange.import_model(parsed.config, workdir, say=common.say)
+    print(f"finished: {workdir}")

@@ -1,0 +1,117 @@
+"""Runs and models of other code: a run written as a model folder, open weights made a run."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax import evaluation, experiment, runs
+from alignjax.models import transformer
+from alignjax.models.checkpoints import folder as folders
+from alignjax.models.checkpoints import heads
+from alignjax.parallel import mesh as meshes
+from alignjax.training import algorithm, checkpoint
+
+# What stands beside the weights in a model folder and belongs to its tokenizer.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
+
+
+def export_run(
+    workdir: pathlib.Path, to: pathlib.Path, *, dtype: str = "", say: Callable[[str], None] = print
+) -> None:
+    """Writes a run's model as a folder that transformers loads.
+
+    A reward model becomes a sequence classifier with one label; the other methods' policy a causal
+    language model. The tokenizer's files come along where the run began from a model folder.
+
+    Args:
+      workdir: the run's folder. to: the folder to write, new or empty.
+      dtype: of the tensors; empty is that of the run's parameters.
+
+    Raises:
+      ValueError: no run there, no family of transformers is this model, or the target is in use.
+    """
+    _, config = evaluation.read_record(workdir)
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        run = evaluation.open_run(workdir)
+        shape, fingerprints = run.config.model, run.corpus.fingerprints
+        fields = _fields(config, shape)
+        kind = jnp.dtype(dtype) if dtype else None
+        if run.method == "reward":
+            params = runs.load_reward(workdir, run.model, shape, fingerprints)
+            heads.save_reward(to, shape, params, fields, dtype=kind)
+        else:
+            params = runs.load_policy(workdir, run.model, shape, fingerprints)
+            folders.save_model(to, shape, params, fields, dtype=kind)
+    copied = _copy_tokenizer(config.weights, to)
+    say(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
+
+
+def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
+    """The `config.json` to write: that of the folder the run began from, where there is one."""
+    if config.weights and not config.weights_layers:
+        return folders.open_model(config.weights).fields or folders.hf_fields(shape)
+    return folders.hf_fields(shape)
+
+
+def _copy_tokenizer(weights: str, to: pathlib.Path) -> bool:
+    source = pathlib.Path(weights)
+    if not weights or not source.is_dir():
+        return False
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in found:
+        shutil.copyfile(source / name, to / name)
+    return bool(found)
+
+
+def import_model(
+    config: experiment.Experiment, workdir: pathlib.Path, *, say: Callable[[str], None] = print
+) -> None:
+    """Makes a run's folder of an experiment's open weights, as others take for their `policy`.
+
+    The weights are stored in `model.param_dtype` on the experiment's mesh, with the fingerprints
+    of its data, so that a later stage with another tokenizer is refused.
+
+    Raises:
+      ValueError: no weights are named, or the folder belongs to another run.
+    """
+    if not config.weights:
+        raise ValueError(
+            "weights must name the model to import; got '' (import). Set --config.weights=MODEL."
+        )
+    corpus = experiment.make_corpus(config.data, say)
+    shape = experiment.resolve_model(config.model, corpus, config.weights, config.weights_layers)
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        transformer.transformer(shape)  # refuses sizes that the mesh does not divide
+        params = folders.open_model(config.weights).load(shape)
+        record = {
+            "method": "import",
+            "formula": f"open weights of {config.weights}",
+            "config": dataclasses.asdict(dataclasses.replace(config, model=shape)),
+            "fingerprints": dict(corpus.fingerprints),
+            "start": {"policy": checkpoint.identity(params)},
+        }
+        runs.claim(workdir, record)
+        state = algorithm.TrainState(
+            step=jnp.zeros((), jnp.int32), params=params, opt_state=(), carry=()
+        )
+        checkpoints = checkpoint.Checkpoints(workdir)
+        checkpoints.save(state, {**record, "finished": True})
+        checkpoints.wait()
+        checkpoints.close()
+    say(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters: {workdir}")
