@@ -42,10 +42,12 @@ class LoraConfig:
     def rank_of(self, target: str) -> int:
         return _pattern("ranks", self.ranks, int).get(target, self.rank)
 
+    def alpha_of(self, target: str) -> float:
+        return _pattern("alphas", self.alphas, float).get(target, self.alpha)
+
     def scale_of(self, target: str) -> float:
         """s, the factor of down up."""
-        alpha = _pattern("alphas", self.alphas, float).get(target, self.alpha)
-        rank = self.rank_of(target)
+        alpha, rank = self.alpha_of(target), self.rank_of(target)
         return alpha / (rank**0.5 if self.stabilised else rank)
 
     def declare(self, declared: Any) -> Any:
