@@ -33,6 +33,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2"],
         "cuda": ["jax[cuda13]>=0.10.2"],
+        "tpu-plan": ["libtpu==0.0.51"],  # the TPU compiler that jax 0.10.2 is known to work with
         "flax": ["flax>=0.12"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "hf": ["safetensors>=0.4", "tokenizers>=0.20", "jinja2>=3.1", "gguf>=0.17", "protobuf>=4"],

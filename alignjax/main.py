@@ -13,6 +13,7 @@ from alignjax.cli import outcome
 COMMANDS = {
     "run": "a lifecycle, from pretraining to the report",
     "train": "one experiment",
+    "plan": "an experiment's memory, FLOPs, collectives and time on a TPU slice, without one",
     "evaluate": "a trained run on its eval split",
     "sample": "completions of a trained run, or of open weights",
     "export": "a run's model as a folder that transformers loads",

@@ -22,7 +22,7 @@ LAYERS = [
     {"sampling", "rewards", "training"},
     {"algorithms"},
     {"evals", "experiment", "runs", "evaluation", "exchange"},
-    {"lifecycles", "reporting", "cli"},
+    {"lifecycles", "reporting", "cli", "planning"},
     {"commands"},
     {"main"},
     {"__main__"},

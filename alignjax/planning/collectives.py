@@ -1,0 +1,143 @@
+"""Collectives of compiled programs: kind, mesh axes, bytes, and what waits for them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alignjax.planning import hlo
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Collective(NamedTuple):
+    """One collective of one device.
+
+    axes: mesh axes that it runs over, joined by "+"; "?" where its groups are no such set.
+    devices: in a group. payload: bytes of the whole array that a group works on (an all-gather's
+    result, a reduction's operand). wire: bytes that each device sends on a ring.
+    overlaps: whether it is started and awaited by separate instructions.
+    """
+
+    kind: str
+    axes: str
+    devices: int
+    payload: float
+    wire: float
+    overlaps: bool
+
+
+class Total(NamedTuple):
+    """Collectives of a kind over the same axes: how often, payload and wire bytes of a device."""
+
+    kind: str
+    axes: str
+    times: float
+    payload: float
+    wire: float
+    overlapping: float  # wire bytes of those that may overlap with computation
+
+
+def _groups(each: hlo.Instruction) -> list[list[int]]:
+    """The groups of devices, numbered as the mesh lists them; empty where there are none."""
+    text = each.attribute(r"replica_groups=(.*)")
+    if pairs := each.attribute(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}"):
+        return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs)]
+    if match := re.match(r"mesh\[([^\]]*)\](?:, *device_ids=\(([\d,]*)\))? *\{([^}]*)\}", text):
+        sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        joined = re.findall(r"'(\w+)'", match[3])
+        if not set(joined) <= set(sizes) or ":" in match[3] or match[2]:
+            return []
+        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        names = list(sizes)
+        order = [names.index(n) for n in names if n not in joined]
+        moved = ids.transpose(order + [names.index(n) for n in joined])
+        return moved.reshape(-1, math.prod(sizes[n] for n in joined)).tolist()
+    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape, source = ([int(x) for x in match[i].split(",")] for i in (1, 2))
+        ids = np.arange(math.prod(source)).reshape(source)
+        if match[3]:
+            ids = ids.transpose([int(x) for x in match[3].split(",")])
+        return ids.reshape(-1, shape[-1]).tolist()
+    if match := re.match(r"\{((?:\{[\d,]+\},?)+)\}", text):
+        found = re.findall(r"\{([\d,]+)\}", match[1])
+        return [[int(x) for x in group.split(",")] for group in found]
+    return []
+
+
+def _over(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> str:
+    """The mesh axes along which the devices of each group differ."""
+    names, sizes = list(mesh), list(mesh.values())
+    if not groups or max(map(max, groups)) >= math.prod(sizes):
+        return "?"
+    moving: set[int] = set()
+    for group in groups:
+        places = np.array(np.unravel_index(np.array(group), sizes))
+        moving |= set(np.nonzero((places != places[:, :1]).any(axis=1))[0].tolist())
+    return "+".join(names[i] for i in sorted(moving)) or "none"
+
+
+def kind_of(each: hlo.Instruction) -> str:
+    """The kind of a collective, its asynchronous start included; empty for anything else."""
+    name = each.opcode.removesuffix("-start")
+    return name if name in KINDS else ""
+
+
+def is_repeated(each: hlo.Instruction) -> bool:
+    """Whether it stands for one that was started elsewhere: TPU programs name an asynchronous
+    collective again in every fusion that it runs beside, and where it ends."""
+    begun = each.attribute(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
+    return bool(begun) and begun != "-1"
+
+
+def read(
+    each: hlo.Instruction, where: hlo.Computation, name: str, mesh: Mapping[str, int]
+) -> Collective | None:
+    """The collective that an instruction of the computation `name` starts; None for others."""
+    kind = kind_of(each)
+    if not kind or is_repeated(each):
+        return None
+    groups = _groups(each)
+    size = max((len(g) for g in groups), default=0) or math.prod(mesh.values())
+    given = sum(where[operand].bytes for operand in each.operands if operand in where)
+    if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"  # a fusion that keeps each device's slice of the sum
+    payload = float(given * (size if kind == "all-gather" else 1))
+    share = (size - 1) / size if size else 0.0
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
+    started = any(
+        "AsyncCollectiveStart" in x.rest for x in where.values() if x.opcode == "custom-call"
+    )
+    overlaps = each.opcode.endswith("-start") or started
+    return Collective(kind, _over(groups, mesh), size, payload, factor * payload, overlaps)
+
+
+def totals(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> list[Total]:
+    """All collectives of a program, loops counted, by kind and axes; the largest first."""
+    found: dict[tuple[str, str], Any] = {}
+    for name, times in hlo.visits(program, unknown).items():
+        where = program.computations[name]
+        for each in where.values():
+            made = read(each, where, name, mesh)
+            if made is None or made.devices == 1:
+                continue
+            sums = found.setdefault((made.kind, made.axes), np.zeros(4))
+            over = made.wire if made.overlaps else 0.0
+            sums += times * np.array([1.0, made.payload, made.wire, over])
+    made_totals = [Total(*key, *map(float, sums)) for key, sums in found.items()]
+    return sorted(made_totals, key=lambda total: -total.wire)
+
+
+def seconds(made: Collective, chip: Any, network: float) -> float:
+    """Time on the wire: a ring over the links of every torus dimension that the group may span.
+
+    An axis of n devices is taken to lie along ceil(log4 n) dimensions, at most all; with two links
+    each. The replica axis crosses the network between slices.
+    """
+    if "replica" in made.axes.split("+"):
+        return made.wire / network
+    spans = max(1, min(chip.dims, math.ceil(math.log(max(made.devices, 2), 4))))
+    ways = 2 * spans if chip.dims > 1 else 1
+    return made.wire / (chip.link * ways) if chip.link else 0.0

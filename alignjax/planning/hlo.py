@@ -1,0 +1,197 @@
+"""Compiled programs read from their text: instructions, and how often each computation runs."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16}
+BITS |= {"s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition|called_computations|branch_computations|"
+    r"true_computation|false_computation)=(\{[^}]*\}|%[^\s,)]+)"
+)
+
+
+class Array(NamedTuple):
+    """dtype, sizes, and whether it lies in HBM rather than in a chip's own fast memory."""
+
+    dtype: str
+    dims: tuple[int, ...]
+    in_hbm: bool = True
+
+    @property
+    def elements(self) -> int:
+        return functools.reduce(lambda a, b: a * b, self.dims, 1)
+
+    @property
+    def bytes(self) -> int:
+        bits = BITS.get(self.dtype, 8 if self.dtype.startswith("f8") else 0)
+        return -(-self.elements * bits // 8)
+
+
+class Instruction(NamedTuple):
+    """One line of a computation; `rest` is what follows the operands."""
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    operands: tuple[str, ...]
+    rest: str
+    literal: str
+
+    def attribute(self, pattern: str) -> str:
+        """The first group of a pattern in the attributes; empty where it is not found."""
+        found = re.search(pattern, self.rest)
+        return found[1] if found else ""
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        names: list[str] = []
+        for text in CALLS.findall(self.rest):
+            names += re.findall(r"%([^\s,}]+)", text)
+        return tuple(names)
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def source(self) -> str:
+        """The operation of ours that it came from."""
+        return self.attribute(r'op_name="([^"]*)"')
+
+
+Computation = dict[str, Instruction]  # by name, in the order of the schedule
+
+
+class Program(NamedTuple):
+    computations: dict[str, Computation]
+    entry: str
+
+
+def _closing(text: str, start: int) -> int:
+    """The place of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "(") - (text[place] == ")")
+        if depth == 0:
+            return place
+    return len(text)
+
+
+def _instruction(line: str) -> Instruction | None:
+    head, found, tail = line.strip().removeprefix("ROOT ").partition(" = ")
+    if not found or not head.startswith("%"):
+        return None
+    end = _closing(tail, 0) + 1 if tail.startswith("(") else tail.find(" ")
+    opening = tail.find("(", end)
+    if opening < 0:
+        return None
+    closing = _closing(tail, opening)
+    inside = tail[opening + 1 : closing]
+    arrays = tuple(
+        Array(kind, tuple(int(d) for d in dims.split(",") if d), not re.search(r"S\([1-9]", lay))
+        for kind, dims, lay in ARRAY.findall(tail[:end])
+    )
+    return Instruction(
+        head[1:],
+        tail[end:opening].strip(),
+        arrays,
+        tuple(re.findall(r"%([^\s,()]+)", inside)),
+        tail[closing + 1 :],
+        inside if len(inside) < 40 else "",
+    )
+
+
+def parse(text: str) -> Program:
+    """The program of `compiled.as_text()`."""
+    computations: dict[str, Computation] = {}
+    current: Computation | None = None
+    entry = ""
+    for line in text.splitlines():
+        if line.endswith("{") and (match := re.match(r"(ENTRY )?%(\S+) ", line)):
+            current = computations[match[2]] = {}
+            entry = match[2] if match[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (made := _instruction(line)) is not None:
+            current[made.name] = made
+    return Program(computations, entry)
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+    """The integer that a name stands for, through copies; None where it is not a constant."""
+    for _ in range(8):
+        found = computation.get(name)
+        if found is None:
+            return None
+        if found.opcode == "constant":
+            return int(found.literal) if re.fullmatch(r"-?\d+", found.literal) else None
+        if found.opcode not in ("copy", "bitcast", "convert") or not found.operands:
+            return None
+        name = found.operands[0]
+    return None
+
+
+def trips(program: Program, where: Computation, loop: Instruction) -> int | None:
+    """How often a loop's body runs; None where the data decides.
+
+    The compiler's own count where the text has it, else from a condition `counter < constant`.
+    """
+    if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
+        return int(known)
+    condition = program.computations[loop.attribute(r"condition=%([^\s,]+)")]
+    last = list(condition.values())[-1]
+    if last.opcode == "fusion" and last.called:  # the comparison was fused
+        inner = program.computations[last.called[0]]
+        compared = [x for x in inner.values() if x.opcode == "compare"]
+        outer = [c for n in last.operands if (c := _constant(condition, n)) is not None]
+        if len(compared) != 1 or len(inner) > 4 or not outer:
+            return None
+        last, limit = compared[0], outer[-1]
+    else:
+        if last.opcode != "compare" or "direction=LT" not in last.rest:
+            return None
+        found = _constant(condition, last.operands[1])
+        if found is None:
+            return None
+        limit = found
+    begin = 0
+    if (made := where.get(loop.operands[0])) is not None and made.opcode == "tuple":
+        counter = condition.get(last.operands[0])
+        index = counter.attribute(r"index=(\d+)") if counter is not None else ""
+        begin = _constant(where, made.operands[int(index or 0)]) or 0
+    return max(limit - begin, 0)
+
+
+def visits(program: Program, unknown: float = 1.0) -> dict[str, float]:
+    """How often each computation runs; loops that the data ends take `unknown` rounds.
+
+    Of a conditional's branches all are counted: an upper bound.
+    """
+    counts: dict[str, float] = {}
+
+    def enter(name: str, times: float) -> None:
+        counts[name] = counts.get(name, 0.0) + times
+        here = program.computations[name]
+        for each in here.values():
+            if each.opcode == "while":
+                found = trips(program, here, each)
+                rounds = unknown if found is None else found
+                enter(each.attribute(r"body=%([^\s,]+)"), times * rounds)
+            elif each.opcode not in ("reduce", "all-reduce", "reduce-scatter", "sort", "scatter"):
+                for called in each.called:
+                    if called in program.computations:
+                        enter(called, times)
+
+    enter(program.entry, 1.0)
+    return counts
+
+
+def every(program: Program, unknown: float = 1.0) -> Iterator[tuple[Computation, Instruction, str]]:
+    """(its computation, instruction, the computation's name) of all that is reached."""
+    for name in visits(program, unknown):
+        for each in program.computations[name].values():
+            yield program.computations[name], each, name

@@ -1,0 +1,205 @@
+"""From an experiment and a machine to what the compiler says of every program."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from alignjax import experiment
+from alignjax.parallel import mesh as meshes
+from alignjax.planning import analytic, hlo, programs, schedule
+from alignjax.planning import collectives as exchanges
+from alignjax.planning import flops as counting
+from alignjax.planning import memory as memories
+from alignjax.planning import topology as machines
+
+USABLE = 0.975  # of HBM: the runtime keeps some; libtpu's own limits are 97.7% to 98.4%
+
+
+class Found(NamedTuple):
+    """What is known of one program. Of one that overflowed: `overflow` alone."""
+
+    name: str
+    per_step: int
+    tokens: int
+    overflow: memories.Overflow | None
+    compile_seconds: float
+    memory: memories.Memory | None = None
+    flops: float = 0.0  # of matrix products of one device, by the compiled program
+    work: analytic.Work | None = None  # of all devices, by the formulas
+    collectives: tuple[exchanges.Total, ...] = ()
+    estimate: schedule.Estimate | None = None
+    roofline: float = 0.0  # seconds
+    largest: tuple[tuple[str, int], ...] = ()
+    limit: float = 0.0  # usable bytes of a device; 0 is not known
+
+    @property
+    def seconds(self) -> float:
+        """Of one run: the replay of the compiler's cycles, else the roofline."""
+        has = self.estimate is not None and self.estimate.cycles
+        return self.estimate.total if has and self.estimate else self.roofline
+
+    @property
+    def fits(self) -> bool:
+        if self.overflow is not None or self.memory is None:
+            return False
+        return not self.limit or self.memory.total <= self.limit
+
+
+class Plan(NamedTuple):
+    """All programs of a run on a machine."""
+
+    machine: machines.Machine
+    method: str
+    parameters: int
+    mesh: dict[str, int]
+    programs: tuple[Found, ...]
+
+    @property
+    def fits(self) -> bool:
+        return all(found.fits for found in self.programs)
+
+    @property
+    def devices(self) -> int:
+        return len(self.machine.devices)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of one step; 0 where a program's time is not known."""
+        steps = [found for found in self.programs if found.per_step]
+        known = all(found.seconds > 0 for found in steps)
+        return sum(found.per_step * found.seconds for found in steps) if known else 0.0
+
+    @property
+    def utilisation(self) -> float:
+        """Useful FLOPs over what the devices could do in a step's time; 0 if not known."""
+        steps = [found for found in self.programs if found.per_step]
+        if not self.step_seconds or any(found.work is None for found in steps):
+            return 0.0
+        useful = sum(found.per_step * found.work.useful for found in steps if found.work)
+        return useful / (self.step_seconds * self.devices * self.machine.chip.flops)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of a step's rows, a second and device; 0 if not known."""
+        last = self.programs[-1]
+        # A second pass over the same rows reads no new tokens.
+        tokens = max(found.tokens for found in self.programs if found.per_step)
+        online = any(found.name == "generate" for found in self.programs)
+        tokens = next((f.tokens for f in self.programs if f.name == "generate"), tokens)
+        tokens = tokens if online else last.tokens
+        return tokens / (self.step_seconds * self.devices) if self.step_seconds else 0.0
+
+
+def plan(
+    config: experiment.Experiment, machine: machines.Machine, say: Callable[[str], None]
+) -> Plan:
+    """Compiles every program of a run. `say` gets a line before each and one after it.
+
+    Raises:
+      ValueError: the sizes do not fit each other or the machine; nothing was compiled.
+    """
+    config = programs.without_data(config)
+    mesh = make_mesh(config.mesh, machine)
+    with meshes.use(mesh):
+        run = programs.build(config)
+        sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
+        found = []
+        for number, call in enumerate(run.calls, 1):
+            say(f"{call.name}: compiling, {number} of {len(run.calls)}, for {machine.name}")
+            made = examine(call, run, machine, sizes)
+            state = "does not fit" if not made.fits else "done"
+            say(f"{call.name}: {state}, {made.compile_seconds:.0f} s")
+            found.append(made)
+    method = experiment.method_name(config.algorithm)
+    count = sum(x.size for x in jax.tree.leaves(run.state.params))
+    return Plan(machine, method, count, sizes, tuple(found))
+
+
+def make_mesh(config: meshes.MeshConfig, machine: machines.Machine) -> Any:
+    """The run's mesh over the machine's devices; the replica axis lies across its slices.
+
+    Raises:
+      ValueError: the sizes do not multiply, or the slices are not the mesh's replicas.
+    """
+    sizes = dict(zip(meshes.names(config), meshes.shape(config, len(machine.devices)), strict=True))
+    if machine.slices > 1 and sizes["replica"] % machine.slices:
+        raise ValueError(
+            f"mesh.replica must be a multiple of --slices, whose network joins the replicas; got "
+            f"{sizes['replica']} for {machine.slices} slices (mesh). Set "
+            f"--config.mesh.replica={machine.slices}."
+        )
+    devices = machine.devices
+    if machine.slices > 1:  # slice by slice: the first axis of the mesh is the slowest
+        devices = sorted(devices, key=lambda d: (d.slice_index, d.id))
+    return meshes.make_mesh(config, devices)
+
+
+def examine(
+    call: programs.Call, run: programs.Run, machine: machines.Machine, mesh: Mapping[str, int]
+) -> Found:
+    """One program, compiled and read."""
+    begin = time.monotonic()
+    limit = USABLE * machine.chip.hbm
+    arguments: Any = call.arguments
+    if len(machine.devices) == 1:
+        here = SingleDeviceSharding(machine.devices[0])
+        arguments = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
+        )
+    lowered = call.run.lower(*arguments)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        overflow = memories.overflow(str(error))
+        if overflow is None:
+            raise
+        spent = time.monotonic() - begin
+        return Found(call.name, call.per_step, call.tokens, overflow, spent, limit=limit)
+    spent = time.monotonic() - begin
+    program = hlo.parse(compiled.as_text())
+    held = [*run.held, *call.beside]
+    if not call.per_step:  # before the loop: only what is frozen is there
+        held = [(name, tree) for name, tree in held if name == "frozen"]
+    measured = memories.measure(compiled.memory_analysis(), call.parts, held, call.cache)
+    count = counting.matmul_flops(program, call.rounds)
+    totals = exchanges.totals(program, mesh, call.rounds)
+    return Found(
+        name=call.name,
+        per_step=call.per_step,
+        tokens=call.tokens,
+        overflow=None,
+        compile_seconds=spent,
+        memory=measured,
+        flops=count,
+        work=call.work,
+        collectives=tuple(totals),
+        estimate=schedule.replay(program, machine, mesh, call.rounds),
+        roofline=_roofline(call, machine, measured, count, totals),
+        largest=tuple(
+            [*memories.largest_arguments(call.parts), *memories.largest_temporaries(program)]
+        ),
+        limit=limit,
+    )
+
+
+def _roofline(
+    call: programs.Call,
+    machine: machines.Machine,
+    measured: memories.Memory,
+    count: float,
+    totals: list[exchanges.Total],
+) -> float:
+    """The least time of one run: every argument is read once, by a loop in every round."""
+    read = sum(measured.arguments.values()) * call.rounds + measured.outputs
+    wires = [
+        exchanges.seconds(
+            exchanges.Collective(t.kind, t.axes, 2, t.payload, t.wire, True),
+            machine.chip,
+            machines.NETWORK,
+        )
+        for t in totals
+    ]
+    return schedule.roofline(machine.chip, count, read, sum(wires))

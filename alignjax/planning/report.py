@@ -1,0 +1,170 @@
+"""A plan for people and for machines."""
+
+from typing import Any
+
+from alignjax.planning import planner
+
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+WIDTH = 40  # characters of a bar
+MARKS = {"parameters": "P", "optimizer": "O", "frozen": "F", "batch": "B", "other": "."}
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def _memory_lines(found: planner.Found) -> list[str]:
+    held = found.memory
+    assert held is not None
+    sizes: dict[str, int] = {}
+    for part in (held.arguments, held.resident):
+        for name, count in part.items():
+            sizes[name] = sizes.get(name, 0) + count
+    shown = [f"{name} {size(count)}" for name, count in sizes.items() if count >= 2**10]
+    inside = f" (KV cache {size(held.cache)} of it)" if held.cache else ""
+    shown += [f"temporaries {size(held.temporaries)}{inside}", f"outputs {size(held.outputs)}"]
+    shown += [f"program {size(held.code)}", f"padding {size(held.padding)}"]
+    limit = f" of {size(found.limit)} usable" if found.limit else ""
+    lines = [f"    HBM {size(held.total)}{limit}: {', '.join(shown)}"]
+    resident = sum(held.resident.values())
+    if resident:
+        lines.append(f"    of which held but not read by this program: {size(resident)}")
+    scale = WIDTH / max(found.limit or held.total, held.total, 1)
+    marks = "".join(MARKS[name] * round(count * scale) for name, count in sizes.items())
+    marks += "T" * round((held.temporaries + held.outputs + held.code + held.padding) * scale)
+    lines.append(f"    [{marks.ljust(WIDTH)}] P parameters O optimizer F frozen B batch T rest")
+    return lines
+
+
+def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
+    lines = [f"    FLOPs {found.flops:.4g} a device (matrix products, loops counted)"]
+    if found.work is not None and found.work.run:
+        whole = found.flops * plan.devices
+        lines[0] += f"; {whole / found.work.run - 1:+.1%} against {found.work.run:.4g} by formula"
+    for total in found.collectives[:6]:
+        over = f", {total.overlapping / total.wire:.0%} may overlap" if total.wire else ""
+        lines.append(
+            f"    {total.kind} over {total.axes}: {total.times:.0f} times, "
+            f"{size(total.payload)}, {size(total.wire)} sent{over}"
+        )
+    if len(found.collectives) > 6:
+        rest = sum(total.wire for total in found.collectives[6:])
+        lines.append(f"    and {len(found.collectives) - 6} smaller kinds, {size(rest)} sent")
+    estimate = found.estimate
+    if estimate is not None and estimate.cycles:
+        lines.append(
+            f"    time {duration(estimate.total)} by the compiler's cycles: matmul "
+            f"{duration(estimate.matmul)}, vector {duration(estimate.vector)}, waiting for "
+            f"collectives {duration(estimate.exposed)} ({duration(estimate.hidden)} hidden); "
+            f"roofline {duration(found.roofline)}"
+        )
+    elif found.roofline:
+        lines.append(f"    time at least {duration(found.roofline)} by the roofline")
+    return lines
+
+
+def _overflow_lines(found: planner.Found) -> list[str]:
+    over = found.overflow
+    assert over is not None
+    lines = [f"    does not fit: {size(over.needed)} of {over.kind}, the limit is "
+             f"{size(over.limit)}"]  # fmt: skip
+    return lines + [f"      {size(count):>10}  {name}" for name, count in over.arrays]
+
+
+def advice(found: planner.Found) -> str:
+    """What to change about a program that does not fit."""
+    held = found.memory
+    if held is not None and held.temporaries < held.total / 2:
+        return (
+            "its arrays outweigh its temporaries: more devices on mesh.data, a larger mesh.model, "
+            "adapters, or model.param_dtype=bfloat16"
+        )
+    if found.name == "update":
+        return "raise loop.micro_batches, set model.remat=full, or use more devices"
+    return "lower loop.batch_size or the lengths, or use more devices"
+
+
+def verdict(plan: planner.Plan) -> str:
+    """One line: whether it fits."""
+    if not plan.machine.chip.hbm:
+        return "verdict: compiles; memory is not judged on this machine"
+    wrong = [found for found in plan.programs if not found.fits]
+    if not wrong:
+        return f"verdict: fits {plan.machine.name}"
+    return "verdict: does not fit; " + "; ".join(f"{x.name}: {advice(x)}" for x in wrong)
+
+
+def text(plan: planner.Plan) -> str:
+    """The whole plan as lines."""
+    mesh = ", ".join(f"{name} {count}" for name, count in plan.mesh.items())
+    chip = plan.machine.chip
+    several = f" x {plan.machine.slices} slices" if plan.machine.slices > 1 else ""
+    lines = [
+        f"{plan.method}, {plan.parameters:,} trained parameters, on {plan.machine.name}{several}: "
+        f"{plan.devices} x {chip.name}, mesh {mesh}",
+    ]
+    if not plan.machine.here:
+        lines.append(
+            "  Programs are those of XLA for CPU in the GPUs' place: layouts, collectives and "
+            "FLOPs hold, temporaries are only near."
+        )
+    for found in plan.programs:
+        often = f"{found.per_step} a step" if found.per_step else "before the first step"
+        lines.append(f"  {found.name} ({often}; compiled in {found.compile_seconds:.0f} s)")
+        if found.overflow is not None:
+            lines += _overflow_lines(found)
+            continue
+        lines += _memory_lines(found) + _time_lines(found, plan)
+        if not found.fits:
+            lines += [f"      {size(count):>10}  {name}" for name, count in found.largest]
+    if plan.step_seconds:
+        rate = f", {plan.tokens_per_second:,.0f} tokens/s a device"
+        use = f", MFU {plan.utilisation:.1%}" if plan.utilisation else ""
+        lines.append(f"  a step: {duration(plan.step_seconds)}{use}{rate}; estimates, no "
+                     "measurement")  # fmt: skip
+    return "\n".join([*lines, verdict(plan)])
+
+
+def table(plan: planner.Plan) -> dict[str, Any]:
+    """The same for JSON."""
+    return {
+        "topology": plan.machine.name,
+        "slices": plan.machine.slices,
+        "chip": plan.machine.chip._asdict(),
+        "devices": plan.devices,
+        "own_compiler": plan.machine.here,
+        "method": plan.method,
+        "trained_parameters": plan.parameters,
+        "mesh": plan.mesh,
+        "fits": plan.fits,
+        "verdict": verdict(plan),
+        "estimated_step_seconds": plan.step_seconds,
+        "estimated_mfu": plan.utilisation,
+        "estimated_tokens_per_second_per_device": plan.tokens_per_second,
+        "programs": [_row(found) for found in plan.programs],
+    }
+
+
+def _row(found: planner.Found) -> dict[str, Any]:
+    row = found._asdict()
+    for name in ("overflow", "memory", "work", "estimate"):
+        row[name] = row[name]._asdict() if row[name] is not None else None
+    if found.memory is not None:
+        row["memory"]["total"] = found.memory.total
+    row["collectives"] = [total._asdict() for total in found.collectives]
+    basis = found.estimate is not None and found.estimate.cycles
+    return {
+        **row,
+        "fits": found.fits,
+        "estimated_seconds": found.seconds,
+        "estimate_basis": "compiler cycles" if basis else "roofline",
+    }

@@ -1,0 +1,133 @@
+"""Step time from the compiler's own schedule and cycle estimates; and the roofline."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from alignjax.planning import collectives, hlo, topology
+
+MATMUL = re.compile(r"convolution|dot")
+
+
+class Estimate(NamedTuple):
+    """Seconds of one run of a program, and where they go.
+
+    matmul, vector: computation. copies: moves that have no cycles of their own, at HBM's speed.
+    exposed: waiting for collectives. hidden: wire time beside computation. cycles: whether the
+    compiler gave any; without them nothing here is meant.
+    """
+
+    total: float
+    matmul: float
+    vector: float
+    copies: float
+    exposed: float
+    hidden: float
+    cycles: bool
+
+
+class _Replay:
+    """The schedule in order: computation takes its cycles, an asynchronous collective runs beside
+    what is scheduled before its end, and one link carries one collective at a time."""
+
+    def __init__(
+        self,
+        program: hlo.Program,
+        machine: topology.Machine,
+        mesh: Mapping[str, int],
+        unknown: float,
+    ):
+        self.program, self.chip, self.mesh, self.unknown = program, machine.chip, mesh, unknown
+        self.sums = dict.fromkeys(("matmul", "vector", "copies", "exposed", "wire"), 0.0)
+        self.has_cycles = False
+        self._matmul = {
+            name: any(x.opcode in ("convolution", "dot") for x in where.values())
+            for name, where in program.computations.items()
+        }
+
+    def add(self, kind: str, time: float, scale: float) -> float:
+        self.sums[kind] += time * scale
+        return time
+
+    def started(self, each: hlo.Instruction) -> tuple[collectives.Collective, str] | None:
+        """(the collective, its chain) that a fusion starts."""
+        for name in each.called:
+            where = self.program.computations.get(name, {})
+            for inner in where.values():
+                made = collectives.read(inner, where, name, self.mesh)
+                if made is not None:
+                    return made, inner.attribute(r'chain_id="(\d+)"')
+        return None
+
+    def ended(self, each: hlo.Instruction) -> str:
+        """The chain whose end a fusion awaits."""
+        for name in each.called:
+            where = self.program.computations.get(name, {})
+            if any("AsyncCollectiveDone" in x.rest for x in where.values()):
+                found = [x.attribute(r'chain_id="(\d+)"') for x in where.values()]
+                return next((chain for chain in found if chain), "")
+        return ""
+
+    def computation(self, name: str, scale: float) -> float:
+        """Seconds of one run of a computation."""
+        where = self.program.computations[name]
+        now = free = 0.0
+        ends: dict[str, float] = {}
+        for each in where.values():
+            if each.opcode == "while":
+                found = hlo.trips(self.program, where, each)
+                rounds = self.unknown if found is None else found
+                body = each.attribute(r"body=%([^\s,]+)")
+                now += rounds * self.computation(body, scale * rounds)
+                continue
+            if each.opcode in ("call", "conditional"):
+                inner = [self.computation(n, scale) for n in each.called]
+                now += max(inner, default=0.0)
+                continue
+            own = collectives.read(each, where, name, self.mesh)
+            begun = (own, each.name) if own else self.started(each) if each.called else None
+            now += self.compute(each, scale, begun is not None)
+            if begun is not None:
+                made, chain = begun
+                wire = collectives.seconds(made, self.chip, topology.NETWORK)
+                self.add("wire", wire, scale)
+                free = max(now, free) + wire
+                if made.overlaps:
+                    ends[chain] = free
+                else:
+                    now += self.add("exposed", free - now, scale)
+                continue
+            chain = each.operands[0] if each.opcode.endswith("-done") and each.operands else ""
+            end = ends.pop(chain or self.ended(each), now)
+            now += self.add("exposed", max(end - now, 0.0), scale)
+        return now
+
+    def compute(self, each: hlo.Instruction, scale: float, moves: bool) -> float:
+        """Seconds of an instruction's own work."""
+        cycles = each.attribute(r'"estimated_cycles":"(\d+)"')
+        if cycles and self.chip.clock:
+            self.has_cycles = True
+            matmul = MATMUL.search(each.opcode) or any(self._matmul.get(n) for n in each.called)
+            kind = "matmul" if matmul else "vector"
+            return self.add(kind, int(cycles) / self.chip.clock, scale)
+        if each.opcode == "copy" and not moves and self.chip.bandwidth:
+            return self.add("copies", 2 * each.bytes / self.chip.bandwidth, scale)
+        return 0.0
+
+
+def replay(
+    program: hlo.Program, machine: topology.Machine, mesh: Mapping[str, int], unknown: float = 1.0
+) -> Estimate:
+    """The program's time by the compiler's cycles; of loops that data ends, `unknown` rounds."""
+    run = _Replay(program, machine, mesh, unknown)
+    total = run.computation(program.entry, 1.0)
+    sums = run.sums
+    hidden = max(sums.pop("wire") - sums["exposed"], 0.0)
+    return Estimate(total, **sums, hidden=hidden, cycles=run.has_cycles)
+
+
+def roofline(chip: topology.Chip, flops: float, hbm_bytes: float, wire_seconds: float) -> float:
+    """The least seconds: the largest of computing, reading HBM once and the wire; 0 if unknown."""
+    if not chip.flops:
+        return 0.0
+    return max(flops / chip.flops, hbm_bytes / chip.bandwidth, wire_seconds)
