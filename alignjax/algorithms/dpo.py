@@ -126,23 +126,22 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
     scale = config.options.get("beta", config.recipe.defaults.get("beta", 1.0))
 
     def token_stats(params, batch):
-        """Of every token of every answer: [B, K, T]."""
-        stats = scoring.token_stats(model, params, scoring.flatten_choices(batch))
-        return jax.tree.map(lambda x: x.reshape(batch["tokens"].shape), stats)
+        """(of every token of every answer: [B, K, T], the model's own losses)."""
+        rows = scoring.flatten_choices(batch)
+        states, penalties = scoring.hidden_and_penalties(model, params, rows)
+        stats = scoring.stats_of(model, params, states, rows["tokens"])
+        return jax.tree.map(lambda x: x.reshape(batch["tokens"].shape), stats), penalties
 
     def init(key, start):
         return algorithm.copy(start["policy"])
 
     def annotate(frozen, batch):
-        return {
-            "reference_logprobs": token_stats(
-                model.bind(frozen["reference"], frozen), batch
-            ).logprob
-        }
+        stats, _ = token_stats(model.bind(frozen["reference"], frozen), batch)
+        return {"reference_logprobs": stats.logprob}
 
     def paired(params, frozen, batch):
-        """The recipe's arrays: one row for each comparison."""
-        stats = token_stats(model.bind(params, frozen), batch)
+        """(the recipe's arrays, one row for each comparison; the model's own losses)."""
+        stats, penalties = token_stats(model.bind(params, frozen), batch)
         counted = scoring.counted(scoring.flatten_choices(batch)).reshape(batch["tokens"].shape)
         columns = {
             "{}_logprobs": stats.logprob,
@@ -155,11 +154,11 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
             *both, mask = scoring.compared(column, batch)
             for side, rows in zip(SIDES, both, strict=True):
                 arrays[name.format(side)] = rows.reshape(-1, rows.shape[-1])
-        return {**arrays, "pair_mask": mask.reshape(-1)}
+        return {**arrays, "pair_mask": mask.reshape(-1)}, penalties
 
     def loss(params, frozen, batch, key):
-        arrays = paired(params, frozen, batch)
-        terms, mask = config.loss(arrays), arrays["pair_mask"]
+        arrays, penalties = paired(params, frozen, batch)
+        terms, mask = {**config.loss(arrays), **penalties}, arrays["pair_mask"]
         chosen, rejected = (
             losses.score_sum(
                 arrays[f"{side}_logprobs"] - arrays[f"reference_{side}_logprobs"],

@@ -138,16 +138,19 @@ def policy_and_values(
     params: Any,
     frozen: models.Frozen,
     batch: algorithm.Batch,
-) -> tuple[losses.TokenStats, jax.Array]:
-    """(token statistics under the sampled temperature, values of the prefixes), each [B, T]."""
+) -> tuple[losses.TokenStats, jax.Array, dict[str, mean.Mean]]:
+    """(token statistics under the sampled temperature, values of the prefixes, each [B, T]; the
+    models' own losses)."""
     policy, critic = (model.bind(tree, frozen) for tree in critic_of(params, config))
-    hidden = scoring.hidden_before(model, policy, batch)
+    hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
     stats = scoring.stats_of(
         model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
     )
     if config.shared_critic:
-        return stats, scoring.align(model.scalar(policy, hidden))
-    return stats, scoring.token_values(model, critic, batch)
+        return stats, scoring.align(model.scalar(policy, hidden)), penalties
+    hidden, more = scoring.hidden_and_penalties(model, critic, batch)
+    penalties |= {f"value_{name}": term for name, term in more.items()}
+    return stats, scoring.align(model.scalar(critic, hidden)), penalties
 
 
 def token_rewards(
@@ -194,7 +197,7 @@ def make_experience(model: models.Model, config: PpoConfig) -> Callable[..., Any
     @jax.jit
     def experience(params, frozen, samples, scores, coefficient):
         batch, mask = learned.as_batch(samples), samples.mask
-        stats, values = policy_and_values(model, config, params, frozen, batch)
+        stats, values, _ = policy_and_values(model, config, params, frozen, batch)
         reference = model.bind(frozen["reference"], frozen)
         reference_logprobs = scoring.token_stats(
             model, reference, batch, temperature=config.sampling.temperature
@@ -277,7 +280,7 @@ def ppo(
 
     def loss(params, frozen, batch, key):
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values = policy_and_values(model, config, params, frozen, batch)
+        stats, values, penalties = policy_and_values(model, config, params, frozen, batch)
         arrays = {
             "logprobs": stats.logprob,
             "old_logprobs": old,
@@ -292,7 +295,7 @@ def ppo(
             name: mean.Mean(total=weight * term.total, weight=term.weight)
             for name, term in value_loss(arrays, **config.value_options()).items()
         }
-        terms = {**named("policy", policy_terms), **named("value", value_terms)}
+        terms = {**named("policy", policy_terms), **named("value", value_terms), **penalties}
         ratio = losses.importance_ratio(stats.logprob, old, mask)
         clipped = losses.clip_fraction(stats.logprob, old, advantages, mask, **clip)
         return terms, {

@@ -37,11 +37,12 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
     def loss(params, frozen, batch, key):
         params = model.bind(params, frozen, key)
         answers = batch["tokens"].shape[1]
-        scores = scoring.sequence_scores(model, params, scoring.flatten_choices(batch))
+        rows = scoring.flatten_choices(batch)
+        scores, penalties = scoring.scores_and_penalties(model, params, rows)
         pairs = scoring.compared(scores.reshape(-1, answers), batch)
         chosen, rejected, mask = (x.reshape(-1) for x in pairs)
         nll = losses.bradley_terry(chosen, rejected, label_smoothing=config.label_smoothing)
-        terms = {"bradley_terry": mean.masked(nll, mask)}
+        terms = {"bradley_terry": mean.masked(nll, mask), **penalties}
         if config.centering:
             penalty = config.centering * losses.center_penalty(chosen, rejected)
             terms["centering"] = mean.masked(penalty, mask)

@@ -32,13 +32,20 @@ def hidden_and_penalties(
 
     Each is a mean over all real tokens, those of prompts too; there are none for most models.
     """
+    states, penalties = _states(model, params, batch)
+    return states[:, :-1], penalties
+
+
+def _states(
+    model: models.Model, params: Any, batch: Batch
+) -> tuple[jax.Array, dict[str, mean.Mean]]:
+    """(states [B, T, D] after each token, the model's own losses)."""
+    places = {"positions": batch["positions"], "segments": batch["segments"]}
     if model.hidden_and_penalties is None:
-        return hidden_before(model, params, batch), {}
-    states, found = model.hidden_and_penalties(
-        params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
-    )
+        return model.hidden(params, batch["tokens"], **places)[0], {}
+    states, found = model.hidden_and_penalties(params, batch["tokens"], **places)
     real = batch["segments"] > 0
-    return states[:, :-1], {name: mean.masked(x, real) for name, x in found.items()}
+    return states, {name: mean.masked(x, real) for name, x in found.items()}
 
 
 def counted(batch: Batch) -> jax.Array:
@@ -88,13 +95,18 @@ def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
 
 def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array:
     """[B] fp32: the scalar head at the last real token of each row (one segment a row)."""
-    hidden, _ = model.hidden(
-        params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
-    )
+    return scores_and_penalties(model, params, batch)[0]
+
+
+def scores_and_penalties(
+    model: models.Model, params: Any, batch: Batch
+) -> tuple[jax.Array, dict[str, mean.Mean]]:
+    """The same, and the model's own losses as terms for the objective."""
+    hidden, penalties = _states(model, params, batch)
     scores = model.scalar(params, hidden)
     slots = jnp.arange(scores.shape[1])[None]
     last = jnp.max(jnp.where(batch["segments"] > 0, slots, -1), axis=1, keepdims=True)
-    return jnp.sum(jnp.where(slots == last, scores, 0.0), axis=1)
+    return jnp.sum(jnp.where(slots == last, scores, 0.0), axis=1), penalties
 
 
 def token_divergence(

@@ -1,18 +1,19 @@
 """Experts: against a loop over tokens, on every mesh, and their losses once for each real token."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.algorithms import pretrain, sft
+from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import struct
 from alignjax.models import moe, params, transformer
 from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes, hosts, mesh
-from alignjax.training import update
+from alignjax.training import optim, update
 from tests.models import tiny
 from tests.reference import experts as reference
 
@@ -257,6 +258,49 @@ def test_the_router_losses_weight_is_that_of_the_whole():
         jax.tree.map(lambda x: 2.0 * x, model.init(jax.random.key(0))), {}, rows, jax.random.key(0)
     )
     assert 0.5 < float(terms["router_balance"].total) / full < 2
+
+
+def _pairs():
+    """One preference with its reference's log-probabilities, and rows of collected samples."""
+    tokens, positions, segments = tiny.rows(tiny.sequences([5, 4, 6, 3]), 6)
+    mask = (segments > 0) & (positions > 1)
+    rows = {"tokens": tokens, "positions": positions, "segments": segments, "loss_mask": mask}
+    pairs = {name: x.reshape(2, 2, 6) for name, x in rows.items()}
+    noise = np.random.default_rng(0).normal(size=(4, 4, 6)).astype(np.float32)
+    names = ("old_logprobs", "advantages", "old_values", "returns")
+    collected = {**rows, **dict(zip(names, noise, strict=True))}
+    return {**pairs, "reference_logprobs": noise[0].reshape(2, 2, 6)}, collected
+
+
+@pytest.mark.parametrize("method", ["reward", "dpo", "ppo", "ppo with its own critic"])
+def test_every_method_adds_the_router_losses_of_its_rows(method):
+    model, weights = transformer.transformer(ROUTED), _weights()
+    pairs, collected = _pairs()
+    params, batch, copies = model.with_scalar(weights), pairs, [""]
+    if method == "reward":
+        made = reward.reward(model, reward.RewardConfig())
+    elif method == "dpo":
+        made, params = dpo.dpo(model, dpo.DpoConfig()), weights
+    else:
+        shared = method == "ppo"
+        numbers, nothing = ppo.PpoConfig(shared_critic=shared), {"eos": 1, "pad": 0}
+        made, batch = ppo.ppo(model, numbers, reward=lambda *_: 0.0, **nothing), collected
+        if not shared:
+            params, copies = {"policy": weights, "value": params}, ["", "value_"]
+    terms, _ = jax.jit(made.loss)(params, {}, batch, jax.random.key(0))
+    rows = tiny.batch(*(collected[name] for name in ("tokens", "positions", "segments")))
+    want, _ = sft.sft(model, sft.SftConfig()).loss(weights, {}, rows, jax.random.key(0))
+    for name in ("router_balance", "router_z"):
+        for copy in copies:
+            np.testing.assert_allclose(terms[copy + name].total, want[name].total, rtol=1e-5)
+            assert float(terms[copy + name].weight) == 18
+    assert len([name for name in terms if "router" in name]) == 2 * len(copies)
+
+
+def test_weight_decay_leaves_the_correction_alone():
+    made = optim.OptimConfig()
+    assert re.search(made.no_decay, "blocks/0/mlp/correction")
+    assert not re.search(made.no_decay, "blocks/0/mlp/router")
 
 
 def test_cached_decoding_and_packing_equal_the_full_forward():
