@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ from alignjax import evaluation, experiment, runs
 from alignjax.algorithms import dpo, ppo, reward, sft
 from alignjax.core import trees
 from alignjax.models import config as model_config
+from alignjax.models import transformer
 from alignjax.models.adapters import adapt, ia3, lora
+from alignjax.models.checkpoints import folder
 from alignjax.sampling import transforms
 from alignjax.training import checkpoint
 from alignjax.training import loop as loops
@@ -19,6 +22,7 @@ from alignjax.training import optim as optims
 from alignjax.worlds import corpus as worlds
 from tests.training import tiny
 
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
 LORA = lora.LoraConfig(rank=2)
 SHAPE = model_config.TransformerConfig(
     layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ff=16, unroll=1
@@ -191,3 +195,15 @@ def test_another_base_in_its_folder_is_refused(space, tmp_path):
     run(tmp_path / "base", configure(data, steps=2))
     with pytest.raises(ValueError, match="the base of adapters must be the weights"):
         runs.load_policy(tmp_path / "run", *opened(tmp_path, "run"))
+
+
+def test_open_weights_are_a_base_by_their_numbers():
+    path = GOLDENS / "base"
+    found = folder.open_model(path)
+    tree = found.load()
+    about = {"kind": "weights", "folder": str(path), "identity": checkpoint.identity(tree)}
+    given = (transformer.transformer(found.config), found.config, {})
+    again = runs.load_base({"base": about}, *given)
+    jax.tree.map(np.testing.assert_array_equal, tree, again)
+    with pytest.raises(ValueError, match="the base of adapters must be the weights"):
+        runs.load_base({"base": {**about, "identity": "other"}}, *given)
