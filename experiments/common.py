@@ -145,3 +145,38 @@ def smollm2(variant: str, stage: str) -> Experiment:
         mesh=MeshConfig(data=1 if variant else 8),
         model=TransformerConfig(compute_dtype="float32" if variant else "bfloat16"),
     )
+
+
+# Shapes of open models, by their usual names.
+SHAPES = {
+    "1b": TransformerConfig(  # Llama 3.2 1B
+        vocab_size=128256, layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, ff=8192,
+        rope_theta=5e5, tied=True, compute_dtype="bfloat16", remat="full",
+    ),
+    "8b": TransformerConfig(  # Llama 3.1 8B
+        vocab_size=128256, layers=32, width=4096, heads=32, kv_heads=8, head_dim=128, ff=14336,
+        rope_theta=5e5, tied=False, compute_dtype="bfloat16", remat="full",
+    ),
+}  # fmt: skip
+
+
+def scale(
+    variant: str, stage: str, *, shape: str, devices: int, rows: int, length: int
+) -> Experiment:
+    """One stage at the size of an open model; gpu8 on 8 GPUs, tiny and micro as `human`.
+
+    devices: of the slice, all on the data axis. rows: of a batch. length: tokens of a row.
+
+    Raises:
+      ValueError: another variant.
+    """
+    config = experiment(variant, stage)
+    if variant in ("tiny", "micro"):
+        return config
+    config.model = dataclasses.replace(SHAPES[shape])
+    config.data = HhConfig(length=length, prompt_length=length // 2)
+    config.mesh = MeshConfig(data=8 if variant == "gpu8" else devices)
+    config.loop.batch_size = rows
+    # A tile of the log-probabilities reads the whole unembedding: few large ones on an accelerator.
+    config.model.logit_tile = 256
+    return config

@@ -25,5 +25,7 @@ def main(parsed: flags.Parsed) -> int:
         )
     machine = topology.find(parsed.options["topology"], parsed.options["slices"])
     made = planner.plan(parsed.config, machine, common.say)
-    print(json.dumps(report.table(made)) if parsed.options["json"] else report.text(made))
+    name = parsed.name + (f":{parsed.variant}" if parsed.variant else "")
+    as_json = parsed.options["json"]
+    print(json.dumps(report.table(made, name)) if as_json else report.text(made))
     return 0 if made.fits else 1

@@ -38,7 +38,10 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
             value = jnp.zeros(info.shape, dtype)
         else:
             leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
-            value = (info.stddev * jax.random.normal(leaf_key, info.shape)).astype(dtype)
+            # Each device draws its own part: a whole leaf of a large model fits on none.
+            where = axes.spec(info.axes) if axes.has_mesh() else None
+            drawn = jax.random.normal(leaf_key, info.shape, out_sharding=where)
+            value = (info.stddev * drawn).astype(dtype)
         return axes.shard(value, info.axes)
 
     return trees.map_named(make, infos, is_leaf=is_info)

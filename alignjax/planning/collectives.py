@@ -40,27 +40,39 @@ class Total(NamedTuple):
     overlapping: float  # wire bytes of those that may overlap with computation
 
 
+def _iota(text: str) -> Any:
+    """The numbers of "[4,2]T(1,0)": 0, 1, ... in that shape, transposed, in a row; or a list of
+    them. None for anything else."""
+    if match := re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape = [int(x) for x in match[1].split(",")]
+        ids = np.arange(math.prod(shape)).reshape(shape)
+        order = [int(x) for x in match[2].split(",")] if match[2] else None
+        return ids.transpose(order).reshape(-1)
+    if re.fullmatch(r"[\d,]+", text):
+        return np.array([int(x) for x in text.split(",")])
+    return None
+
+
 def _groups(each: hlo.Instruction) -> list[list[int]]:
     """The groups of devices, numbered as the mesh lists them; empty where there are none."""
     text = each.attribute(r"replica_groups=(.*)")
     if pairs := each.attribute(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}"):
         return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs)]
-    if match := re.match(r"mesh\[([^\]]*)\](?:, *device_ids=\(([\d,]*)\))? *\{([^}]*)\}", text):
+    if match := re.match(r"mesh\[([^\]]*)\](?:, *device_ids=\(([^{]*)\))? *\{([^}]*)\}", text):
         sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", match[1])}
         joined = re.findall(r"'(\w+)'", match[3])
-        if not set(joined) <= set(sizes) or ":" in match[3] or match[2]:
+        ids = _iota(match[2]) if match[2] else np.arange(math.prod(sizes.values()))
+        if not set(joined) <= set(sizes) or ":" in match[3] or ids is None:
             return []
-        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
         names = list(sizes)
         order = [names.index(n) for n in names if n not in joined]
-        moved = ids.transpose(order + [names.index(n) for n in joined])
+        moved = ids.reshape(list(sizes.values())).transpose(
+            order + [names.index(n) for n in joined]
+        )
         return moved.reshape(-1, math.prod(sizes[n] for n in joined)).tolist()
-    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, source = ([int(x) for x in match[i].split(",")] for i in (1, 2))
-        ids = np.arange(math.prod(source)).reshape(source)
-        if match[3]:
-            ids = ids.transpose([int(x) for x in match[3].split(",")])
-        return ids.reshape(-1, shape[-1]).tolist()
+    if match := re.match(r"\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        ids = _iota(match[2])
+        return [] if ids is None else ids.reshape(-1, int(match[1].split(",")[-1])).tolist()
     if match := re.match(r"\{((?:\{[\d,]+\},?)+)\}", text):
         found = re.findall(r"\{([\d,]+)\}", match[1])
         return [[int(x) for x in group.split(",")] for group in found]

@@ -1,5 +1,8 @@
 """A plan for people and for machines."""
 
+import contextlib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 from alignjax.planning import planner
@@ -67,6 +70,7 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
             f"collectives {duration(estimate.exposed)} ({duration(estimate.hidden)} hidden); "
             f"roofline {duration(found.roofline)}"
         )
+        lines += [f"      {duration(s):>8}  {name}" for name, s in estimate.slowest[:4]]
     elif found.roofline:
         lines.append(f"    time at least {duration(found.roofline)} by the roofline")
     return lines
@@ -134,9 +138,20 @@ def text(plan: planner.Plan) -> str:
     return "\n".join([*lines, verdict(plan)])
 
 
-def table(plan: planner.Plan) -> dict[str, Any]:
-    """The same for JSON."""
+def versions() -> dict[str, str]:
+    """Of the packages that decide what is compiled; libtpu only where it is installed."""
+    found = {}
+    for name in ("jax", "jaxlib", "libtpu"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
+    """The same for JSON; config: the name of what was planned."""
     return {
+        "config": config,
+        "versions": versions(),
         "topology": plan.machine.name,
         "slices": plan.machine.slices,
         "chip": plan.machine.chip._asdict(),
@@ -168,3 +183,33 @@ def _row(found: planner.Found) -> dict[str, Any]:
         "estimated_seconds": found.seconds,
         "estimate_basis": "compiler cycles" if basis else "roofline",
     }
+
+
+COLUMNS = (
+    "config", "machine", "mesh", "trained parameters", "HBM peak / usable GiB", "program",
+    "FLOPs against formula", "est. step s", "est. MFU", "est. tokens/s/device", "verdict",
+)  # fmt: skip
+
+
+def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
+    """Plans, as `table` made them, as the rows of one table."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    for plan in plans:
+        measured = [row for row in plan["programs"] if row["memory"]]
+        peak = max(measured, key=lambda row: row["memory"]["total"], default=None)
+        gib, limit = (peak["memory"]["total"] / 2**30, peak["limit"] / 2**30) if peak else (0, 0)
+        last = plan["programs"][-1]
+        work = (last["work"] or {}).get("run", 0.0)
+        ratio = f"{last['flops'] * plan['devices'] / work - 1:+.2%}" if work else "-"
+        several = f" x {plan['slices']}" if plan["slices"] > 1 else ""
+        mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items() if size > 1)
+        mfu = plan["estimated_mfu"]
+        cells = (
+            plan["config"], plan["topology"] + several, mesh, f"{plan['trained_parameters']:,}",
+            f"{gib:.2f} / {limit:.2f}", peak["name"] if peak else "-", ratio,
+            f"{plan['estimated_step_seconds']:.3g}", f"{mfu:.1%}" if mfu else "-",
+            f"{plan['estimated_tokens_per_second_per_device']:,.0f}",
+            "fits" if plan["fits"] else "does not fit",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

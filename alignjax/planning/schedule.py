@@ -14,7 +14,8 @@ class Estimate(NamedTuple):
 
     matmul, vector: computation. copies: moves that have no cycles of their own, at HBM's speed.
     exposed: waiting for collectives. hidden: wire time beside computation. cycles: whether the
-    compiler gave any; without them nothing here is meant.
+    compiler gave any; without them nothing here is meant. slowest: (operation, seconds) of those
+    that take most.
     """
 
     total: float
@@ -24,6 +25,7 @@ class Estimate(NamedTuple):
     exposed: float
     hidden: float
     cycles: bool
+    slowest: tuple[tuple[str, float], ...] = ()
 
 
 class _Replay:
@@ -40,6 +42,7 @@ class _Replay:
         self.program, self.chip, self.mesh, self.unknown = program, machine.chip, mesh, unknown
         self.sums = dict.fromkeys(("matmul", "vector", "copies", "exposed", "wire"), 0.0)
         self.has_cycles = False
+        self.by_source: dict[str, float] = {}
         self._matmul = {
             name: any(x.opcode in ("convolution", "dot") for x in where.values())
             for name, where in program.computations.items()
@@ -109,7 +112,10 @@ class _Replay:
             self.has_cycles = True
             matmul = MATMUL.search(each.opcode) or any(self._matmul.get(n) for n in each.called)
             kind = "matmul" if matmul else "vector"
-            return self.add(kind, int(cycles) / self.chip.clock, scale)
+            spent = int(cycles) / self.chip.clock
+            name = each.source or each.opcode
+            self.by_source[name] = self.by_source.get(name, 0.0) + spent * scale
+            return self.add(kind, spent, scale)
         if each.opcode == "copy" and not moves and self.chip.bandwidth:
             return self.add("copies", 2 * each.bytes / self.chip.bandwidth, scale)
         return 0.0
@@ -123,7 +129,8 @@ def replay(
     total = run.computation(program.entry, 1.0)
     sums = run.sums
     hidden = max(sums.pop("wire") - sums["exposed"], 0.0)
-    return Estimate(total, **sums, hidden=hidden, cycles=run.has_cycles)
+    slowest = sorted(run.by_source.items(), key=lambda pair: -pair[1])[:6]
+    return Estimate(total, **sums, hidden=hidden, cycles=run.has_cycles, slowest=tuple(slowest))
 
 
 def roofline(chip: topology.Chip, flops: float, hbm_bytes: float, wire_seconds: float) -> float:
