@@ -84,12 +84,8 @@ class Plan(NamedTuple):
     @property
     def tokens_per_second(self) -> float:
         """Tokens of a step's rows, a second and device; 0 if not known."""
-        last = self.programs[-1]
-        # A second pass over the same rows reads no new tokens.
-        tokens = max(found.tokens for found in self.programs if found.per_step)
-        online = any(found.name == "generate" for found in self.programs)
-        tokens = next((f.tokens for f in self.programs if f.name == "generate"), tokens)
-        tokens = tokens if online else last.tokens
+        # Further passes over the same rows read no new tokens: the most that one program reads.
+        tokens = max(found.tokens for found in self.programs)
         return tokens / (self.step_seconds * self.devices) if self.step_seconds else 0.0
 
 

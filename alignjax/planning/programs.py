@@ -229,76 +229,90 @@ def _samples(count: int, length: int) -> generate.Samples:
     return generate.Samples(**rows(wide, count, length), **rows(narrow, count))
 
 
-def _online(made: _Build) -> tuple[Call, ...]:
-    """The programs of PPO: generate, score, experience, update."""
-    config, corpus, model = made.config, made.corpus, made.model
-    chosen = config.algorithm
-    assert isinstance(chosen, ppo.PpoConfig)
-    count, prompt = config.loop.batch_size, corpus.prompt_length
+def _generate(made: _Build, chosen: ppo.PpoConfig) -> Call:
+    corpus, model, frozen = made.corpus, made.model, made.frozen
+    count, prompt = made.config.loop.batch_size, corpus.prompt_length
     new = chosen.sampling.max_new_tokens
-    length, frozen, params = prompt + new, made.frozen, made.state.params
     prompts, lengths = rows({"prompts": np.int32}, count, prompt), rows({"n": np.int32}, count)
-    policy, _ = ppo.critic_of(params, chosen)
-    adapted = not isinstance(config.adapter, adapt.FullConfig)
+    policy, _ = ppo.critic_of(made.state.params, chosen)
+    adapted = not isinstance(made.config.adapter, adapt.FullConfig)
     bound = jax.eval_shape(model.bind, policy, frozen) if adapted else policy
-    base = {"base": frozen["base"]} if adapted else {}
-    sample = generate.make_generate(model, chosen.sampling, eos=corpus.eos, pad=corpus.pad)
-    samples, tokens = _samples(count, length), count * length
-    collected = {**READ, **dict.fromkeys(COLLECTED, np.float32)}
-    batch = rows(collected, count // chosen.minibatches, length)
-    calls = [
-        Call(
-            "generate",
-            sample,
-            (bound, prompts["prompts"], lengths["n"], made.key),
-            (
-                ("parameters", policy),
-                ("frozen", base),
-                ("batch", (prompts, lengths)),
-                ("other", made.key),
-            ),
-            1,
-            tokens,
-            made.counted(analytic.generation(made.shape, count, prompt, new)),
-            rounds=new,
-            cache=jax.eval_shape(lambda: model.cache(count, length)),
-        )
-    ]
-    if chosen.reward == "model":
-        score = learned.learned(model)
-        trees = {name: frozen[name] for name in ("reward", "base") if name in frozen}
-        work = made.counted(*made.forward(count, length, head=False))
-        parts = (("frozen", trees), ("batch", samples))
-        calls.append(Call("score", jax.jit(score), (trees, samples), parts, 1, tokens, work))
+    return Call(
+        "generate",
+        generate.make_generate(model, chosen.sampling, eos=corpus.eos, pad=corpus.pad),
+        (bound, prompts["prompts"], lengths["n"], made.key),
+        (
+            ("parameters", policy),
+            ("frozen", {"base": frozen["base"]} if adapted else {}),
+            ("batch", (prompts, lengths)),
+            ("other", made.key),
+        ),
+        1,
+        count * (prompt + new),
+        made.counted(analytic.generation(made.shape, count, prompt, new)),
+        rounds=new,
+        cache=jax.eval_shape(lambda: model.cache(count, prompt + new)),
+    )
+
+
+def _score(made: _Build, samples: generate.Samples) -> Call:
+    count, length = samples.tokens.shape
+    score = learned.learned(made.model)
+    trees = {name: made.frozen[name] for name in ("reward", "base") if name in made.frozen}
+    return Call(
+        "score",
+        jax.jit(score),
+        (trees, samples),
+        (("frozen", trees), ("batch", samples)),
+        1,
+        count * length,
+        made.counted(*made.forward(count, length, head=False)),
+    )
+
+
+def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) -> Call:
+    count, length = samples.tokens.shape
+    params, frozen = made.state.params, made.frozen
     scores = rows({"scores": np.float32}, count)["scores"]
     coefficient = jax.ShapeDtypeStruct((), jnp.float32)
     bodies = [*made.forward(count, length), *made.forward(count, length)]
     if not chosen.shared_critic:
         bodies += made.forward(count, length, head=False)
-    calls.append(
-        Call(
-            "experience",
-            ppo.make_experience(model, chosen),
-            (params, frozen, samples, scores, coefficient),
-            (
-                ("parameters", params),
-                ("frozen", frozen),
-                ("batch", (samples, scores)),
-                ("other", coefficient),
-            ),
-            1,
-            3 * tokens,
-            made.counted(*bodies),
-        )
+    return Call(
+        "experience",
+        ppo.make_experience(made.model, chosen),
+        (params, frozen, samples, scores, coefficient),
+        (
+            ("parameters", params),
+            ("frozen", frozen),
+            ("batch", (samples, scores)),
+            ("other", coefficient),
+        ),
+        1,
+        count * length,
+        made.counted(*bodies),
     )
+
+
+def _online(made: _Build) -> tuple[Call, ...]:
+    """The programs of PPO: generate, score, experience, update."""
+    chosen, count = made.config.algorithm, made.config.loop.batch_size
+    assert isinstance(chosen, ppo.PpoConfig)
+    length = made.corpus.prompt_length + chosen.sampling.max_new_tokens
+    samples = _samples(count, length)
+    calls = [_generate(made, chosen)]
+    if chosen.reward == "model":
+        calls.append(_score(made, samples))
+    calls.append(_experience(made, chosen, samples))
+    collected = {**READ, **dict.fromkeys(COLLECTED, np.float32)}
     part = count // chosen.minibatches
     trained = made.forward(part, length, trained=True)
     if not chosen.shared_critic:
         trained += made.forward(part, length, trained=True, head=False)
+    batch = rows(collected, part, length)
     last = _update(made, batch, part * length, made.counted(*trained))
     whole = rows(collected, count, length)  # the part is a copy of some of these rows
-    calls.append(last._replace(beside=(("batch", whole),)))
-    return tuple(calls)
+    return (*calls, last._replace(beside=(("batch", whole),)))
 
 
 def without_data(config: experiment.Experiment) -> experiment.Experiment:

@@ -1,0 +1,43 @@
+"""Programs compiled by libtpu for slices that are not here."""
+
+import importlib.util
+import json
+
+import pytest
+
+from tests.commands import cli
+
+pytestmark = [
+    pytest.mark.slow,  # minutes: the TPU's compiler
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu"),
+]
+
+
+def plan(*options, code=0):
+    """The JSON of a plan in a process of its own: JAX has one platform a process."""
+    line = cli.run("plan", "--json", *options, quick=False, code=code)
+    return json.loads(line)
+
+
+def test_a_tiny_run_on_a_slice():
+    found = plan("--config=experiments/hh_sft.py:micro", "--topology=v5e:2x4")
+    update = found["programs"][-1]
+    assert (found["devices"], found["fits"], found["own_compiler"]) == (8, True, True)
+    assert update["flops"] * 8 == pytest.approx(update["work"]["run"], rel=0.03)
+    assert update["estimate_basis"] == "compiler cycles"
+    assert {each["axes"] for each in update["collectives"]} == {"data"}
+    assert 0 < found["estimated_mfu"] < 1
+
+
+def test_an_overflow_is_a_verdict():
+    """Sampling 2M rows: the compiler itself refuses."""
+    found = plan(
+        "--config=experiments/hh_sft.py:micro",
+        "--config.loop.batch_size=4000000",
+        "--topology=v5e:2x2",
+        code=1,
+    )
+    assert not found["fits"]
+    assert found["programs"][-1]["overflow"]["kind"] == "hbm"
+    assert found["programs"][-1]["overflow"]["arrays"]
+    assert found["verdict"].startswith("verdict: does not fit; update: raise loop.micro_batches")
