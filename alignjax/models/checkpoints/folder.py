@@ -26,6 +26,7 @@ FAMILIES = {
     **dense.FAMILIES,
     **{kind: names.Family(*family) for kind, family in families_moe.FAMILIES.items()},
 }
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Tensors that repeat what a parameter holds, or that others compute anew.
 UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
 
@@ -144,8 +145,9 @@ def sources_of(kind: str, config: TransformerConfig) -> transformer.Transformer:
 def hf_fields(config: TransformerConfig) -> dict[str, Any]:
     """A `config.json` for a model that was not read from a folder.
 
-    It is of the first family that expresses the configuration wholly; special token ids and the
-    length of training are for the caller to add.
+    It is of the first family that expresses the configuration wholly. Special token ids are null,
+    because families have defaults of their own, beyond a small vocabulary too; they and the length
+    of training (`max_position_embeddings`) are for the caller to fill in.
 
     Raises:
       ValueError: no family of transformers is this model.
@@ -158,7 +160,7 @@ def hf_fields(config: TransformerConfig) -> dict[str, Any]:
         except (ValueError, ArithmeticError):  # the family has no word for it
             continue
         if not changed:
-            return fields
+            return {**dict.fromkeys(SPECIAL), **fields}
         if near is None or len(changed) < len(near[1]):
             near = kind, changed
     hint = f" Nearest is {near[0]}, which differs in {', '.join(near[1])}." if near else ""

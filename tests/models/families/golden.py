@@ -71,7 +71,7 @@ def sparse(path: pathlib.Path) -> Golden:
     with np.load(path / "expected.npz", allow_pickle=False) as data:
         found = {name: data[name] for name in data.files}
     lengths = [int(n) for n in found["lengths"]]
-    held = safetensors_io.open_file(path / "gradients.safetensors")
+    held = safetensors_io.open_folder(path / "gradients.safetensors")
     return Golden(
         path=path,
         prompt=found["tokens"],
@@ -160,7 +160,10 @@ def decoded_error(golden: Golden, prefill: int = 10) -> float:
 
 
 def gradient_error(golden: Golden) -> tuple[float, float]:
-    """(of the prompt's mean cross entropy, of its gradient relative to each tensor's largest)."""
+    """(of the prompt's mean cross entropy, of its gradient relative to a tensor's largest entry).
+
+    An entry counts as 1e-4 at least: that of a bias of keys without position is 0 but for rounding.
+    """
     model = model_of(golden)
     fields = tiny.batch(*tiny.rows(sequences(golden)[:1], LENGTH, pad=3))
 
@@ -177,7 +180,7 @@ def gradient_error(golden: Golden) -> tuple[float, float]:
     }
     assert named.keys() == golden.gradients.keys()
     errors = {
-        name: worst(named[name], wanted) / max(float(np.max(np.abs(wanted))), 1e-6)
+        name: worst(named[name], wanted) / max(float(np.max(np.abs(wanted))), 1e-4)
         for name, wanted in golden.gradients.items()
     }
     return abs(float(value) - golden.loss), max(errors.values())

@@ -1,6 +1,6 @@
 """The reference side, torch and transformers only: random models, and what they compute.
 
-As a program it serves the live comparison: python -m tests.models.families.reference COMMAND ...
+As a program it serves the live comparison: it reads a list of jobs, as JSON, from its input.
 """
 
 import importlib.metadata
@@ -121,36 +121,46 @@ def record_scores(
 ) -> None:
     """The head's weight and scores of ragged rows; the whole folder where `whole` is given."""
     _, rows = prompts(head.config.vocab_size, seed)
-    tokens, mask = padded(rows, left=False)
-    with torch.no_grad():
-        scores = head(tokens, attention_mask=mask, use_cache=False).logits[:, 0]
     weight = head.score.weight.detach().numpy()
-    np.savez_compressed(folder / "scores.npz", weight=weight, scores=scores.numpy())
+    np.savez_compressed(folder / "scores.npz", weight=weight, scores=scores_of(head, rows))
     if whole is not None:
         shutil.rmtree(whole, ignore_errors=True)
         head.save_pretrained(whole)
 
 
-def load(folder: str) -> Any:
+def scores_of(head: Any, rows: list[np.ndarray]) -> np.ndarray:
+    """[B] of rows padded on the right."""
+    tokens, mask = padded(rows, left=False)
+    with torch.no_grad():
+        return head(tokens, attention_mask=mask, use_cache=False).logits[:, 0].numpy()
+
+
+def load(kind: Any, folder: str) -> Any:
     """A folder as transformers loads it; anything that it misses or adds is an error."""
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+    model, report = kind.from_pretrained(
         folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
     )
     assert not any(report.values()), report
     return model.eval()
 
 
-def main(command: str, *argv: str) -> None:
-    """make KIND FIELDS SEED FOLDER: a new model. load FOLDER SEED OUT: what a folder computes."""
+def job(command: str, *argv: Any) -> None:
+    """make KIND FIELDS SEED FOLDER: a new model. load FOLDER SEED OUT: what a folder computes.
+    score FOLDER ROWS OUT: the scores of rows."""
     if command == "make":
         kind, fields, seed, folder = argv
-        record(make(kind, json.loads(fields), int(seed)), pathlib.Path(folder), int(seed))
-    else:
+        record(make(kind, fields, seed), pathlib.Path(folder), seed)
+    elif command == "load":
         folder, seed, out = argv
-        model = load(folder)
+        model = load(transformers.AutoModelForCausalLM, folder)
         state = {f"tensor/{n}": x.numpy() for n, x in model.state_dict().items()}
-        np.savez(out, **computed(model, int(seed)), **state)
+        np.savez(out, **computed(model, seed), **state)
+    else:
+        folder, rows, out = argv
+        head = load(transformers.AutoModelForSequenceClassification, folder)
+        np.savez(out, scores=scores_of(head, [np.array(row) for row in rows]))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for argv in json.load(sys.stdin):
+        job(*argv)

@@ -1,0 +1,115 @@
+"""The live side of the comparison: an interpreter that has torch and transformers, and new models.
+
+It is this one, or the one that ALIGNJAX_REFERENCE_PYTHON names (an environment without jax).
+"""
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from tests.commands import cli
+
+NEEDED = ("torch", "transformers")
+VARIABLE = "ALIGNJAX_REFERENCE_PYTHON"
+
+
+@functools.cache
+def interpreter() -> str | None:
+    """The path of such an interpreter, or None."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return named
+    return sys.executable if all(map(importlib.util.find_spec, NEEDED)) else None
+
+
+def run(jobs: list[list[Any]]) -> None:
+    """Does these jobs of `reference.job` in one process there; its errors are ours."""
+    python = interpreter()
+    assert python is not None
+    done = subprocess.run(
+        [python, "-m", "tests.models.families.reference"],
+        cwd=cli.ROOT,
+        env={**os.environ, "PYTHONPATH": str(cli.ROOT)},
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def drawn(kind: str, seed: int) -> dict[str, Any]:
+    """Fields of a random model of a family: odd head counts, biases, windows, tied or not."""
+    rng = np.random.default_rng(seed)
+
+    def either(*values: Any) -> Any:
+        return values[rng.integers(len(values))]
+
+    kv, group, layers = either(1, 2, 3, 5), either(1, 2, 3), int(rng.integers(1, 6))
+    fields = {
+        "vocab_size": int(rng.integers(30, 90)),
+        "num_hidden_layers": layers,
+        "num_attention_heads": kv * group,
+        "num_key_value_heads": kv,
+        "head_dim": int(2 * rng.integers(2, 7)),
+        "hidden_size": int(kv * group * 2 * rng.integers(1, 5)),
+        "intermediate_size": int(rng.integers(5, 60)),
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": either(True, False),
+        "rms_norm_eps": either(1e-6, 1e-5, 1e-3),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    theta = float(rng.integers(20, 3000))
+    scaled = either(
+        {"rope_type": "default"},
+        {"rope_type": "linear", "factor": 3.0},
+        {
+            "rope_type": "llama3",
+            "factor": 6.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 3.0,
+            "original_max_position_embeddings": 24,
+        },
+        {
+            "rope_type": "yarn",
+            "factor": 3.0,
+            "original_max_position_embeddings": 12,
+            "beta_fast": 6.0,
+            "truncate": either(True, False),
+        },
+    )
+    window = {"sliding_window": int(rng.integers(1, 12))}
+    mixed = [either("full_attention", "sliding_attention") for _ in range(layers)]
+    own: dict[str, Any] = {"rope_parameters": {**scaled, "rope_theta": theta}}
+    if kind in ("llama", "smollm3", "qwen3", "gemma2", "gemma3_text"):
+        own["attention_bias"] = either(True, False)
+    if kind in ("llama", "smollm3"):
+        own["mlp_bias"] = either(True, False)
+    if kind == "smollm3":
+        own["no_rope_layers"] = [int(rng.integers(2)) for _ in range(layers)]
+    if kind in ("smollm3", "qwen2"):
+        fields["hidden_size"] = kv * group * fields["head_dim"]  # these take no other
+        del fields["head_dim"]
+    if kind == "mistral":
+        own |= either(window, {"sliding_window": None})
+    if kind in ("qwen2", "qwen3"):
+        own |= either({}, {**window, "use_sliding_window": True, "layer_types": mixed})
+    if kind in ("gemma2", "gemma3_text"):
+        own |= {**window, "layer_types": mixed, "query_pre_attn_scalar": int(rng.integers(2, 30))}
+        own["final_logit_softcapping"] = either(None, 4.0)
+    if kind == "gemma2":
+        own["attn_logit_softcapping"] = either(None, 3.0)
+    if kind == "gemma3_text":
+        local = {"rope_type": "default", "rope_theta": 30.0}
+        own["rope_parameters"] = {
+            "full_attention": own["rope_parameters"],
+            "sliding_attention": local,
+        }
+    return {**fields, **own}

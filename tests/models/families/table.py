@@ -1,0 +1,122 @@
+"""Writes docs/models.md from the recorded models: python -m tests.models.families.table"""
+
+import math
+import pathlib
+import re
+from typing import Any
+
+from alignjax.models.checkpoints import folder
+from alignjax.models.config import TransformerConfig
+from tests.models.families import golden
+
+FILE = pathlib.Path(__file__).parents[3] / "docs" / "models.md"
+CHECKPOINTS = {
+    "deepseek_v3": "DeepSeek V3, R1",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (1B, and the text part of larger ones as its own folder)",
+    "llama": "Llama 2, 3, 3.1, 3.2 (text), 3.3; SmolLM2",
+    "llama4_text": "Llama 4, text",
+    "mistral": "Mistral 7B",
+    "mixtral": "Mixtral",
+    "qwen2": "Qwen 2, 2.5",
+    "qwen3": "Qwen 3",
+    "qwen3_moe": "Qwen 3 MoE",
+    "smollm3": "SmolLM3",
+}
+HEAD = """# Models
+
+Families of open weights: a folder of safetensors with its `config.json`, as transformers writes it,
+is read by `alignjax.models.checkpoints.folder` and written back bit for bit. A GGUF file of a Llama
+can be read too. `python -m tests.models.families.table` writes this page.
+
+| model_type | checkpoints |
+|---|---|
+{families}
+
+## Parity
+
+Each row is a small random model built and saved by transformers ({versions};
+fp32, eager attention, CPU) and loaded by us. Logits: the largest absolute difference of batches
+padded on either side, of rows packed into one, and of decoding through the key-value cache.
+Gradients: of the prompt's mean cross entropy, the largest difference relative to each tensor's
+largest entry (at least 1e-4). All are rounded up to a power of ten. The tests ask for 1e-04 and
+1e-03. A field of `config.json` or a tensor that is not understood is an error.
+
+| family | what it has | padded | packed | cached | gradients |
+|---|---|---|---|---|---|
+{rows}
+
+Live, on new random models of the dense families (odd head counts, biases, windows, tied or not):
+`pytest -m slow tests/models/families/test_live.py` with torch and transformers installed.
+"""
+
+
+def page(*, measure: bool = True) -> str:
+    """The page; without `measure` the errors are left out."""
+    found = [golden.dense(path) for path in golden.DENSE]
+    found += [golden.sparse(path) for path in golden.SPARSE]
+    found.sort(key=lambda g: (g.stored.fields["model_type"], g.name))
+    versions = {f"{k} {v.split('+')[0]}" for g in found for k, v in g.versions.items()}
+    families = [f"| `{kind}` | {CHECKPOINTS[kind]} |" for kind in sorted(folder.FAMILIES)]
+    return HEAD.format(
+        families="\n".join(families),
+        versions=", ".join(sorted(versions)),
+        rows="\n".join(row(g, measure) for g in found),
+    )
+
+
+def row(found: golden.Golden, measure: bool) -> str:
+    family, errors = found.stored.fields["model_type"], ["-"] * 4
+    if measure:
+        padded = max(golden.padded_error(found, side) for side in found.padded)
+        packed, cached = golden.packed_error(found), golden.decoded_error(found)
+        gradient = golden.gradient_error(found)[1]
+        errors = [rounded(e) for e in (padded, packed, cached, gradient)]
+    return f"| {family} | {features(found.stored.config)} | {' | '.join(errors)} |"
+
+
+def features(config: TransformerConfig) -> str:
+    """A configuration in words."""
+    grouped = f"{config.heads} heads on {config.kv_heads}"
+    kinds = [kind for kind in dict.fromkeys(config.kinds()) if kind != "full"]
+    moe = config.moe
+    parts: list[Any] = [
+        "latent attention" if config.mla.kv_rank else grouped,
+        kinds and f"{' and '.join(kinds)} layers" + (" among full ones" if mixed(config) else ""),
+        config.window and f"window {config.window}",
+        config.rope.kind != "none" and f"{config.rope.kind} positions",
+        config.rope_interleaved and "neighbours turn",
+        config.local_rope_theta and "local base",
+        config.qkv_bias and ("biases" if config.out_bias else "q, k, v biases"),
+        config.mlp_bias and "MLP biases",
+        config.qk_norm != "none" and f"q, k norms ({config.qk_norm})",
+        config.query_tuning and "query temperature",
+        config.attention_softcap and "attention cap",
+        config.logit_softcap and "logit cap",
+        config.post_norms and "norms after branches",
+        moe.experts and f"{moe.active} of {moe.experts} experts ({moe.scores})",
+        moe.experts and moe.groups > 1 and f"in {moe.groups} groups",
+        moe.experts and moe.shared_ff and "shared expert",
+        moe.experts and not all(sparse for sparse, _ in config.stacks()) and "dense layers",
+        "tied" if config.tied else "untied",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def mixed(config: TransformerConfig) -> bool:
+    return "full" in config.kinds()
+
+
+def rounded(error: float) -> str:
+    """Up to a power of ten."""
+    return "0" if error == 0 else f"{10.0 ** math.ceil(math.log10(error)):.0e}"
+
+
+def without_errors(text: str) -> str:
+    """The page's rows without their digits."""
+    return re.sub(r"( \| (-|0|\de[+-]\d+)){4} \|$", " |", text, flags=re.MULTILINE)
+
+
+if __name__ == "__main__":
+    FILE.write_text(page())
+    print(FILE)
