@@ -73,6 +73,13 @@ class Plan(NamedTuple):
         return sum(found.per_step * found.seconds for found in steps) if known else 0.0
 
     @property
+    def basis(self) -> str:
+        """What a step's time rests on."""
+        steps = [found.estimate for found in self.programs if found.per_step]
+        known = all(estimate is not None and estimate.cycles for estimate in steps)
+        return "compiler cycles" if known else "roofline"
+
+    @property
     def utilisation(self) -> float:
         """Useful FLOPs over what the devices could do in a step's time; 0 if not known."""
         steps = [found for found in self.programs if found.per_step]

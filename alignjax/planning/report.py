@@ -131,10 +131,13 @@ def text(plan: planner.Plan) -> str:
         if not found.fits:
             lines += [f"      {size(count):>10}  {name}" for name, count in found.largest]
     if plan.step_seconds:
+        at_best = plan.basis == "roofline"
         rate = f", {plan.tokens_per_second:,.0f} tokens/s a device"
         use = f", MFU {plan.utilisation:.1%}" if plan.utilisation else ""
-        lines.append(f"  a step: {duration(plan.step_seconds)}{use}{rate}; estimates, no "
-                     "measurement")  # fmt: skip
+        lines.append(
+            f"  a step: {duration(plan.step_seconds)}{use}{rate}; "
+            + ("the roofline's bounds, no estimate" if at_best else "estimates, no measurement")
+        )
     return "\n".join([*lines, verdict(plan)])
 
 
@@ -162,6 +165,7 @@ def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
         "mesh": plan.mesh,
         "fits": plan.fits,
         "verdict": verdict(plan),
+        "estimate_basis": plan.basis,
         "estimated_step_seconds": plan.step_seconds,
         "estimated_mfu": plan.utilisation,
         "estimated_tokens_per_second_per_device": plan.tokens_per_second,
