@@ -235,22 +235,22 @@ def _gguf_config(metadata: Mapping[str, Any], tied: bool, where: str) -> Transfo
     fields = hf_config.Fields(
         {k.removeprefix(start): v for k, v in metadata.items() if k.startswith(start)}, where
     )
-    heads = int(fields.number("attention.head_count"))
-    width = int(fields.number("embedding_length"))
-    head_dim = int(fields.number("attention.key_length", width // heads))
+    heads = fields.size("attention.head_count")
+    width = fields.size("embedding_length")
+    head_dim = fields.size("attention.key_length", width // heads)
     fields.only("attention.value_length", head_dim)
     fields.only("rope.dimension_count", head_dim)
     for name in ("context_length", "rope.scaling.finetuned"):
         fields.take(name, None)
     pieces = metadata.get("tokenizer.ggml.tokens")
     config = TransformerConfig(
-        vocab_size=int(fields.number("vocab_size", len(pieces) if pieces else None)),
-        layers=int(fields.number("block_count")),
+        vocab_size=fields.size("vocab_size", len(pieces) if pieces else None),
+        layers=fields.size("block_count"),
         width=width,
         heads=heads,
-        kv_heads=int(fields.number("attention.head_count_kv", heads)),
+        kv_heads=fields.size("attention.head_count_kv", heads),
         head_dim=head_dim,
-        ff=int(fields.number("feed_forward_length")),
+        ff=fields.size("feed_forward_length"),
         norm_eps=float(fields.number("attention.layer_norm_rms_epsilon")),
         rope_theta=float(fields.number("rope.freq_base", 10000.0)),
         tied=tied,
