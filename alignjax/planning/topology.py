@@ -86,7 +86,7 @@ def find(name: str, slices: int = 1) -> Machine:
         if (flat and size not in FLAT) or (not flat and size.count("x") != 2):
             raise unknown(name)
         return _tpu(name, slices, CHIPS[kind])
-    if kind not in (*GPUS, "cpu") or not re.fullmatch(r"[1-9]\d{0,3}", size):
+    if kind not in (*GPUS, "cpu") or not re.fullmatch(r"[1-9]\d{0,2}", size):
         raise unknown(name)
     if slices > 1:
         raise ValueError(f"--slices must be 1 for {kind}, which has no slices; got {slices}.")
