@@ -80,8 +80,9 @@ def drawn(kind: str, seed: int) -> dict[str, Any]:
         {
             "rope_type": "yarn",
             "factor": 3.0,
-            "original_max_position_embeddings": 12,
-            "beta_fast": 6.0,
+            "original_max_position_embeddings": 48,
+            "beta_fast": 3.0,
+            "beta_slow": 0.3,
             "truncate": either(True, False),
         },
     )

@@ -1,9 +1,11 @@
 """Small random models of each dense family, by transformers' own classes, and what they compute.
 
-Run with torch 2.13.0 and transformers 5.23.0: python -m tests.models.families.record_dense
+Run with torch 2.13.0 and transformers 5.23.0:
+  python -m tests.models.families.record_dense [CASE ...]
 """
 
 import pathlib
+import sys
 
 from tests.models.families import reference
 
@@ -33,8 +35,11 @@ LLAMA3 = {
 YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
-    "original_max_position_embeddings": 16,
-    "beta_fast": 8.0,
+    # A ramp from dimension 0.8 to 2.6 of four.
+    "original_max_position_embeddings": 64,
+    "beta_fast": 4.0,
+    "beta_slow": 0.5,
+    "truncate": False,
     "rope_theta": 100.0,
 }
 WINDOWS = {"sliding_window": 5, "num_hidden_layers": 3}
@@ -132,8 +137,10 @@ CASES = {
 REWARDS = ("llama", "gemma3")
 
 
-def main() -> None:
+def main(*names: str) -> None:
     for seed, (name, (kind, fields)) in enumerate(CASES.items()):
+        if names and name not in names:
+            continue
         model = reference.make(kind, fields, seed)
         folder = GOLDENS / name
         reference.record(model, folder, seed)
@@ -146,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
