@@ -34,6 +34,7 @@ class Found(NamedTuple):
     roofline: float = 0.0  # seconds
     largest: tuple[tuple[str, int], ...] = ()
     limit: float = 0.0  # usable bytes of a device; 0 is not known
+    unread: str = ""  # why jaxlib can't read the compiled program: then its FLOPs are the formula's
 
     @property
     def seconds(self) -> float:
@@ -162,29 +163,35 @@ def examine(
         spent = time.monotonic() - begin
         return Found(call.name, call.per_step, call.tokens, overflow, spent, limit=limit)
     spent = time.monotonic() - begin
-    program = hlo.parse(compiled.as_text())
     held = [*run.held, *call.beside]
     if not call.per_step:  # before the loop: only what is frozen is there
         held = [(name, tree) for name, tree in held if name == "frozen"]
     measured = memories.measure(compiled.memory_analysis(), call.parts, held, call.cache)
-    count = counting.matmul_flops(program, call.rounds)
-    totals = exchanges.totals(program, mesh, call.rounds)
-    return Found(
+    found = Found(
         name=call.name,
         per_step=call.per_step,
         tokens=call.tokens,
         overflow=None,
         compile_seconds=spent,
         memory=measured,
-        flops=count,
         work=call.work,
+        largest=tuple(memories.largest_arguments(call.parts)),
+        limit=limit,
+    )
+    try:
+        program = hlo.parse(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:  # libtpu writes what this jaxlib does not know
+        share = call.work.run / len(machine.devices) if call.work else 0.0
+        least = _roofline(call, machine, measured, share, [])
+        return found._replace(unread=" ".join(str(error).split())[:200], roofline=least)
+    count = counting.matmul_flops(program, call.rounds)
+    totals = exchanges.totals(program, mesh, call.rounds)
+    return found._replace(
+        flops=count,
         collectives=tuple(totals),
         estimate=schedule.replay(program, machine, mesh, call.rounds),
         roofline=_roofline(call, machine, measured, count, totals),
-        largest=tuple(
-            [*memories.largest_arguments(call.parts), *memories.largest_temporaries(program)]
-        ),
-        limit=limit,
+        largest=(*found.largest, *memories.largest_temporaries(program)),
     )
 
 
@@ -195,11 +202,12 @@ def _roofline(
     count: float,
     totals: list[exchanges.Total],
 ) -> float:
-    """The least time of one run: every argument is read once, by a loop in every round."""
+    """The least time of one run: arguments are read once, in a loop once a round, and collectives
+    have every link of the device."""
     read = sum(measured.arguments.values()) * call.rounds + measured.outputs
     wires = [
         exchanges.seconds(
-            exchanges.Collective(t.kind, t.axes, 2, t.payload, t.wire, True),
+            exchanges.Collective(t.kind, t.axes, 4**machine.chip.dims, t.payload, t.wire, True),
             machine.chip,
             machines.NETWORK,
         )

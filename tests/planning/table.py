@@ -103,12 +103,15 @@ def programs(plan: dict) -> str:
         names = ("parameters", "optimizer", "frozen", "batch")
         sizes = [sum(part.get(name, 0) for part in both) for name in names]
         sizes = [held["total"], *sizes, held["temporaries"], held["cache"]]
-        times = [row["estimate"][name] for name in ("total", "matmul", "vector", "exposed")]
+        estimate = row["estimate"] or {}
+        times = [estimate.get(name) for name in ("total", "matmul", "vector", "exposed")]
         largest = next(iter(row["collectives"]), None)
         said = "-"
         if largest is not None:
             said = f"{largest['kind']} over {largest['axes']}, {report.size(largest['wire'])} sent"
-        cells = [f"{size / 2**30:.3f}" for size in sizes] + [f"{time:.3g}" for time in times]
+        cells = [f"{size / 2**30:.3f}" for size in sizes] + [
+            "-" if time is None else f"{time:.3g}" for time in times
+        ]
         lines.append(f"| {row['name']} | {' | '.join(cells)} | {said} |")
     return "\n".join(lines)
 

@@ -227,6 +227,22 @@ def test_too_much_is_a_verdict(machine):
     assert "parameters blocks/0/attention/query float32[3x64x2x2x32]" in text
 
 
+def test_a_program_that_jaxlib_cannot_read_still_has_its_memory(machine, monkeypatch):
+    """libtpu's programs for v5p hold instructions that jaxlib 0.10.2 refuses to print."""
+
+    def refuse(text):
+        raise jax.errors.JaxRuntimeError("INTERNAL: async-update should have 1 operands")
+
+    monkeypatch.setattr(planner.hlo, "parse", refuse)
+    update = plan(make("sft"), machine).programs[-1]
+    assert update.memory.total > 0
+    assert (update.flops, update.collectives, update.estimate) == (0.0, (), None)
+    chip = machine._replace(chip=topology.CHIPS["v5p"])
+    text = report.text(planner.Plan(chip, "sft", 1, {"data": 8}, (update,)))
+    assert "can't read the program" in text
+    assert "async-update should have 1 operands" in text
+
+
 def test_an_overflow_at_compile_time_is_a_verdict(machine):
     over = memory.Overflow("hbm", 20 * 2**30, 16 * 2**30, [("jit(update)/dot f32[9]", 2**33)])
     found = planner.Found("update", 1, 8, over, 1.0, limit=1.0)
