@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXIS_NAMES = ("replica", "data", "model")  # of every mesh; one with experts has a fourth
@@ -55,14 +56,32 @@ def shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
-    """The mesh in explicit mode, or None where there is one device: nothing needs a layout then."""
+    """The mesh in explicit mode, or None where there is one device: nothing needs a layout then.
+
+    Of several slices each holds whole replicas, so that only their sums cross the network.
+
+    Raises:
+      ValueError: the sizes do not multiply to the devices, or the replicas do not fill the slices.
+    """
     devices = list(jax.devices() if devices is None else devices)
     sizes, order = shape(config, len(devices)), names(config)
     if len(devices) == 1:
         return None
-    return jax.make_mesh(
-        sizes, order, axis_types=(AxisType.Explicit,) * len(order), devices=devices
+    types = (AxisType.Explicit,) * len(order)
+    # Only TPU slices are what a mesh must follow; a single slice's devices may have no number.
+    slices = len({getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, order, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"mesh.replica must be a multiple of the slices, whose network joins the replicas; got "
+            f"{sizes[0]} for {slices} slices (mesh). Set mesh.replica={slices}."
+        )
+    inner, outer = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
+    laid = mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, allow_split_physical_axes=True
     )
+    return Mesh(laid, order, axis_types=types)
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def plan(
       ValueError: the sizes do not fit each other or the machine; nothing was compiled.
     """
     config = programs.without_data(config)
-    mesh = make_mesh(config.mesh, machine)
+    mesh = meshes.make_mesh(config.mesh, machine.devices)
     with meshes.use(mesh):
         run = programs.build(config)
         sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
@@ -120,25 +120,6 @@ def plan(
     method = experiment.method_name(config.algorithm)
     count = sum(x.size for x in jax.tree.leaves(run.state.params))
     return Plan(machine, method, count, sizes, tuple(found))
-
-
-def make_mesh(config: meshes.MeshConfig, machine: machines.Machine) -> Any:
-    """The run's mesh over the machine's devices; the replica axis lies across its slices.
-
-    Raises:
-      ValueError: the sizes do not multiply, or the slices are not the mesh's replicas.
-    """
-    sizes = dict(zip(meshes.names(config), meshes.shape(config, len(machine.devices)), strict=True))
-    if machine.slices > 1 and sizes["replica"] % machine.slices:
-        raise ValueError(
-            f"mesh.replica must be a multiple of --slices, whose network joins the replicas; got "
-            f"{sizes['replica']} for {machine.slices} slices (mesh). Set "
-            f"--config.mesh.replica={machine.slices}."
-        )
-    devices = machine.devices
-    if machine.slices > 1:  # slice by slice: the first axis of the mesh is the slowest
-        devices = sorted(devices, key=lambda d: (d.slice_index, d.id))
-    return meshes.make_mesh(config, devices)
 
 
 def examine(

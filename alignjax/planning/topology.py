@@ -130,7 +130,9 @@ def _tpu(name: str, slices: int, chip: Chip) -> Machine:
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
-    options = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if chip.name == "TPU v4":
+        options["chip_config_name"] = "megacore"  # one device a chip, as a v4's runtime has it
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # libtpu raises errors of several kinds for sizes that it lacks

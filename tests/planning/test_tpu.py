@@ -41,3 +41,12 @@ def test_an_overflow_is_a_verdict():
     assert found["programs"][-1]["overflow"]["kind"] == "hbm"
     assert found["programs"][-1]["overflow"]["arrays"]
     assert found["verdict"].startswith("verdict: does not fit; update: raise loop.micro_batches")
+
+
+def test_slices_that_the_replicas_do_not_fill_are_refused():
+    process = cli.start(
+        "plan", "--config=experiments/hh_sft.py:micro", "--topology=v5e:2x2", "--slices=2"
+    )
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert "mesh.replica must be a multiple of the slices" in err.splitlines()[-1]
