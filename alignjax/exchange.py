@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from alignjax import evaluation, experiment, runs
 from alignjax.models import transformer
+from alignjax.models.adapters import merge, peft_config, peft_format
 from alignjax.models.checkpoints import folder as folders
 from alignjax.models.checkpoints import heads
 from alignjax.parallel import mesh as meshes
@@ -32,16 +33,23 @@ TOKENIZER_FILES = (
 
 
 def export_run(
-    workdir: pathlib.Path, to: pathlib.Path, *, dtype: str = "", say: Callable[[str], None] = print
+    workdir: pathlib.Path,
+    to: pathlib.Path,
+    *,
+    dtype: str = "",
+    adapters: bool = False,
+    say: Callable[[str], None] = print,
 ) -> None:
-    """Writes a run's model as a folder that transformers loads.
+    """Writes a run's model as a folder that transformers loads, or its adapters as one for peft.
 
     A reward model becomes a sequence classifier with one label; the other methods' policy a causal
-    language model. The tokenizer's files come along where the run began from a model folder.
+    language model. Adapters are merged into it. The tokenizer's files come along where the run
+    began from a model folder.
 
     Args:
       workdir: the run's folder. to: the folder to write, new or empty.
       dtype: of the tensors; empty is that of the run's parameters.
+      adapters: write the policy's adapters alone, in peft's format.
 
     Raises:
       ValueError: no run there, no family of transformers is this model, or the target is in use.
@@ -50,16 +58,35 @@ def export_run(
     with meshes.use(meshes.make_mesh(config.mesh)):
         run = evaluation.open_run(workdir)
         shape, fingerprints = run.config.model, run.corpus.fingerprints
+        if adapters:
+            _export_adapters(run, to)
+            say(f"written: {to} (adapters for peft)")
+            return
         fields = _fields(config, shape)
         kind = jnp.dtype(dtype) if dtype else None
         if run.method == "reward":
-            params = runs.load_reward(workdir, run.model, shape, fingerprints)
+            params = merge.whole(runs.load_reward(workdir, run.model, shape, fingerprints))
             heads.save_reward(to, shape, params, fields, dtype=kind)
         else:
-            params = runs.load_policy(workdir, run.model, shape, fingerprints)
+            params = merge.whole(runs.load_policy(workdir, run.model, shape, fingerprints))
             folders.save_model(to, shape, params, fields, dtype=kind)
     copied = _copy_tokenizer(config.weights, to)
     say(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
+
+
+def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
+    """The adapters of a run's policy in peft's format."""
+    given = (run.model, run.config.model, run.corpus.fingerprints)
+    own, meta = runs.load_own_policy(run.folder, *given)
+    adapter = runs.adapter_of(meta)
+    if not isinstance(adapter, peft_config.Config):
+        raise ValueError(
+            f"--adapters must be asked of a run that trained LoRA, IA3 or a prefix; {run.folder} "
+            f"has {type(adapter).__name__}. Leave it out."
+        )
+    base = runs.load_base(meta, *given)
+    name = meta["base"]["folder"]
+    peft_format.save(to, adapter, own, run.config.model, base=base, base_name=name)
 
 
 def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ OPTIONS = (
     common.WORKDIR,
     flags.Option("to", str, "", "the model folder to write, new or empty"),
     flags.Option("dtype", str, "", "float32 or bfloat16; empty is that of the run"),
+    flags.Option("adapters", bool, False, "write the adapters alone, in peft's format"),
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -28,5 +29,6 @@ def main(parsed: flags.Parsed) -> None:
         common.run_folder(parsed),
         pathlib.Path(options["to"]),
         dtype=options["dtype"],
+        adapters=options["adapters"],
         say=common.say,
     )

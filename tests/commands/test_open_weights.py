@@ -16,6 +16,7 @@ CONFIG = """
 from alignjax.algorithms import sft
 from alignjax.data.instructions import InstructConfig
 from alignjax.experiment import Experiment
+from alignjax.models.adapters import adapt, lora
 from alignjax.training.loop import LoopConfig
 
 
@@ -23,6 +24,7 @@ def get_config(variant=""):
     return Experiment(
         weights={model!r},
         algorithm=sft.SftConfig(),
+        adapter={adapter},
         data=InstructConfig(path={data!r}, tokenizer={model!r}, template="chatml", length=64,
                             prompt_length=48, pack=False),
         loop=LoopConfig(steps=2, batch_size=4, checkpoint_every=2),
@@ -36,7 +38,9 @@ def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("open")
     model = open_model.write(path / "model")
     data = open_model.write_questions(path / "sums")
-    (path / "sft.py").write_text(CONFIG.format(model=str(model), data=str(data)))
+    for name, adapter in (("sft", "adapt.FullConfig()"), ("lora", "lora.LoraConfig(rank=2)")):
+        text = CONFIG.format(model=str(model), data=str(data), adapter=adapter)
+        (path / f"{name}.py").write_text(text)
     return path
 
 
@@ -74,6 +78,27 @@ def test_a_run_starts_from_the_weights_and_comes_back_as_a_folder(place, trained
     ).read_bytes()
     assert "must be new or empty" in refusal(
         "export", f"--workdir={trained}", f"--to={place / 'out'}"
+    )
+
+
+def test_adapters_leave_merged_or_alone(place, trained):
+    run = place / "lora_run"
+    cli.run("train", f"--config={place / 'lora.py'}", f"--workdir={run}")
+    cli.run("export", f"--workdir={run}", f"--to={place / 'merged'}")
+    cli.run("export", f"--workdir={run}", f"--to={place / 'adapters'}", "--adapters")
+    before, after = tensors(place / "model"), tensors(place / "merged")
+    adapters = safetensors_io.open_folder(place / "adapters", stem="adapter_model")
+    targets = {name for name in before if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    for name, x in before.items():
+        if name not in targets:
+            np.testing.assert_array_equal(after[name], x, name)
+            continue
+        start = f"base_model.model.{name.removesuffix('.weight')}"
+        up, down = (adapters.read(f"{start}.lora_{side}.weight") for side in "BA")
+        np.testing.assert_allclose(after[name], x + 8.0 * up @ down, atol=1e-6)
+    assert any((after[name] != before[name]).any() for name in targets)
+    assert "must be asked of a run" in refusal(
+        "export", f"--workdir={trained}", f"--to={place / 'none'}", "--adapters"
     )
 
 
