@@ -66,6 +66,11 @@ def drawn(kind: str, seed: int) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
+    if kind in ("smollm3", "qwen2"):
+        fields["hidden_size"] = kv * group * fields.pop("head_dim")  # these take no other
+    # Products keep their size whatever the width: else rounding grows from layer to layer, to 5e-5
+    # of either side against float64.
+    fields["initializer_range"] = 1.2 * fields["hidden_size"] ** -0.5
     theta = float(rng.integers(20, 3000))
     scaled = either(
         {"rope_type": "default"},
@@ -95,9 +100,6 @@ def drawn(kind: str, seed: int) -> dict[str, Any]:
         own["mlp_bias"] = either(True, False)
     if kind == "smollm3":
         own["no_rope_layers"] = [int(rng.integers(2)) for _ in range(layers)]
-    if kind in ("smollm3", "qwen2"):
-        fields["hidden_size"] = kv * group * fields["head_dim"]  # these take no other
-        del fields["head_dim"]
     if kind == "mistral":
         own |= either(window, {"sliding_window": None})
     if kind in ("qwen2", "qwen3"):
