@@ -104,10 +104,30 @@ def is_repeated(each: hlo.Instruction) -> bool:
     return bool(begun) and begun != "-1"
 
 
+def rendezvous(each: hlo.Instruction) -> str:
+    """What joins the two ends of a transfer between slices; empty for anything else."""
+    return each.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"')
+
+
+def _across_slices(
+    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]
+) -> Collective | None:
+    """The collective between slices that the hosts' network carries; None for another send."""
+    kind = each.attribute(r'_xla_megascale_transfer_type="(\w+)"').lower().replace("_", "-")
+    if not kind:
+        return None
+    size = mesh.get("replica", 1)
+    payload = float(where[each.operands[0]].bytes)
+    factor = (2 if kind == "all-reduce" else 1) * (size - 1) / size
+    return Collective(kind, "replica", size, payload, factor * payload, True)
+
+
 def read(
     each: hlo.Instruction, where: hlo.Computation, name: str, mesh: Mapping[str, int]
 ) -> Collective | None:
     """The collective that an instruction of the computation `name` starts; None for others."""
+    if each.opcode == "send":
+        return _across_slices(each, where, mesh)
     kind = kind_of(each)
     if not kind or is_repeated(each):
         return None

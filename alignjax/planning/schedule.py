@@ -88,7 +88,8 @@ class _Replay:
                 now += max(inner, default=0.0)
                 continue
             own = collectives.read(each, where, name, self.mesh)
-            begun = (own, each.name) if own else self.started(each) if each.called else None
+            label = collectives.rendezvous(each) or each.name
+            begun = (own, label) if own else self.started(each) if each.called else None
             now += self.compute(each, scale, begun is not None)
             if begun is not None:
                 made, chain = begun
@@ -101,6 +102,8 @@ class _Replay:
                     now += self.add("exposed", free - now, scale)
                 continue
             chain = each.operands[0] if each.opcode.endswith("-done") and each.operands else ""
+            if each.opcode == "recv-done" and chain in where:
+                chain = collectives.rendezvous(where[chain])
             end = ends.pop(chain or self.ended(each), now)
             now += self.add("exposed", max(end - now, 0.0), scale)
         return now

@@ -141,6 +141,28 @@ def test_an_asynchronous_collective_hides_behind_what_runs_before_its_end(cycles
     assert collectives.totals(made, {"data": 8})[0].overlapping == 7 * 4096
 
 
+SLICES = """HloModule m, is_scheduled=true
+
+ENTRY %main (a: f32[1024]) -> f32[1024] {
+  %a = f32[1024]{0} parameter(0)
+  %t = token[] after-all()
+  %s = (f32[1024]{0}, u32[], token[]) send(%a, %t), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.9_0",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %r = (f32[1024]{0}, u32[], token[]) recv(%t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.9_0",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sd = token[] send-done(%s), channel_id=3
+  ROOT %rd = (f32[1024]{0}, token[]) recv-done(%r), channel_id=2
+}
+"""  # noqa: E501
+
+
+def test_what_slices_exchange_is_a_collective_over_replica():
+    made = hlo.parse(SLICES)
+    (found,) = collectives.totals(made, {"replica": 2, "data": 4})
+    assert found == ("all-reduce", "replica", 1, 4096, 4096, 4096)
+    machine = topology.Machine("v5e:2x2", 2, topology.CHIPS["v5e"], "tpu", [])
+    time = schedule.replay(made, machine, {"replica": 2, "data": 4})
+    assert time.exposed == pytest.approx(4096 / topology.NETWORK)
+
+
 def test_an_overflow_is_read():
     message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory
 space hbm. Used 21.50G of 15.75G hbm. Exceeded hbm capacity by 5.75G.
