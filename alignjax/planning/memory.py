@@ -137,7 +137,10 @@ def overflow(message: str) -> Overflow | None:
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     used = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) (\w+)", message)
-    kind = used[3] if used else "vmem" if "vmem" in message.lower() else "hbm"
+    used = used or re.search(
+        r"\(([\d.]+[KMGT]?)\) exceeds available \w+ \(([\d.]+[KMGT]?)\)", message
+    )
+    kind = "vmem" if "vmem" in message.lower() else "hbm"
     arrays = []
     for block in re.split(r"\n\s*\d+\. ", message)[1:]:
         size = re.match(r"Size: ([\d.]+[KMGT]?)", block)
@@ -149,3 +152,13 @@ def overflow(message: str) -> Overflow | None:
             arrays.append((f"{source} {what}".strip(), size_of(size[1])))
     needed, limit = (size_of(used[i]) for i in (1, 2)) if used else (0, 0)
     return Overflow(kind, needed, limit, arrays[:5])
+
+
+def largest_tensors(text: str, count: int = 3) -> list[tuple[str, int]]:
+    """(type, bytes) of the largest arrays of a program before it is compiled, all devices'."""
+    found: dict[str, int] = {}
+    for sizes, kind in set(re.findall(r"tensor<((?:\d+x)+)([a-z]+\d+)>", text)):
+        kind = {"i1": "pred", "ui32": "u32", "ui8": "u8"}.get(kind, kind.replace("i", "s"))
+        array = hlo.Array(kind, tuple(int(x) for x in sizes.split("x")[:-1]))
+        found[f"{kind}[{sizes[:-1]}] over all devices"] = array.bytes
+    return sorted(found.items(), key=lambda pair: -pair[1])[:count]

@@ -141,6 +141,8 @@ def examine(
         overflow = memories.overflow(str(error))
         if overflow is None:
             raise
+        if not overflow.arrays:
+            overflow = overflow._replace(arrays=memories.largest_tensors(lowered.as_text()))
         spent = time.monotonic() - begin
         return Found(call.name, call.per_step, call.tokens, overflow, spent, limit=limit)
     spent = time.monotonic() - begin

@@ -184,6 +184,17 @@ Largest program allocations in hbm:
     assert memory.overflow("INTERNAL: something else") is None
 
 
+def test_an_overflow_without_a_list_is_read():
+    message = """RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total
+memory required for HLO temporaries (27.71G) exceeds available HBM (15.75G). HLO module: jit_update."""
+    assert memory.overflow(message) == ("hbm", int(27.71 * 2**30), int(15.75 * 2**30), [])
+    text = "%0 = add %1 : tensor<4x8xbf16> loc tensor<16xi1> tensor<2x2xui32> tensor<4x9xf32>"
+    assert memory.largest_tensors(text, 2) == [
+        ("f32[4x9] over all devices", 144),
+        ("bf16[4x8] over all devices", 64),
+    ]
+
+
 def test_bytes_of_arrays():
     assert hlo.Array("bf16", (3, 5)).bytes == 30
     assert hlo.Array("s4", (3,)).bytes == 2

@@ -30,16 +30,17 @@ def test_a_tiny_run_on_a_slice():
 
 
 def test_an_overflow_is_a_verdict():
-    """Sampling 2M rows: the compiler itself refuses."""
+    """A batch of 400,000 rows: the compiler itself refuses."""
     found = plan(
         "--config=experiments/hh_sft.py:micro",
-        "--config.loop.batch_size=4000000",
+        "--config.loop.batch_size=400000",
         "--topology=v5e:2x2",
         code=1,
     )
     assert not found["fits"]
     assert found["programs"][-1]["overflow"]["kind"] == "hbm"
-    assert found["programs"][-1]["overflow"]["arrays"]
+    assert found["programs"][-1]["overflow"]["needed"] > found["programs"][-1]["limit"]
+    assert found["programs"][-1]["overflow"]["arrays"][0][1] > 2**30
     assert found["verdict"].startswith("verdict: does not fit; update: raise loop.micro_batches")
 
 
