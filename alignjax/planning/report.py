@@ -215,11 +215,12 @@ def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
         several = f" x {plan['slices']}" if plan["slices"] > 1 else ""
         mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items() if size > 1)
         mfu = plan["estimated_mfu"]
+        least, most = (">= ", "<= ") if plan["estimate_basis"] == "roofline" else ("", "")
         cells = (
             plan["config"], plan["topology"] + several, mesh, f"{plan['trained_parameters']:,}",
             f"{gib:.2f} / {limit:.2f}", peak["name"] if peak else "-", ratio,
-            f"{plan['estimated_step_seconds']:.3g}", f"{mfu:.1%}" if mfu else "-",
-            f"{plan['estimated_tokens_per_second_per_device']:,.0f}",
+            f"{least}{plan['estimated_step_seconds']:.3g}", f"{most}{mfu:.1%}" if mfu else "-",
+            f"{most}{plan['estimated_tokens_per_second_per_device']:,.0f}",
             "fits" if plan["fits"] else "does not fit",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

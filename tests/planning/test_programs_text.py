@@ -185,8 +185,8 @@ Largest program allocations in hbm:
 
 
 def test_an_overflow_without_a_list_is_read():
-    message = """RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total
-memory required for HLO temporaries (27.71G) exceeds available HBM (15.75G). HLO module: jit_update."""
+    message = """RESOURCE_EXHAUSTED: CompileTimeHbmOom: Ran out of memory on HBM, the total memory
+required for HLO temporaries (27.71G) exceeds available HBM (15.75G). HLO module: jit_update."""
     assert memory.overflow(message) == ("hbm", int(27.71 * 2**30), int(15.75 * 2**30), [])
     text = "%0 = add %1 : tensor<4x8xbf16> loc tensor<16xi1> tensor<2x2xui32> tensor<4x9xf32>"
     assert memory.largest_tensors(text, 2) == [
