@@ -23,6 +23,7 @@ def cpu(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=ids)
 def test_notebook_runs(file, cpu):
     notebook = nbformat.read(file, as_version=4)

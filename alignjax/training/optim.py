@@ -24,7 +24,9 @@ class OptimConfig:
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
-    no_decay: str = "norm|scalar|embed|correction"  # regex on parameter paths that are never decayed
+    no_decay: str = (
+        "norm|scalar|embed|correction"  # regex on parameter paths that are never decayed
+    )
     freeze: str = ""  # regex on parameter paths that are not trained; empty freezes nothing
     clip_norm: float = 1.0  # of the global gradient norm; 0 is off
 

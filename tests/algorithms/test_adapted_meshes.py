@@ -60,7 +60,11 @@ def losses(name, kind, sizes):
         return stepped(name, kind)
 
 
-CASES = [("sft", kind) for kind in kinds.KINDS] + [("dpo", "dora"), ("ppo", "lora")]
+QUICK = {("sft", "lora"), ("dpo", "dora")}
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in [("sft", kind) for kind in kinds.KINDS] + [("dpo", "dora"), ("ppo", "lora")]
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)

@@ -57,8 +57,15 @@ def prepared(method_name, kind, base):
     return method, state, frozen, tx, batch, found
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS)
-@pytest.mark.parametrize("name", tiny.METHODS)
+# Quick: every method with LoRA, and every kind with SFT.
+EVERY = [
+    pytest.param(name, kind, marks=[] if name == "sft" or kind == "lora" else pytest.mark.slow)
+    for name in tiny.METHODS
+    for kind in kinds.KINDS
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
 def test_a_step_moves_the_adapters_alone(name, kind, base):
     before = jax.tree.map(np.asarray, base)
     method, state, frozen, tx, batch, found = prepared(name, kind, base)
@@ -85,7 +92,9 @@ def test_a_step_moves_the_adapters_alone(name, kind, base):
     jax.tree.map(np.testing.assert_array_equal, before, base)
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k == "lora" else pytest.mark.slow) for k in kinds.KINDS]
+)
 def test_dpo_lifts_the_chosen_over_a_reference_that_stays(kind, base):
     method, state, frozen, tx, batch, _ = prepared("dpo", kind, base)
     run = update.make_update(method.loss, tx)

@@ -83,7 +83,12 @@ def test_a_bad_config_is_refused_in_one_line(changes, message):
 
 @pytest.mark.parametrize(
     ("preset", "method"),
-    [("trl-1.16", "ipo"), ("paper", "simpo"), ("trl-1.16", "dpo_norm"), ("openrlhf-0.11", "dpo")],
+    [
+        ("trl-1.16", "ipo"),
+        pytest.param("paper", "simpo", marks=pytest.mark.slow),
+        pytest.param("trl-1.16", "dpo_norm", marks=pytest.mark.slow),
+        pytest.param("openrlhf-0.11", "dpo", marks=pytest.mark.slow),
+    ],
 )
 def test_a_step_lifts_the_chosen_over_the_rejected(preset, method):
     method, state, frozen, tx = tiny.ready(

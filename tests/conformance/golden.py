@@ -5,6 +5,7 @@ A file of goldens is one `.npz`: a JSON index under "index" and the arrays that 
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any
@@ -58,6 +59,7 @@ def save(name: str, goldens: list[Golden], versions: dict[str, str]) -> pathlib.
     return file
 
 
+@functools.cache
 def load(file: pathlib.Path) -> tuple[list[Golden], dict[str, str]]:
     """(goldens, versions) of a file."""
     with np.load(file) as data:

@@ -192,7 +192,12 @@ def one_device():
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"data": 8}, {"data": 2, "model": 4}, {"expert": 2, "model": 2}, {"expert": 4, "data": 2}],
+    [
+        {"expert": 2, "model": 2},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "model": 4}, marks=pytest.mark.slow),
+        pytest.param({"expert": 4, "data": 2}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_model_with_both_is_the_same_on_every_mesh(sizes, one_device):

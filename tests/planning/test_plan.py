@@ -70,7 +70,7 @@ def test_flops_are_within_three_percent_of_the_formula(name, remat, machine):
     assert found.work.useful < found.work.run
 
 
-@pytest.mark.parametrize("name", ["dpo", "ppo"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_every_program_of_a_method_is_planned(name, machine):
     found = plan(make(name), machine)
     names = {
@@ -129,7 +129,7 @@ def given_bytes(tree):
     return sum(map(size, jax.tree.leaves(tree)))
 
 
-@pytest.mark.parametrize("name", ["sft", "ppo"])
+@pytest.mark.parametrize("name", ["sft", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeypatch):
     small = world_corpus.ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=8)
     chosen = dataclasses.replace(METHODS["ppo"], reward="gold")

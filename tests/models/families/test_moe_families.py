@@ -18,6 +18,9 @@ from tests.models import tiny
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens_moe"
 CASES = sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())
+# One model a family in the quick tests; the others differ in a switch or two.
+QUICK = ("deepseek_v3", "llama4", "mixtral", "qwen3_moe")
+MARKED = [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
 
 
 class Golden:
@@ -50,7 +53,7 @@ class Golden:
         return sharded.load(named, wanted, self.stored.sources)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=MARKED)
 def golden(request):
     return Golden(request.param)
 
