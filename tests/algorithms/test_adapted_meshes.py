@@ -73,7 +73,13 @@ def test_three_steps_agree_on_a_mesh(name, kind):
     np.testing.assert_allclose(on_mesh, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("lora", "prefix") else pytest.mark.slow)
+        for kind in kinds.KINDS
+    ],
+)
 def test_a_step_keeps_the_layout_of_adapters_and_lowers_for_a_pod(kind):
     pod = AbstractMesh((2, 64, 4), meshes.AXIS_NAMES[:3], axis_types=(AxisType.Explicit,) * 3)
     with jax.sharding.use_abstract_mesh(pod):

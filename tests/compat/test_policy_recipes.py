@@ -52,7 +52,11 @@ ON_POLICY = {
     ("trl-1.13", "gspo_token"): {"reduction": "row_mean"},
     ("trl-1.16", "luspo"): {"level": "sequence"},
 }
-every = pytest.mark.parametrize(("preset", "method"), METHODS)
+# The papers' formulas in the quick tests; the releases compute with the same functions.
+every = pytest.mark.parametrize(
+    ("preset", "method"),
+    [pytest.param(p, m, marks=[] if p == "paper" else pytest.mark.slow) for p, m in METHODS],
+)
 
 
 def batch(seed=0, **others):

@@ -10,7 +10,17 @@ from tests.conformance import compare, golden, table
 GROUPS = golden.groups()
 
 
-@pytest.mark.parametrize("goldens", GROUPS, ids=lambda goldens: goldens[0].name)
+def marked():
+    """The first options of every method; all others are slow."""
+    seen = set()
+    for goldens in GROUPS:
+        first = goldens[0]
+        key = (first.preset, first.method, first.difference)
+        yield pytest.param(goldens, marks=[pytest.mark.slow] if key in seen else [])
+        seen.add(key)
+
+
+@pytest.mark.parametrize("goldens", list(marked()), ids=lambda goldens: goldens[0].name)
 def test_recipe_agrees_with_the_reference(goldens):
     found = compare.errors(goldens)
     if goldens[0].difference:

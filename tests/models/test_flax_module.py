@@ -60,7 +60,9 @@ def test_the_tree_is_the_same_both_ways(name):
         assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, tree)), strict=True))
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n == "tied" else pytest.mark.slow) for n in SHAPES]
+)
 def test_apply_is_ours_bit_for_bit_on_every_mesh(name, any_mesh):
     config = tiny.config(**SHAPES[name])
     model, weights = scored(config)

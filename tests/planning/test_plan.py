@@ -62,8 +62,17 @@ def test_parameters_and_optimizer_are_the_formulas_bytes(machine):
     assert arguments["optimizer"] - 2 * held in range(4, 17, 4)  # step counters
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-@pytest.mark.parametrize("name", ["sft", "reward"])
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [
+        ("sft", "full"),
+        ("reward", "none"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("sft", "none"), ("sft", "dots"), ("reward", "dots"), ("reward", "full"))
+        ),
+    ],
+)
 def test_flops_are_within_three_percent_of_the_formula(name, remat, machine):
     found = plan(make(name, model={"remat": remat}), machine).programs[-1]
     assert found.flops * 8 == pytest.approx(found.work.run, rel=0.03)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from alignjax.models import scoring, transformer
 from alignjax.models.checkpoints import folder, safetensors_io, sharded
@@ -16,6 +17,21 @@ from tests.models import tiny
 
 HERE = pathlib.Path(__file__).parent
 DENSE = sorted(path.parent for path in (HERE / "goldens").glob("*/computed.npz"))
+# In the quick tests: each family once, and each kind of rope scaling.
+QUICK = (
+    "gemma2 gemma3 llama-biases-llama3 llama-linear llama-yarn mistral-window qwen2-sliding qwen3 "
+    "smollm3"
+)
+
+
+def marked(paths: list[pathlib.Path]) -> list[Any]:
+    """The paths as parameters of a test; those that are not quick are marked slow."""
+    quick = QUICK.split()
+    return [
+        pytest.param(path, marks=[] if path.name in quick else pytest.mark.slow) for path in paths
+    ]
+
+
 SPARSE = sorted(path.parent for path in (HERE / "goldens_moe").glob("*/expected.npz"))
 LENGTH = 24  # slots of every batch here, so that one program serves all
 

@@ -10,7 +10,7 @@ from alignjax.parallel import mesh
 from tests.models.families import golden
 
 LOGITS, GRADIENTS = 1e-4, 1e-3  # absolute; relative to a tensor's largest entry
-every = pytest.mark.parametrize("path", golden.DENSE, ids=lambda path: path.name)
+every = pytest.mark.parametrize("path", golden.marked(golden.DENSE), ids=lambda path: path.name)
 
 
 def test_the_goldens_cover_all_families():

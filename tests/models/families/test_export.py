@@ -16,7 +16,7 @@ from alignjax.models.config import MoeConfig, RopeScaling, TransformerConfig
 from alignjax.parallel import mesh
 from tests.models.families import golden
 
-ALL = [*golden.DENSE, *golden.SPARSE]
+ALL = [*golden.marked(golden.DENSE), *golden.SPARSE]
 every = pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 
 
