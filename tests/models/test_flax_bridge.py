@@ -209,6 +209,7 @@ def test_packing_and_padding_are_right_where_the_model_is_told_and_nan_where_not
     assert np.isnan(states[1:]).all()
 
 
+@pytest.mark.slow
 def test_every_mesh_gives_the_losses_and_samples_of_one_device(any_mesh, one_device):
     model = toys.linen_model()
     every, samples = on_mesh(model)
@@ -230,6 +231,7 @@ def one_device():
     return on_mesh(toys.linen_model())
 
 
+@pytest.mark.slow
 def test_a_cache_of_the_models_own_on_a_mesh(any_mesh):
     contract = dataclasses.replace(
         toys.NNX,

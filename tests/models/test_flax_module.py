@@ -166,6 +166,7 @@ def _sgd():
     return optax.sgd(0.1)
 
 
+@pytest.mark.slow
 def test_the_nnx_module_is_made_on_a_mesh(any_mesh):
     module = flax_module.as_nnx(tiny.config(), nnx.Rngs(0), scalar_head=True)
     _, weights = scored(tiny.config())

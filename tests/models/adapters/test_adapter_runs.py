@@ -28,6 +28,8 @@ SHAPE = model_config.TransformerConfig(
     layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ff=16, unroll=1
 )
 
+pytestmark = pytest.mark.slow  # whole runs: .ci/run has a step for them
+
 
 def configure(data, steps=3, **changes):
     return experiment.Experiment(
