@@ -5,6 +5,8 @@ puts the score there and trains a value for it. Masks count the answer alone, at
 without gaps and from the first column on.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -40,13 +42,13 @@ def _gae(
     return losses.gae(rewards, arrays["values"], slots, discount=discount, decay=decay)
 
 
-def _advantages(arrays: Arrays, **options: float) -> jax.Array:
-    found = _gae(arrays, **options)[0]  # type: ignore[arg-type]
+def _advantages(arrays: Arrays, **options: Any) -> jax.Array:
+    found = _gae(arrays, **options)[0]
     return losses.whiten(found, arrays["mask"], unbiased=True)
 
 
-def _returns(arrays: Arrays, **options: float) -> jax.Array:
-    return _gae(arrays, **options)[1]  # type: ignore[arg-type]
+def _returns(arrays: Arrays, **options: Any) -> jax.Array:
+    return _gae(arrays, **options)[1]
 
 
 def _value_clip(arrays: Arrays, *, clip: float, weight: float) -> Terms:

@@ -5,28 +5,12 @@ Router losses of a `config.json` (`router_aux_loss_coef`) are not taken over: th
 training run, off until `model.moe.balance_loss` is set. The tensors are in `names_moe.py`.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from alignjax.models.checkpoints import names, names_moe
 from alignjax.models.checkpoints.dense import common, silu, windowed
 from alignjax.models.checkpoints.hf_config import Fields, described_rope, period, rope_fields
 from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
-from alignjax.models.transformer import Transformer
-
-
-class Family(NamedTuple):
-    """One family's names.
-
-    config: fields of a `config.json` -> TransformerConfig. describe: its inverse; special token ids
-    are the tokenizer's to add. sources: config -> the tree of Sources. unread: patterns of tensors
-    that a folder may hold and the model does not use.
-    """
-
-    config: Callable[[Fields], TransformerConfig]
-    describe: Callable[[TransformerConfig], dict[str, Any]]
-    sources: Callable[[TransformerConfig], Transformer]
-    unread: Callable[[TransformerConfig], tuple[str, ...]] = lambda config: ()
 
 
 def _training_only(fields: Fields) -> None:
@@ -306,18 +290,18 @@ def describe_llama4(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Family] = {
-    "mixtral": Family(
+FAMILIES: dict[str, names.Family] = {
+    "mixtral": names.Family(
         config=mixtral,
         describe=describe_mixtral,
         sources=lambda config: names.sources(config, names_moe.mixtral_mixture),
     ),
-    "qwen3_moe": Family(
+    "qwen3_moe": names.Family(
         config=qwen3_moe,
         describe=describe_qwen3_moe,
         sources=lambda config: names.sources(config, names_moe.numbered_mixture),
     ),
-    "deepseek_v3": Family(
+    "deepseek_v3": names.Family(
         config=deepseek_v3,
         describe=describe_deepseek_v3,
         sources=lambda config: names.sources(
@@ -326,7 +310,7 @@ FAMILIES: dict[str, Family] = {
         # Layers behind the last one predict further tokens.
         unread=lambda config: (f"model.layers.{config.layers}.*",),
     ),
-    "llama4_text": Family(
+    "llama4_text": names.Family(
         config=llama4,
         describe=describe_llama4,
         sources=lambda config: names.sources(

@@ -24,7 +24,7 @@ from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling, Transforme
 
 FAMILIES = {
     **dense.FAMILIES,
-    **{kind: names.Family(*family) for kind, family in families_moe.FAMILIES.items()},
+    **families_moe.FAMILIES,
 }
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Tensors that repeat what a parameter holds, or that others compute anew.
