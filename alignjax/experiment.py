@@ -122,7 +122,7 @@ def make_corpus(config: DataConfig, say: Callable[[str], None]) -> corpora.Corpu
 
 
 # Fields of a model's configuration that say how it runs, not what it computes.
-RUNNING = ("compute_dtype", "param_dtype", "remat", "unroll", "logit_tile")
+RUNNING = ("compute_dtype", "param_dtype", "remat", "attention_kernel", "unroll", "logit_tile")
 
 
 def resolve_model(

@@ -24,6 +24,7 @@ HARMLESS = (
     "loop.max_skipped",
     "mesh.",
     "model.remat",
+    "model.attention_kernel",
     "model.logit_tile",
     "model.unroll",
     "weights",
@@ -140,7 +141,10 @@ def load_run(
     def abstract(meta: dict[str, Any]) -> Any:
         stored, own = meta["config"]["model"], as_json(dataclasses.asdict(config))
         for name in own:
-            if name not in ("remat", "logit_tile", "unroll") and stored.get(name) != own[name]:
+            if (
+                name not in ("remat", "attention_kernel", "logit_tile", "unroll")
+                and stored.get(name) != own[name]
+            ):
                 raise ValueError(
                     f"model.{name} must be that of the run to start from; got {own[name]!r}, and "
                     f"{stored.get(name)!r} in {folder}. Use the same model."

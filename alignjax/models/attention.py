@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.core import struct
-from alignjax.models import layers, params, rope
+from alignjax.models import kernels, layers, params, rope
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -42,13 +43,18 @@ class View:
     """What one layer's queries see: mask [B, T, S], cos and sin [B, T, H/2].
 
     scale: [B, T] factor of the queries, or None. positioned: whether the layer has positions.
+    Splash attention needs no mask but `segments` [B, T], a layer's chunks being segments of their
+    own, and `local`: whether only the last tokens of the window are seen.
     """
 
     mask: Any
+    segments: Any
+    local: Any
     cos: Any
     sin: Any
     scale: Any
     positioned: Any
+    kernel: str = struct.static(default="reference")
 
 
 def declare(config: TransformerConfig, count: int) -> Attention:
@@ -109,10 +115,12 @@ def views(
     segments: jax.Array,
     key_positions: jax.Array,
     key_segments: jax.Array,
+    *,
+    kernel: str = "reference",
 ) -> tuple[View, list[int]]:
     """(the views of all kinds of layer, stacked; each layer's place among them).
 
-    size: dimensions of a head that are rotated.
+    size: dimensions of a head that are rotated. kernel: "reference", "splash" or "cudnn".
     """
     kinds = config.kinds()
     distinct = list(dict.fromkeys(kinds))
@@ -122,16 +130,14 @@ def views(
         cos, sin = rope.angles(config, kind, positions, size)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
         grown = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
+        places = (positions, segments, key_positions, key_segments)
+        splash = kernel == "splash"
         made.append(
             View(
-                mask=visible(
-                    positions,
-                    segments,
-                    key_positions,
-                    key_segments,
-                    kind=kind,
-                    window=config.window,
-                ),
+                mask=None if splash else visible(*places, kind=kind, window=config.window),
+                segments=_apart(config, kind, positions, segments) if splash else None,
+                local=jnp.asarray(kind == "sliding") if splash else None,
+                kernel=kernel,
                 cos=cos,
                 sin=sin,
                 scale=grown if tuned else None,
@@ -139,6 +145,44 @@ def views(
             )
         )
     return jax.tree.map(lambda *xs: jnp.stack(xs), *made), [distinct.index(k) for k in kinds]
+
+
+def _apart(
+    config: TransformerConfig, kind: str, positions: jax.Array, segments: jax.Array
+) -> jax.Array:
+    """Segments [B, T] whose chunks, if the layer has such, are segments of their own."""
+    if kind != "chunked":
+        return segments.astype(jnp.int32)
+    count = segments.shape[1] // config.window + 2  # chunks that a row can touch, and one more
+    chunks = (positions // config.window) % count
+    return jnp.where(segments > 0, segments * count + chunks, 0).astype(jnp.int32)
+
+
+def look(
+    config: TransformerConfig,
+    view: View,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    scale: float,
+    softcap: float = 0.0,
+) -> jax.Array:
+    """What `attend` gives for a layer's view, by the kernel that the view is made for."""
+    if view.kernel == "cudnn":
+        return kernels.cudnn(query, key, value, view.mask, scale=scale)
+    if view.kernel == "reference":
+        return attend(query, key, value, view.mask, scale=scale, softcap=softcap)
+    scaled = (query * scale).astype(query.dtype)
+
+    def run(window: int) -> jax.Array:
+        found = (scaled, key, value, view.segments)
+        return kernels.splash(*found, window=window, softcap=softcap)
+
+    kinds = {kind == "sliding" for kind in config.kinds()}
+    if len(kinds) == 1:
+        return run(config.window if kinds == {True} else 0)
+    return jax.lax.cond(view.local, lambda: run(config.window), lambda: run(0))
 
 
 def attend(
@@ -203,15 +247,18 @@ def attention(
     key, value = remember(rope.rotate(key, view.cos, view.sin, **turn), value)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
-    look = functools.partial(
-        attend,
-        query,
-        scale=config.query_scale or config.head_dim**-0.5,
-        softcap=config.attention_softcap,
-    )
-    if weights.prefix is not None:
-        look = functools.partial(weights.prefix.attend, look)
-    mixed = look(key.astype(x.dtype), value.astype(x.dtype), view.mask)
+    key, value = key.astype(x.dtype), value.astype(x.dtype)
+    query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
+    law = {
+        "scale": config.query_scale or config.head_dim**-0.5,
+        "softcap": config.attention_softcap,
+    }
+    if weights.prefix is None:
+        mixed = look(config, view, query, key, value, **law)
+    else:
+        plain = functools.partial(attend, query, **law)
+        mixed = weights.prefix.attend(plain, key, value, view.mask)
+    mixed = checkpoint_name(mixed, "mixed")
     return layers.linear(
         "btkgh,kghd->btd",
         mixed,

@@ -5,7 +5,8 @@ import itertools
 
 from alignjax.core import shapes
 
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "dots", "attention", "full")
+KERNELS = ("auto", "reference", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("full", "sliding", "chunked", "nope")
 ROPE_SCALING = ("none", "linear", "llama3", "yarn")
@@ -131,7 +132,10 @@ class TransformerConfig:
     mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
-    remat: str = "none"  # none | dots (save matmul results) | full (save layer inputs)
+    # none | dots (save results of matrix products and of attention) | attention (save queries,
+    # keys, values and what attention makes of them) | full (save only layer inputs)
+    remat: str = "none"
+    attention_kernel: str = "auto"  # auto (splash on TPU) | reference | splash | cudnn
     unroll: int = 1  # layers in one scan step: more compiles slower and runs faster on CPU
     logit_tile: int = 0  # time steps whose logits exist at once; 0 chooses by size
 
@@ -159,6 +163,7 @@ class TransformerConfig:
         shapes.check_choice("model.compute_dtype", self.compute_dtype, DTYPES)
         shapes.check_choice("model.param_dtype", self.param_dtype, DTYPES)
         shapes.check_choice("model.remat", self.remat, REMAT)
+        shapes.check_choice("model.attention_kernel", self.attention_kernel, KERNELS)
         for part in (self.rope, self.moe, self.mla):
             part.validate()
 

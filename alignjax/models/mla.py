@@ -105,7 +105,7 @@ def _query(config: TransformerConfig, weights: Mla, x: jax.Array) -> jax.Array:
 
 
 def _by_latents(
-    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, mask: Any
+    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, view: Any
 ) -> jax.Array:
     """[B, T, K, U]: every head's keys and values are made from the latents [B, S, R]."""
     wide = {"stored": "route kv head", "out": "batch slot kv head"}
@@ -114,11 +114,11 @@ def _by_latents(
     shared = jnp.broadcast_to(turned[:, :, None, :], (*key.shape[:3], turned.shape[-1]))
     key = jnp.concatenate([key, axes.shard(shared, "batch slot kv head")], axis=-1)
     scale = score_scale(config)
-    return attention.attend(query[:, :, :, None], key, value, mask, scale=scale)[:, :, :, 0]
+    return attention.look(config, view, query[:, :, :, None], key, value, scale=scale)[:, :, :, 0]
 
 
 def _by_queries(
-    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, mask: Any
+    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, view: Any
 ) -> jax.Array:
     """[B, T, K, U]: queries and mixtures are [B, T, K, R], so no head has keys of its own."""
     h, fp32 = config.head_dim, {"dtype": jnp.float32}
@@ -127,7 +127,7 @@ def _by_queries(
     near = layers.linear("btkh,rkh->btkr", query[..., :h], weights.key, **own)
     score = axes.einsum("btkr,bsr->bkts", near, latent, out=heads, **fp32)
     score = score + axes.einsum("btkp,bsp->bkts", query[..., h:], turned, out=heads, **fp32)
-    score = jnp.where(mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
+    score = jnp.where(view.mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
     share = jax.nn.softmax(score, axis=-1).astype(latent.dtype)
     mixed = axes.einsum("bkts,bsr->btkr", share, latent, out="batch time kv head")
     return layers.linear("btkr,rku->btku", mixed, weights.value, **own)
@@ -162,10 +162,12 @@ def latent_attention(
     latent = _norm(config, latent, weights.latent_norm)
     kept = remember(latent[:, :, None], turned[:, :, None])
     latent, turned = (a[:, :, 0].astype(x.dtype) for a in kept)
-    mix = _by_queries if absorbs(config, x.shape[1], latent.shape[1]) else _by_latents
+    written = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
+    absorbed = written and absorbs(config, x.shape[1], latent.shape[1])
+    mix = _by_queries if absorbed else _by_latents
     return layers.linear(
         "btku,kud->btd",
-        mix(config, weights, query, latent, turned, view.mask),
+        mix(config, weights, query, latent, turned, view),
         weights.out,
         bias=weights.out_bias,
         stored="kv head embed",

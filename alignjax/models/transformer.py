@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
-from alignjax.models import attention, cache, layers, mla, model, moe, params
+from alignjax.models import attention, cache, kernels, layers, mla, model, moe, params
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -127,11 +127,24 @@ def _cast(block: Block, dtype: Any) -> Block:
 def _remat(config: TransformerConfig, body: Any) -> Any:
     if config.remat == "none":
         return body
+    policies = jax.checkpoint_policies
+    mixed = policies.save_only_these_names("mixed")
     policy = {
-        "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        "full": jax.checkpoint_policies.nothing_saveable,
+        "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, mixed),
+        "attention": policies.save_only_these_names("projected", "mixed"),
+        "full": policies.nothing_saveable,
     }[config.remat]
     return jax.checkpoint(body, policy=policy, prevent_cse=False)
+
+
+def _kernel(config: TransformerConfig, weights: Transformer, cache_state: Any) -> str:
+    """How this call attends: kernels take whole rows, and no keys beside the tokens' own."""
+    whole = cache_state is None and all(
+        block.attention.prefix is None
+        for block in weights.blocks
+        if isinstance(block.attention, attention.Attention)
+    )
+    return kernels.choose(config.attention_kernel) if whole else "reference"
 
 
 def _hidden(
@@ -158,7 +171,10 @@ def _hidden(
         cache_state = cache.extend(cache_state, positions, segments)
         seen = (cache_state.positions, cache_state.segments)
         kv, index = (cache_state.keys, cache_state.values), cache_state.index
-    views, kinds = attention.views(config, config.rotated(), positions, segments, *seen)
+    kernel = _kernel(config, weights, cache_state)
+    views, kinds = attention.views(
+        config, config.rotated(), positions, segments, *seen, kernel=kernel
+    )
     fined = moe.no_penalties(segments) if penalise else None
 
     def body(carry: Any, xs: Any) -> tuple[Any, None]:

@@ -43,6 +43,12 @@ def axis_size(name: str) -> int:
     return math.prod(mesh.shape[a] for a in mesh_axes(name))
 
 
+def platform() -> str:
+    """What programs traced here will run on: "cpu", "gpu" or "tpu"; the mesh's, if it has devices."""
+    device = get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def mesh_axes(name: str) -> tuple[str, ...]:
     """The axes of the current mesh that shard a logical axis; none without a mesh."""
     return tuple(a for a in RULES[name] if a in get_abstract_mesh().shape)
@@ -89,13 +95,17 @@ def take(table: jax.Array, ids: jax.Array, out: str) -> jax.Array:
     return table.at[ids].get(out_sharding=where, mode="clip")
 
 
-def per_shard(f: Callable[..., Any], inputs: Any, outputs: Any) -> Callable[..., Any]:
+def per_shard(
+    f: Callable[..., Any], inputs: Any, outputs: Any, *, replication: bool = True
+) -> Callable[..., Any]:
     """`f` run on every device's own part of its arguments; collectives join what it needs.
 
-    inputs, outputs: logical axes of each array, as a tree of strings (a tuple for the arguments).
+    inputs, outputs: logical axes of each array, as a tree of strings (a tuple for the arguments);
+    a PartitionSpec stands for itself. replication: whether JAX checks what f says of replicated
+    results, which it can't for kernels.
     Without a mesh it is `f` itself: `mesh_axes` is empty there, so there is nothing to join.
     """
     if not has_mesh():
         return f
-    where = jax.tree.map(spec, (inputs, outputs))
-    return jax.shard_map(f, in_specs=where[0], out_specs=where[1])
+    where = jax.tree.map(lambda x: spec(x) if isinstance(x, str) else x, (inputs, outputs))
+    return jax.shard_map(f, in_specs=where[0], out_specs=where[1], check_vma=replication)

@@ -322,4 +322,4 @@ def write(
 
 
 # Fields of the configuration that say how a model is run, not what it computes.
-_LOCAL = ("compute_dtype", "param_dtype", "remat", "unroll", "logit_tile")
+_LOCAL = ("compute_dtype", "param_dtype", "remat", "attention_kernel", "unroll", "logit_tile")

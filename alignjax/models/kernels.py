@@ -1,0 +1,148 @@
+"""Attention kernels that never write the scores to memory: splash on TPU, cuDNN on GPU.
+
+Both compute what `attention.attend` computes where each segment's tokens stand side by side in the
+order of their positions, as rows do that the model reads whole (training, scoring). With a cache,
+whose slots may have gaps, the scores are written out.
+"""
+
+import functools
+import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.parallel import axes
+
+_LANES = 128  # time is padded to a multiple of it, the smallest block of a kernel
+_BLOCKS = (512, 256, 128)  # sizes of a block of queries and of keys, the largest that fits
+_BLOCK_NAMES = (
+    *("block_q", "block_kv", "block_kv_compute"),
+    *("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq"),
+)
+
+
+def choose(kernel: str) -> str:
+    """The kernel that "auto" stands for: splash on TPU, the written-out scores elsewhere.
+
+    cuDNN is asked for by name.
+    """
+    if kernel != "auto":
+        return kernel
+    return "splash" if axes.platform() == "tpu" else "reference"
+
+
+def splash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segments: jax.Array,
+    *,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> jax.Array:
+    """softmax(softcap tanh(q k / softcap)) v by blocks, forward and backward.
+
+    Args:
+      query: [B, T, K, G, H], scaled already. key: [B, T, K, H]. value: [B, T, K, U].
+      segments: [B, T] int. window: tokens that a query sees, itself included; 0 is all before.
+
+    Returns:
+      [B, T, K, G, U]; values at segment 0 have no meaning.
+
+    Reference: Dao et al. 2022 (attention by blocks); splash is JAX's kernel of it for TPUs, which
+    skips blocks that no query sees. Off a TPU it is interpreted, slowly: for tests.
+    """
+    length, groups = query.shape[1], query.shape[3]
+    shards = axes.axis_size("time")
+    padded = -(-length // (_LANES * shards)) * _LANES * shards
+    query, key, value, segments = (
+        jnp.pad(x, [(0, 0), (0, padded - length)] + [(0, 0)] * (x.ndim - 2))
+        for x in (query, key, value, segments)
+    )
+    heads = key.shape[2] // axes.axis_size("kv") * groups
+    kernel = _splash_kernel(heads, padded, shards, window, softcap, axes.platform() != "tpu")
+
+    def own(kernel: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any) -> Any:
+        b, t, kv, g, h = q.shape
+        q = jnp.moveaxis(q.reshape(b, t, kv * g, h), 1, 2)
+        k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
+        module = _splash_module()
+        run = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(q=xs[3], kv=xs[4])))
+        mixed = jnp.moveaxis(run(q, k, v, q_segments, k_segments), 2, 1)
+        return mixed.reshape(b, t, kv, g, v.shape[-1])
+
+    near, far = "batch time kv group head", "batch slot kv head"
+    layout = _layout(kernel)
+    if layout is not None:
+        kernel = jax.tree.map(jax.sharding.reshard, kernel, layout)
+        key, value = axes.shard(key, far), axes.shard(value, far)
+    inputs = (layout, near, far, far, "batch time", "batch slot")
+    mixed = axes.per_shard(own, inputs, near, replication=False)(
+        kernel, query, key, value, segments, axes.shard(segments, "batch slot")
+    )
+    return mixed[:, :length]
+
+
+def _splash_module() -> Any:
+    return importlib.import_module("jax.experimental.pallas.ops.tpu.splash_attention")
+
+
+@functools.lru_cache(maxsize=32)
+def _masks(heads: int, length: int, window: int) -> Any:
+    module = _splash_module()
+    mask = module.CausalMask((length, length))
+    if window:
+        mask = module.LocalMask((length, length), (window - 1, 0), 0)
+    return module.MultiHeadMask([mask] * heads)
+
+
+def _splash_kernel(
+    heads: int, length: int, shards: int, window: int, softcap: float, interpret: bool
+) -> Any:
+    """The kernel for one device's heads and all the mesh's times."""
+    module = _splash_module()
+    block = next(b for b in _BLOCKS if length % (b * shards) == 0)
+    return module.make_splash_mha(
+        _masks(heads, length, window),
+        block_sizes=module.BlockSizes(**{name: block for name in _BLOCK_NAMES}),
+        head_shards=1,
+        q_seq_shards=shards,
+        attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name="mixed",
+        interpret=interpret,
+    )
+
+
+def _layout(kernel: Any) -> Any:
+    """The PartitionSpecs of the kernel's own tables, which say what each block of queries sees."""
+    if not axes.has_mesh():
+        return None
+    where = jax.sharding.PartitionSpec(None, *axes.spec("time"))
+    sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), where)
+    return kernel.manual_sharding_spec(sharding)
+
+
+def cudnn(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, *, scale: float
+) -> jax.Array:
+    """softmax(scale q k) v by cuDNN's fused kernel; shapes as in `attention.attend`, 16-bit floats.
+
+    mask: [B, T, S] bool. Needs a GPU of compute capability 8 or more.
+    """
+
+    def own(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array) -> jax.Array:
+        b, t, kv, g, h = q.shape
+        mixed = jax.nn.dot_product_attention(
+            q.reshape(b, t, kv * g, h),
+            k,
+            v,
+            mask=seen[:, None],
+            scale=scale,
+            implementation="cudnn",
+        )
+        return mixed.reshape(b, t, kv, g, v.shape[-1])
+
+    near, far = "batch time kv group head", "batch slot kv head"
+    run = axes.per_shard(own, (near, far, far, "batch time slot"), near, replication=False)
+    return run(query, axes.shard(key, far), axes.shard(value, far), mask)
