@@ -250,6 +250,12 @@ def _message(given: typing.Any) -> templates.Message:
                 "a function's name must be letters, digits and _.:/-; got "
                 f"{call.name[:40]!r} (jinja_template.encode). Rename it."
             )
+    for name in (turn.id, *(call.id for call in turn.calls)):
+        if name and not _FUNCTION.fullmatch(name):
+            raise ValueError(
+                "a call's id must be letters, digits and _.:/-; got "
+                f"{name[:40]!r} (jinja_template.encode). Rename it."
+            )
     return turn._replace(role="user" if turn.role == "human" else turn.role)
 
 
@@ -258,11 +264,14 @@ def _dictionary(turn: templates.Message, starts: re.Pattern[str]) -> dict[str, t
     if turn.calls:
         found["tool_calls"] = [
             {
+                **({"id": call.id} if call.id else {}),
                 "type": "function",
                 "function": {"name": call.name, "arguments": _broken(call.arguments, starts)},
             }
             for call in turn.calls
         ]
+    if turn.id:
+        found["tool_call_id"] = turn.id
     return found
 
 

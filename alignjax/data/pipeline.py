@@ -13,9 +13,12 @@ class Batches:
     The stream is one permutation of the rows after another, each drawn from (seed, epoch); batch k
     is its slice [k B, (k + 1) B). No row is dropped, and there is no position to save: the step
     number is the position.
+
+    own: which of the B slots of each batch are built here, for a process that holds a part of them;
+    None is all. The stream itself is the same for every process.
     """
 
-    def __init__(self, table: Table, *, batch_size: int, seed: int):
+    def __init__(self, table: Table, *, batch_size: int, seed: int, own: np.ndarray | None = None):
         sizes = {name: len(column) for name, column in table.items()}
         if len(set(sizes.values())) != 1:
             raise ValueError(f"columns must have equal lengths; got {sizes} (data table).")
@@ -25,6 +28,7 @@ class Batches:
         if batch_size < 1:
             raise ValueError(f"loop.batch_size must be >= 1; got {batch_size}.")
         self.table, self.batch_size, self.seed = dict(table), batch_size, seed
+        self._own = np.arange(batch_size) if own is None else own
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -34,8 +38,8 @@ class Batches:
         return self._order
 
     def indices(self, step: int) -> np.ndarray:
-        """Row numbers of batch `step`."""
-        slots = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        """Row numbers of this process's slots of batch `step`."""
+        slots = step * self.batch_size + self._own
         epochs, offsets = np.divmod(slots, self.rows)
         rows = np.empty(len(slots), np.int64)
         for epoch in np.unique(epochs):
@@ -44,7 +48,7 @@ class Batches:
         return rows
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Batch `step`: every column's rows."""
+        """Batch `step`: every column's rows, of this process's slots."""
         rows = self.indices(step)
         return {name: column[rows] for name, column in self.table.items()}
 

@@ -1,11 +1,13 @@
 """The chat templates of the families, as data; each with the rules that are easy to miss.
 
 Differences to the families' own Jinja sources, all on purpose: dates are given and never read
-from a clock; Mistral's v3 system text stands in the first user turn (its Jinja moves it to the
-last, so that no prompt is a prefix of its answer); DeepSeek's prompt ends at <｜Assistant｜>.
+from a clock; Mistral's v3 system text stands in the last user turn always (its Jinja drops it if
+another turn follows); DeepSeek's prompt ends at <｜Assistant｜>, and a second round of calls looks
+like the first (its Jinja garbles it); SmolLM3's calls are written, as its list of functions asks
+(its Jinja leaves them out).
 """
 
-from alignjax.data import templates
+from alignjax.data import template_tools, templates
 from alignjax.data.templates import Template, Tools
 
 _ALL = frozenset({templates.SYSTEM, templates.USER, templates.ASSISTANT})
@@ -52,12 +54,19 @@ MISTRAL_V1 = Template(
     alternate=True,
 )
 
-# 7B Instruct v0.3, Large 2407: [INST] is a control token.
+_MISTRAL_TOOLS = (
+    "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]",
+)  # fmt: skip
+
+# 7B Instruct v0.3, Large 2407: [INST] is a control token. The system's text and the functions stand
+# with the last user turn, so a prompt is a prefix of its conversation where its answer comes last.
+# The text beside calls is not written; results are written as they are.
 MISTRAL_V3 = Template(
     name="mistral-v3",
     needs=("<s>", "</s>", "[INST]", "[/INST]"),
     begin="<s>",
     system_in_user=("", "\n\n"),
+    system_in_last=True,
     user=("[INST] ", "[/INST]"),
     assistant="",
     end="</s>",
@@ -65,6 +74,20 @@ MISTRAL_V3 = Template(
     own_spaces=True,
     trim=frozenset({templates.ASSISTANT}),
     alternate=True,
+    tools=Tools(
+        needs=_MISTRAL_TOOLS,
+        place=template_tools.LAST_USER,
+        before_header=True,
+        listing=("[AVAILABLE_TOOLS] [", "][/AVAILABLE_TOOLS]"),
+        between=", ",
+        written="bare",
+        calls=("[TOOL_CALLS] [", "]"),
+        join=", ",
+        lead=None,
+        ids=True,
+        result=('[TOOL_RESULTS] {"content": ', '"}[/TOOL_RESULTS]'),
+        result_id=', "call_id": "',
+    ),
 )
 
 LLAMA3 = Template(
@@ -205,7 +228,25 @@ SMOLLM2 = Template(
     }
 )
 
-# Thinking off. The system turn states the date and is not closed; every answer has the block.
+_SMOLLM_TOOLS = Tools(
+    place=templates.SYSTEM,
+    listing=(
+        "### Tools\n\nYou may call one or more functions to assist with the user query.\nYou are "
+        "provided with function signatures within <tools></tools> XML tags:\n\n<tools>\n",
+        "</tools>\n\nFor each function call, return a json object with function name and arguments "
+        "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+        '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
+    ),
+    each=("", "\n"),
+    written="python",
+    system_close="<|im_end|>\n",
+    call=("<tool_call>\n", "\n</tool_call>"),
+    join="\n",
+    result=("<|im_start|>user\n", "<|im_end|>\n"),
+)
+
+# Thinking off. The system turn states the date and is closed only where it lists functions; every
+# answer has the block. Words that start with a slash are switches in the system's text.
 SMOLLM3 = Template(
     **{
         **vars(CHATML),
@@ -219,7 +260,10 @@ SMOLLM3 = Template(
         "answer": "<think>\n\n</think>\n",
         "trim_lines": True,
         "system_first": True,
+        "rstrip_system": True,
         "refuse": ("<think>", "</think>"),
+        "refuse_system": ("/think", "/no_think", "/system_override"),
+        "tools": _SMOLLM_TOOLS,
     }
 )
 
@@ -238,7 +282,27 @@ GEMMA = Template(
 
 GEMMA3 = Template(**{**vars(GEMMA), "name": "gemma3", "system_in_user": ("", "\n\n")})
 
-# The system's text follows BOS bare. An answer's thoughts would be cut off by the template.
+_DEEPSEEK_TOOLS = Tools(
+    needs=tuple(
+        f"<｜{name}｜>"
+        for name in (
+            "tool▁calls▁begin", "tool▁calls▁end", "tool▁call▁begin", "tool▁call▁end", "tool▁sep",
+            "tool▁outputs▁begin", "tool▁outputs▁end", "tool▁output▁begin", "tool▁output▁end",
+        )
+    ),
+    place="",
+    calls=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    call=("<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "\n```<｜tool▁call▁end｜>"),
+    call_between="\n```json\n",
+    join="\n",
+    join_text=False,
+    results=("<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>"),
+    result=("<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>"),
+    after_results="",
+)  # fmt: skip
+
+# The system's text follows BOS bare. An answer's thoughts would be cut off by the template. No
+# functions are listed; an answer follows their results without a header.
 DEEPSEEK_V3 = Template(
     name="deepseek-v3",
     needs=("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"),
@@ -248,6 +312,7 @@ DEEPSEEK_V3 = Template(
     assistant="<｜Assistant｜>",
     end="<｜end▁of▁sentence｜>",
     refuse=("</think>",),
+    tools=_DEEPSEEK_TOOLS,
 )
 
 FAMILIES = {

@@ -10,55 +10,17 @@ the ids of the prompt with its answer.
 import collections.abc
 import dataclasses
 import functools
-import json
 import re
 import typing
 
+from alignjax.data import template_tools
+from alignjax.data.template_tools import Call, Message, Piece, Tools
 from alignjax.data.tokenizers import interface
 
+__all__ = ["Call", "Message", "Piece", "Template", "Tools", "encode", "encode_pieces", "render"]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
+_CALL_ID = re.compile("[a-zA-Z0-9]{9}")
 _ALIASES = {"human": USER, "ipython": TOOL, "model": ASSISTANT}
-
-
-class Call(typing.NamedTuple):
-    """A function call of the assistant: its name and JSON arguments."""
-
-    name: str
-    arguments: collections.abc.Mapping[str, typing.Any]
-
-
-class Message(typing.NamedTuple):
-    """One turn: role "system", "user" ("human"), "assistant" or "tool"; calls of an assistant."""
-
-    role: str
-    text: str
-    calls: tuple[Call, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tools:
-    """How a family shows functions, calls and results; pairs stand before and after a text.
-
-    place: "system" or "user", the turn that lists the functions; `listing` is around the list,
-    `each` around one function's JSON, indented by `indent`. calls: around one call, `call_key`
-    its arguments, `join` between calls and after a text before them; `lead` is around the text of
-    a turn with calls, None leaves it out. results: around a run of them, `result` around one,
-    as a JSON string where `result_json`.
-    """
-
-    place: str
-    listing: tuple[str, str]
-    each: tuple[str, str]
-    indent: int | None = None
-    system_lead: str = ""
-    call: tuple[str, str] = ("", "")
-    call_key: str = "arguments"
-    join: str = ""
-    most_calls: int | None = None
-    lead: tuple[str, str] | None = ("", "")
-    results: tuple[str, str] = ("", "")
-    result: tuple[str, str] = ("", "")
-    result_json: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,13 +29,15 @@ class Template:
 
     needs: control tokens that the tokenizer must have. begin: opens every conversation.
     system: around a system turn; None where the family has none. system_in_user: around the
-    system's text inside the first user turn, in place of `system`. default_system: the text
+    system's text inside the first user turn, or with `system_in_last` the last, in place of
+    `system`. default_system: the text
     of a system turn that is added where none comes first. system_lead: stands before any system
     text; "{date}" in it is the date given, or `date`. user, assistant: around the turns; the
     assistant's `end` is trained, `after` is not. spaces: around an assistant's text, trained.
     answer: stands between header and text of an answer, untrained (an empty thinking block);
     `answer_last` puts it before the last turn only. trim: which roles' texts are stripped, where
-    `strip_joined` after the system's text was put before the first user's. trim_lines: line breaks
+    `strip_joined` after the system's text was put before the first user's; `rstrip_system` strips
+    the end of the system's text alone. trim_lines: line breaks
     at the start of a text after `answer` are dropped. system_first: no later system turns.
     own_spaces: the strings hold every space, so that a vocabulary which puts one after control
     tokens must not. alternate: user and assistant must alternate. refuse: what an assistant's
@@ -85,6 +49,7 @@ class Template:
     begin: str = ""
     system: tuple[str, str] | None = None
     system_in_user: tuple[str, str] | None = None
+    system_in_last: bool = False
     default_system: str | None = None
     system_lead: str = ""
     date: str | None = None
@@ -97,20 +62,14 @@ class Template:
     answer_last: bool = False
     trim: frozenset[str] = frozenset()
     strip_joined: bool = False
+    rstrip_system: bool = False
     trim_lines: bool = False
     own_spaces: bool = False
     alternate: bool = False
     system_first: bool = True
     refuse: tuple[str, ...] = ()
+    refuse_system: tuple[str, ...] = ()
     tools: Tools | None = None
-
-
-class Piece(typing.NamedTuple):
-    """A stretch of a conversation; `layout` is the template's own string, else it is text."""
-
-    text: str
-    layout: bool
-    trained: bool = False
 
 
 def encode(
@@ -133,7 +92,11 @@ def encode(
     Raises: ValueError for a conversation that the family cannot lay out, or a tokenizer without
       its control tokens.
     """
-    missing = [name for name in template.needs if name not in tokenizer.special]
+    style = template.tools
+    roles = {_ALIASES.get(turn[0], turn[0]) for turn in messages}
+    speaks = tools or TOOL in roles or any(len(turn) > 2 and turn[2] for turn in messages)
+    needs = (*template.needs, *(style.needs if style and speaks else ()))
+    missing = [name for name in needs if name not in tokenizer.special]
     if missing:
         raise ValueError(
             f"tokenizer must have the control tokens of template {template.name}; got none called "
@@ -188,30 +151,44 @@ def render(
 ) -> list[Piece]:
     """Returns the pieces of a conversation in order; see `encode`."""
     turns = _checked(template, messages, generation_prompt, tools)
-    in_user = bool(tools) and template.tools is not None and template.tools.place == USER
-    turns = _trimmed(template, turns, in_user)
+    style = template.tools or template_tools.NO_TOOLS
+    turns = _trimmed(template, turns, bool(tools) and style.place == USER)
     head, turns = _system(template, turns, bool(tools), date)
     pieces = [Piece(template.begin, True), *head]
-    shown = _shown_tools(template, tools)
-    if shown and template.tools and template.tools.place == SYSTEM:
+    shown = template_tools.listing(style, tools)
+    if shown and style.place == SYSTEM:
         pieces[-1:-1] = shown  # before what closes the system turn
-        shown = []
+        pieces.append(Piece(style.system_close, True))
+    users = [index for index, turn in enumerate(turns) if turn.role == USER]
+    listed = {USER: users[:1], template_tools.LAST_USER: users[-1:]}.get(style.place, [])
     for index, turn in enumerate(turns):
+        after_results = index > 0 and turns[index - 1].role == TOOL
         if turn.role == USER:
-            pieces += [Piece(template.user[0], True), *shown, Piece(turn.text, False)]
-            pieces.append(Piece(template.user[1], True))
-            shown = []
+            told = shown if index in listed else []
+            header = [Piece(template.user[0], True)]
+            pieces += [*told, *header] if style.before_header else [*header, *told]
+            pieces += [Piece(turn.text, False), Piece(template.user[1], True)]
         elif turn.role == SYSTEM:
             assert template.system is not None  # checked
             pieces.append(Piece(template.system[0], True))
             pieces += [Piece(turn.text, False), Piece(template.system[1], True)]
         elif turn.role == TOOL:
-            pieces += _result(template, turns, index)
+            last = index == len(turns) - 1 or turns[index + 1].role != TOOL
+            pieces += template_tools.result(style, turn, first=not after_results, last=last)
         else:
-            pieces += _answer(template, turn, last=index == len(turns) - 1)
+            last = index == len(turns) - 1
+            pieces += _answer(template, turn, last=last, after_results=after_results)
     if generation_prompt:
-        pieces.append(Piece(template.assistant + template.answer, True))
+        after_results = bool(turns) and turns[-1].role == TOOL
+        pieces.append(Piece(_header(template, after_results) + template.answer, True))
     return [piece for piece in pieces if piece.text]
+
+
+def _header(template: Template, after_results: bool) -> str:
+    style = template.tools
+    if after_results and style is not None and style.after_results is not None:
+        return style.after_results
+    return template.assistant
 
 
 def _system(template: Template, turns: list[Message], has_tools: bool, date: str | None):
@@ -222,11 +199,13 @@ def _system(template: Template, turns: list[Message], has_tools: bool, date: str
     if template.system_in_user is not None:
         if text is not None:
             before, after = template.system_in_user
-            first = before + text + after + turns[0].text
-            turns = [turns[0]._replace(text=first), *turns[1:]]
+            users = [index for index, turn in enumerate(turns) if turn.role == USER]
+            at = users[-1] if template.system_in_last else 0
+            joined = turns[at]._replace(text=before + text + after + turns[at].text)
+            turns = [*turns[:at], joined, *turns[at + 1 :]]
         return [], turns
     tools_here = has_tools and template.tools is not None and template.tools.place == SYSTEM
-    if text is None:
+    if text is None or (template.rstrip_system and not text):
         text = template.default_system
     if text is None and not template.system_lead and not tools_here:
         return [], turns
@@ -258,6 +237,8 @@ def _trimmed(template: Template, turns: list[Message], lists_tools: bool) -> lis
         for turn in turns
     ]
     first = 1 if turns and turns[0].role == SYSTEM else 0
+    if first and template.rstrip_system:
+        stripped[0] = turns[0]._replace(text=turns[0].text.rstrip())
     if first and template.strip_joined:  # what follows the system's text keeps its beginning
         stripped[1] = turns[1]._replace(text=turns[1].text.rstrip())
     if lists_tools:
@@ -265,65 +246,22 @@ def _trimmed(template: Template, turns: list[Message], lists_tools: bool) -> lis
     return stripped
 
 
-def _shown_tools(template: Template, tools) -> list[Piece]:
-    if not tools or template.tools is None:
-        return []
-    style = template.tools
-    pieces = [Piece(style.listing[0], True)]
-    for tool in tools:
-        pieces.append(Piece(style.each[0], True))
-        pieces.append(Piece(json.dumps(tool, ensure_ascii=False, indent=style.indent), False))
-        pieces.append(Piece(style.each[1], True))
-    return [*pieces, Piece(style.listing[1], True)]
-
-
-def _result(template: Template, turns: list[Message], index: int) -> list[Piece]:
-    style = template.tools
-    assert style is not None  # checked
-    text = turns[index].text
-    pieces = [
-        Piece(style.result[0], True),
-        Piece(json.dumps(text, ensure_ascii=False) if style.result_json else text, False),
-        Piece(style.result[1], True),
-    ]
-    if index == 0 or turns[index - 1].role != TOOL:
-        pieces.insert(0, Piece(style.results[0], True))
-    if index == len(turns) - 1 or turns[index + 1].role != TOOL:
-        pieces.append(Piece(style.results[1], True))
-    return pieces
-
-
-def _answer(template: Template, turn: Message, *, last: bool) -> list[Piece]:
+def _answer(template: Template, turn: Message, *, last: bool, after_results: bool) -> list[Piece]:
     has_block = template.answer and (last or not template.answer_last)
-    pieces = [Piece(template.assistant + (template.answer if has_block else ""), True)]
+    header = _header(template, after_results)
+    pieces = [Piece(header + (template.answer if has_block else ""), True)]
     text = turn.text
     if template.trim_lines and has_block:
         text = text.lstrip("\n")
     trained = bool(text or turn.calls)  # silence is never a target
     if turn.calls:
-        pieces += _calls(template, text, turn.calls)
+        assert template.tools is not None  # checked
+        pieces += template_tools.calls(template.tools, text, turn.calls)
     else:
         before, after = template.spaces
         pieces += [Piece(before, True, trained), Piece(text, False, trained)]
         pieces.append(Piece(after, True, trained))
     return [*pieces, Piece(template.end, True, trained), Piece(template.after, True)]
-
-
-def _calls(template: Template, text: str, calls: tuple[Call, ...]) -> list[Piece]:
-    style = template.tools
-    assert style is not None  # checked
-    pieces = []
-    if style.lead is not None:
-        pieces += [Piece(style.lead[0], True, True), Piece(text, False, True)]
-        pieces.append(Piece(style.lead[1], True, True))
-    for index, call in enumerate(calls):
-        if index or (text and style.lead is not None):
-            pieces.append(Piece(style.join, True, True))
-        arguments = json.dumps(call.arguments, ensure_ascii=False)
-        body = f'{{"name": "{call.name}", "{style.call_key}": {arguments}}}'
-        pieces += [Piece(style.call[0], True, True), Piece(body, False, True)]
-        pieces.append(Piece(style.call[1], True, True))
-    return pieces
 
 
 def _checked(template: Template, messages, generation_prompt: bool, tools) -> list[Message]:
@@ -335,6 +273,11 @@ def _checked(template: Template, messages, generation_prompt: bool, tools) -> li
         turns.append(turn)
     if tools and template.tools is None:
         _refuse(template, "have no tools", f"{len(tools)}", "Leave them out.")
+    if tools and template.tools and not template.tools.place:
+        _refuse(
+            template, "have no list of tools, which the family's template leaves out",
+            f"{len(tools)}", "Describe them in the system's text.",
+        )  # fmt: skip
     rest = turns[1:] if turns and turns[0].role == SYSTEM else turns
     starts_with_user = bool(rest) and rest[0].role == USER
     merges = len(rest) < len(turns) and template.system_in_user is not None
@@ -342,9 +285,13 @@ def _checked(template: Template, messages, generation_prompt: bool, tools) -> li
         _refuse(template, "have a user turn after the system's", "none", "Add one.")
     if template.system_first and any(turn.role == SYSTEM for turn in rest):
         _refuse(template, "have its system turn first", "a later one", "Move or drop it.")
-    if tools and template.tools and template.tools.place == USER and not starts_with_user:
+    in_user = template.tools is not None and template.tools.place in (
+        USER,
+        template_tools.LAST_USER,
+    )
+    if tools and in_user and not starts_with_user:
         _refuse(template, "list tools in its first user turn", "none", "Add one.")
-    spoken = [turn.role for turn in rest if turn.role != TOOL]
+    spoken = [turn.role for turn in rest if turn.role != TOOL and not turn.calls]
     order = [(USER, ASSISTANT)[index % 2] for index in range(len(spoken))]
     if template.alternate and spoken != order:
         _refuse(template, "alternate, user first", ", ".join(spoken[:6]), "Join turns of one role.")
@@ -371,12 +318,27 @@ def _check_turn(template: Template, turn: Message, number: int) -> None:
     most = template.tools.most_calls if template.tools else None
     if most is not None and len(turn.calls) > most:
         _refuse(template, f"have at most {most} call", str(len(turn.calls)), "Split it.", where)
-    held = [word for word in template.refuse if turn.role == ASSISTANT and word in turn.text]
+    _check_ids(template, turn, where)
+    words = {ASSISTANT: template.refuse, SYSTEM: template.refuse_system}.get(turn.role, ())
+    held = [word for word in words if word in turn.text]
     if held:
         _refuse(
-            template, f"not hold {held[0]} in an answer, which the family's template rewrites",
-            "it", "Keep the text that follows the block.", where,
+            template, f"not hold {held[0]} in a turn of the {turn.role}, which the family's "
+            "template rewrites", "it", "Take it out; of an answer, keep what follows.", where,
         )  # fmt: skip
+
+
+def _check_ids(template: Template, turn: Message, where: str) -> None:
+    """Refuses calls and results without an id that the family writes."""
+    if template.tools is None or not template.tools.ids:
+        return
+    ids = [call.id for call in turn.calls] + [turn.id] * (turn.role == TOOL)
+    for name in ids:
+        if not _CALL_ID.fullmatch(name):
+            _refuse(
+                template, "have calls and results with ids of nine letters and digits",
+                repr(name[:40]), "Give each call an id, and its result the same.", where,
+            )  # fmt: skip
 
 
 def _refuse(template: Template, rule: str, got: str, advice: str, where: str = "render") -> None:

@@ -1,9 +1,11 @@
 """Records what transformers' apply_chat_template gives with the families' published templates.
 
 The templates' texts are read where they are installed and are not stored: from trl, from
-transformers (Llama 4), from a GGUF file (SmolLM2), and from a folder of <family>.jinja files
-copied out of model folders (Llama 2, Mistral, ChatML). Stored are the strings, the ids under
-small tokenizers, the versions and the sha256 of every template.
+transformers (Llama 4), from a GGUF file (SmolLM2), and from a folder of <family>.jinja files with
+the texts of the tokenizer_config.json of Llama-2-7b-chat, Mistral-7B-Instruct-v0.2 and v0.3,
+OpenHermes-2.5-Mistral (ChatML) and SmolLM3-3B, each compared with copies in public repositories.
+Stored are the strings, the ids under small tokenizers, the versions and the sha256 of every
+template.
 
     python -m tests.data.record_templates tokenizers     # where alignjax is installed
     PYTHONPATH=. python -m tests.data.record_templates FOLDER SMOLLM2_JINJA   # with transformers
@@ -29,6 +31,8 @@ def write_tokenizers() -> None:
     from tests.data import small_tokenizers as small
 
     names = {name for family in template_families.FAMILIES.values() for name in family.needs}
+    tools = [family.tools for family in template_families.FAMILIES.values() if family.tools]
+    names |= {name for style in tools for name in style.needs}
     names |= {"<bos>", "<eos>", "<|python_start|>", "<|python_end|>"}
     ordinary = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>")
     source = json.loads(small.byte_level(tuple(sorted(names)), (*ordinary, "</tool_response>")))
@@ -58,19 +62,22 @@ def record(family: str, source: str) -> dict:
     import transformers
 
     kind, bos, eos, names = cases.FAMILIES[family]
+    digest = hashlib.sha256(source.encode()).hexdigest()
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(cases.TOKENIZERS[kind]), bos_token=bos, eos_token=eos
     )
+    options = {"enable_thinking": False} if family in ("qwen3", "smollm3") else {}
+    if family == "smollm3":  # it asks the clock by name
+        source = source.replace('strftime_now("%d %B %Y")', "date_string")
     tokenizer.chat_template = source
-    options = {"enable_thinking": False} if family == "qwen3" else {}
     if family in cases.DATED:
         options["date_string"] = cases.DATE
     rows = {}
     for name in names:
         messages, tools = cases.CASES[name]
         last = [i for i, message in enumerate(messages) if message[0] == "assistant"][-1]
-        options["tools"] = tools or None
-        whole, prompt = cases.openai(messages), cases.openai(messages[:last])
+        options["xml_tools" if family == "smollm3" else "tools"] = tools or None
+        whole, prompt = cases.openai(messages, family), cases.openai(messages[:last], family)
         rendered = []
         for part, generate in ((whole, False), (prompt, True)):
             text = tokenizer.apply_chat_template(
@@ -81,7 +88,7 @@ def record(family: str, source: str) -> dict:
             )
             rendered.append({"text": text, "ids": ids})
         rows[name] = {"whole": rendered[0], "prompt": rendered[1]}
-    return {"sha256": hashlib.sha256(source.encode()).hexdigest(), "cases": rows}
+    return {"sha256": digest, "cases": rows}
 
 
 def main(folder: str, smollm2: str) -> None:

@@ -1,5 +1,7 @@
 """Templates against transformers' apply_chat_template, token by token, and their masks by hand."""
 
+import itertools
+
 import pytest
 
 from alignjax.data import chat, template_families, templates
@@ -23,10 +25,16 @@ def toks():
 
 
 def conversation(messages):
-    return [
-        templates.Message(role, text, tuple(templates.Call(*call) for call in (calls or [()])[0]))
-        for role, text, *calls in messages
-    ]
+    """Messages whose calls and results have ids, in order."""
+    found, ids, answered = [], 0, 0
+    for role, text, *calls in messages:
+        made = [templates.Call(*call) for call in (calls or [()])[0]]
+        made = [call._replace(id=cases.call_id(ids + n)) for n, call in enumerate(made)]
+        ids += len(made)
+        own = cases.call_id(answered) if role == "tool" else ""
+        answered += role == "tool"
+        found.append(templates.Message(role, text, tuple(made), own))
+    return found
 
 
 def options(family, tools=()):
@@ -42,15 +50,20 @@ def test_ids_equal_transformers(goldens, toks, family, name):
     last = max(i for i, turn in enumerate(turns) if turn.role == "assistant")
     template, given = FAMILIES[family], options(family, tools)
     rendered = "".join(piece.text for piece in templates.render(template, turns, **given))
-    assert rendered == golden["whole"]["text"]
     ids, mask = templates.encode(tok, template, turns, **given)
-    assert ids == golden["whole"]["ids"]
     assert len(mask) == len(ids)
+    if family == "mistral-v3" and turns[0].role == "system":  # the recorded one drops its text
+        assert turns[0].text not in golden["whole"]["text"]
+    else:
+        assert rendered == golden["whole"]["text"]
+        assert ids == golden["whole"]["ids"]
     prompt, prompt_mask = templates.encode(
         tok, template, turns[:last], generation_prompt=True, **given
     )
     expected = golden["prompt"]["ids"]
-    if family == "deepseek-v3":  # the recorded template opens a thought, which V3 does not have
+    if (
+        family == "deepseek-v3" and turns[last - 1].role == "user"
+    ):  # the recorded template opens a thought, which V3 does not have
         assert golden["prompt"]["text"].endswith("<｜Assistant｜><think>\n")
         expected = expected[: len(prompt)]
     assert prompt == expected
@@ -100,8 +113,9 @@ def test_markup_in_any_text_adds_no_control_token(toks, family, tok):
     if calls:
         plain += [("user", "x"), ("assistant", "", [("f", {"k": "v"})]), ("tool", "r")]
         marked += [("user", "x"), ("assistant", "", [("f", {"k": shown})]), ("tool", shown)]
-    given = {"date": cases.DATE, "tools": [{"name": "f"}] if calls else ()}
-    marked_given = given | {"tools": [{"name": shown}] if calls else ()}
+    lists = template.tools is not None and template.tools.place
+    given = {"date": cases.DATE, "tools": [{"name": "f"}] if lists else ()}
+    marked_given = given | {"tools": [{"name": shown}] if lists else ()}
     few, _ = templates.encode(used, template, conversation(plain), **given)
     many, _ = templates.encode(used, template, conversation(marked), **marked_given)
     control = set(used.special.values())
@@ -129,18 +143,62 @@ def test_our_layout_is_encode_chats(tok):
     assert prompt == chat.encode_chat(tok, turns[:4], generation_prompt=True)
 
 
-def test_smollm3_by_hand(toks):
-    """Worked from conversations that its users have shown; no copy of its source is at hand."""
-    pieces = templates.render(
-        FAMILIES["smollm3"], [("user", "U"), ("assistant", "A")], date="04 September 2026"
+@pytest.mark.parametrize("family", ["mistral-v3", "deepseek-v3", "smollm3"])
+def test_calls_are_trained_and_results_are_not(toks, family):
+    tok, template = toks["bytes"], FAMILIES[family]
+    given = {"date": cases.DATE}
+    pieces = templates.render(template, conversation(cases.TWO_CALLS), **given)
+    trained = [
+        "".join(piece.text for piece in run)
+        for said, run in itertools.groupby(pieces, key=lambda piece: piece.trained)
+        if said
+    ]
+    weather = '"name": "weather", "arguments": {"city": "Ål"}'
+    assert (
+        trained
+        == {
+            "mistral-v3": [
+                f'[TOOL_CALLS] [{{{weather}, "id": "call00000"}}, '
+                '{"name": "now", "arguments": {}, "id": "call00001"}]</s>',
+                " Rain at 12:00.</s>",
+                " Bye</s>",
+            ],
+            "deepseek-v3": [
+                "Let me look.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>"
+                "weather\n"
+                '```json\n{"city": "Ål"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function'
+                "<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+                "<｜end▁of▁sentence｜>",
+                "Rain at 12:00.<｜end▁of▁sentence｜>",
+                "Bye<｜end▁of▁sentence｜>",
+            ],
+            "smollm3": [
+                f"Let me look.\n<tool_call>\n{{{weather}}}\n</tool_call>\n"
+                '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|im_end|>',
+                "Rain at 12:00.<|im_end|>",
+                "Bye<|im_end|>",
+            ],
+        }[family]
     )
+    ids, mask = templates.encode(tok, template, conversation(cases.TWO_CALLS), **given)
+    said = tok.decode([i for i, counted in zip(ids, mask, strict=True) if counted])
+    assert "12:00" in said.split("Rain")[1]
+    assert "rain" not in said
+
+
+def test_a_second_round_of_deepseeks_calls_is_laid_out_as_the_first():
+    rounds = [*cases.CALLS[:3], ("assistant", "", [("now", {})]), ("tool", "9"), ("assistant", "A")]
+    pieces = templates.render(FAMILIES["deepseek-v3"], conversation(rounds))
+    calls, one = "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>"
+    results = "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>"
+    end = "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
+    over = "<｜tool▁output▁end｜><｜tool▁outputs▁end｜>"
     assert "".join(piece.text for piece in pieces) == (
-        "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\n"
-        "Today Date: 04 September 2026\nReasoning Mode: /no_think\n\n## Custom Instructions\n\n"
-        "You are a helpful AI assistant named SmolLM, trained by Hugging Face.\n\n"
-        "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\nA<|im_end|>\n"
+        "<｜begin▁of▁sentence｜><｜User｜>Weather in Oslo?<｜Assistant｜>"
+        f'{calls}{one}weather\n```json\n{{"city": "Oslo", "days": [1, 2]}}{end}'
+        f'{results}{{"t": -3}}{over}{calls}{one}now\n```json\n{{}}{end}{results}9{over}'
+        "A<｜end▁of▁sentence｜>"
     )
-    assert [piece.text for piece in pieces if piece.trained] == ["A", "<|im_end|>"]
 
 
 def test_mistral_states_its_spaces_itself_whatever_the_vocabulary_adds(toks):
@@ -188,12 +246,24 @@ def test_an_answer_that_starts_like_its_header_keeps_the_prompt_a_prefix(toks):
         ("chatml", [("user", "u")], {"tools": [{}]}, "have no tools; got 1"),
         ("chatml", [("user", "u"), ("assistant", "a")], {"generation_prompt": True}, "end before"),
         ("chatml", [("user", 3)], {}, "text must be a str; got int"),
-        ("qwen3", [("user", "u"), ("assistant", "<think>x")], {}, "not hold <think> in an answer"),
+        (
+            "qwen3",
+            [("user", "u"), ("assistant", "<think>x")],
+            {},
+            "not hold <think> in a turn",
+        ),
         ("llama3.2", [("user", "u")], {}, "date must be given"),
         ("llama3.1", [("tool", "u")], {"tools": [{}]}, "list tools in its first user turn"),
         ("llama3.1", cases.TWO_CALLS, {}, "have at most 1 call; got 2"),
         ("llama3.1", [("user", "u", [("f", {})])], {}, "have calls in assistant turns"),
         ("llama4", [("user", "u")], {}, "control tokens of template llama4"),
+        ("deepseek-v3", [("user", "u")], {"tools": [{"name": "f"}]}, r"called '<｜"),
+        (
+            "smollm3",
+            [("system", "/think"), ("user", "u")],
+            {"date": "1"},
+            "not hold /think in a turn",
+        ),
     ],
 )
 def test_what_a_family_cannot_lay_out_is_refused(family, messages, given, message):
@@ -203,6 +273,16 @@ def test_what_a_family_cannot_lay_out_is_refused(family, messages, given, messag
     with pytest.raises(ValueError, match=message) as error:
         templates.encode(tok, FAMILIES[family], conversation(messages), **given)
     assert "\n" not in str(error.value)
+
+
+def test_lists_and_ids_that_a_family_does_not_have_are_refused():
+    with pytest.raises(ValueError, match="no list of tools, which the family"):
+        templates.render(FAMILIES["deepseek-v3"], cases.CALLS[:1], tools=cases.TOOLS)
+    calls = (templates.Call("f", {}, "short"),)
+    with pytest.raises(ValueError, match="ids of nine letters and digits; got 'short'"):
+        templates.render(
+            FAMILIES["mistral-v3"], [("user", "u"), templates.Message("assistant", "", calls)]
+        )
 
 
 def test_names_of_families():
