@@ -21,7 +21,7 @@ from alignjax.models.adapters import adapt, merge
 from alignjax.models.checkpoints import folder as stored
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.rewards import learned
+from alignjax.rewards import hosted, learned
 from alignjax.training import algorithm as algorithms
 from alignjax.training import checkpoint
 from alignjax.training import loop as loops
@@ -171,7 +171,7 @@ def gold_reward(corpus: corpora.Corpus) -> learned.RewardFn:
             "algorithm.reward='gold' needs data with a known reward; this data has none (data). "
             "Use algorithm.reward='model'."
         )
-    return lambda frozen, samples: gold(np.asarray(samples.tokens), np.asarray(samples.lengths))
+    return hosted.hosted(gold)
 
 
 # Each method's factory and the kind of table that it trains on.
@@ -224,8 +224,8 @@ def annotated(
     run = jax.jit(method.annotate)
     found: dict[str, list[np.ndarray]] = {}
     for batch, real in pipeline.in_order(table, rows):
-        for name, column in run(frozen, hosts.to_global(batch)).items():
-            found.setdefault(name, []).append(np.asarray(column)[:real])
+        for name, column in hosts.to_host(run(frozen, hosts.to_global(batch))).items():
+            found.setdefault(name, []).append(column[:real])
     return {**table, **{name: np.concatenate(parts) for name, parts in found.items()}}
 
 
@@ -352,7 +352,9 @@ def train(
         for line in (*corpus.summary, record["formula"]):
             say(f"{name}: {line}")
         table = annotated(method, frozen, table, config.loop.batch_size)
-        batches = pipeline.Batches(table, batch_size=config.loop.batch_size, seed=config.seed)
+        rows = config.loop.batch_size
+        own = hosts.own_rows(rows)
+        batches = pipeline.Batches(table, batch_size=rows, seed=config.seed, own=own)
         loops.train(
             method,
             batch_at=batches.batch,

@@ -12,6 +12,7 @@ from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
 from alignjax.models.checkpoints import folder as stored
+from alignjax.parallel import processes
 from alignjax.training import checkpoint
 
 # What may change on resume: how long (which moves the end of the learning-rate schedule), how
@@ -61,10 +62,18 @@ def claim(
     """Writes the run's identity into its folder, or checks that it is the one already there.
 
     Raises:
-      ValueError: the folder belongs to a run of another configuration or data; nothing is written.
+      ValueError: the processes of the run differ in it, or the folder belongs to a run of another
+        configuration or data; nothing is written. Failure: the folder is not shared.
     """
     file = workdir / "config.json"
     record = as_json(record)
+    processes.check_same("configuration and data", flat(record))
+    processes.only_first(lambda: _claim(file, record, harmless))
+    processes.check_shared(file)
+
+
+def _claim(file: pathlib.Path, record: Mapping[str, Any], harmless: tuple[str, ...]) -> None:
+    workdir = file.parent
     if not file.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")

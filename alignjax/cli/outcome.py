@@ -14,6 +14,7 @@ import traceback
 import jax
 
 from alignjax.core import errors
+from alignjax.parallel import processes
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 STDLIB = pathlib.Path(sysconfig.get_paths()["stdlib"]).resolve()
@@ -167,7 +168,9 @@ def run_command(
     """
     try:
         with whole_tracebacks():
-            return fn() or 0
+            code = fn() or 0
+            processes.leave(code, f"exit code {code}")
+            return code
     except SystemExit as stop:
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
@@ -178,6 +181,8 @@ def run_command(
         full = without_secrets("".join(traceback.format_exception(error)))
         code, lines = outcome(error, log_folder, full)
     shown = ["".join(traceback.format_exception(error)).rstrip()] if debug else []
+    lines[0] = lines[0].replace("alignjax", processes.name(), 1)
     with contextlib.suppress(OSError):  # nobody reads stderr any more: the code still tells
         print(without_secrets("\n".join([*shown, *lines])), file=sys.stderr, flush=True)
+    processes.leave(code, without_secrets(lines[0].partition("error: ")[2] or lines[0]))
     return code

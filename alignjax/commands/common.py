@@ -13,14 +13,40 @@ import jax
 
 from alignjax.cli import flags
 from alignjax.core import errors
+from alignjax.parallel import processes
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
+# The same command, started once for each process, is one run on the devices of all of them.
+PROCESSES = (
+    flags.Option(
+        "coordinator",
+        str,
+        "",
+        "HOST:PORT of process 0, or auto where JAX can find it (TPU pod, GKE, SLURM, Open MPI); "
+        "empty takes JAX_COORDINATOR_ADDRESS, and is a single process without that",
+    ),
+    flags.Option("processes", int, 0, "how many there are; 0 takes JAX_NUM_PROCESSES"),
+    flags.Option("process_id", int, -1, "which of them this is; -1 takes JAX_PROCESS_ID"),
+)
+
+
+def join(parsed: flags.Parsed) -> None:
+    """Joins the other processes of the command, if it has any."""
+    options = parsed.options
+    processes.start(options["coordinator"], options["processes"], options["process_id"])
 
 
 def say(line: str) -> None:
     """A line for people, on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
+
+
+def tell(line: str) -> None:
+    """A line of a command's result, on stdout."""
+    if processes.is_first():
+        print(line)
 
 
 def workdir(parsed: flags.Parsed) -> pathlib.Path:

@@ -4,7 +4,7 @@ from alignjax import experiment
 from alignjax.cli import flags
 from alignjax.commands import common
 
-OPTIONS = (common.WORKDIR, common.DEBUG)
+OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEBUG)
 NEEDS_CONFIG = True
 
 
@@ -16,8 +16,9 @@ def main(parsed: flags.Parsed) -> None:
             f"({parsed.name}). Use `alignjax run` for a lifecycle."
         )
     workdir = common.workdir(parsed)
+    common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
-    print(f"finished: {workdir}")
+    common.tell(f"finished: {workdir}")

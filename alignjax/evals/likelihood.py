@@ -25,7 +25,7 @@ def row_nll(
         return -jnp.sum(jnp.where(mask, logprobs, 0.0), axis=1), jnp.sum(mask, axis=1)
 
     parts = [
-        [np.asarray(x)[:real] for x in score(params, hosts.to_global(batch))]
+        [x[:real] for x in hosts.to_host(score(params, hosts.to_global(batch)))]
         for batch, real in pipeline.in_order(table, rows)
     ]
     nll, tokens = (np.concatenate(column) for column in zip(*parts, strict=True))

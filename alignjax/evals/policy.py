@@ -84,7 +84,7 @@ def make_sampler(
             columns += [kl, entropy]
             missing = jnp.full(samples.lengths.shape, jnp.nan)
             columns.append(missing if reward is None else score_rows({"reward": reward}, samples))
-            parts.append([np.asarray(x)[:real] for x in jax.device_get(columns)])
+            parts.append([x[:real] for x in hosts.to_host(columns)])
         joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return Drawn(*joined)
 

@@ -45,7 +45,7 @@ def implicit_scores(model: models.Model) -> AnswerScores:
 def answer_scores(score: AnswerScores, trees: Any, table: corpus.Table, rows: int) -> np.ndarray:
     """Scores [N, K] of all answers of a table."""
     parts = [
-        np.asarray(score(trees, hosts.to_global(batch)))[:real]
+        hosts.to_host(score(trees, hosts.to_global(batch)))[:real]
         for batch, real in pipeline.in_order(table, rows)
     ]
     return np.concatenate(parts)

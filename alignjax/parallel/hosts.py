@@ -1,10 +1,11 @@
-"""Host arrays onto the mesh."""
+"""Host arrays onto the mesh and back, with each process holding its own rows."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from alignjax.parallel import axes
 
@@ -23,15 +24,62 @@ def check_rows(name: str, rows: int) -> None:
         )
 
 
-def to_global(batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows as global arrays, sharded over the batch axes."""
+def _sharding(dimensions: int) -> NamedSharding:
+    spec = axes.spec(" ".join(["batch", *["time"] * (dimensions - 1)]))
+    return NamedSharding(jax.sharding.get_mesh(), spec)
+
+
+def own_rows(rows: int) -> np.ndarray:
+    """Ascending numbers of the rows of a batch that this process's devices hold.
+
+    Without a mesh and with a single process these are all rows. Where an axis other than the
+    batch's crosses processes, they share rows.
+    """
+    if not axes.has_mesh():
+        return np.arange(rows)
+    held = _sharding(1).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
+
+
+def to_global(batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[str, jax.Array]:
+    """A batch as global arrays, sharded over the batch axes.
+
+    Args:
+      batch: all rows; where `rows` is given, the `own_rows` of so many.
+    """
     if not axes.has_mesh():
         return {name: jax.numpy.asarray(x) for name, x in batch.items()}
-    mesh = jax.sharding.get_mesh()
 
-    def place(x: np.ndarray) -> Any:
-        spec = axes.spec(" ".join(["batch", *["time"] * (x.ndim - 1)]))
-        sharding = jax.sharding.NamedSharding(mesh, spec)
-        return jax.make_array_from_process_local_data(sharding, x)
+    def place(x: np.ndarray) -> jax.Array:
+        total = len(x) if rows is None else rows
+        held = np.arange(total) if rows is None else own_rows(total)
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(total)
+            first = int(np.searchsorted(held, start))
+            return x[first : first + stop - start]
+
+        return jax.make_array_from_callback((total, *x.shape[1:]), _sharding(x.ndim), part)
 
     return {name: place(np.asarray(x)) for name, x in batch.items()}
+
+
+def to_local(x: jax.Array) -> np.ndarray:
+    """This process's rows, `own_rows`, of an array that is sharded over the batch axes."""
+    if x.is_fully_addressable or x.is_fully_replicated:
+        whole = np.asarray(x)
+        return whole[own_rows(len(whole))] if axes.has_mesh() else whole
+    parts = {shard.index[0].indices(len(x))[0]: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+
+@jax.jit
+def _replicated(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, PartitionSpec()), tree)
+
+
+def to_host(tree: Any) -> Any:
+    """The whole arrays of a tree, on every host."""
+    if all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    return jax.device_get(_replicated(tree))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from alignjax.core import errors, struct, trees
+from alignjax.parallel import processes
 from alignjax.training import algorithm
 
 FOLDER = "checkpoints"
@@ -80,7 +81,7 @@ class Checkpoints:
         if read_only:
             options = ocp.CheckpointManagerOptions(create=False)
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            processes.only_first(lambda: self.folder.mkdir(parents=True, exist_ok=True))
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 # A kill while an old step is deleted leaves it half there unless it is moved first.
@@ -91,7 +92,7 @@ class Checkpoints:
         self._empty_trash()
 
     def _empty_trash(self) -> None:
-        if not self._read_only:
+        if not self._read_only and processes.is_first():
             shutil.rmtree(self.folder / "trash", ignore_errors=True)
 
     def prepare(self, state: algorithm.TrainState) -> None:
@@ -207,8 +208,7 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             if damaged and move:
-                for bad in damaged:
-                    _move(self.folder / str(bad), self.folder.parent / "damaged")
+                processes.only_first(lambda: self._move_aside(damaged))
                 self._manager.reload()
             return step, items
         if damaged:
@@ -217,6 +217,10 @@ class Checkpoints:
                 "Nothing was changed; put a good copy there or use an empty --workdir."
             )
         return None
+
+    def _move_aside(self, steps: list[int]) -> None:
+        for step in steps:
+            _move(self.folder / str(step), self.folder.parent / "damaged")
 
     def restore(
         self, abstract: algorithm.TrainState, say: Callable[[str], None]

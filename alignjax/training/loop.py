@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from alignjax.core import errors, keys, mean, shapes, struct
-from alignjax.parallel import axes, hosts
+from alignjax.parallel import axes, hosts, processes
 from alignjax.training import algorithm, checkpoint, metrics, optim, progress, update
 
 
@@ -139,6 +139,7 @@ def train(
 
     Args:
       method: the algorithm. batch_at: step -> host batch, a pure function.
+        With several processes it holds this process's rows of the batch, `hosts.own_rows`.
       start, frozen: named trees, see Algorithm. meta: saved beside each checkpoint.
 
     Raises:
@@ -169,12 +170,11 @@ def train(
     collect_key, order_key, loss_key = (
         keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
     )
-    writer = metrics.Writer(workdir, start=begin)
-    bar = progress.Progress(name, config.steps, start=begin)
-    log = _Log(writer, bar, config)
+    log = _Log(workdir, name, config, begin)
+    stop, stopped = processes.Stop(config.steps), False
     with Signals() as signals, contextlib.closing(checkpoints):
         for step in range(begin, config.steps):
-            given = hosts.to_global(batch_at(step))
+            given = hosts.to_global(batch_at(step), config.batch_size)
             batch, carry, found = method.collect(state, frozen, given, keys.at(collect_key, step))
             state = struct.replace(state, carry=carry)  # before the update donates the old one
             parts: list[Any] = []
@@ -189,16 +189,20 @@ def train(
             state = struct.replace(state, step=state.step + 1)
             log.add(step, {**found, **_total(parts)})
             last = step + 1 == config.steps
-            if last or signals.count or due(step + 1, config.checkpoint_every):
+            stopped = stop.after(step + 1, asked=signals.count > 0) and not last
+            if last or stopped or due(step + 1, config.checkpoint_every):
                 log.flush()
                 checkpoints.save(state, {**meta, "finished": last})
             elif due(step + 1, config.log_every):
                 log.flush()
-            if signals.count and not last:
-                raise errors.Preempted(
-                    f"stopped by a signal after step {step + 1} of {config.steps}; the state is "
-                    "saved. The same command goes on from there."
-                )
+            if stopped:
+                break
+    processes.barrier()
+    if stopped:
+        raise errors.Preempted(
+            f"stopped by a signal after step {step + 1} of {config.steps}; the state is saved. The "
+            "same command goes on from there."
+        )
     log.close()
     return state
 
@@ -214,10 +218,16 @@ def _total(parts: list[Mapping[str, mean.Mean]]) -> Mapping[str, mean.Mean]:
 
 
 class _Log:
-    """Metrics on their way to the files. Values stay on the device until a flush."""
+    """Metrics on their way to the files. Values stay on the device until a flush.
 
-    def __init__(self, writer: metrics.Writer, bar: progress.Progress, config: LoopConfig):
-        self._writer, self._bar, self._config = writer, bar, config
+    Every process reads them, for each must stop where they are not finite; the first one writes.
+    """
+
+    def __init__(self, workdir: pathlib.Path, name: str, config: LoopConfig, begin: int):
+        self._config, self._writer, self._bar = config, None, None
+        if processes.is_first():
+            self._writer = metrics.Writer(workdir, start=begin)
+            self._bar = progress.Progress(name, config.steps, start=begin)
         self._waiting: list[tuple[int, Mapping[str, mean.Mean]]] = []
         self._skipped = 0
         self._note = ""
@@ -233,22 +243,26 @@ class _Log:
         """
         for step, found in self._waiting:
             values = mean.floats(found)
-            self._writer.write(step, values)
+            if self._writer:
+                self._writer.write(step, values)
             self._skipped = self._skipped + 1 if values["skipped"] else 0
             self._note = f"loss {values['loss']:.4f}"
             if self._skipped >= self._config.max_skipped:
-                self._writer.flush()
+                if self._writer:
+                    self._writer.flush()
                 raise errors.NonFinite(
                     f"{self._skipped} steps in a row had a non-finite loss or gradient, the last "
                     f"is step {step}. Parameters are those of the last good update; lower the "
                     "learning rate or look at the data of these steps."
                 )
-        if self._waiting:
+        if self._waiting and self._bar:
             self._bar.update(self._waiting[-1][0] + 1, self._note)
         self._waiting.clear()
-        self._writer.flush()
+        if self._writer:
+            self._writer.flush()
 
     def close(self) -> None:
         self.flush()
-        self._writer.close()
-        self._bar.close(self._note)
+        if self._writer and self._bar:
+            self._writer.close()
+            self._bar.close(self._note)

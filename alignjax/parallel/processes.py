@@ -1,0 +1,353 @@
+"""Several processes as one run: started together, agreeing on what they do, ended together.
+
+Every process runs the same command. Without `start` there is one process, and every function here
+is the plain thing: nothing waits, nothing is sent. Words travel through JAX's coordination service,
+which process 0 holds, not through the devices: they arrive while a program hangs in a collective.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from alignjax.core import errors
+
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
+GRACE = 5.0  # seconds that a process gets to end by itself once another one has failed
+SHARED = 30.0  # seconds until what process 0 wrote must be seen by the others
+FAREWELL = 20.0  # seconds that a failing process waits until all others know its cause
+POLL = 0.5  # seconds of one wait for a word; signals are handled between waits
+AUTO = "auto"
+FAILURE, STOP = "alignjax/failure", "alignjax/stop"
+
+
+class Launch(NamedTuple):
+    """Where the processes meet, how many there are and which one this is; None: JAX finds out."""
+
+    coordinator: str | None
+    processes: int | None
+    process_id: int | None
+
+
+def launch(
+    coordinator: str, count: int, index: int, environment: Mapping[str, str]
+) -> Launch | None:
+    """How to join the others; None where this command is a process on its own.
+
+    Args:
+      coordinator: HOST:PORT of process 0, or "auto"; "" takes JAX_COORDINATOR_ADDRESS.
+      count: of processes; 0 takes JAX_NUM_PROCESSES. index: of this one; -1 takes JAX_PROCESS_ID.
+      environment: the environment variables. A SLURM step, Open MPI or GKE slice of several
+        processes shows in them, and JAX itself finds the rest.
+
+    Raises:
+      ValueError: some of the three are missing or out of range.
+    """
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
+    count = count or _number(environment, "JAX_NUM_PROCESSES", 0)
+    index = _number(environment, "JAX_PROCESS_ID", -1) if index < 0 else index
+    if coordinator == AUTO or (not coordinator and not count and _is_one_of_many(environment)):
+        return Launch(None, None, None)
+    if not coordinator and count <= 1:
+        return None
+    if not coordinator or count < 1 or index < 0:
+        raise ValueError(
+            "coordinator, processes and process_id must be given together; got "
+            f"{coordinator!r}, {count or 'no count'} and {index if index >= 0 else 'no id'}. Set "
+            "all three on every process, or --coordinator=auto where JAX can find them."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"--coordinator must be HOST:PORT of process 0; got {coordinator!r}.")
+    if index >= count:
+        raise ValueError(f"--process_id must be below --processes={count}; got {index}.")
+    return Launch(coordinator, count, index) if count > 1 else None
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, "")
+    if text and not text.isdigit():
+        raise ValueError(f"{name} must be a number; got {text!r} (environment).")
+    return int(text) if text else default
+
+
+def _is_one_of_many(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher of several processes started this one."""
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+    several = any(environment.get(name, "1") not in ("", "0", "1") for name in counts)
+    return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+class Group:
+    """This process among the others, and its way to talk to them."""
+
+    def __init__(self, client: Any, index: int, count: int):
+        self.client, self.index, self.count = client, index, count
+        self.leaving = threading.Event()  # the main thread is ending the process itself
+        self.ended = threading.Event()  # all is over: the watches stop
+        self.stop = threading.Event()  # some process was asked to stop
+        self._numbers: dict[str, int] = {}
+        self._threads = [
+            threading.Thread(target=self._watch, args=pair, daemon=True)
+            for pair in ((FAILURE, self._follow), (STOP, lambda _: self.stop.set()))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def fresh(self, name: str) -> str:
+        """A key that is new each time; processes that ask in the same order get the same ones."""
+        self._numbers[name] = self._numbers.get(name, 0) + 1
+        return f"alignjax/{name}/{self._numbers[name]}"
+
+    def put(self, key: str, text: str) -> bool:
+        """Whether the text now stands under the key; false where another one stood there first."""
+        try:
+            self.client.key_value_set(key, text)
+        except jax.errors.JaxRuntimeError as error:
+            if "ALREADY_EXISTS" in str(error):
+                return False
+            raise
+        return True
+
+    def get(self, key: str, seconds: float = float("inf")) -> str | None:
+        """The text under a key, awaited; None where it does not come in time."""
+        end = time.monotonic() + seconds
+        while True:
+            left = min(POLL, max(end - time.monotonic(), 0.01))
+            try:
+                return self.client.blocking_key_value_get(key, int(1000 * left))
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
+            if time.monotonic() >= end or (self.ended.is_set() and seconds == float("inf")):
+                return None
+
+    def gather(self, key: str, text: str) -> list[str]:
+        """The texts of all processes under one key, by process."""
+        self.put(f"{key}/{self.index}", text)
+        return [self.get(f"{key}/{i}") or "" for i in range(self.count)]
+
+    def _watch(self, key: str, then: Callable[[str], None]) -> None:
+        try:
+            found = self.get(key)
+        except jax.errors.JaxRuntimeError:
+            return  # process 0 is gone: JAX ends this process for want of heartbeats
+        if found is not None:
+            then(found)
+
+    def _follow(self, text: str) -> None:
+        """Ends this process because another one failed, unless it ends by itself."""
+        cause = json.loads(text)
+        if cause["process"] == self.index or self.leaving.wait(GRACE):
+            return
+        print(
+            f"alignjax[{self.index}]: error: process {cause['process']} ended this run: "
+            f"{cause['text']}",
+            file=sys.stderr,
+            flush=True,
+        )
+        self.farewell()
+        _exit(cause["code"])
+
+    def fail(self, code: int, text: str) -> None:
+        """Tells all others why this process ends, and waits until they know."""
+        self.leaving.set()
+        try:
+            self.put(FAILURE, json.dumps({"process": self.index, "code": code, "text": text}))
+        except jax.errors.JaxRuntimeError:
+            return
+        self.farewell()
+
+    def farewell(self) -> None:
+        """Returns when every process knows of the failure, or after a while."""
+        try:
+            self.put(f"{FAILURE}/seen/{self.index}", "")
+            end = time.monotonic() + FAREWELL
+            # Process 0 goes last: the others hear nothing any more without it.
+            for other in range(self.count) if self.index == 0 else ():
+                self.get(f"{FAILURE}/seen/{other}", max(end - time.monotonic(), 0.0))
+        except jax.errors.JaxRuntimeError:
+            return
+        if self.index == 0:
+            time.sleep(POLL)
+
+    def finish(self) -> None:
+        """The regular end, together."""
+        self.gather(self.fresh("end"), "")
+        self.ended.set()
+        for thread in self._threads:
+            thread.join()
+        jax.distributed.shutdown()
+
+
+_group: Group | None = None
+
+
+def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
+    """Joins the other processes, if there are any; before anything touches a device.
+
+    Args: as in `launch`.
+
+    Raises:
+      ValueError: they can't be found by what was given. errors.Failure: they did not come.
+    """
+    global _group
+    how = launch(coordinator, count, index, os.environ)
+    if how is None or _group is not None:
+        return
+    try:
+        jax.distributed.initialize(
+            *how,
+            cluster_detection_method="deactivate" if how.coordinator else None,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise errors.Failure(
+            f"the other processes did not come: {str(error).splitlines()[0][:200]}. Start the same "
+            "command once for each process, with the same --coordinator."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"--coordinator=auto must find a cluster that JAX knows; got {error} Give "
+            "--coordinator, --processes and --process_id."
+        ) from error
+    if jax.process_count() == 1:
+        return
+    from orbax.checkpoint import multihost  # its public way to JAX's coordination service
+
+    _group = Group(multihost.get_jax_distributed_client(), jax.process_index(), jax.process_count())
+
+
+def count() -> int:
+    """The number of processes."""
+    return _group.count if _group else 1
+
+
+def index() -> int:
+    """The number of this process."""
+    return _group.index if _group else 0
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which alone writes and speaks for all."""
+    return index() == 0
+
+
+def name() -> str:
+    """The program's name in its messages, with the process's number where there are several."""
+    return f"alignjax[{_group.index}]" if _group else "alignjax"
+
+
+def barrier() -> None:
+    """Returns when every process is here."""
+    if _group:
+        _group.gather(_group.fresh("barrier"), "")
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make` returns in process 0, in every process. It must be JSON."""
+    if _group is None:
+        return make()
+    key = _group.fresh("first")
+    if _group.index == 0:
+        _group.put(key, json.dumps(make()))
+    return json.loads(_group.get(key) or "")
+
+
+def only_first(act: Callable[[], Any]) -> None:
+    """Lets process 0 act, and returns everywhere when it has."""
+    if is_first():
+        act()
+    barrier()
+
+
+def check_same(what: str, values: Mapping[str, Any]) -> None:
+    """Refuses processes that differ.
+
+    Raises:
+      ValueError: in every process, naming the values that differ from those of process 0.
+    """
+    if _group is None:
+        return
+    key = _group.fresh("same")
+    texts = [json.loads(text) for text in _group.gather(key, json.dumps(dict(values)))]
+    for other, text in enumerate(texts):
+        names = [n for n in {**texts[0], **text} if texts[0].get(n) != text.get(n)]
+        if names:
+            lines = (f"{n}: {texts[0].get(n)!r} and {text.get(n)!r}" for n in names[:4])
+            raise ValueError(
+                f"{what} must be the same in all processes; got {', '.join(lines)} in processes 0 "
+                f"and {other}. Start the same command on the same files everywhere."
+            )
+
+
+def check_shared(file: pathlib.Path) -> None:
+    """Refuses a folder that the processes do not share: `file` is one that process 0 has written.
+
+    Raises:
+      errors.Failure: this process does not see it, or sees another one.
+    """
+    wanted = from_first(lambda: hashlib.sha256(file.read_bytes()).hexdigest())
+    end = time.monotonic() + SHARED
+    while not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
+        if time.monotonic() > end:
+            raise errors.Failure(
+                f"{file.parent} must be one folder that all processes share; process {index()} "
+                "does not see what process 0 wrote there. Put --workdir on shared storage."
+            )
+        time.sleep(POLL)
+
+
+class Stop:
+    """Agreement on the step after which all processes stop, once any of them is asked to."""
+
+    def __init__(self, last: int):
+        self._last, self._at, self._said = last, -1, False
+        self._key = _group.fresh("stop/at") if _group else ""
+
+    def after(self, step: int, asked: bool) -> bool:
+        """Whether to stop after this step; every process gets true at the same one.
+
+        asked: whether this process was asked to. Called once a step, up to the last step.
+        """
+        if _group is None:
+            return asked
+        if asked and step != self._last:
+            _group.put(STOP, "")
+        # A process at the last step says so unasked: it can't be made to stop earlier any more.
+        if not self._said and (asked or _group.stop.is_set() or step == self._last):
+            self._said = True
+            if step == self._last:
+                _group.put(f"{self._key}/{_group.index}", str(step))
+                self._at = step
+            else:
+                self._at = max(map(int, _group.gather(self._key, str(step))))
+        return step == self._at and (asked or _group.stop.is_set())
+
+
+def leave(code: int, text: str) -> None:
+    """Ends this process among others; does nothing where it is on its own.
+
+    A failure is told to all others, and the process ends without the interpreter's own clean-up,
+    which would wait for them.
+    """
+    if _group is None:
+        return
+    if code == 0:
+        _group.finish()
+        return
+    _group.fail(code, text)
+    _exit(code)
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

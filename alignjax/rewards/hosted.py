@@ -1,0 +1,26 @@
+"""Rewards computed on the hosts: rules, verifiers, a world's own reward."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from alignjax.models import model as models
+from alignjax.parallel import hosts
+from alignjax.rewards import learned
+from alignjax.sampling import generate
+
+
+def hosted(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> learned.RewardFn:
+    """(frozen, samples) -> [B] by a function of NumPy arrays, (tokens [N, T], lengths [N]) -> [N].
+
+    Each process scores the rows that its own devices hold, so the function must judge every row by
+    itself.
+    """
+
+    def reward(frozen: models.Frozen, samples: generate.Samples) -> jax.Array:
+        own = (hosts.to_local(x) for x in (samples.tokens, samples.lengths))
+        found = {"score": np.asarray(score(*own), np.float32)}
+        return hosts.to_global(found, samples.tokens.shape[0])["score"]
+
+    return reward
