@@ -106,11 +106,11 @@ def _instruction(line: str) -> Instruction | None:
 
 
 def parse(text: str) -> Program:
-    """The program of `compiled.as_text()`."""
+    """The program of `compiled.as_text()`; a kernel's own text may break its line."""
     computations: dict[str, Computation] = {}
     current: Computation | None = None
     entry = ""
-    for line in text.splitlines():
+    for line in re.sub(r"\n(?=\"|\}\S)", " ", text).splitlines():
         if line.endswith("{") and (match := re.match(r"(ENTRY )?%(\S+) ", line)):
             current = computations[match[2]] = {}
             entry = match[2] if match[1] else entry

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from alignjax.models import config, transformer
-from alignjax.parallel import mesh as meshes
 
 KINDS = {
     "full": {},
