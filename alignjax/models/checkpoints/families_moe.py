@@ -9,7 +9,7 @@ from typing import Any
 
 from alignjax.models.checkpoints import names, names_moe
 from alignjax.models.checkpoints.dense import common, silu, windowed
-from alignjax.models.checkpoints.hf_config import Fields, described_rope, period, rope_fields
+from alignjax.models.checkpoints.hf_config import Fields, period, rope_fields, spelled_twice
 from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 
 
@@ -20,12 +20,30 @@ def _training_only(fields: Fields) -> None:
         fields.take(name, None)
 
 
-def _count(fields: Fields, default: int | None = None) -> int:
+def _count(fields: Fields, default: int) -> int:
     """Experts: newer files write `num_local_experts` for all families."""
+    older = fields.take("num_experts", None)
     if fields.has("num_local_experts"):
-        fields.take("num_experts", None)
-        return int(fields.number("num_local_experts", most=1e5))
-    return int(fields.number("num_experts", *([] if default is None else [default]), most=1e5))
+        count = fields.size("num_local_experts", most=1e5)
+        if older is not None and older != count:
+            raise fields.error("num_experts", f"be num_local_experts, {count}", repr(older))
+        return count
+    return Fields({"num_experts": older}, fields.where).size("num_experts", default, most=1e5)
+
+
+def _numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
+    """Numbers of layers, or None where there are none."""
+    given = fields.take(name, None)
+    if given is None:
+        return None
+    whole = isinstance(given, list) and all(type(n) is int and 0 <= n < layers for n in given)
+    if not whole:
+        raise fields.error(name, f"be a list of layers below {layers}", repr(given))
+    return sorted(set(given))
+
+
+def _active(fields: Fields, default: int) -> int:
+    return fields.size("num_experts_per_tok", default, most=1e5)
 
 
 def mixtral(fields: Fields) -> TransformerConfig:
@@ -33,9 +51,9 @@ def mixtral(fields: Fields) -> TransformerConfig:
     silu(fields)
     _training_only(fields)
     theta, scaling = rope_fields(fields, 1000000.0)
-    shape = common(fields, norm_eps=1e-5)
+    shape = common(fields, kv_heads=8, norm_eps=1e-5)
     kind = "sliding" if fields.has("sliding_window") else "full"
-    active = int(fields.number("num_experts_per_tok", 2, most=1e5))
+    active = _active(fields, 2)
     return TransformerConfig(
         **shape,
         **windowed(fields, [kind] * shape["layers"], shape["layers"]),
@@ -50,23 +68,27 @@ def qwen3_moe(fields: Fields) -> TransformerConfig:
     silu(fields)
     _training_only(fields)
     theta, scaling = rope_fields(fields, 10000.0)
-    bias = bool(fields.take("attention_bias", False))
-    shape = common(fields)
-    slides, window = fields.take("use_sliding_window", False), fields.take("sliding_window", None)
-    if slides and window is None:
-        raise fields.error("sliding_window", "be given where use_sliding_window is true", "nothing")
+    bias = fields.flag("attention_bias", False)
+    shape = common(fields, kv_heads=4)
+    # A window counts only where it is used, and null is none.
+    slides, window = (
+        fields.flag("use_sliding_window", False),
+        fields.nullable("sliding_window", 4096),
+    )
+    slides = slides and window is not None
     experts = MoeConfig(
         experts=_count(fields, 128),
-        active=int(fields.number("num_experts_per_tok", 8, most=1e5)),
-        ff=int(fields.number("moe_intermediate_size", 768)),
-        normalise=bool(fields.take("norm_topk_prob", False)),
-        every=int(fields.number("decoder_sparse_step", 1, most=1e5)),
-        dense=tuple(sorted(fields.take("mlp_only_layers", None) or [])),
+        active=_active(fields, 8),
+        ff=fields.size("moe_intermediate_size", 768),
+        normalise=fields.flag("norm_topk_prob", False),
+        every=fields.size("decoder_sparse_step", 1, most=1e5),
+        dense=tuple(_numbers(fields, "mlp_only_layers", shape["layers"]) or ()),
     )
+    own = Fields({"sliding_window": window}, fields.where)
     return TransformerConfig(
         **shape,
         attention=("sliding",) if slides else ("full",),
-        window=int(window) if slides else 0,
+        window=own.size("sliding_window") if slides else 0,
         rope_theta=theta,
         rope=scaling,
         qkv_bias=bias,
@@ -89,39 +111,53 @@ def deepseek_v3(fields: Fields) -> TransformerConfig:
     fields.only("topk_method", "noaux_tc")
     fields.only("moe_layer_freq", 1)
     theta, scaling = rope_fields(fields, 10000.0)
-    size = int(fields.number("qk_nope_head_dim", 128, most=1e5))
+    size = fields.size("qk_nope_head_dim", 128, most=1e5)
     # `head_dim` of the file, where it is there, is the rotated part again.
     shape = {**common(fields, head_dim=size), "head_dim": size}
+    low = fields.nullable("q_lora_rank", 1536)  # null projects queries directly
     latent = MlaConfig(
-        kv_rank=int(fields.number("kv_lora_rank", 512)),
-        query_rank=int(fields.take("q_lora_rank", 0)),
-        rope_dim=int(fields.number("qk_rope_head_dim", 64, most=1e5)),
-        value_dim=int(fields.number("v_head_dim", 128, most=1e5)),
+        kv_rank=fields.size("kv_lora_rank", 512),
+        query_rank=0
+        if low is None
+        else Fields({"q_lora_rank": low}, fields.where).size("q_lora_rank"),
+        rope_dim=fields.size("qk_rope_head_dim", 64, most=1e5),
+        value_dim=fields.size("v_head_dim", 128, most=1e5),
     )
     fields.only("qk_head_dim", size + latent.rope_dim)
-    width = int(fields.number("moe_intermediate_size", 2048))
+    width, count = fields.size("moe_intermediate_size", 2048), _routed(fields)
+    first = fields.take("first_k_dense_replace", 3)
+    if type(first) is not int or first < 0:
+        raise fields.error("first_k_dense_replace", "be a whole number", repr(first))
     experts = MoeConfig(
-        experts=int(fields.number("n_routed_experts", 256, most=1e5)),
-        active=int(fields.number("num_experts_per_tok", 8, most=1e5)),
+        experts=count,
+        active=_active(fields, 8),
         ff=width,
-        shared_ff=width * int(fields.number("n_shared_experts", 1, most=1e5)),
+        shared_ff=width * fields.size("n_shared_experts", 1, most=1e5),
         scores="sigmoid",
-        normalise=bool(fields.take("norm_topk_prob", True)),
+        normalise=fields.flag("norm_topk_prob", True),
         scale=float(fields.number("routed_scaling_factor", 2.5)),
         bias_correction=True,
-        groups=int(fields.number("n_group", 8, most=1e5)),
-        active_groups=int(fields.number("topk_group", 4, most=1e5)),
-        first=int(fields.take("first_k_dense_replace", 3)),
+        groups=fields.size("n_group", 8, most=1e5),
+        active_groups=fields.size("topk_group", 4, most=1e5),
+        first=first,
     )
     return TransformerConfig(
         **shape,
         rope_theta=theta,
         rope=scaling,
-        rope_interleaved=bool(fields.take("rope_interleave", True)),
-        out_bias=bool(fields.take("attention_bias", False)),
+        rope_interleaved=fields.flag("rope_interleave", True),
+        out_bias=fields.flag("attention_bias", False),
         moe=experts,
         mla=latent,
     )
+
+
+def _routed(fields: Fields) -> int:
+    """DeepSeek's experts, which newer files may name as the other families do too."""
+    count = fields.size("n_routed_experts", 256, most=1e5)
+    for name in ("num_local_experts", "num_experts"):
+        fields.only(name, count)
+    return count
 
 
 def llama4(fields: Fields) -> TransformerConfig:
@@ -130,24 +166,24 @@ def llama4(fields: Fields) -> TransformerConfig:
     silu(fields)
     _training_only(fields)
     theta, scaling = rope_fields(fields, 500000.0)
-    bias, width = (
-        bool(fields.take("attention_bias", False)),
-        int(fields.number("intermediate_size")),
-    )
-    shape = common(fields, head_dim=128, norm_eps=1e-5, ff="intermediate_size_mlp")
+    bias, width = fields.flag("attention_bias", False), fields.size("intermediate_size", 8192)
+    shape = common(fields, head_dim=128, kv_heads=8, norm_eps=1e-5, ff="intermediate_size_mlp")
     count = shape["layers"]
-    step = int(fields.number("interleave_moe_layer_step", 1, most=1e5))
-    sparse = fields.take("moe_layers", None)
+    step = fields.size("interleave_moe_layer_step", 1, most=1e5)
+    sparse = _numbers(fields, "moe_layers", count)
     sparse = list(range(step - 1, count, step)) if sparse is None else sparse
     attended = _llama4_kinds(fields, count)
-    chunk = fields.take("attention_chunk_size", 0)
-    tuned = bool(fields.take("attn_temperature_tuning", True))
-    grown, span = fields.take("attn_scale", 0.1), fields.take("floor_scale", 8192)
-    plain = bool(fields.take("use_qk_norm", True))
+    chunk = fields.nullable("attention_chunk_size", 8192)
+    tuned = fields.take("attn_temperature_tuning", True)
+    if not isinstance(tuned, int):  # published files say 4 for true
+        raise fields.error("attn_temperature_tuning", "be true or false", repr(tuned))
+    grown = float(fields.number("attn_scale", 0.1))
+    span = fields.size("floor_scale", 8192)
+    plain = fields.flag("use_qk_norm", True)
     fields.only("for_llm_compression", False)
     experts = MoeConfig(
         experts=_count(fields, 16),
-        active=int(fields.number("num_experts_per_tok", 1, most=1e5)),
+        active=_active(fields, 1),
         ff=width,
         shared_ff=width,
         scores="sigmoid",
@@ -155,30 +191,34 @@ def llama4(fields: Fields) -> TransformerConfig:
         weigh_inputs=True,
         dense=tuple(n for n in range(count) if n not in sparse),
     )
+    own = Fields({"attention_chunk_size": chunk}, fields.where)
     return TransformerConfig(
         **shape,
         attention=attended,
-        window=int(chunk) if "chunked" in attended else 0,
+        window=own.size("attention_chunk_size") if "chunked" in attended else 0,
         rope_theta=theta,
         rope=scaling,
         rope_interleaved=True,
         qkv_bias=bias,
         out_bias=bias,
         qk_norm="plain" if plain else "none",
-        query_tuning=float(grown) if tuned else 0.0,
-        query_tuning_span=int(span) if tuned else 8192,
+        query_tuning=grown if tuned else 0.0,
+        query_tuning_span=span if tuned else 8192,
         moe=experts,
     )
 
 
 def _llama4_kinds(fields: Fields, count: int) -> tuple[str, ...]:
     """Each layer's kind of attention, from which layers turn and which have chunks."""
-    every = int(fields.number("no_rope_layer_interval", 4, most=1e5))
+    every = fields.size("no_rope_layer_interval", 4, most=1e5)
     turns = fields.take("no_rope_layers", None)
     turns = turns or [int((n + 1) % every != 0) for n in range(count)]
-    if len(turns) < count:
-        raise fields.error("no_rope_layers", f"say of all {count} layers", repr(turns))
+    told = isinstance(turns, list) and len(turns) >= count
+    if not told or any(type(turn) not in (int, bool) or turn not in (0, 1) for turn in turns):
+        raise fields.error("no_rope_layers", f"say 0 or 1 of all {count} layers", repr(turns))
     masks = fields.take("layer_types", None)
+    if masks is not None and not isinstance(masks, list):
+        raise fields.error("layer_types", "be a list", repr(masks))
     masks = masks or ["chunked_attention" if turn else "full_attention" for turn in turns[:count]]
     found = {
         (True, "chunked_attention"): "chunked",
@@ -210,7 +250,7 @@ def _described(config: TransformerConfig, kind: str, architecture: str) -> dict[
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
-        "rope_parameters": described_rope(config.rope_theta, config.rope),
+        **spelled_twice(config.rope_theta, config.rope),
         "num_experts_per_tok": config.moe.active,
         "dtype": config.param_dtype,
         **(length if scaled else {}),
