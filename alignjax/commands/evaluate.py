@@ -8,6 +8,7 @@ from alignjax.commands import common
 
 OPTIONS = (
     common.WORKDIR,
+    *common.PROCESSES,
     flags.Option("rows", int, 64, "rows scored at once"),
     flags.Option("seed", int, 0, "of the completions that are drawn"),
     flags.Option("json", bool, False, "print one JSON object instead of lines"),
@@ -19,11 +20,12 @@ NEEDS_CONFIG = False
 def main(parsed: flags.Parsed) -> None:
     """Prints each number with its standard error."""
     options = parsed.options
+    common.join(parsed)
     found = evaluation.evaluate(
         common.run_folder(parsed), rows=options["rows"], seed=options["seed"]
     )
     if options["json"]:
-        print(json.dumps({name: value.as_dict() for name, value in found.items()}))
+        common.tell(json.dumps({name: value.as_dict() for name, value in found.items()}))
         return
     for name, value in found.items():
-        print(f"{name}: {value.value:.4f} ± {value.se:.4f} (n = {value.n})")
+        common.tell(f"{name}: {value.value:.4f} ± {value.se:.4f} (n = {value.n})")

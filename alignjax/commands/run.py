@@ -6,9 +6,10 @@ from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import errors
 from alignjax.lifecycles import human, review, stages
+from alignjax.parallel import processes
 from alignjax.reporting import report
 
-OPTIONS = (common.WORKDIR, common.DEBUG)
+OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEBUG)
 NEEDS_CONFIG = True
 
 
@@ -25,16 +26,18 @@ def main(parsed: flags.Parsed) -> int | None:
             "Use `alignjax train` for a single experiment."
         )
     workdir = common.workdir(parsed)
+    common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         gates = run(parsed.config, workdir, common.say)
     # The experiment states its numbers for the configuration in the file, not for a changed one.
-    if not {name for name in parsed.overrides if name != "data.path"}:
-        expected = getattr(parsed.module, "EXPECTED", {}).get(parsed.variant, {})
-        stages.add_expected(workdir / "results.json", expected)
-    print(report.write(workdir))
-    print(f"\nreport: {workdir / 'report.html'}")
+    if processes.is_first():
+        if not {name for name in parsed.overrides if name != "data.path"}:
+            expected = getattr(parsed.module, "EXPECTED", {}).get(parsed.variant, {})
+            stages.add_expected(workdir / "results.json", expected)
+        print(report.write(workdir))
+        print(f"\nreport: {workdir / 'report.html'}")
     missed = [gate.name for gate in gates if not gate.passed]
     if missed:
         raise errors.Failure(f"{len(missed)} gates were missed: {'; '.join(missed)}.")

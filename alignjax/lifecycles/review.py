@@ -13,6 +13,7 @@ from alignjax.evals import best_of_n, estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.lifecycles import review_gates, stages
 from alignjax.parallel import mesh as meshes
+from alignjax.parallel import processes
 from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import oracle, review
@@ -116,7 +117,7 @@ class _Lifecycle:
     def _pairs(self) -> pathlib.Path:
         """The file of labelled pairs: all pairs of a prompt's completions, chosen first."""
         file = self.space.folder / "pairs.npz"
-        if not file.exists():
+        if not processes.from_first(file.exists):
             parts = []
             for split, count in (("train", self.config.pair_prompts), ("eval", 512)):
                 prompts = self.corpus.table("prompts", split)["prompts"][:count]
@@ -134,7 +135,8 @@ class _Lifecycle:
                         start=self.world.prompt_length,
                     )
                 )
-            corpora.write_pairs(file, *parts)
+            processes.only_first(lambda: corpora.write_pairs(file, *parts))
+        processes.check_shared(file)
         return file
 
     def _evaluate(self, stage: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from alignjax.core import shapes
 from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import transformer
-from alignjax.parallel import hosts
+from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
 from alignjax.training import checkpoint
 
@@ -101,6 +101,7 @@ class Workspace:
         data: Any = None,
     ) -> None:
         """Trains a stage from the policy and reward model of earlier ones, once."""
+        self._loaded.clear()  # the devices are the stage's alone
         if checkpoint.is_finished(self.path(stage), training.loop.steps):
             self.say(f"{stage}: finished before, skipped")
             return
@@ -136,15 +137,20 @@ class Workspace:
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The JSON that `make` returns, made once and read from the stage's folder afterwards."""
         file = self.path(stage) / f"{name}.json"
-        if not file.exists():
+        if not processes.from_first(file.exists):
             begin = time.monotonic()
             write_json(file, make())
             self.seconds[f"{stage} {name}"] = time.monotonic() - begin
-        return json.loads(file.read_text())
+        return processes.from_first(lambda: json.loads(file.read_text()))
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes JSON whole or not at all; process 0 does."""
+    if processes.is_first():
+        _write_json(file, content)
+
+
+def _write_json(file: pathlib.Path, content: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1))
@@ -152,7 +158,10 @@ def write_json(file: pathlib.Path, content: Any) -> None:
 
 
 def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> None:
-    """Puts the numbers that an experiment states, {row label: {column: value}}, beside ours."""
+    """Puts the numbers that an experiment states, {row label: {column: value}}, beside ours.
+
+    Called in process 0 alone.
+    """
     results = json.loads(file.read_text())
     for row in results["rows"]:
         for name, value in expected.get(row["label"], {}).items():

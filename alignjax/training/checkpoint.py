@@ -184,7 +184,11 @@ class Checkpoints:
         """
         meta = self.meta(step)
         names = dict.fromkeys(name.split("/")[0] for name in meta["shapes"])
-        items = self._read(step, **{name: ocp.args.StandardRestore() for name in names})
+        try:
+            trees = {n: _stored_tree(self.folder / str(step) / n) for n in names}
+        except Exception as error:
+            raise errors.Failure(f"files are damaged ({_condense(error)})") from error
+        items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
         found = checksums({name: items[name] for name in names})
         _compare(found, meta["checksums"])
 
@@ -265,6 +269,26 @@ def _placed(abstract: Any) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(place, abstract)
+
+
+def _stored_tree(folder: pathlib.Path) -> Any:
+    """The shapes that an item holds, each spread over the devices of this machine.
+
+    Without them Orbax wants the devices on which the item was saved.
+    """
+    stored = ocp.StandardCheckpointHandler().metadata(folder)
+    mesh = jax.sharding.get_mesh()
+
+    def place(x: Any) -> jax.ShapeDtypeStruct:
+        if mesh.empty:
+            sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        else:
+            fitting = [axis for axis, size in enumerate(x.shape) if size % mesh.size == 0]
+            spec = [None] * fitting[0] + [mesh.axis_names] if fitting else []
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(place, stored.tree, is_leaf=lambda x: hasattr(x, "shape"))
 
 
 def exists(workdir: pathlib.Path) -> bool:
