@@ -122,6 +122,8 @@ def parse_config(values: Mapping[str, Any], where: str) -> TransformerConfig:
     """
     family = _family(values, where)
     fields = hf_config.Fields(dict(values), where)
+    for name in ("is_encoder_decoder", "tie_encoder_decoder", "is_decoder"):
+        fields.only(name, False)
     config = family.config(fields)
     fields.done()
     config.validate()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.commands import cli
+from tests.models.families import live_moe
 
 NEEDED = ("torch", "transformers")
 VARIABLE = "ALIGNJAX_REFERENCE_PYTHON"
@@ -44,7 +45,7 @@ def run(jobs: list[list[Any]]) -> None:
 
 
 def drawn(kind: str, seed: int) -> dict[str, Any]:
-    """Fields of a random model of a family: odd head counts, biases, windows, tied or not."""
+    """Fields of a random model of a family: odd head counts, biases, windows, experts, ties."""
     rng = np.random.default_rng(seed)
 
     def either(*values: Any) -> Any:
@@ -104,6 +105,10 @@ def drawn(kind: str, seed: int) -> dict[str, Any]:
         own |= either(window, {"sliding_window": None})
     if kind in ("qwen2", "qwen3"):
         own |= either({}, {**window, "use_sliding_window": True, "layer_types": mixed})
+    if kind in live_moe.KINDS:
+        if kind == "deepseek_v3" and scaled["rope_type"] == "yarn":
+            own["rope_parameters"] |= live_moe.magnitudes(rng)
+        own |= live_moe.experts_of(kind, rng, fields)
     if kind in ("gemma2", "gemma3_text"):
         own |= {**window, "layer_types": mixed, "query_pre_attn_scalar": int(rng.integers(2, 30))}
         own["final_logit_softcapping"] = either(None, 4.0)

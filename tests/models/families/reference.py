@@ -3,14 +3,17 @@
 As a program it serves the live comparison: it reads a list of jobs, as JSON, from its input.
 """
 
+import copy
 import importlib.metadata
 import json
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 
@@ -34,13 +37,18 @@ def make(kind: str, fields: dict[str, Any], seed: int) -> Any:
     spread = {"initializer_range": 0.25}
     config = transformers.AutoConfig.for_model(kind, **{**spread, **fields})
     model = transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", dtype=torch.float32
+        config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32
     )
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in [*model.parameters(), *_corrections(model)]:
             if weight.ndim == 1:
                 weight += 0.3 * torch.randn_like(weight)
     return model.eval()
+
+
+def _corrections(model: Any) -> list[Any]:
+    """The biases that choose experts: stored, and not trained by a gradient."""
+    return [x for name, x in model.named_buffers() if name.endswith("e_score_correction_bias")]
 
 
 def prompts(vocab: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -78,7 +86,7 @@ def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
         "prompt": prompt,
         "logits": logits[0].detach().numpy(),
         "loss": loss.detach().numpy(),
-        **{f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters()},
+        **{f"gradient/{n}": x for n, x in tensors(gradient_of(model)).items()},
     }
     for side in ("left", "right"):
         tokens, mask = padded(rows, left=side == "left")
@@ -88,7 +96,30 @@ def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
         for i, row in enumerate(rows):
             found[f"row/{i}"] = row
             found[f"{side}/{i}"] = out[i][mask[i].bool()].numpy()
+            if side == "left" and getattr(model.config, "attn_temperature_tuning", False):
+                # This version scales queries by the slot, which padding moves: the row alone is
+                # right.
+                with torch.no_grad():
+                    found[f"{side}/{i}"] = model(torch.tensor(row)[None]).logits[0].numpy()
     return found
+
+
+def gradient_of(model: Any) -> Any:
+    """A copy of the model whose weights are their gradients, 0 where nothing came."""
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight, own in zip(copied.parameters(), model.parameters(), strict=True):
+            weight.copy_(torch.zeros_like(own) if own.grad is None else own.grad)
+        for correction in _corrections(copied):
+            correction.zero_()
+    return copied
+
+
+def tensors(model: Any) -> dict[str, np.ndarray]:
+    """The model's tensors under the names of `save_pretrained`, which cuts experts apart."""
+    with tempfile.TemporaryDirectory() as made:
+        model.save_pretrained(made)
+        return safetensors.numpy.load_file(f"{made}/model.safetensors")
 
 
 def record(model: Any, folder: pathlib.Path, seed: int) -> None:
@@ -138,7 +169,11 @@ def scores_of(head: Any, rows: list[np.ndarray]) -> np.ndarray:
 def load(kind: Any, folder: str) -> Any:
     """A folder as transformers loads it; anything that it misses or adds is an error."""
     model, report = kind.from_pretrained(
-        folder, attn_implementation="eager", dtype=torch.float32, output_loading_info=True
+        folder,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        dtype=torch.float32,
+        output_loading_info=True,
     )
     assert not any(report.values()), report
     return model.eval()
@@ -153,7 +188,7 @@ def job(command: str, *argv: Any) -> None:
     elif command == "load":
         folder, seed, out = argv
         model = load(transformers.AutoModelForCausalLM, folder)
-        state = {f"tensor/{n}": x.numpy() for n, x in model.state_dict().items()}
+        state = {f"tensor/{n}": x for n, x in tensors(model).items()}
         np.savez(out, **computed(model, seed), **state)
     else:
         folder, rows, out = argv

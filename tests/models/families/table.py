@@ -46,7 +46,7 @@ largest entry (at least 1e-4). All are rounded up to a power of ten. The tests a
 |---|---|---|---|---|---|
 {rows}
 
-Live, on new random models of the dense families (odd head counts, biases, windows, tied or not):
+Live, on new random models of every family (odd head counts, biases, windows, experts, tied or not):
 `pytest -m slow tests/models/families/test_live.py` with torch and transformers installed.
 """
 
