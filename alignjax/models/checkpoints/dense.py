@@ -195,8 +195,9 @@ def gemma2(fields: Fields) -> TransformerConfig:
 def gemma3(fields: Fields) -> TransformerConfig:
     """Gemma 3, text (Gemma Team 2025): five windows to one full layer, norms of queries and keys.
 
-    Sliding layers turn with a base of their own and are never scaled. transformers has a field for
-    a soft cap of the scores and does not apply it: such a model is refused.
+    Sliding layers turn with a base of their own and are never scaled. transformers has fields for
+    a soft cap of the scores and for YaRN's `truncate` and does not apply them: such a model is
+    refused.
     """
     fields.only("attn_logit_softcapping", 0, 0.0)
     shape = common(fields, head_dim=256, kv_heads=4, tied=True)
@@ -204,6 +205,8 @@ def gemma3(fields: Fields) -> TransformerConfig:
     fields.take("_sliding_window_pattern", None)  # transformers writes it and reads the other
     default = ["full" if (n + 1) % every == 0 else "sliding" for n in range(shape["layers"])]
     local, theta, scaling = _gemma3_rope(fields)
+    if not scaling.truncate:
+        raise fields.error("rope_parameters.truncate", "be true for Gemma 3", "false")
     return TransformerConfig(
         **_gemma(fields, default, shape),
         rope_theta=theta,

@@ -180,6 +180,8 @@ def llama4(fields: Fields) -> TransformerConfig:
     grown = float(fields.number("attn_scale", 0.1))
     span = fields.size("floor_scale", 8192)
     plain = fields.flag("use_qk_norm", True)
+    if plain and scaling.kind == "yarn":
+        scaling.attention_factor = 1.0  # its norm follows the turn, which takes any length away
     fields.only("for_llm_compression", False)
     experts = MoeConfig(
         experts=_count(fields, 16),

@@ -115,6 +115,8 @@ def drawn(kind: str, seed: int) -> dict[str, Any]:
     if kind == "gemma2":
         own["attn_logit_softcapping"] = either(None, 3.0)
     if kind == "gemma3_text":
+        scaled = own["rope_parameters"]
+        scaled |= {"truncate": True} if "truncate" in scaled else {}  # it takes no other
         local = {"rope_type": "default", "rope_theta": 30.0}
         own["rope_parameters"] = {
             "full_attention": own["rope_parameters"],

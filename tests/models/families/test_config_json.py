@@ -98,6 +98,20 @@ def test_sizes_that_are_none(field, value):
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping must be 0"),
         ("gemma3", {"rope_parameters": {"full_attention": 3}}, "full_attention must hold"),
         ("gemma3", {"rope_parameters": {"rope_theta": 3.0}}, "knows; got rope_theta"),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": {
+                        "rope_type": "yarn",
+                        "factor": 2.0,
+                        "original_max_position_embeddings": 16,
+                        "truncate": False,
+                    }
+                }
+            },
+            "truncate must be true",
+        ),
     ],
 )
 def test_fields_that_would_change_the_model(name, changes, rule):

@@ -200,6 +200,19 @@ def test_fields_that_change_the_model_are_refused(case, changes, message, tmp_pa
         folder.open_model(tmp_path)
 
 
+def test_a_norm_behind_the_turn_takes_yarns_length_away():
+    """Llama 4 norms queries and keys after rotating them."""
+    fields = json.loads((GOLDENS / "llama4" / "config.json").read_text())
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    factors = {
+        plain: folder.parse_config(
+            {**fields, "use_qk_norm": plain, "rope_parameters": yarn}, "here"
+        ).rope.attention_factor
+        for plain in (True, False)
+    }
+    assert factors == {True: 1.0, False: 0.0}  # 0 is 0.1 log(factor) + 1
+
+
 def test_older_spellings_of_fields():
     fields = json.loads((GOLDENS / "deepseek_v3" / "config.json").read_text())
     rope = fields.pop("rope_parameters")
