@@ -83,6 +83,20 @@ def shard(x: jax.Array, names: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(names))
 
 
+def gather(weight: jax.Array, names: str) -> jax.Array:
+    """A stored weight laid out for use by its logical axes; its gradient returns by reduce-scatter.
+
+    Over the axes that share the tokens and not the weight, the gradient stays a sum of parts until
+    it is back in the stored layout; laid out by `shard` it would be summed whole on every device.
+    """
+    if not has_mesh():
+        return weight
+    where = spec(names)
+    taken = {a for entry in where for a in (entry if isinstance(entry, tuple) else (entry,))}
+    idle = {a for name in ("batch", "time") for a in mesh_axes(name)} - taken
+    return jax.sharding.reshard(weight, PartitionSpec(*where, reduced=idle))
+
+
 def einsum(equation: str, a: jax.Array, b: jax.Array, out: str, dtype: Any = None) -> jax.Array:
     """`jnp.einsum` of two arrays whose result is laid out by `out`; accumulates in `dtype`."""
     where = spec(out) if has_mesh() else None
