@@ -1,9 +1,14 @@
 """FLOPs and parameters that a model's shape implies: what the compiler's count is held against."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+
+from alignjax.models import mla, params, transformer
+from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
+from alignjax.parallel import axes
 
 TILE = 32 * 2**20  # bytes of logits above which the log-probabilities go tile by tile
 
@@ -11,87 +16,236 @@ TILE = 32 * 2**20  # bytes of logits above which the log-probabilities go tile b
 class Work(NamedTuple):
     """FLOPs of matrix products of a whole program, all devices.
 
-    useful: no recomputation, and of causal attention the half that counts. run: what the program
-    is written to do: masked scores in full, and recomputed what `remat` drops.
+    useful: no recomputation, and of attention the pairs that are seen. run: what the program is
+    written to do: masked scores in full, and recomputed what `remat` drops. scores: the part of
+    `run` that is attention over pairs, which a kernel does in its own way.
     """
 
     useful: float
     run: float
+    scores: float = 0.0
+
+
+class Shape(NamedTuple):
+    """A model as its products are counted.
+
+    adapters: weights of adapters that a token meets; of them, whole: those whose product every
+    device of the model axis computes. learns: whether the weights get gradients, or the adapters
+    alone. dense: whether every expert multiplies every row that reaches its device, as a program
+    without a kernel for runs of rows does. model: size of the model axis.
+    """
+
+    config: TransformerConfig
+    adapters: int = 0
+    whole: int = 0
+    learns: bool = True
+    dense: bool = False
+    model: int = 1
+
+    @property
+    def plain(self) -> "Shape":
+        """The model without its adapters."""
+        return self._replace(adapters=0, whole=0)
+
+    @property
+    def crowd(self) -> int:
+        """Experts that each of a token's rows is multiplied by."""
+        return self.config.moe.experts if self.dense and self.config.moe.experts else 1
+
+    @property
+    def adapters_run(self) -> int:
+        """Weights of adapters, counted as often as devices of the model axis repeat them."""
+        return self.adapters + (self.model - 1) * self.whole
 
 
 def together(*parts: Work) -> Work:
     """The work of all parts."""
-    return Work(sum(part.useful for part in parts), sum(part.run for part in parts))
+    return Work(*(sum(column) for column in zip(*parts, strict=True)))
 
 
-def is_counted(config: TransformerConfig) -> bool:
-    """Whether this file's formulas hold for a model: no latent attention, no experts."""
-    return not config.mla.kv_rank and not config.moe.experts
+def shape_of(config: TransformerConfig, adapter: adapt.AdapterConfig, dense: bool) -> Shape | None:
+    """The model under an adapter on the mesh that is set; None where its products are not counted
+    here (adapters other than LoRA)."""
+    shape = Shape(config, dense=dense, model=axes.axis_size("ff"))
+    if isinstance(adapter, adapt.FullConfig):
+        return shape
+    if not isinstance(adapter, lora.LoraConfig) or adapter.dora:
+        return None
+    found = adapter_weights(config, adapter)
+    whole = [info for info in found if not set(info.axes.split()) & {"kv", "ff", "vocab"}]
+    count, repeated = (sum(math.prod(info.shape) for info in part) for part in (found, whole))
+    return shape._replace(adapters=count, whole=repeated, learns=False)
 
 
-def layer_matrices(config: TransformerConfig, sparse: bool) -> tuple[int, int]:
-    """(weights that a token meets in one layer, those of them in the last product)."""
-    d, h = config.width, config.head_dim
-    attention = 2 * d * h * (config.heads + config.kv_heads)
+def adapter_weights(config: TransformerConfig, adapter: lora.LoraConfig) -> list[params.ParamInfo]:
+    """LoRA's matrices of all layers: inputs x rank and rank x outputs of every adapted weight."""
+    made: Any = adapter.declare(transformer.declare(config))
+    return list(jax.tree.leaves(made, is_leaf=params.is_info))
+
+
+class _Layer(NamedTuple):
+    """Weights that a token meets in one layer.
+
+    own: all but routed experts'. routed: those, for the experts that a token uses. own_last,
+    routed_last: of either what is in the layer's last product. whole: of `own`, what every device
+    of the model axis multiplies. latents: of `own`, what makes keys and values of latents.
+    """
+
+    own: int
+    routed: int
+    own_last: int
+    routed_last: int
+    whole: int
+    latents: int
+
+
+def _attention(config: TransformerConfig) -> tuple[int, int, int]:
+    """(weights of one layer's attention, `whole` and `latents` of them)."""
+    d, h, heads = config.width, config.head_dim, config.heads
+    if not config.mla.kv_rank:
+        return 2 * d * h * (heads + config.kv_heads), 0, 0
+    latent = config.mla
+    r, q, p, u = latent.kv_rank, latent.query_rank, latent.rope_dim, latent.value_dim
+    query, behind = (q or d) * heads * (h + p), r * heads * (h + u)
+    whole = d * (q + r + p)
+    return whole + query + behind + heads * u * d, whole, behind
+
+
+def _layer(config: TransformerConfig, sparse: bool) -> _Layer:
+    d, moe = config.width, config.moe
+    attention, whole, behind = _attention(config)
     if not sparse:
-        return attention + 3 * d * config.ff, d * config.ff
-    moe = config.moe
-    used = moe.active * moe.ff + moe.shared_ff
-    return attention + 3 * d * used + d * moe.experts, d * used
+        return _Layer(attention + 3 * d * config.ff, 0, d * config.ff, 0, whole, behind)
+    used, router = moe.active * moe.ff, d * moe.experts
+    own = attention + 3 * d * moe.shared_ff + router
+    return _Layer(own, 3 * d * used, d * moe.shared_ff, d * used, whole + router, behind)
 
 
-def matrices(config: TransformerConfig) -> tuple[int, int]:
-    """The same of all layers."""
-    parts = [(layer_matrices(config, sparse), len(numbers)) for sparse, numbers in config.stacks()]
-    return sum(a * n for (a, _), n in parts), sum(b * n for (_, b), n in parts)
+def _layers(config: TransformerConfig) -> _Layer:
+    """The sums over all layers."""
+    parts = [(_layer(config, sparse), len(numbers)) for sparse, numbers in config.stacks()]
+    return _Layer(*(sum(part[i] * n for part, n in parts) for i in range(6)))
 
 
-def attention(config: TransformerConfig, queries: int, slots: int) -> float:
-    """FLOPs of all layers' scores and mixing for one row, masked pairs included."""
-    return 4.0 * config.layers * config.heads * config.head_dim * queries * slots
+def _pair(config: TransformerConfig) -> float:
+    """FLOPs of one layer's scores and mixing for one pair of a query and a key."""
+    if config.mla.kv_rank:
+        own = config.head_dim + config.mla.rope_dim + config.mla.value_dim
+        return 2.0 * config.heads * own
+    return 4.0 * config.heads * config.head_dim
 
 
-def body(config: TransformerConfig, rows: int, length: int, *, trained: bool) -> Work:
-    """Layers over whole rows: forward, and where they are trained backward (twice as much)."""
-    tokens = rows * length
-    weights, last = matrices(config)
-    linear, pairs = 2.0 * tokens * weights, rows * attention(config, length, length)
-    factor = 3 if trained else 1
-    again = 0.0
-    if trained and config.remat == "full":
-        # The last product of a layer is not needed for its gradient, unless a norm follows it.
-        again = linear + pairs - (0.0 if config.post_norms else 2.0 * tokens * last)
-    elif trained and config.remat == "dots":
-        again = pairs
-    return Work(factor * (linear + pairs / 2), factor * (linear + pairs) + again)
+def visible(kind: str, length: int, window: int) -> int:
+    """Pairs of a query and a key of one row that a kind of layer sees."""
+    if kind == "sliding" and window < length:
+        return length * window - window * (window - 1) // 2
+    if kind == "chunked" and window < length:
+        whole, rest = divmod(length, window)
+        return whole * (window * (window + 1) // 2) + rest * (rest + 1) // 2
+    return length * (length + 1) // 2
 
 
-def head(
-    config: TransformerConfig, rows: int, length: int, shards: tuple[int, int], *, trained: bool
-) -> Work:
+def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
+    """Layers over whole rows: forward, and where they are trained backward.
+
+    Backward is twice the forward pass: gradients of inputs and of weights. Frozen weights have
+    none, so under adapters it is once for them and twice for the adapters and for attention.
+    """
+    config, per = shape.config, 2.0 * rows * length
+    each = _layers(config)
+    scores = rows * config.layers * _pair(config) * length**2
+    seen = rows * _pair(config) * sum(visible(k, length, config.window) for k in config.kinds())
+    factor = (3 if shape.learns else 2) if trained else 1
+    moved = 3 if trained else 1  # adapters, and attention between what they change
+    useful = factor * per * (each.own + each.routed) + moved * (per * shape.adapters + seen)
+    run = factor * per * _run(shape, each) + moved * (per * shape.adapters_run + scores)
+    again, pairs = _again(shape, each) if trained else (0, 0)
+    return Work(useful, run + per * again + pairs * scores, (moved + pairs) * scores)
+
+
+def _run(shape: Shape, each: _Layer) -> int:
+    """Weights that a token meets, counted as often as they are multiplied."""
+    return each.own + (shape.model - 1) * each.whole + shape.crowd * each.routed
+
+
+def _again(shape: Shape, each: _Layer) -> tuple[int, int]:
+    """(weights, and whether the pairs too) that `remat` computes again."""
+    config = shape.config
+    if config.remat == "none":
+        return 0, 0
+    if config.remat == "dots":  # a product of runs of rows is not among what it keeps
+        return shape.crowd * each.routed, 1
+    # The last product of a layer is not needed for its gradient, unless a norm follows it, or a
+    # router's weight, whose gradient it is.
+    spare = 0
+    if not config.post_norms:
+        spare += each.own_last
+        spare += shape.crowd * each.routed_last if config.moe.weigh_inputs else 0
+    return _run(shape, each) + shape.adapters_run - spare, 1
+
+
+def head(shape: Shape, rows: int, length: int, shards: tuple[int, int], *, trained: bool) -> Work:
     """Log-probabilities of whole rows; shards: of rows and of the vocabulary."""
-    tokens = rows * (length - 1)
+    config, tokens = shape.config, rows * (length - 1)
     once = 2.0 * tokens * config.width * config.vocab_size
     if not trained:
         return Work(once, once)
     bytes_here = 4 * math.ceil(rows / shards[0]) * (config.vocab_size // shards[1]) * (length - 1)
     tiled = bool(config.logit_tile and config.logit_tile < length - 1) or bytes_here > TILE
-    return Work(3 * once, (4 if tiled else 3) * once)
+    factor = 3 if shape.learns else 2
+    return Work(factor * once, (factor + tiled) * once)
 
 
-def generation(config: TransformerConfig, rows: int, prompt: int, new: int) -> Work:
+def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
     """Prefill and `new` steps over a cache of prompt + new slots."""
-    weights, _ = matrices(config)
-    tokens, slots = prompt + new, prompt + new
-    linear = 2.0 * rows * tokens * weights
+    config, slots = shape.config, prompt + new
+    each, per = _layers(config), 2.0 * rows * slots
     unembed = 2.0 * rows * (new + 1) * config.width * config.vocab_size
-    seen = rows * attention(config, 1, tokens * (tokens + 1) // 2)
-    return Work(linear + unembed + seen, linear + unembed + rows * attention(config, tokens, slots))
+    seen = rows * _pair(config) * sum(visible(k, slots, config.window) for k in config.kinds())
+    useful = per * (each.own + each.routed + shape.adapters) + unembed + seen
+    scores, behind = (
+        rows * (a + new * b)
+        for a, b in zip(_look(config, prompt, slots), _look(config, 1, slots), strict=True)
+    )
+    outside = per * (_run(shape, each) - each.latents + shape.adapters_run)
+    return Work(useful, outside + unembed + scores + behind, scores)
+
+
+def _look(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:
+    """FLOPs of all layers for one row over a cache: (of pairs, behind latents)."""
+    pairs, layers = queries * slots, config.layers
+    latents = 2.0 * layers * _attention(config)[2]
+    if not config.mla.kv_rank:
+        return layers * _pair(config) * pairs, 0.0
+    if mla.absorbs(config, queries, slots):
+        each = 2.0 * config.heads * (2 * config.mla.kv_rank + config.mla.rope_dim)
+        return layers * each * pairs, latents * queries
+    return layers * _pair(config) * pairs, latents * slots
 
 
 def parameters(config: TransformerConfig) -> int:
-    """Elements of all weights of a dense model without biases and norms of queries or keys."""
-    d = config.width
-    norms = (4 if config.post_norms else 2) * config.layers * d + d
-    embeddings = (1 if config.tied else 2) * config.vocab_size * d
-    return matrices(config)[0] + norms + embeddings
+    """Elements of all weights, by the shape's own formula."""
+    d, layers = config.width, config.layers
+    total = (1 if config.tied else 2) * config.vocab_size * d + d
+    total += (4 if config.post_norms else 2) * layers * d
+    total += layers * (_attention(config)[0] + _small(config))
+    for sparse, numbers in config.stacks():
+        moe, n = config.moe, len(numbers)
+        if sparse:
+            mlp = 3 * d * (moe.experts * moe.ff + moe.shared_ff) + d * moe.experts
+            mlp += moe.experts if moe.bias_correction else 0
+        else:
+            mlp = 3 * d * config.ff + ((2 * config.ff + d) if config.mlp_bias else 0)
+        total += n * mlp
+    return total
+
+
+def _small(config: TransformerConfig) -> int:
+    """Elements of one layer's biases and norms within attention."""
+    d, h, latent = config.width, config.head_dim, config.mla
+    bias = d if config.out_bias else 0
+    if latent.kv_rank:
+        wide = latent.query_rank + latent.kv_rank
+        return bias + wide + (wide + latent.rope_dim if config.out_bias else 0)
+    bias += h * (config.heads + 2 * config.kv_heads) if config.qkv_bias else 0
+    return bias + (2 * h if config.qk_norm == "scaled" else 0)

@@ -1,10 +1,12 @@
 """FLOPs of compiled programs, each loop's body counted as often as it runs."""
 
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from alignjax.planning import hlo
+from alignjax.planning import hlo, kernels
 
 
 def dot_flops(where: hlo.Computation, dot: hlo.Instruction) -> float:
@@ -59,7 +61,7 @@ def convolution_flops(where: hlo.Computation, each: hlo.Instruction) -> float:
 
 
 def matmul_flops(program: hlo.Program, unknown: float = 1.0) -> float:
-    """FLOPs of all matrix products of one device; vector operations are not counted."""
+    """FLOPs of all matrix products of one device but kernels'; vector operations do not count."""
     total = 0.0
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
@@ -69,3 +71,26 @@ def matmul_flops(program: hlo.Program, unknown: float = 1.0) -> float:
             elif each.opcode == "convolution":
                 total += times * convolution_flops(where, each)
     return total
+
+
+class InKernels(NamedTuple):
+    """What kernels do on one device. attention, others: FLOPs. unknown: names of those that are
+    not counted."""
+
+    attention: float
+    others: float
+    unknown: tuple[str, ...]
+
+
+def kernel_flops(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> InKernels:
+    """FLOPs of hand-written kernels, from the sizes of their operands; loops counted."""
+    sums, names, width = {"splash": 0.0, "ragged": 0.0}, set(), kernels.reach(program)
+    for name, times in hlo.visits(program, unknown).items():
+        where = program.computations[name]
+        for each in where.values():
+            made = kernels.read(each, where, mesh, width)
+            if made is not None and made.kind in sums:
+                sums[made.kind] += times * made.flops
+            elif made is not None and made.kind == "unknown":
+                names.add(made.name)
+    return InKernels(sums["splash"], sums["ragged"], tuple(sorted(names)))

@@ -109,6 +109,8 @@ def parse(text: str) -> Program:
     """The program of `compiled.as_text()`; a kernel's own text may break its line."""
     computations: dict[str, Computation] = {}
     current: Computation | None = None
+    # A kernel's metadata stands on lines of its own, the last of which looks like an end.
+    text = re.sub(r'=\{\n("[^\n]*)\n\}', r"={\1}", text)
     entry = ""
     for line in re.sub(r"\n(?=\"|\}\S)", " ", text).splitlines():
         if line.endswith("{") and (match := re.match(r"(ENTRY )?%(\S+) ", line)):

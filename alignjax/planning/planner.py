@@ -27,7 +27,9 @@ class Found(NamedTuple):
     overflow: memories.Overflow | None
     compile_seconds: float
     memory: memories.Memory | None = None
-    flops: float = 0.0  # of matrix products of one device, by the compiled program
+    flops: float = 0.0  # of matrix products of one device, by the compiled program, kernels too
+    kernel_flops: float = 0.0  # of `flops`, those of kernels, counted from their operands
+    uncounted: tuple[str, ...] = ()  # kernels that nothing is known of
     work: analytic.Work | None = None  # of all devices, by the formulas
     collectives: tuple[exchanges.Total, ...] = ()
     estimate: schedule.Estimate | None = None
@@ -108,7 +110,7 @@ def plan(
     config = programs.without_data(config)
     mesh = meshes.make_mesh(config.mesh, machine.devices)
     with meshes.use(mesh):
-        run = programs.build(config)
+        run = programs.build(config, dense=machine.kind != "tpu")
         sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
         found = []
         for number, call in enumerate(run.calls, 1):
@@ -167,15 +169,26 @@ def examine(
         share = call.work.run / len(machine.devices) if call.work else 0.0
         least = _roofline(call, machine, measured, share, [])
         return found._replace(unread=" ".join(str(error).split())[:200], roofline=least)
-    count = counting.matmul_flops(program, call.rounds)
+    inside = counting.kernel_flops(program, mesh, call.rounds)
+    count = counting.matmul_flops(program, call.rounds) + inside.attention + inside.others
     totals = exchanges.totals(program, mesh, call.rounds)
     return found._replace(
+        work=_as_written(call.work, inside.attention * len(machine.devices)),
         flops=count,
+        kernel_flops=inside.attention + inside.others,
+        uncounted=inside.unknown,
         collectives=tuple(totals),
         estimate=schedule.replay(program, machine, mesh, call.rounds),
         roofline=_roofline(call, machine, measured, count, totals),
         largest=(*found.largest, *memories.largest_temporaries(program)),
     )
+
+
+def _as_written(work: analytic.Work | None, attention: float) -> analytic.Work | None:
+    """The formula's work, where a kernel does the attention: its own blocks, not all pairs."""
+    if work is None or not attention:
+        return work
+    return work._replace(run=work.run - work.scores + attention, scores=attention)
 
 
 def _roofline(

@@ -100,20 +100,35 @@ class _Build(NamedTuple):
     state: Any
     key: Any
     tx_of: Callable[[Any], Any]
+    counts: analytic.Shape | None  # None where the formulas do not hold
 
     @property
     def shards(self) -> tuple[int, int]:
         return axes.axis_size("batch"), axes.axis_size("vocab")
 
-    def counted(self, *works: analytic.Work) -> analytic.Work | None:
-        whole = isinstance(self.config.adapter, adapt.FullConfig) and not self.config.optim.freeze
-        return analytic.together(*works) if whole and analytic.is_counted(self.shape) else None
+    def passes(
+        self,
+        count: int,
+        length: int,
+        *,
+        trained: bool = False,
+        head: bool = True,
+        plain: bool = False,
+    ) -> tuple[analytic.Work, ...] | None:
+        """One model over whole rows; plain: without adapters."""
+        if self.counts is None:
+            return None
+        shape = self.counts.plain if plain else self.counts
+        body = analytic.body(shape, count, length, trained=trained)
+        if not head:
+            return (body,)
+        return body, analytic.head(shape, count, length, self.shards, trained=trained)
 
-    def forward(self, count: int, length: int, *, trained: bool = False, head: bool = True) -> Any:
-        parts = [analytic.body(self.shape, count, length, trained=trained)]
-        if head:
-            parts.append(analytic.head(self.shape, count, length, self.shards, trained=trained))
-        return parts
+
+def joined(*passes: tuple[analytic.Work, ...] | None) -> analytic.Work | None:
+    """The work of several passes; None where one is not known."""
+    known = [each for each in passes if each is not None]
+    return analytic.together(*sum(known, ())) if len(known) == len(passes) else None
 
 
 def _starts(
@@ -138,8 +153,11 @@ def _starts(
     return start, frozen
 
 
-def build(config: experiment.Experiment) -> Run:
+def build(config: experiment.Experiment, *, dense: bool = True) -> Run:
     """The run's programs on the mesh that is set.
+
+    dense: whether the compiler has no kernel for a mixture of experts, so that each of them
+    multiplies all rows.
 
     Raises:
       ValueError: the configuration's sizes do not fit each other or the mesh.
@@ -162,7 +180,10 @@ def build(config: experiment.Experiment) -> Run:
         return loop.make_state(method, tx_of, key, start)
 
     state = jax.eval_shape(initial, start, key)
-    made = _Build(config, corpus, shape, model, method, start, frozen, state, key, tx_of)
+    counts = None
+    if not config.optim.freeze:
+        counts = analytic.shape_of(shape, config.adapter, dense)
+    made = _Build(config, corpus, shape, model, method, start, frozen, state, key, tx_of, counts)
     init = Call(
         "init", jax.jit(initial), (start, key), (("frozen", start), ("other", key)), 0, 0, None
     )
@@ -210,7 +231,7 @@ def _offline(made: _Build) -> tuple[Call, ...]:
     given = rows(READ, *sizes)
     calls: tuple[Call, ...] = ()
     if made.method.annotate is not None:
-        work = made.counted(*made.forward(count, length))
+        work = joined(made.passes(count, length, plain=True))
         parts = (("frozen", made.frozen), ("batch", given))
         run = jax.jit(made.method.annotate)
         calls = (Call("annotate", run, (made.frozen, given), parts, 0, count * length, work),)
@@ -218,7 +239,7 @@ def _offline(made: _Build) -> tuple[Call, ...]:
     if isinstance(config.algorithm, dpo.DpoConfig):
         batch |= rows({"reference_logprobs": np.float32}, *sizes)
     has_head = experiment.method_name(config.algorithm) != "reward"
-    work = made.counted(*made.forward(count, length, trained=True, head=has_head))
+    work = joined(made.passes(count, length, trained=True, head=has_head))
     return (*calls, _update(made, batch, count * length, work))
 
 
@@ -249,7 +270,7 @@ def _generate(made: _Build, chosen: ppo.PpoConfig) -> Call:
         ),
         1,
         count * (prompt + new),
-        made.counted(analytic.generation(made.shape, count, prompt, new)),
+        None if made.counts is None else analytic.generation(made.counts, count, prompt, new),
         rounds=new,
         cache=jax.eval_shape(lambda: model.cache(count, prompt + new)),
     )
@@ -266,7 +287,7 @@ def _score(made: _Build, samples: generate.Samples) -> Call:
         (("frozen", trees), ("batch", samples)),
         1,
         count * length,
-        made.counted(*made.forward(count, length, head=False)),
+        joined(made.passes(count, length, head=False, plain=True)),
     )
 
 
@@ -275,9 +296,9 @@ def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) 
     params, frozen = made.state.params, made.frozen
     scores = rows({"scores": np.float32}, count)["scores"]
     coefficient = jax.ShapeDtypeStruct((), jnp.float32)
-    bodies = [*made.forward(count, length), *made.forward(count, length)]
+    bodies = [made.passes(count, length), made.passes(count, length, plain=True)]
     if not chosen.shared_critic:
-        bodies += made.forward(count, length, head=False)
+        bodies.append(made.passes(count, length, head=False))
     return Call(
         "experience",
         ppo.make_experience(made.model, chosen),
@@ -290,7 +311,7 @@ def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) 
         ),
         1,
         count * length,
-        made.counted(*bodies),
+        joined(*bodies),
     )
 
 
@@ -306,11 +327,11 @@ def _online(made: _Build) -> tuple[Call, ...]:
     calls.append(_experience(made, chosen, samples))
     collected = {**READ, **dict.fromkeys(COLLECTED, np.float32)}
     part = count // chosen.minibatches
-    trained = made.forward(part, length, trained=True)
+    trained = [made.passes(part, length, trained=True)]
     if not chosen.shared_critic:
-        trained += made.forward(part, length, trained=True, head=False)
+        trained.append(made.passes(part, length, trained=True, head=False))
     batch = rows(collected, part, length)
-    last = _update(made, batch, part * length, made.counted(*trained))
+    last = _update(made, batch, part * length, joined(*trained))
     whole = rows(collected, count, length)  # the part is a copy of some of these rows
     return (*calls, last._replace(beside=(("batch", whole),)))
 

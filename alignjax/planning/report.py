@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from alignjax.planning import planner
+from alignjax.planning import kernels, planner
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 WIDTH = 40  # characters of a bar
@@ -59,6 +59,10 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
     if found.work is not None and found.work.run:
         whole = found.flops * plan.devices
         lines[0] += f"; {whole / found.work.run - 1:+.1%} against {found.work.run:.4g} by formula"
+    if found.kernel_flops:
+        lines.append(f"    of it {found.kernel_flops:.4g} in kernels, counted from their operands")
+    if found.uncounted:
+        lines.append(f"    not counted, kernels unknown here: {', '.join(found.uncounted)}")
     for total in found.collectives[:6]:
         over = f", {total.overlapping / total.wire:.0%} may overlap" if total.wire else ""
         lines.append(
@@ -70,9 +74,13 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
         lines.append(f"    and {len(found.collectives) - 6} smaller kinds, {size(rest)} sent")
     estimate = found.estimate
     if estimate is not None and estimate.cycles:
+        inside = ""
+        if estimate.kernels:
+            share = f"{kernels.EFFICIENCY:.0%} of peak"
+            inside = f"kernels {duration(estimate.kernels)} (taken at {share}), "
         lines.append(
             f"    time {duration(estimate.total)} by the compiler's cycles: matmul "
-            f"{duration(estimate.matmul)}, vector {duration(estimate.vector)}, waiting for "
+            f"{duration(estimate.matmul)}, vector {duration(estimate.vector)}, {inside}waiting for "
             f"collectives {duration(estimate.exposed)} ({duration(estimate.hidden)} hidden); "
             f"roofline {duration(found.roofline)}"
         )

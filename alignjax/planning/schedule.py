@@ -4,18 +4,20 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from alignjax.planning import collectives, hlo, topology
+from alignjax.planning import collectives, hlo, kernels, topology
 
 MATMUL = re.compile(r"convolution|dot")
+KINDS = ("matmul", "vector", "kernels", "copies", "exposed", "wire")
 
 
 class Estimate(NamedTuple):
     """Seconds of one run of a program, and where they go.
 
-    matmul, vector: computation. copies: moves that have no cycles of their own, at HBM's speed.
-    exposed: waiting for collectives. hidden: wire time beside computation. cycles: whether the
-    compiler gave any; without them nothing here is meant. slowest: (operation, seconds) of those
-    that take most.
+    matmul, vector: computation. kernels: hand-written ones, whose time is their FLOPs at
+    `kernels.EFFICIENCY` of the peak. copies: moves that have no cycles of their own, at HBM's
+    speed. exposed: waiting for collectives. hidden: wire time beside computation. cycles: whether
+    the compiler gave any; without them nothing here is meant. slowest: (operation, seconds) of
+    those that take most.
     """
 
     total: float
@@ -26,6 +28,7 @@ class Estimate(NamedTuple):
     hidden: float
     cycles: bool
     slowest: tuple[tuple[str, float], ...] = ()
+    kernels: float = 0.0
 
 
 class _Replay:
@@ -40,9 +43,10 @@ class _Replay:
         unknown: float,
     ):
         self.program, self.chip, self.mesh, self.unknown = program, machine.chip, mesh, unknown
-        self.sums = dict.fromkeys(("matmul", "vector", "copies", "exposed", "wire"), 0.0)
+        self.sums = dict.fromkeys(KINDS, 0.0)
         self.has_cycles = False
         self.by_source: dict[str, float] = {}
+        self.reach = kernels.reach(program)
         self._matmul = {
             name: any(x.opcode in ("convolution", "dot") for x in where.values())
             for name, where in program.computations.items()
@@ -91,6 +95,7 @@ class _Replay:
             label = collectives.rendezvous(each) or each.name
             begun = (own, label) if own else self.started(each) if each.called else None
             now += self.compute(each, scale, begun is not None)
+            now += self.kernel(each, where, scale)
             if begun is not None:
                 made, chain = begun
                 wire = collectives.seconds(made, self.chip, topology.NETWORK)
@@ -108,6 +113,22 @@ class _Replay:
             now += self.add("exposed", max(end - now, 0.0), scale)
         return now
 
+    def note(self, name: str, time: float) -> None:
+        self.by_source[name] = self.by_source.get(name, 0.0) + time
+
+    def kernel(self, each: hlo.Instruction, where: hlo.Computation, scale: float) -> float:
+        """Seconds of a hand-written kernel; its FLOPs, or HBM's speed if that takes longer."""
+        made = kernels.read(each, where, self.mesh, self.reach)
+        if made is None or not self.chip.flops:
+            return 0.0
+        given = sum(where[name].bytes for name in each.operands if name in where)
+        spent = max(
+            made.padded / (kernels.EFFICIENCY * self.chip.flops),
+            (given + each.bytes) / self.chip.bandwidth if made.flops else 0.0,
+        )
+        self.note(made.name, spent * scale)
+        return self.add("kernels", spent, scale)
+
     def compute(self, each: hlo.Instruction, scale: float, moves: bool) -> float:
         """Seconds of an instruction's own work."""
         cycles = each.attribute(r'"estimated_cycles":"(\d+)"')
@@ -116,8 +137,7 @@ class _Replay:
             matmul = MATMUL.search(each.opcode) or any(self._matmul.get(n) for n in each.called)
             kind = "matmul" if matmul else "vector"
             spent = int(cycles) / self.chip.clock
-            name = each.source or each.opcode
-            self.by_source[name] = self.by_source.get(name, 0.0) + spent * scale
+            self.note(each.source or each.opcode, spent * scale)
             return self.add(kind, spent, scale)
         if each.opcode == "copy" and not moves and self.chip.bandwidth:
             return self.add("copies", 2 * each.bytes / self.chip.bandwidth, scale)

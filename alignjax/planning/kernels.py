@@ -1,0 +1,137 @@
+"""Hand-written TPU kernels in a compiled program, for which the compiler gives no cost.
+
+A custom call carries neither cycles nor FLOPs. Its name tells the kernel, its operands the sizes.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from alignjax.planning import hlo
+
+EFFICIENCY = 0.6  # of the matrix units' peak, where a kernel's sizes fill them: an assumption
+LANES = 128  # a product's inner sizes are padded to this
+SPLASH = re.compile(r"splash_m[qh]a_(fwd|dq|dkv)")
+RAGGED = re.compile(r"ragged-dot-(?!metadata)")
+# Products over pairs of tokens: forward, gradient of queries, of keys and values, and all at once.
+PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4, "fused": 5}
+
+
+class Kernel(NamedTuple):
+    """One call. kind: splash | ragged | unknown. flops: of matrix products of one device. padded:
+    the same with inner sizes as the matrix units see them."""
+
+    kind: str
+    name: str
+    flops: float
+    padded: float
+
+
+def is_call(each: hlo.Instruction) -> bool:
+    """Whether an instruction is a hand-written kernel (other custom calls move or rename)."""
+    return each.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in each.rest
+
+
+def read(
+    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int], width: int = 0
+) -> Kernel | None:
+    """The kernel of an instruction; None where it is none.
+
+    width: keys that a query's row of blocks reaches at most, where a forward call told it.
+    """
+    if not is_call(each):
+        return None
+    name = f"{each.name} {each.source}"
+    if found := SPLASH.search(name):
+        return _splash(each, where, found[1], width)
+    if RAGGED.search(name):
+        return _ragged(each, where, mesh)
+    short = each.source.rsplit("/", 2)[-1] or each.name
+    kind = "metadata" if "ragged-dot-metadata" in name else "unknown"
+    return Kernel(kind, short, 0.0, 0.0)
+
+
+def reach(program: hlo.Program) -> int:
+    """Keys that a query's row of blocks reaches in every forward splash call; 0 where they differ
+    or there is none. A window's grid is no wider than the blocks that a row sees."""
+    found = set()
+    for where in program.computations.values():
+        for each in where.values():
+            if is_call(each) and "splash" in each.name + each.source and "_fwd" in each.name:
+                (_, columns), (_, _, keys) = _grid(each, where), _sizes(each, where)[:3]
+                found.add(columns * _blocks(each, "block_kv", keys))
+    return found.pop() if len(found) == 1 else 0
+
+
+def _dims(each: hlo.Instruction, where: hlo.Computation) -> list[hlo.Array]:
+    """The operands' arrays: by the call's own list, which holds where an operand is elsewhere."""
+    text = each.attribute(r"operand_layout_constraints=\{(.*?)\}(?:, \w+=|$)")
+    arrays = [
+        hlo.Array(kind, tuple(int(d) for d in dims.split(",") if d))
+        for kind, dims, _ in hlo.ARRAY.findall(text)
+    ]
+    return arrays or [where[name].arrays[0] for name in each.operands if name in where]
+
+
+def _grid(each: hlo.Instruction, where: hlo.Computation) -> tuple[int, int]:
+    """(rows, columns) of a call's grid of blocks."""
+    first = _dims(each, where)[0]
+    return first.dims[-2], first.dims[-1]
+
+
+def _sizes(each: hlo.Instruction, where: hlo.Computation) -> tuple[int, int, int, int, int]:
+    """(rows of heads, queries, keys, inner size of scores, of values) of a splash call."""
+    wide = [a for a in _dims(each, where) if a.dtype in ("bf16", "f16", "f32")][:3]
+    query, key, value = (a.dims for a in wide)
+    rows = 1
+    for size in query[:-2]:
+        rows *= size
+    return rows, query[-2], key[-2], query[-1], value[-1]
+
+
+def _blocks(each: hlo.Instruction, name: str, default: int) -> int:
+    """A block size of the call's metadata."""
+    found = re.search(rf'{name}\\?": (\d+)', each.rest)
+    return int(found[1]) if found else default
+
+
+def _splash(each: hlo.Instruction, where: hlo.Computation, part: str, width: int) -> Kernel:
+    """Causal attention over segments: blocks that lie on or below the diagonal and, in a window,
+    within reach of it."""
+    rows, queries, keys, inner, values = _sizes(each, where)
+    if part == "dkv" and sum(a.dims[-2:] in ((queries, inner), (keys, values)) for a in each.arrays
+                             if len(a.dims) > 2) >= 3:  # fmt: skip
+        part = "fused"
+    suffix = {"fwd": "", "dq": "_dq"}.get(part, "_dkv")
+    high = _blocks(each, f"block_q{suffix}", min(queries, 512))
+    wide = _blocks(each, f"block_kv{suffix}", min(keys, 512))
+    if part == "fwd":
+        width = _grid(each, where)[1] * wide
+    width = min(width or keys, keys)
+    offset = keys - queries  # the last query sees the last key
+    pairs = 0
+    for first in range(0, queries, high):
+        end = -(-min(first + high + offset, keys) // wide) * wide
+        pairs += min(high, queries - first) * min(end, width, keys)
+    sides = {"fwd": (1, 1), "dq": (2, 1), "dkv": (2, 2), "fused": (3, 2)}[part]
+    assert sum(sides) == PRODUCTS[part]
+    plain = 2.0 * rows * pairs
+    pad = -(-inner // LANES) * LANES, -(-values // LANES) * LANES
+    return Kernel(
+        "splash",
+        f"splash attention {part}",
+        plain * (sides[0] * inner + sides[1] * values),
+        plain * (sides[0] * pad[0] + sides[1] * pad[1]),
+    )
+
+
+def _ragged(each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]) -> Kernel:
+    """Runs of rows, each times its own matrix: rows x inputs x outputs, whichever of the three the
+    call makes. With experts on several devices each has its share of the rows, evenly."""
+    given = [a for a in _dims(each, where) if a.dtype in ("bf16", "f16", "f32")][-2:]
+    sizes = [a.dims for a in (*given, each.arrays[0])]
+    flat = [dims for dims in sizes if len(dims) == 2]
+    rows = max(dims[0] for dims in flat)
+    (matrix,) = [dims for dims in sizes if len(dims) == 3] or [(1, *flat[0][1:], flat[1][1])]
+    flops = 2.0 * rows * matrix[-2] * matrix[-1] / mesh.get("expert", 1)
+    return Kernel("ragged", "grouped matmul", flops, flops)
