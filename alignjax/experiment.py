@@ -94,16 +94,11 @@ class Experiment(Training):
 
     def _validate_adapter(self) -> None:
         self.adapter.validate()
-        name, dropout = method_name(self.algorithm), getattr(self.adapter, "dropout", 0)
+        name = method_name(self.algorithm)
         if not isinstance(self.adapter, adapt.FullConfig) and not (self.policy or self.weights):
             raise ValueError(
                 f"policy or weights must name what {name}'s adapters stand on; got neither. Set "
                 "--config.policy=RUN_FOLDER or --config.weights=MODEL."
-            )
-        if isinstance(self.algorithm, REFERRING) and dropout:
-            raise ValueError(
-                f"adapter.dropout must be 0 for {name}, which compares the log-probabilities of "
-                f"two forward passes; got {dropout} (adapter)."
             )
 
 

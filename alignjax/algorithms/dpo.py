@@ -139,9 +139,9 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         stats, _ = token_stats(model.bind(frozen["reference"], frozen), batch)
         return {"reference_logprobs": stats.logprob}
 
-    def paired(params, frozen, batch):
+    def paired(params, frozen, batch, key):
         """(the recipe's arrays, one row for each comparison; the model's own losses)."""
-        stats, penalties = token_stats(model.bind(params, frozen), batch)
+        stats, penalties = token_stats(model.bind(params, frozen, key), batch)
         counted = scoring.counted(scoring.flatten_choices(batch)).reshape(batch["tokens"].shape)
         columns = {
             "{}_logprobs": stats.logprob,
@@ -157,7 +157,7 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         return {**arrays, "pair_mask": mask.reshape(-1)}, penalties
 
     def loss(params, frozen, batch, key):
-        arrays, penalties = paired(params, frozen, batch)
+        arrays, penalties = paired(params, frozen, batch, key)
         terms, mask = {**config.loss(arrays), **penalties}, arrays["pair_mask"]
         chosen, rejected = (
             losses.score_sum(
@@ -177,5 +177,8 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
     # Two programs compute the same log-probabilities (annotate and loss): rounding is what remains.
     value = first_loss(config)
     tolerance = 10 * model.rounding * max(scale, value or 0.0, 1.0)
-    first = {} if value is None else {config.method: algorithm.Expected(value, tolerance)}
+    if value is None or model.drops_out:  # adapters that were trained before drop out too
+        first = {}
+    else:
+        first = {config.method: algorithm.Expected(value, tolerance)}
     return algorithm.Algorithm(init=init, loss=loss, annotate=annotate, first=first)

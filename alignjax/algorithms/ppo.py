@@ -138,10 +138,15 @@ def policy_and_values(
     params: Any,
     frozen: models.Frozen,
     batch: algorithm.Batch,
+    key: jax.Array | None = None,
 ) -> tuple[losses.TokenStats, jax.Array, dict[str, mean.Mean]]:
     """(token statistics under the sampled temperature, values of the prefixes, each [B, T]; the
-    models' own losses)."""
-    policy, critic = (model.bind(tree, frozen) for tree in critic_of(params, config))
+    models' own losses). With a key adapters drop out, policy and critic each by itself."""
+    each = (None, None) if key is None else jax.random.split(key)
+    policy, critic = (
+        model.bind(tree, frozen, own)
+        for tree, own in zip(critic_of(params, config), each, strict=True)
+    )
     hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
     stats = scoring.stats_of(
         model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
@@ -280,7 +285,7 @@ def ppo(
 
     def loss(params, frozen, batch, key):
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values, penalties = policy_and_values(model, config, params, frozen, batch)
+        stats, values, penalties = policy_and_values(model, config, params, frozen, batch, key)
         arrays = {
             "logprobs": stats.logprob,
             "old_logprobs": old,
@@ -310,5 +315,8 @@ def ppo(
         collect=collect,
         plan=algorithm.Plan(epochs=config.epochs, minibatches=config.minibatches),
         carry={"kl_coefficient": np.float32(config.kl_coefficient)},
-        first={"ratio_deviation": algorithm.Expected(0.0, model.rounding)},
+        # Adapters that were trained before drop out too.
+        first={}
+        if model.drops_out
+        else {"ratio_deviation": algorithm.Expected(0.0, model.rounding)},
     )

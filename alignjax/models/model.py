@@ -26,6 +26,7 @@ class Model(NamedTuple):
       states and each token's part of the router losses, weighed and averaged over layers; zero on
       padding. None where the model has no such losses.
     declared: the tree of ParamInfo that `init` fills; None where the model does not say.
+    drops_out: whether `bind` with a key is random.
     """
 
     init: Callable[[jax.Array], Params]
@@ -42,3 +43,4 @@ class Model(NamedTuple):
     rounding: float = 1e-4
     declared: Any = None
     hidden_and_penalties: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
+    drops_out: bool = False

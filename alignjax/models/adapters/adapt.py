@@ -66,6 +66,7 @@ def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
         # Adapters are master weights of their own, whatever the base is stored in.
         init=lambda key: params.init(declared, key, jnp.float32),
         bind=bind,
+        drops_out=isinstance(config, lora.LoraConfig) and config.dropout > 0,
     )
 
 

@@ -23,7 +23,7 @@ class LoraConfig:
     alphas: tuple[str, ...] = ()  # other alphas by target: "key=8"
     stabilised: bool = False  # s = alpha / sqrt(rank) (Kalajdzievski 2023)
     dora: bool = False  # direction and length of each column apart (Liu et al. 2024)
-    dropout: float = 0.0  # of the adapter's input, where the method trains on one forward pass
+    dropout: float = 0.0  # of the adapter's input, in the pass that is differentiated
 
     def validate(self) -> None:
         sites.check_targets(self.targets)

@@ -181,9 +181,8 @@ def test_wrong_starts_are_refused(space, tmp_path):
     with pytest.raises(ValueError, match="policy or weights must name what sft's adapters"):
         configure(data, adapter=LORA, algorithm=sft.SftConfig()).validate()
     dropping = lora.LoraConfig(dropout=0.1)
-    configure(data, adapter=dropping, **tuned).validate()
-    with pytest.raises(ValueError, match=r"adapter.dropout must be 0 for dpo"):
-        configure(data, adapter=dropping, **{**tuned, "algorithm": dpo.DpoConfig()}).validate()
+    for method in (sft.SftConfig(), dpo.DpoConfig()):
+        configure(data, adapter=dropping, **{**tuned, "algorithm": method}).validate()
     assert not any(tmp_path.iterdir())
 
 
