@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 
 from alignjax import experiment
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import analytic, hlo, programs, schedule
+from alignjax.planning import analytic, gradients, hlo, programs, schedule
 from alignjax.planning import collectives as exchanges
 from alignjax.planning import flops as counting
 from alignjax.planning import memory as memories
@@ -32,6 +32,7 @@ class Found(NamedTuple):
     uncounted: tuple[str, ...] = ()  # kernels that nothing is known of
     work: analytic.Work | None = None  # of all devices, by the formulas
     collectives: tuple[exchanges.Total, ...] = ()
+    leaving: gradients.Leaving | None = None  # how they leave; of programs with a backward pass
     estimate: schedule.Estimate | None = None
     roofline: float = 0.0  # seconds
     largest: tuple[tuple[str, int], ...] = ()
@@ -178,6 +179,7 @@ def examine(
         kernel_flops=inside.attention + inside.others,
         uncounted=inside.unknown,
         collectives=tuple(totals),
+        leaving=gradients.leaving(program, mesh, call.rounds) if call.name == "update" else None,
         estimate=schedule.replay(program, machine, mesh, call.rounds),
         roofline=_roofline(call, machine, measured, count, totals),
         largest=(*found.largest, *memories.largest_temporaries(program)),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from alignjax.planning import kernels, planner
+from alignjax.planning import gradients, kernels, planner
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 WIDTH = 40  # characters of a bar
@@ -72,6 +72,11 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
     if len(found.collectives) > 6:
         rest = sum(total.wire for total in found.collectives[6:])
         lines.append(f"    and {len(found.collectives) - 6} smaller kinds, {size(rest)} sent")
+    if found.leaving is not None and any(found.leaving):
+        note = (
+            "" if plan.machine.kind == "tpu" else " (XLA for CPU has no reduce-scatter of its own)"
+        )
+        lines.append(f"    {gradients_line(found.leaving)}{note if found.leaving.sliced else ''}")
     estimate = found.estimate
     if estimate is not None and estimate.cycles:
         inside = ""
@@ -88,6 +93,19 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
     elif found.roofline:
         lines.append(f"    time at least {duration(found.roofline)} by the roofline")
     return lines
+
+
+def gradients_line(found: gradients.Leaving) -> str:
+    """How gradients leave, and what of it is more than they need."""
+    parts = [f"{size(found.scattered)} by reduce-scatter"]
+    if found.sliced:
+        parts.append(
+            f"{size(found.sliced)} by all-reduce of which each device keeps a slice: half of it "
+            "would do"
+        )
+    if found.whole:
+        parts.append(f"{size(found.whole)} by all-reduce that is kept whole")
+    return f"gradients leave: {'; '.join(parts)}"
 
 
 def _overflow_lines(found: planner.Found) -> list[str]:
@@ -189,7 +207,7 @@ def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
 
 def _row(found: planner.Found) -> dict[str, Any]:
     row = found._asdict()
-    for name in ("overflow", "memory", "work", "estimate"):
+    for name in ("overflow", "memory", "work", "leaving", "estimate"):
         row[name] = row[name]._asdict() if row[name] is not None else None
     if found.memory is not None:
         row["memory"]["total"] = found.memory.total
