@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import pathlib
 import shutil
 import signal
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 
 import jax
 
-from alignjax.cli import flags
+from alignjax import runs
+from alignjax.cli import flags, outcome
 from alignjax.core import errors
 from alignjax.parallel import processes
 
@@ -31,10 +33,32 @@ PROCESSES = (
 )
 
 
+# What may differ between the processes of one command.
+OWN_OPTIONS = ("workdir", "coordinator", "processes", "process_id", "debug")
+
+
 def join(parsed: flags.Parsed) -> None:
-    """Joins the other processes of the command, if it has any."""
+    """Joins the other processes of the command, if it has any.
+
+    Raises:
+      ValueError: they run another version or another configuration.
+    """
     options = parsed.options
     processes.start(options["coordinator"], options["processes"], options["process_id"])
+    if processes.count() == 1:
+        return
+    processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
+    shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
+    config = runs.flat(parsed.config) if parsed.config is not None else {}
+    processes.check_same("command and configuration", runs.as_json({**shared, **config}))
+
+
+def code_digest() -> str:
+    """A digest of the package's source files."""
+    digest = hashlib.sha256()
+    for file in sorted(outcome.PACKAGE.rglob("*.py")):
+        digest.update(f"{file.relative_to(outcome.PACKAGE)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def say(line: str) -> None:

@@ -92,11 +92,12 @@ class Group:
         self.client, self.index, self.count = client, index, count
         self.leaving = threading.Event()  # the main thread is ending the process itself
         self.ended = threading.Event()  # all is over: the watches stop
-        self.stop = threading.Event()  # some process was asked to stop
         self._numbers: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._calls, self._stop_at = 0, float("inf")
         self._threads = [
             threading.Thread(target=self._watch, args=pair, daemon=True)
-            for pair in ((FAILURE, self._follow), (STOP, lambda _: self.stop.set()))
+            for pair in ((FAILURE, self._follow), (STOP, self._agree_to_stop))
         ]
         for thread in self._threads:
             thread.start()
@@ -147,36 +148,62 @@ class Group:
         cause = json.loads(text)
         if cause["process"] == self.index or self.leaving.wait(GRACE):
             return
-        print(
-            f"alignjax[{self.index}]: error: process {cause['process']} ended this run: "
-            f"{cause['text']}",
-            file=sys.stderr,
-            flush=True,
-        )
-        self.farewell()
+        self._say(cause)
+        self._farewell()
         _exit(cause["code"])
 
-    def fail(self, code: int, text: str) -> None:
-        """Tells all others why this process ends, and waits until they know."""
-        self.leaving.set()
-        try:
-            self.put(FAILURE, json.dumps({"process": self.index, "code": code, "text": text}))
-        except jax.errors.JaxRuntimeError:
-            return
-        self.farewell()
+    def _say(self, cause: Mapping[str, Any]) -> None:
+        line = f"error: process {cause['process']} ended this run: {cause['text']}"
+        print(f"alignjax[{self.index}]: {line}", file=sys.stderr, flush=True)
 
-    def farewell(self) -> None:
-        """Returns when every process knows of the failure, or after a while."""
+    def _agree_to_stop(self, _: str) -> None:
+        """Fixes the call of `should_stop` that stops: the first that nobody has made yet.
+
+        This thread answers for a main thread that waits for the others inside a step. Nobody makes
+        a call while the numbers are collected.
+        """
+        with self._lock:
+            calls = self.gather(f"{STOP}/at", str(self._calls))
+            self._stop_at = 1 + max(int(text or 0) for text in calls)
+
+    def should_stop(self, asked: bool) -> bool:
+        """See the function of this name."""
+        if asked:
+            self.put(STOP, "")
+        with self._lock:
+            self._calls += 1
+            return self._calls >= self._stop_at
+
+    def fail(self, code: int, text: str) -> int:
+        """The exit code of a failure, after all others were told of it.
+
+        Where another process failed before, its cause is said here and its code is the one: this
+        failure may be but a consequence.
+        """
+        self.leaving.set()
+        own = {"process": self.index, "code": code, "text": text}
         try:
-            self.put(f"{FAILURE}/seen/{self.index}", "")
-            end = time.monotonic() + FAREWELL
-            # Process 0 goes last: the others hear nothing any more without it.
-            for other in range(self.count) if self.index == 0 else ():
-                self.get(f"{FAILURE}/seen/{other}", max(end - time.monotonic(), 0.0))
+            if not self.put(FAILURE, json.dumps(own)):
+                cause = json.loads(self.get(FAILURE, GRACE) or json.dumps(own))
+                if cause["text"] != text:
+                    self._say(cause)
+                code = cause["code"]
+            self._farewell()
         except jax.errors.JaxRuntimeError:
-            return
+            pass  # process 0 is gone, and with it the way to the others
+        return code
+
+    def _farewell(self) -> None:
+        """Returns when every process knows of the failure, or after a while.
+
+        Nobody ends before: broken connections would tell the others another story.
+        """
+        self.put(f"{FAILURE}/seen/{self.index}", "")
+        end = time.monotonic() + FAREWELL
+        for other in range(self.count):
+            self.get(f"{FAILURE}/seen/{other}", max(end - time.monotonic(), 0.0))
         if self.index == 0:
-            time.sleep(POLL)
+            time.sleep(POLL)  # the others hear nothing any more without it
 
     def finish(self) -> None:
         """The regular end, together."""
@@ -305,31 +332,13 @@ def check_shared(file: pathlib.Path) -> None:
         time.sleep(POLL)
 
 
-class Stop:
-    """Agreement on the step after which all processes stop, once any of them is asked to."""
+def should_stop(asked: bool) -> bool:
+    """Whether all processes stop here; called at the same points by all, such as after each step.
 
-    def __init__(self, last: int):
-        self._last, self._at, self._said = last, -1, False
-        self._key = _group.fresh("stop/at") if _group else ""
-
-    def after(self, step: int, asked: bool) -> bool:
-        """Whether to stop after this step; every process gets true at the same one.
-
-        asked: whether this process was asked to. Called once a step, up to the last step.
-        """
-        if _group is None:
-            return asked
-        if asked and step != self._last:
-            _group.put(STOP, "")
-        # A process at the last step says so unasked: it can't be made to stop earlier any more.
-        if not self._said and (asked or _group.stop.is_set() or step == self._last):
-            self._said = True
-            if step == self._last:
-                _group.put(f"{self._key}/{_group.index}", str(step))
-                self._at = step
-            else:
-                self._at = max(map(int, _group.gather(self._key, str(step))))
-        return step == self._at and (asked or _group.stop.is_set())
+    asked: whether this process was asked to stop. Soon afterwards every process gets true at one
+    and the same call, and at those that follow it.
+    """
+    return _group.should_stop(asked) if _group else asked
 
 
 def leave(code: int, text: str) -> None:
@@ -343,8 +352,7 @@ def leave(code: int, text: str) -> None:
     if code == 0:
         _group.finish()
         return
-    _group.fail(code, text)
-    _exit(code)
+    _exit(_group.fail(code, text))
 
 
 def _exit(code: int) -> None:

@@ -171,7 +171,7 @@ def train(
         keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
     )
     log = _Log(workdir, name, config, begin)
-    stop, stopped = processes.Stop(config.steps), False
+    stopped = False
     with Signals() as signals, contextlib.closing(checkpoints):
         for step in range(begin, config.steps):
             given = hosts.to_global(batch_at(step), config.batch_size)
@@ -189,7 +189,7 @@ def train(
             state = struct.replace(state, step=state.step + 1)
             log.add(step, {**found, **_total(parts)})
             last = step + 1 == config.steps
-            stopped = stop.after(step + 1, asked=signals.count > 0) and not last
+            stopped = processes.should_stop(signals.count > 0) and not last
             if last or stopped or due(step + 1, config.checkpoint_every):
                 log.flush()
                 checkpoints.save(state, {**meta, "finished": last})

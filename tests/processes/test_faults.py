@@ -1,0 +1,113 @@
+"""One process fails: the others end in time and say why, and a restart goes on bit for bit."""
+
+import signal
+import time
+
+import pytest
+
+from tests.commands import cli
+from tests.processes import launch
+
+pytestmark = pytest.mark.slow
+# More steps than any of these runs gets to before its fault, at a constant rate: the schedule must
+# not depend on where the fault fell.
+LONG = "config.loop.steps = 400; config.optim.schedule = 'constant'"
+
+
+def begin(folder, fault="", **options):
+    """(workdir, processes) of a run that is in the middle of its steps."""
+    config = launch.config_file(folder, LONG, fault)
+    workdir = folder / "run"
+    processes = launch.start(
+        folder / "logs", "train", f"--config={config}", f"--workdir={workdir}", **options
+    )
+    return workdir, processes
+
+
+def ended(processes, seconds=launch.DEADLINE):
+    """The exit codes, after checking that all have ended within the deadline from now."""
+    started = time.monotonic()
+    codes = processes.codes(timeout=seconds)
+    print(f"all ended after {time.monotonic() - started:.1f} s with {codes}")
+    return codes
+
+
+def finish_both(tmp_path, workdir):
+    """Lets the run end with fewer steps left, and compares it with an undisturbed one."""
+    done = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    total = done + 8
+    config = launch.config_file(tmp_path, LONG)
+    for name in (workdir, tmp_path / "whole"):
+        argv = ("train", f"--config={config}", f"--config.loop.steps={total}")
+        launch.run(tmp_path / f"logs-{name.name}", *argv, f"--workdir={name}")
+    assert (workdir / "metrics.jsonl").read_bytes() == (
+        tmp_path / "whole" / "metrics.jsonl"
+    ).read_bytes()
+    assert cli.stored_checksums(workdir) == cli.stored_checksums(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=lambda how: how.name)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_dead_or_frozen_peer_ends_the_others(tmp_path, how, victim):
+    workdir, processes = begin(tmp_path)
+    try:
+        processes.wait_for_steps(workdir, 6)
+        processes.started[victim].send_signal(how)
+        begun = time.monotonic()
+        other = processes.started[1 - victim]
+        assert other.wait(launch.DEADLINE) != 0
+        print(f"{how.name} of {victim}: {other.returncode} in {time.monotonic() - begun:.1f} s")
+    finally:
+        processes.kill()
+    if (how, victim) == (signal.SIGKILL, 1):
+        finish_both(tmp_path, workdir)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_terminated_process_makes_all_save_the_same_step(tmp_path, victim):
+    workdir, processes = begin(tmp_path)
+    processes.wait_for_steps(workdir, 6)
+    processes.started[victim].terminate()
+    assert ended(processes) == [143, 143], processes.report()
+    lines = [processes.err(i).strip().splitlines()[-1] for i in (0, 1)]
+    assert [line.partition("error: ")[0] for line in lines] == ["alignjax[0]: ", "alignjax[1]: "]
+    assert lines[0].partition("error: ")[2] == lines[1].partition("error: ")[2]
+    step = int(lines[0].partition("after step ")[2].split()[0])
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == step
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+    if victim == 1:
+        finish_both(tmp_path, workdir)
+
+
+RAISE = """
+from alignjax.data import pipeline
+
+inner = pipeline.Batches.batch
+
+def batch(self, step):
+    if step == 5 and index == 1:
+        raise {error}
+    return inner(self, step)
+
+pipeline.Batches.batch = batch
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        ("ValueError('row 77 must hold tokens; got none.')", 1, "row 77 must hold tokens"),
+        ("OSError(28, 'No space left on device')", 1, "No space left on device"),
+    ],
+    ids=["bad row", "disk"],
+)
+def test_an_exception_on_one_host_ends_all_with_the_first_cause(tmp_path, error, code, text):
+    _, processes = begin(tmp_path, RAISE.format(error=error))
+    codes = ended(processes, 120)
+    assert codes[0] == codes[1] != 0, processes.report()
+    for index in (0, 1):
+        said = processes.err(index)
+        assert text in said, processes.report()
+        assert f"alignjax[{index}]: error: " in said
+    assert "process 1 ended this run" in processes.err(0)
