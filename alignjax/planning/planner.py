@@ -9,7 +9,7 @@ from jax.sharding import SingleDeviceSharding
 
 from alignjax import experiment
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import analytic, gradients, hlo, programs, schedule
+from alignjax.planning import abstract, analytic, gradients, hlo, programs, schedule
 from alignjax.planning import collectives as exchanges
 from alignjax.planning import flops as counting
 from alignjax.planning import memory as memories
@@ -36,6 +36,7 @@ class Found(NamedTuple):
     estimate: schedule.Estimate | None = None
     roofline: float = 0.0  # seconds
     largest: tuple[tuple[str, int], ...] = ()
+    stage: str = "run"  # run | evaluation, which another command does
     limit: float = 0.0  # usable bytes of a device; 0 is not known
     unread: str = ""  # why jaxlib can't read the compiled program: then its FLOPs are the formula's
 
@@ -96,22 +97,27 @@ class Plan(NamedTuple):
     def tokens_per_second(self) -> float:
         """Tokens of a step's rows, a second and device; 0 if not known."""
         # Further passes over the same rows read no new tokens: the most that one program reads.
-        tokens = max(found.tokens for found in self.programs)
+        tokens = max(found.tokens for found in self.programs if found.stage != "evaluation")
         return tokens / (self.step_seconds * self.devices) if self.step_seconds else 0.0
 
 
 def plan(
-    config: experiment.Experiment, machine: machines.Machine, say: Callable[[str], None]
+    config: experiment.Experiment,
+    machine: machines.Machine,
+    say: Callable[[str], None],
+    *,
+    evaluation: bool = False,
 ) -> Plan:
-    """Compiles every program of a run. `say` gets a line before each and one after it.
+    """Compiles every program of a run, and of its evaluation if that is asked for. `say` gets a
+    line before each and one after it.
 
     Raises:
       ValueError: the sizes do not fit each other or the machine; nothing was compiled.
     """
-    config = programs.without_data(config)
+    config = abstract.without_data(config)
     mesh = meshes.make_mesh(config.mesh, machine.devices)
     with meshes.use(mesh):
-        run = programs.build(config, dense=machine.kind != "tpu")
+        run = programs.build(config, dense=machine.kind != "tpu", evaluation=evaluation)
         sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
         found = []
         for number, call in enumerate(run.calls, 1):
@@ -147,10 +153,14 @@ def examine(
         if not overflow.arrays:
             overflow = overflow._replace(arrays=memories.largest_tensors(lowered.as_text()))
         spent = time.monotonic() - begin
-        return Found(call.name, call.per_step, call.tokens, overflow, spent, limit=limit)
+        return Found(
+            call.name, call.per_step, call.tokens, overflow, spent, limit=limit, stage=call.stage
+        )
     spent = time.monotonic() - begin
     held = [*run.held, *call.beside]
-    if not call.per_step:  # before the loop: only what is frozen is there
+    if call.alone:
+        held = []
+    elif not call.per_step:  # before the loop: only what is frozen is there
         held = [(name, tree) for name, tree in held if name == "frozen"]
     measured = memories.measure(compiled.memory_analysis(), call.parts, held, call.cache)
     found = Found(
@@ -163,6 +173,7 @@ def examine(
         work=call.work,
         largest=tuple(memories.largest_arguments(call.parts)),
         limit=limit,
+        stage=call.stage,
     )
     try:
         program = hlo.parse(compiled.as_text())

@@ -1,6 +1,5 @@
 """The programs that a run executes, as jitted functions and the shapes of their arguments."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,12 +16,11 @@ from alignjax.models import model as models
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt
 from alignjax.parallel import axes
-from alignjax.planning import analytic
+from alignjax.planning import abstract, analytic, evaluating
 from alignjax.rewards import learned
-from alignjax.sampling import generate
+from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm as algorithms
 from alignjax.training import loop, optim, update
-from alignjax.worlds import corpus as world_corpus
 
 
 class Call(NamedTuple):
@@ -32,7 +30,8 @@ class Call(NamedTuple):
     are, (category, tree), see memory.CATEGORIES. per_step: how often a step runs it; 0 is once
     before the first step. tokens: of all rows that one run reads. work: by the formulas; None where
     they do not hold. rounds: of loops that the data ends, at most. cache: the KV cache's shapes.
-    beside: what else is on the devices meanwhile, besides what is held all along.
+    beside: what else is on the devices meanwhile, besides what is held all along. alone: whether
+    nothing of the run is held meanwhile, for another command runs it.
     """
 
     name: str
@@ -45,6 +44,12 @@ class Call(NamedTuple):
     rounds: int = 1
     cache: Any = None
     beside: tuple[tuple[str, Any], ...] = ()
+    alone: bool = False
+
+    @property
+    def stage(self) -> str:
+        """run, or the evaluation after it."""
+        return "evaluation" if self.alone else "run"
 
 
 class Run(NamedTuple):
@@ -57,33 +62,7 @@ class Run(NamedTuple):
     calls: tuple[Call, ...]
 
 
-def abstract_corpus(config: experiment.Experiment) -> corpora.Corpus:
-    """The sizes of the data, without reading any where they do not depend on it."""
-    data = config.data
-    if isinstance(data, world_corpus.ReviewConfig):
-        return experiment.make_corpus(data, lambda line: None)
-    vocab = 0 if config.weights else config.model.vocab_size or getattr(data, "vocab_size", 0)
-    return corpora.Corpus(
-        vocab_size=vocab,
-        pad=0,
-        eos=1,
-        length=data.length,
-        prompt_length=data.prompt_length,
-        table=lambda kind, split: {},
-        text=str,
-        fingerprints={},
-    )
-
-
-def rows(columns: Mapping[str, Any], *sizes: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Global arrays [*sizes] with the layout of a batch; columns: dtype by name."""
-    names = " ".join(["batch", *["time"] * (len(sizes) - 1)])
-    mesh = jax.sharding.get_mesh() if axes.has_mesh() else None
-    where = None if mesh is None else jax.sharding.NamedSharding(mesh, axes.spec(names))
-    return {n: jax.ShapeDtypeStruct(sizes, t, sharding=where) for n, t in columns.items()}
-
-
-READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positions": np.int32}
+NO_WORK = analytic.Work(0.0, 0.0)  # it moves data
 COLLECTED = ("old_logprobs", "old_values", "advantages", "returns")
 
 
@@ -131,30 +110,8 @@ def joined(*passes: tuple[analytic.Work, ...] | None) -> analytic.Work | None:
     return analytic.together(*sum(known, ())) if len(known) == len(passes) else None
 
 
-def _starts(
-    config: experiment.Experiment, plain: models.Model, model: models.Model, key: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(start, frozen) of the run as experiment.load_start gives them, in shapes."""
-    base = jax.eval_shape(plain.init, key)
-    start: dict[str, Any] = {}
-    frozen: dict[str, Any] = {}
-    refers = isinstance(config.algorithm, experiment.REFERRING)
-    adapted = not isinstance(config.adapter, adapt.FullConfig)
-    if config.policy or config.weights:
-        start["policy"] = jax.eval_shape(model.init, key) if adapted else base
-    if adapted:
-        frozen["base"] = base
-    if refers:
-        frozen["reference"] = adapt.empty(start["policy"]) if adapted else start["policy"]
-    if config.reward:
-        frozen["reward"] = jax.eval_shape(plain.with_scalar, base)
-        if not adapted:
-            start["reward"] = frozen["reward"]
-    return start, frozen
-
-
-def build(config: experiment.Experiment, *, dense: bool = True) -> Run:
-    """The run's programs on the mesh that is set.
+def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool = False) -> Run:
+    """The run's programs on the mesh that is set; with `evaluation` those that judge it too.
 
     dense: whether the compiler has no kernel for a mixture of experts, so that each of them
     multiplies all rows.
@@ -163,14 +120,14 @@ def build(config: experiment.Experiment, *, dense: bool = True) -> Run:
       ValueError: the configuration's sizes do not fit each other or the mesh.
     """
     config.validate()
-    corpus = abstract_corpus(config)
+    corpus = abstract.corpus(config)
     shape = experiment.resolve_model(config.model, corpus, config.weights)
     plain = transformer.transformer(shape)
     model = adapt.adapt(plain, config.adapter)
     method = experiment.make_method(config.algorithm, model, corpus)
     loop.check_sizes(config.loop, method.plan)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    start, frozen = _starts(config, plain, model, key)
+    start, frozen = abstract.starts(config, plain, model, key)
     updates = config.loop.steps * method.plan.epochs * method.plan.minibatches
 
     def tx_of(params: Any) -> Any:
@@ -196,7 +153,8 @@ def build(config: experiment.Experiment, *, dense: bool = True) -> Run:
         ("frozen", {**own, **frozen}),
         ("other", (state.step, state.carry)),
     )
-    return Run(shape, state, frozen, held, (init, *stages))
+    after = _evaluation(made) if evaluation else ()
+    return Run(shape, state, frozen, held, (init, *stages, *after))
 
 
 def _update(made: _Build, batch: Any, tokens: int, work: analytic.Work | None) -> Call:
@@ -228,7 +186,7 @@ def _offline(made: _Build) -> tuple[Call, ...]:
     pairs = experiment.table_kind(config.algorithm) == "pairs"
     sizes = (config.loop.batch_size, 2, length) if pairs else (config.loop.batch_size, length)
     count = math.prod(sizes[:-1])
-    given = rows(READ, *sizes)
+    given = abstract.rows(abstract.READ, *sizes)
     calls: tuple[Call, ...] = ()
     if made.method.annotate is not None:
         work = joined(made.passes(count, length, plain=True))
@@ -237,31 +195,36 @@ def _offline(made: _Build) -> tuple[Call, ...]:
         calls = (Call("annotate", run, (made.frozen, given), parts, 0, count * length, work),)
     batch = dict(given)
     if isinstance(config.algorithm, dpo.DpoConfig):
-        batch |= rows({"reference_logprobs": np.float32}, *sizes)
+        batch |= abstract.rows({"reference_logprobs": np.float32}, *sizes)
     has_head = experiment.method_name(config.algorithm) != "reward"
     work = joined(made.passes(count, length, trained=True, head=has_head))
     return (*calls, _update(made, batch, count * length, work))
 
 
-def _samples(count: int, length: int) -> generate.Samples:
-    """Samples of `count` rows, in shapes."""
-    wide = {"tokens": np.int32, "mask": np.bool_, "logprobs": np.float32}
-    narrow = {"lengths": np.int32, "prompt_lengths": np.int32, "ended": np.bool_}
-    return generate.Samples(**rows(wide, count, length), **rows(narrow, count))
+def _policy(made: _Build) -> Any:
+    """The language model that is trained."""
+    params, chosen = made.state.params, made.config.algorithm
+    return ppo.critic_of(params, chosen)[0] if isinstance(chosen, ppo.PpoConfig) else params
 
 
-def _generate(made: _Build, chosen: ppo.PpoConfig) -> Call:
-    corpus, model, frozen = made.corpus, made.model, made.frozen
-    count, prompt = made.config.loop.batch_size, corpus.prompt_length
-    new = chosen.sampling.max_new_tokens
-    prompts, lengths = rows({"prompts": np.int32}, count, prompt), rows({"n": np.int32}, count)
-    policy, _ = ppo.critic_of(made.state.params, chosen)
+def _bound(made: _Build, params: Any) -> Any:
+    """A tree as the model reads it."""
     adapted = not isinstance(made.config.adapter, adapt.FullConfig)
-    bound = jax.eval_shape(model.bind, policy, frozen) if adapted else policy
+    return jax.eval_shape(made.model.bind, params, made.frozen) if adapted else params
+
+
+def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> Call:
+    corpus, model, frozen = made.corpus, made.model, made.frozen
+    prompt, new = corpus.prompt_length, sampling.max_new_tokens
+    prompts, lengths = (
+        abstract.rows({"prompts": np.int32}, count, prompt),
+        abstract.rows({"n": np.int32}, count),
+    )
+    policy, adapted = _policy(made), "base" in frozen
     return Call(
         "generate",
-        generate.make_generate(model, chosen.sampling, eos=corpus.eos, pad=corpus.pad),
-        (bound, prompts["prompts"], lengths["n"], made.key),
+        generate.make_generate(model, sampling, eos=corpus.eos, pad=corpus.pad),
+        (_bound(made, policy), prompts["prompts"], lengths["n"], made.key),
         (
             ("parameters", policy),
             ("frozen", {"base": frozen["base"]} if adapted else {}),
@@ -294,7 +257,7 @@ def _score(made: _Build, samples: generate.Samples) -> Call:
 def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) -> Call:
     count, length = samples.tokens.shape
     params, frozen = made.state.params, made.frozen
-    scores = rows({"scores": np.float32}, count)["scores"]
+    scores = abstract.rows({"scores": np.float32}, count)["scores"]
     coefficient = jax.ShapeDtypeStruct((), jnp.float32)
     bodies = [made.passes(count, length), made.passes(count, length, plain=True)]
     if not chosen.shared_critic:
@@ -315,32 +278,80 @@ def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) 
     )
 
 
+def _take(made: _Build, chosen: ppo.PpoConfig, collected: Any, length: int) -> Call:
+    """Rows of a collected batch, in the order of one of its permutations (training/loop.py)."""
+    count = made.config.loop.batch_size
+    whole, mesh = abstract.rows(collected, count, length), None
+    if axes.has_mesh():
+        mesh = jax.sharding.NamedSharding(jax.sharding.get_mesh(), jax.sharding.PartitionSpec())
+    order = jax.ShapeDtypeStruct((count // chosen.minibatches,), np.int32, sharding=mesh)
+
+    def take(batch: Any, order: Any) -> Any:
+        return {name: axes.take(x, order, "batch time") for name, x in batch.items()}
+
+    parts = (("batch", whole), ("other", order))
+    often = chosen.epochs * chosen.minibatches
+    return Call("take", jax.jit(take), (whole, order), parts, often, 0, NO_WORK)
+
+
+def _evaluation(made: _Build) -> tuple[Call, ...]:
+    """What `alignjax evaluate` runs, at the number of rows that it takes by default."""
+    config, corpus, model = made.config, made.corpus, made.model
+    method, count = (
+        experiment.method_name(config.algorithm),
+        evaluating.rows_at_once(made.shards[0]),
+    )
+    policy, length = _bound(made, _policy(made)), corpus.length
+    found: list[tuple[evaluating.Program, int]] = []
+    if method in ("pretrain", "sft"):
+        made_of = evaluating.likelihood(model, policy, abstract.rows(abstract.READ, count, length))
+        return (_judging(made, made_of, count, length),)
+    pairs = abstract.rows(abstract.READ, count, 2, length)
+    if method == "reward":
+        return (
+            _judging(made, evaluating.reward_accuracy(model, policy, pairs), 2 * count, length),
+        )
+    reference = _bound(made, made.frozen["reference"])
+    if method == "dpo":
+        judge = evaluating.implicit_accuracy(model, policy, reference, pairs)
+        found.append((judge, 2 * count))
+    sampling = getattr(config.algorithm, "sampling", None) or transforms.SamplingConfig(
+        max_new_tokens=length - corpus.prompt_length
+    )
+    whole = corpus.prompt_length + sampling.max_new_tokens
+    samples = abstract.samples(count, whole)
+    temperature = sampling.temperature or 1.0
+    judge = evaluating.divergence(model, policy, reference, samples, temperature)
+    drawn = _generate(made, sampling, count)._replace(name="evaluate generate", per_step=0)
+    calls = [_judging(made, each, n, length) for each, n in found]
+    return (*calls, drawn._replace(alone=True), _judging(made, judge, count, whole))
+
+
+def _judging(made: _Build, judge: evaluating.Program, count: int, length: int) -> Call:
+    work = evaluating.work(made.counts, judge, count, length, made.shards)
+    given = tuple(tree for _, tree in judge.parts)
+    return Call(judge.name, judge.run, given, judge.parts, 0, count * length, work, alone=True)
+
+
 def _online(made: _Build) -> tuple[Call, ...]:
     """The programs of PPO: generate, score, experience, update."""
     chosen, count = made.config.algorithm, made.config.loop.batch_size
     assert isinstance(chosen, ppo.PpoConfig)
     length = made.corpus.prompt_length + chosen.sampling.max_new_tokens
-    samples = _samples(count, length)
-    calls = [_generate(made, chosen)]
+    samples = abstract.samples(count, length)
+    calls = [_generate(made, chosen.sampling, count)]
     if chosen.reward == "model":
         calls.append(_score(made, samples))
     calls.append(_experience(made, chosen, samples))
-    collected = {**READ, **dict.fromkeys(COLLECTED, np.float32)}
+    collected = {**abstract.READ, **dict.fromkeys(COLLECTED, np.float32)}
     part = count // chosen.minibatches
     trained = [made.passes(part, length, trained=True)]
     if not chosen.shared_critic:
         trained.append(made.passes(part, length, trained=True, head=False))
-    batch = rows(collected, part, length)
-    last = _update(made, batch, part * length, joined(*trained))
-    whole = rows(collected, count, length)  # the part is a copy of some of these rows
-    return (*calls, last._replace(beside=(("batch", whole),)))
-
-
-def without_data(config: experiment.Experiment) -> experiment.Experiment:
-    """A copy whose missing folders have names: a plan reads none of them."""
-    needs = isinstance(config.algorithm, experiment.REFERRING)
-    policy = config.policy or ("policy" if needs and not config.weights else "")
-    scored = isinstance(config.algorithm, ppo.PpoConfig) and config.algorithm.reward == "model"
-    return dataclasses.replace(
-        config, policy=policy, reward=config.reward or ("reward" if scored else "")
+    batch = abstract.rows(collected, part, length)
+    calls += (
+        [_take(made, chosen, collected, length)] if made.method.plan != algorithms.Plan() else []
     )
+    last = _update(made, batch, part * length, joined(*trained))
+    whole = abstract.rows(collected, count, length)  # the part is a copy of some of these rows
+    return (*calls, last._replace(beside=(("batch", whole),)))

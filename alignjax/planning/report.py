@@ -155,6 +155,7 @@ def text(plan: planner.Plan) -> str:
         )
     for found in plan.programs:
         often = f"{found.per_step} a step" if found.per_step else "before the first step"
+        often = "by alignjax evaluate" if found.stage == "evaluation" else often
         lines.append(f"  {found.name} ({often}; compiled in {found.compile_seconds:.0f} s)")
         if found.overflow is not None:
             lines += _overflow_lines(found)
@@ -234,7 +235,7 @@ def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
         measured = [row for row in plan["programs"] if row["memory"]]
         peak = max(measured, key=lambda row: row["memory"]["total"], default=None)
         gib, limit = (peak["memory"]["total"] / 2**30, peak["limit"] / 2**30) if peak else (0, 0)
-        last = plan["programs"][-1]
+        last = next(row for row in plan["programs"] if row["name"] == "update")
         work = (last["work"] or {}).get("run", 0.0)
         ratio = f"{last['flops'] * plan['devices'] / work - 1:+.2%}" if work else "-"
         ratio = "not read" if last["unread"] else ratio

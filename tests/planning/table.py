@@ -57,7 +57,13 @@ attention in full, recomputation included).
 - jaxlib 0.10.2 can't print some of libtpu 0.0.51's programs for v5p (large asynchronous
   collectives). Then memory is still exact, FLOPs are the formula's, and times are the roofline's
   bounds (">=", "<="): no estimate.
-- Not planned: the shuffle of PPO's minibatches, and evaluation between steps.
+- **Evaluation** is a command of its own after a run: its programs are planned at the rows that it
+  takes by default, and are no part of a step (`--evaluation=false` leaves them out).
+- **Kernels** (splash attention, grouped products of experts) carry neither cycles nor FLOPs: both
+  are counted from their operands, causal blocks only, at 60% of the matrix units' peak with inner
+  sizes padded to 128. That efficiency is an assumption.
+- **Gradients**: a sum over the data axis of which each device keeps a slice sends twice the bytes
+  of a reduce-scatter; the plan says how many leave each way.
 
 ## Levers, measured by the same estimate
 
@@ -96,20 +102,21 @@ def programs(plan: dict) -> str:
         f"### {plan['config']} on {plan['topology']}",
         "",
         "| program | HBM GiB | parameters | optimizer | frozen | batch | temporaries | of it KV "
-        "cache | est. s | matmul | vector | exposed collectives | largest collective |",
-        "|" + "---|" * 13,
+        "cache | est. s | matmul | vector | kernels | exposed collectives | largest collective |",
+        "|" + "---|" * 14,
     ]
     for row in plan["programs"]:
         held = row["memory"]
         if held is None:
-            lines.append(f"| {row['name']} | does not fit |" + " |" * 11)
+            lines.append(f"| {row['name']} | does not fit |" + " |" * 12)
             continue
         both = [held["arguments"], held["resident"]]
         names = ("parameters", "optimizer", "frozen", "batch")
         sizes = [sum(part.get(name, 0) for part in both) for name in names]
         sizes = [held["total"], *sizes, held["temporaries"], held["cache"]]
         estimate = row["estimate"] or {}
-        times = [estimate.get(name) for name in ("total", "matmul", "vector", "exposed")]
+        names = ("total", "matmul", "vector", "kernels", "exposed")
+        times = [estimate.get(name) for name in names]
         largest = next(iter(row["collectives"]), None)
         said = "-"
         if largest is not None:

@@ -11,7 +11,7 @@ from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
-from alignjax.planning import analytic, memory, planner, programs, report, topology
+from alignjax.planning import abstract, analytic, memory, planner, report, topology
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training import loop as loops
 from alignjax.training import update
@@ -84,7 +84,7 @@ def test_every_program_of_a_method_is_planned(name, machine):
     found = plan(make(name), machine)
     names = {
         "dpo": ["init", "annotate", "update"],
-        "ppo": ["init", "generate", "score", "experience", "update"],
+        "ppo": ["init", "generate", "score", "experience", "take", "update"],
     }
     assert [each.name for each in found.programs] == names[name]
     for each in found.programs[1:]:
@@ -92,6 +92,27 @@ def test_every_program_of_a_method_is_planned(name, machine):
     assert found.programs[-1].memory.arguments["frozen"] > 0
     assert json.loads(json.dumps(report.table(found)))["programs"][-1]["fits"]
     assert "verdict: compiles" in report.text(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "judged"),
+    [
+        ("sft", ["likelihood"]),
+        pytest.param("reward", ["pairs"], marks=pytest.mark.slow),
+        pytest.param("dpo", ["pairs", "generate", "divergence"], marks=pytest.mark.slow),
+        pytest.param("ppo", ["generate", "divergence"], marks=pytest.mark.slow),
+    ],
+)
+def test_evaluation_is_planned_apart_from_the_run(name, judged, machine):
+    with tiny.quick_compiles():
+        whole = planner.plan(make(name), machine, lambda line: None, evaluation=True)
+    found = [each for each in whole.programs if each.stage == "evaluation"]
+    assert [each.name for each in found] == [f"evaluate {each}" for each in judged]
+    assert whole.programs[-len(judged) - 1].name == "update"
+    for each in found:
+        assert each.flops * 8 == pytest.approx(each.work.run, rel=0.03), each.name
+        assert not each.memory.resident  # another command runs it, without the optimizer
+        assert each.per_step == 0
 
 
 def test_held_trees_count_once(machine):
@@ -116,7 +137,7 @@ def test_held_trees_count_once(machine):
 
 
 def tiny_prompt():
-    return programs.abstract_corpus(make("ppo")).prompt_length
+    return abstract.corpus(make("ppo")).prompt_length
 
 
 def test_adapters_are_all_that_the_optimizer_holds(machine):
@@ -273,7 +294,7 @@ def test_the_command_line():
     code, out, err = command("--topology=cpu:4", "--json")
     table = json.loads(out)
     assert (code, table["devices"], table["fits"]) == (0, 4, True)
-    assert "update: compiling, 2 of 2, for cpu:4" in err
+    assert "update: compiling, 2 of 3, for cpu:4" in err
     code, out, err = command("--topology=v5e:5x5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("alignjax: error: --topology must be one of v5e:")
