@@ -76,7 +76,8 @@ def absorbs(config: TransformerConfig, queries: int, keys: int) -> bool:
 
     Both are the same sum in another order: (q W) . c = q . (W c). Multiplications a head: bringing
     latents, S R (H + U) + T S (H + P + U); bringing queries, T R (H + U) + T S (2 R + P). Decoding
-    brings queries, training and prefill bring latents.
+    brings queries, training and prefill bring latents. Keys and values under an adapter are always
+    made from the latents, since an adapter multiplies inputs: merge it to decode long texts fast.
     """
     mla, h = config.mla, config.head_dim
     both = mla.kv_rank * (h + mla.value_dim)
@@ -163,7 +164,8 @@ def latent_attention(
     kept = remember(latent[:, :, None], turned[:, :, None])
     latent, turned = (a[:, :, 0].astype(x.dtype) for a in kept)
     written = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
-    absorbed = written and absorbs(config, x.shape[1], latent.shape[1])
+    plain = not any(isinstance(w, layers.Operator) for w in (weights.key, weights.value))
+    absorbed = written and plain and absorbs(config, x.shape[1], latent.shape[1])
     mix = _by_queries if absorbed else _by_latents
     return layers.linear(
         "btku,kud->btd",

@@ -105,6 +105,28 @@ def choose(moe: MoeConfig, logits: jax.Array, correction: Any) -> tuple[jax.Arra
     return share * moe.scale, chosen
 
 
+def _matmul(rows: jax.Array, weight: Any, sizes: jax.Array) -> jax.Array:
+    """[N, outputs] of rows in runs, one an expert, of these sizes; an adapter does it itself."""
+    if isinstance(weight, layers.Operator):
+        operator: Any = weight
+        return operator.grouped(rows, sizes)
+    return jax.lax.ragged_dot(rows, weight, sizes)
+
+
+def _held(weight: Any) -> int:
+    """Experts of which this device holds the weights."""
+    stack: Any = weight
+    return (stack.base if isinstance(weight, layers.Operator) else stack).shape[0]
+
+
+def _laid_out(weight: Any, inputs: str, outputs: str) -> Any:
+    """The axes of a stack of experts as it is used."""
+    if isinstance(weight, layers.Operator):
+        operator: Any = weight
+        return operator.laid_out("experts", inputs, outputs)
+    return f"experts {inputs} {outputs}"
+
+
 def _experts(
     config: TransformerConfig, weights: Moe, x: jax.Array, share: Any, chosen: Any, first: Any
 ) -> jax.Array:
@@ -113,7 +135,7 @@ def _experts(
     Rows of other devices' experts are sorted behind all runs and kept out of both ends of the
     product, where a kernel may leave anything.
     """
-    count, active = weights.gate.shape[0], config.moe.active
+    count, active = _held(weights.gate), config.moe.active
     local = chosen.reshape(-1) - first
     local = jnp.where((local >= 0) & (local < count), local, count)
     order = jnp.argsort(local, stable=True)
@@ -123,9 +145,9 @@ def _experts(
     rows = jnp.where(mine, x[order // active], 0)
     if config.moe.weigh_inputs:
         rows = rows * share
-    gate = jax.lax.ragged_dot(rows, weights.gate, sizes)
-    inner = layers.activation(config.activation, gate) * jax.lax.ragged_dot(rows, weights.up, sizes)
-    out = jax.lax.ragged_dot(jnp.where(mine, inner, 0), weights.down, sizes)
+    gate = _matmul(rows, weights.gate, sizes)
+    inner = layers.activation(config.activation, gate) * _matmul(rows, weights.up, sizes)
+    out = _matmul(jnp.where(mine, inner, 0), weights.down, sizes)
     out = jnp.where(mine, out, 0)
     if not config.moe.weigh_inputs:
         out = out * share
@@ -151,7 +173,7 @@ def _routed(
         flat, share, chosen = (
             jax.lax.all_gather(a, over, axis=0, tiled=True) for a in (flat, share, own)
         )
-        first = jax.lax.axis_index(over) * weights.gate.shape[0]
+        first = jax.lax.axis_index(over) * _held(weights.gate)
     out = _experts(config, weights, flat, share, chosen, first)
     if over:
         out = jax.lax.psum_scatter(out, over, scatter_dimension=0, tiled=True)
@@ -169,9 +191,9 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
     """
     used = Moe(
         router="embed route",
-        gate="experts embed ff",
-        up="experts embed ff",
-        down="experts ff embed",
+        gate=_laid_out(weights.gate, "embed", "ff"),
+        up=_laid_out(weights.up, "embed", "ff"),
+        down=_laid_out(weights.down, "ff", "embed"),
         correction=None if weights.correction is None else "route",
     )
     routed = struct.replace(weights, shared=None)

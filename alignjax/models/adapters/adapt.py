@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax.core import trees
+from alignjax.core import struct, trees
 from alignjax.models import model as models
 from alignjax.models import params
 from alignjax.models.adapters import bottleneck, ia3, lora, prefix
@@ -76,13 +76,21 @@ def is_adapter(x: Any) -> bool:
 
 
 def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:
-    """Adapters joined with frozen["base"]; with a key they drop out."""
+    """Adapters joined with frozen["base"]; with a key they drop out.
+
+    The halves of one matrix share their inputs, what drops out of them, and the map from them.
+    """
+    found = jax.tree_util.tree_leaves_with_path(own, is_leaf=is_adapter)
+    nodes = {trees.path_name(path): node for path, node in found}
 
     def join(name: str, adapter: Any, weight: Any) -> Any:
         if adapter is None:
             return weight
         if not is_adapter(adapter):
             return adapter
+        if isinstance(adapter, lora.LowRank) and adapter.partner:
+            name = adapter.partner
+            adapter = struct.replace(adapter, down=nodes[name].down)
         number = zlib.crc32(name.encode()) & 0x7FFFFFFF
         return adapter.over(weight, None if key is None else jax.random.fold_in(key, number))
 

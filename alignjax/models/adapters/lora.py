@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.core import shapes, struct
 from alignjax.models import layers, params
@@ -18,7 +19,9 @@ class LoraConfig:
 
     rank: int = 8
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("query", "value")  # among query, key, value, out, gate, up, down
+    # among query, key, value, out, gate, up, down (of dense and shared MLPs); under latent
+    # attention query_down and latent too; of experts, experts_in (gate and up) and experts_down
+    targets: tuple[str, ...] = ("query", "value")
     ranks: tuple[str, ...] = ()  # other ranks by target: "key=4"
     alphas: tuple[str, ...] = ()  # other alphas by target: "key=8"
     stabilised: bool = False  # s = alpha / sqrt(rank) (Kalajdzievski 2023)
@@ -26,7 +29,7 @@ class LoraConfig:
     dropout: float = 0.0  # of the adapter's input, in the pass that is differentiated
 
     def validate(self) -> None:
-        sites.check_targets(self.targets)
+        sites.check_targets(self.targets, (*sites.TARGETS, *sites.LATENTS, *sites.EXPERTS))
         shapes.check_number("adapter.rank", self.rank, minimum=1)
         shapes.check_number("adapter.alpha", self.alpha, above=0)
         shapes.check_number("adapter.dropout", self.dropout, minimum=0, below=1)
@@ -51,25 +54,53 @@ class LoraConfig:
         return alpha / (rank**0.5 if self.stabilised else rank)
 
     def declare(self, declared: Any) -> Any:
-        """The adapters of a declared model: LowRank at every target, None elsewhere."""
-        return sites.place(declared, self.targets, self._site)
+        """The adapters of a declared model: LowRank at every target, None elsewhere.
+
+        Raises:
+          ValueError: a target is no weight of the model, or cannot be adapted in that way.
+        """
+        return sites.place(declared, self.targets, self._site, halves=True)
 
     def _site(self, site: sites.Site) -> "LowRank":
-        rank, info = self.rank_of(site.target), params.ParamInfo
+        rank, info, lead = self.rank_of(site.target), params.ParamInfo, site.lead_axes
+        self._check_site(site)
+        # The variance of a uniform law on +- fan_in^-1/2, which LoRA's own code draws from.
+        down = info(
+            site.lead(*site.inputs, rank),
+            f"{lead} {site.input_axes} rank",
+            (3 * site.fan_in) ** -0.5,
+        )
         return LowRank(
-            # The variance of a uniform law on +- fan_in^-1/2, which LoRA's own code draws from.
-            down=info(
-                site.lead(*site.inputs, rank),
-                f"layers {site.input_axes} rank",
-                (3 * site.fan_in) ** -0.5,
-            ),
-            up=info(site.lead(rank, *site.outputs), f"layers rank {site.output_axes}", 0),
-            stretch=info(site.lead(*site.outputs), f"layers {_whole(site.output_axes)}", 0)
+            down=None if site.partner else down,
+            up=info(site.lead(rank, *site.outputs), f"{lead} rank {site.output_axes}", 0),
+            stretch=info(site.lead(*site.outputs), f"{lead} {_whole(site.output_axes)}", 0)
             if self.dora
             else None,
+            partner=site.partner,
+            experts=site.has_experts,
             scale=self.scale_of(site.target),
             dropout=self.dropout,
         )
+
+    def _check_site(self, site: sites.Site) -> None:
+        if site.has_experts and (self.dora or self.dropout):
+            raise ValueError(
+                "adapter.dora must be off and adapter.dropout 0 with routed experts as targets; "
+                f"got {self.dora} and {self.dropout} (adapter). Leave {site.target} out."
+            )
+        last = site.name.rsplit("/", 1)[-1]
+        if site.input_axes != "route" or last not in ("key", "value"):
+            return
+        numbers = {
+            (name in self.targets, self.rank_of(name), self.alpha_of(name))
+            for name in ("key", "value")
+        }
+        if len(numbers) > 1:
+            raise ValueError(
+                "adapter.targets must name key and value together, with one rank and alpha, under "
+                f"latent attention, where one matrix makes both; got {', '.join(self.targets)} "
+                "(adapter)."
+            )
 
 
 def _whole(names: str) -> str:
@@ -100,8 +131,12 @@ class LowRank(layers.Operator):
     as its difference from the base's, so that adapters are made without reading the base and
     start as exactly the base.
 
+    partner: path of the adapter of the matrix's other half, whose `down` this one uses; its own is
+    None until they are bound. Of `experts`, down and up are [E, ...] (`grouped`).
+
     base, key: the frozen weight and the dropout's key, joined by `over`. ids [B]: the adapter of
-    each row, where down and up have a leading adapter axis (many.py).
+    each row, where down and up have a leading adapter axis; scale and dropout are then tuples, and
+    ranks are what each adapter's own rank was (many.py).
     """
 
     down: Any
@@ -110,14 +145,17 @@ class LowRank(layers.Operator):
     base: Any = None
     key: Any = None
     ids: Any = None
-    scale: float = struct.static(default=1.0)
-    dropout: float = struct.static(default=0.0)
+    partner: str = struct.static(default="")
+    experts: bool = struct.static(default=False)
+    scale: Any = struct.static(default=1.0)
+    dropout: Any = struct.static(default=0.0)
+    ranks: tuple[int, ...] = struct.static(default=())
 
     def over(self, base: Any, key: jax.Array | None) -> "LowRank":
         """This adapter on its frozen weight."""
-        if key is None or not self.dropout:
+        if key is None or not np.any(self.dropout):
             return struct.replace(self, base=base)
-        return struct.replace(self, base=base, key=jax.random.split(key, self.down.shape[0]))
+        return struct.replace(self, base=base, key=jax.random.split(key, self.up.shape[0]))
 
     def product(
         self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
@@ -134,7 +172,8 @@ class LowRank(layers.Operator):
         added = axes.einsum(
             f"{side.lead}R,{each}R{side.outputs}->{side.lead}{side.outputs}", inner, up, out=out
         )
-        result = given + self.scale * added
+        scale = self._each(self.scale, x.shape[0], added.ndim).astype(added.dtype)
+        result = given + scale * added
         if self.stretch is not None:
             result = (result * self._ratio(side, stored)).astype(result.dtype)
         return result if bias is None else result + bias
@@ -144,19 +183,48 @@ class LowRank(layers.Operator):
         down, up = f"{side.input_axes} rank", f"rank {side.output_axes}"
         if self.ids is None:
             return axes.shard(self.down, down), axes.shard(self.up, up), ""
-        ids = self.ids[:, None] + jnp.zeros((rows // self.ids.shape[0],), self.ids.dtype)
+        ids = self._rows(rows)
 
         def each(x: jax.Array, names: str) -> jax.Array:
-            return axes.take(axes.shard(x, f"rank {names}"), ids.reshape(rows), f"batch {names}")
+            return axes.take(axes.shard(x, f"rank {names}"), ids, f"batch {names}")
 
         return each(self.down, down), each(self.up, up), side.lead[0]
+
+    def _rows(self, rows: int) -> jax.Array:
+        """[rows] the adapter of each row."""
+        ids = self.ids[:, None] + jnp.zeros((rows // self.ids.shape[0],), self.ids.dtype)
+        return ids.reshape(rows)
+
+    def _each(self, number: Any, rows: int, ndim: int) -> Any:
+        """A number of the adapter, or [rows, 1, ...] where each row has its own."""
+        if self.ids is None:
+            return jnp.float32(number)
+        table = axes.shard(jnp.asarray(number, jnp.float32), "rank")
+        own = axes.take(table, self._rows(rows), "batch")
+        return own.reshape(rows, *[1] * (ndim - 1))
 
     def _dropped(self, x: jax.Array, side: sites.Sides) -> jax.Array:
         if self.key is None:
             return x
-        kept = jax.random.bernoulli(self.key, 1 - self.dropout, x.shape)
-        kept = axes.shard(kept, f"{side.lead_axes} {side.input_axes}")
-        return jnp.where(kept, x / (1 - self.dropout), 0)
+        stays = 1 - self._each(self.dropout, x.shape[0], x.ndim)
+        names = f"{side.lead_axes} {side.input_axes}"
+        drawn = axes.shard(jax.random.uniform(self.key, x.shape), names)
+        return jnp.where(drawn < stays, x / stays.astype(x.dtype), 0)
+
+    def grouped(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
+        """[N, outputs] of rows [N, inputs] in runs, one an expert, of these sizes [E]."""
+        inner = jax.lax.ragged_dot(rows, self.down, sizes)
+        added = jax.lax.ragged_dot(inner, self.up, sizes)
+        return jax.lax.ragged_dot(rows, dense(self.base), sizes) + self.scale * added
+
+    def laid_out(self, lead: str, inputs: str, outputs: str) -> "LowRank":
+        """The axes of each of its arrays, for experts."""
+        return struct.replace(
+            self,
+            base=f"{lead} {inputs} {outputs}",
+            down=f"{lead} {inputs} rank",
+            up=f"{lead} rank {outputs}",
+        )
 
     def _ratio(self, side: sites.Sides, stored: str) -> jax.Array:
         """[outputs...] fp32: the trained length of each column over its present one.
@@ -188,10 +256,11 @@ class LowRank(layers.Operator):
     def merged(self) -> jax.Array:
         """The one matrix [layers, inputs..., outputs...] that does the same, in fp32."""
         whole = dense(self.base).astype(jnp.float32)
-        ins = len(self.down.shape) - 2
-        letters = "abcdefgh"[:ins], "ijklmnop"[: len(self.up.shape) - 2]
+        lead = 2 if self.experts else 1
+        ins, stack = self.down.ndim - 1 - lead, "LE"[:lead]
+        letters = "abcdfgh"[:ins], "ijklmnop"[: self.up.ndim - 1 - lead]
         added = jnp.einsum(
-            f"L{letters[0]}R,LR{letters[1]}->L{letters[0]}{letters[1]}",
+            f"{stack}{letters[0]}R,{stack}R{letters[1]}->{stack}{letters[0]}{letters[1]}",
             self.down.astype(jnp.float32),
             self.up.astype(jnp.float32),
             precision="highest",

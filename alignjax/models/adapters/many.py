@@ -11,28 +11,94 @@ from alignjax.models.adapters import adapt, lora
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Adapters of one configuration as one tree, whose leaves are [L, A, ...].
+    """LoRA adapters on the same weights as one tree, whose leaves are [L, A, ...].
+
+    Ranks may differ: smaller ones are filled up with zeros, which have no gradient and stay zero.
+    Scales (alpha, rank-stabilised or not) and dropout belong to each adapter.
 
     Raises:
-      ValueError: they differ in shape or scale, or are not plain LoRA.
+      ValueError: they stand on different weights or sizes, or are not plain LoRA.
     """
-    if len({jax.tree.structure(tree) for tree in trees}) != 1:
-        raise ValueError(
-            f"adapters used at once must be of one configuration; got {len(trees)} that are not. "
-            "Train them with the same ranks, alphas and targets."
-        )
-    for node in jax.tree.leaves(trees[0], is_leaf=adapt.is_adapter):
-        if node is not None and (not isinstance(node, lora.LowRank) or node.stretch is not None):
+    each = [jax.tree.leaves(tree, is_leaf=adapt.is_adapter) for tree in trees]
+    shape: Any = jax.tree.structure(trees[0], is_leaf=adapt.is_adapter)
+    for tree, nodes in zip(trees, each, strict=True):
+        for node in nodes:
+            if node is not None and not _is_plain(node):
+                raise ValueError(
+                    "adapters used at once must be LoRA without DoRA, routed experts and a head; "
+                    f"got {_named(node)}. Run others one by one."
+                )
+        alike = jax.tree.structure(tree, is_leaf=adapt.is_adapter) == shape
+        if not alike or any(
+            (a is None) != (b is None) for a, b in zip(nodes, each[0], strict=True)
+        ):
             raise ValueError(
-                "adapters used at once must be LoRA without DoRA and without a head; got "
-                f"{type(node).__name__}. Run others one by one."
+                "adapters used at once must be on the same weights; got different targets. Run "
+                "them one by one."
             )
-    return jax.tree.map(lambda *xs: jnp.stack(xs, axis=1), *trees)
+    joined = [_joined(nodes) for nodes in zip(*each, strict=True)]
+    return jax.tree.unflatten(shape, joined)
+
+
+def _is_plain(node: Any) -> bool:
+    return isinstance(node, lora.LowRank) and node.stretch is None and not node.experts
+
+
+def _named(node: Any) -> str:
+    if not isinstance(node, lora.LowRank):
+        return "a head" if hasattr(node, "shape") else type(node).__name__
+    return "routed experts" if node.experts else "DoRA"
+
+
+def _joined(nodes: Sequence[Any]) -> Any:
+    """One site's adapters side by side; the rank is the last axis of `down`, `up`'s second."""
+    if nodes[0] is None:
+        return None
+    ranks = tuple(node.up.shape[1] for node in nodes)
+
+    def filled(x: Any, axis: int) -> Any:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, max(ranks) - x.shape[axis])
+        return jnp.pad(x, widths)
+
+    parts = {
+        name: None
+        if getattr(nodes[0], name) is None
+        else [filled(getattr(node, name), axis) for node in nodes]
+        for name, axis in (("down", -1), ("up", 1))
+    }
+    sizes = {tuple(x.shape for x in xs) for xs in zip(*filter(None, parts.values()), strict=True)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"adapters used at once must be of one model; got sizes {sorted(sizes)[:2]}. Load them "
+            "over the same one."
+        )
+    return struct.replace(
+        nodes[0],
+        **{name: xs and jnp.stack(xs, axis=1) for name, xs in parts.items()},
+        scale=tuple(node.scale for node in nodes),
+        dropout=tuple(node.dropout for node in nodes),
+        ranks=ranks,
+    )
 
 
 def take(stacked: Any, number: int) -> Any:
-    """One adapter of a stack."""
-    return jax.tree.map(lambda x: x[:, number], stacked)
+    """One adapter of a stack, as it was."""
+
+    def one(node: Any) -> Any:
+        if node is None:
+            return None
+        rank = node.ranks[number]
+        return struct.replace(
+            node,
+            down=None if node.down is None else node.down[:, number, ..., :rank],
+            up=node.up[:, number, :rank],
+            scale=node.scale[number],
+            dropout=node.dropout[number],
+            ranks=(),
+        )
+
+    return jax.tree.map(one, stacked, is_leaf=adapt.is_adapter)
 
 
 def select(stacked: Any, ids: jax.Array) -> Any:
@@ -45,7 +111,7 @@ def select(stacked: Any, ids: jax.Array) -> Any:
     def one(node: Any) -> Any:
         if node is None:
             return None
-        layers = node.down.shape[0]
+        layers = node.up.shape[0]
         return struct.replace(node, ids=jnp.broadcast_to(ids, (layers, *ids.shape)))
 
     return jax.tree.map(one, stacked, is_leaf=adapt.is_adapter)

@@ -10,57 +10,93 @@ from alignjax.models import params
 
 # Weights of [in, out] that adapters know, by the last part of their path.
 TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+# Under latent attention: the maps to the latents of queries and of keys and values. There "key" and
+# "value" are the halves of the map from the latter.
+LATENTS = ("query_down", "latent")
+# Stacks of routed experts: gate and up side by side, and the way back.
+EXPERTS = ("experts_in", "experts_down")
 
 
 class Site(NamedTuple):
-    """One stack of a declared weight's sizes and axes: [layers, inputs..., outputs...]."""
+    """One stack of a declared weight's sizes and axes: [layers, (experts,) inputs..., outputs...].
+
+    partner: the path of another site where the two halve one matrix, whose inputs they share; "" of
+    the first of them, and of others.
+    """
 
     name: str  # its path, e.g. "blocks/0/attention/query"
-    layers: int  # in the stack
+    stacked: tuple[int, ...]  # layers, and experts where it is a stack of those
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     input_axes: str
     output_axes: str
+    partner: str = ""
 
     @property
     def target(self) -> str:
-        return self.name.rsplit("/", 1)[-1]
+        return target_of(self.name, experts=self.has_experts)
+
+    @property
+    def has_experts(self) -> bool:
+        return len(self.stacked) > 1
 
     @property
     def fan_in(self) -> int:
         return math.prod(self.inputs)
 
     def lead(self, *sizes: int) -> tuple[int, ...]:
-        """The shape of something with one entry a layer."""
-        return (self.layers, *sizes)
+        """The shape of something with one entry a layer, or an expert of a layer."""
+        return (*self.stacked, *sizes)
+
+    @property
+    def lead_axes(self) -> str:
+        return "layers experts" if self.has_experts else "layers"
+
+
+def target_of(name: str, *, experts: bool) -> str:
+    """What a configuration calls the weight of that path."""
+    last = name.rsplit("/", 1)[-1]
+    if experts:
+        return "experts_down" if last == "down" else "experts_in"
+    return "latent" if last == "rotated" else last
+
+
+# The second halves of matrices that are stored as one elsewhere, and their first halves.
+HALVES = {"rotated": "latent", "value": "key", "up": "gate"}
 
 
 def site(name: str, info: params.ParamInfo) -> Site | None:
-    """The weight of that name as a site; None where no adapter can stand.
-
-    Stacks of experts are none, since their matrices are not multiplied one by one, nor are the
-    keys and values that latent attention makes of its latents, which decoding multiplies the
-    other way round.
-    """
-    axes, target = info.axes.split(), name.rsplit("/", 1)[-1]
-    if target not in TARGETS or axes[0] != "layers" or "experts" in axes:
+    """The weight of that name as a site; None where no adapter can stand."""
+    axes, last = info.axes.split(), name.rsplit("/", 1)[-1]
+    if last not in (*TARGETS, *LATENTS, "rotated") or axes[0] != "layers":
         return None
-    if target in ("key", "value") and "fsdp" not in axes:
-        return None
+    experts = "experts" in axes
+    start = 2 if experts else 1
     # Attention's output map sums over heads; every other one over its first axis.
-    cut = len(axes) - 1 if name.endswith("attention/out") else 2
+    cut = len(axes) - 1 if name.endswith("attention/out") else start + 1
+    halves = experts or last == "rotated" or is_made_of_latents(name, info)
     return Site(
         name=name,
-        layers=info.shape[0],
-        inputs=info.shape[1:cut],
+        stacked=info.shape[:start],
+        inputs=info.shape[start:cut],
         outputs=info.shape[cut:],
-        input_axes=" ".join(axes[1:cut]),
+        input_axes=" ".join(axes[start:cut]),
         output_axes=" ".join(axes[cut:]),
+        partner=f"{name.rpartition('/')[0]}/{HALVES[last]}" if halves and last in HALVES else "",
     )
 
 
-def place(declared: Any, targets: tuple[str, ...], make: Callable[[Site], Any]) -> Any:
+def is_made_of_latents(name: str, info: params.ParamInfo) -> bool:
+    """Whether the weight makes keys or values of latents."""
+    return name.endswith(("attention/key", "attention/value")) and "fsdp" not in info.axes.split()
+
+
+def place(
+    declared: Any, targets: tuple[str, ...], make: Callable[[Site], Any], *, halves: bool = False
+) -> Any:
     """The declared tree with `make(site)` at every target and None elsewhere.
+
+    halves: whether `make` knows matrices that stand in two places; else they are no sites.
 
     Raises:
       ValueError: a target matches no weight of the model.
@@ -70,6 +106,8 @@ def place(declared: Any, targets: tuple[str, ...], make: Callable[[Site], Any]) 
     def one(name: str, info: params.ParamInfo) -> Any:
         found = site(name, info)
         if found is None or found.target not in targets:
+            return None
+        if not halves and (found.partner or is_made_of_latents(name, info)):
             return None
         met.add(found.target)
         return make(found)
@@ -84,16 +122,16 @@ def place(declared: Any, targets: tuple[str, ...], make: Callable[[Site], Any]) 
     return tree
 
 
-def check_targets(targets: tuple[str, ...]) -> None:
+def check_targets(targets: tuple[str, ...], known: tuple[str, ...] = TARGETS) -> None:
     """Refuses names that no model has.
 
     Raises:
       ValueError: a name is unknown, none is given, or one stands twice.
     """
-    unknown = [t for t in targets if t not in TARGETS]
+    unknown = [t for t in targets if t not in known]
     if unknown or not targets or len(set(targets)) != len(targets):
         raise ValueError(
-            f"adapter.targets must be different names among {', '.join(TARGETS)}; got "
+            f"adapter.targets must be different names among {', '.join(known)}; got "
             f"{', '.join(targets) or 'none'} (adapter)."
         )
 

@@ -325,7 +325,7 @@ def describe_llama4(config: TransformerConfig) -> dict[str, Any]:
         "moe_layers": sparse,
         "no_rope_layers": [int(kind != "nope") for kind in attended],
         "layer_types": [masks.get(kind, "full_attention") for kind in attended],
-        "attention_chunk_size": config.window or None,
+        "attention_chunk_size": config.window or 8192,  # read where no layer has chunks too
         "attn_temperature_tuning": config.query_tuning > 0,
         "attn_scale": config.query_tuning or 0.1,
         "floor_scale": config.query_tuning_span,

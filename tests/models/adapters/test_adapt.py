@@ -7,7 +7,7 @@ import pytest
 
 from alignjax.core import struct, trees
 from alignjax.models import transformer
-from alignjax.models.adapters import adapt, bottleneck, ia3, lora, prefix, sites
+from alignjax.models.adapters import adapt, bottleneck, ia3, lora, merge, prefix, sites
 from alignjax.models.config import MlaConfig, MoeConfig
 from tests.models import tiny
 from tests.models.adapters import kinds
@@ -233,13 +233,21 @@ def test_experts_and_latents_take_lora_where_it_can_stand():
     )
     every = adapt.adapt(experts, lora.LoraConfig(targets=("query", "gate", "down")))
     own = every.init(jax.random.key(0))
-    assert own.blocks[0].mlp.gate is None  # the experts' stack
+    assert own.blocks[0].mlp.gate is None  # the experts' stack has names of its own
     assert own.blocks[0].mlp.shared.gate.down.shape == (2, 16, 8)
     mla = MlaConfig(kv_rank=8, query_rank=6, rope_dim=4, value_dim=8)
     latents = transformer.transformer(tiny.config(kv_heads=4, mla=mla))
     for targets in (("key",), ("value",)):
-        with pytest.raises(ValueError, match=f"adapter.targets .* got '{targets[0]}'"):
+        with pytest.raises(ValueError, match="must name key and value together"):
             adapt.adapt(latents, lora.LoraConfig(targets=targets))
+    with pytest.raises(ValueError, match="with one rank and alpha"):
+        adapt.adapt(latents, lora.LoraConfig(targets=("key", "value"), ranks=("key=2",)))
+    with pytest.raises(ValueError, match=r"adapter.targets .* got 'key'"):
+        adapt.adapt(latents, ia3.Ia3Config())
+    for config in (lora.LoraConfig(dora=True), lora.LoraConfig(dropout=0.1)):
+        config.targets = ("experts_in",)
+        with pytest.raises(ValueError, match="with routed experts as targets"):
+            adapt.adapt(experts, config)
     with pytest.raises(ValueError, match="latents"):
         adapt.adapt(latents, prefix.PrefixConfig())
     with pytest.raises(ValueError, match="in every layer"):
@@ -251,6 +259,58 @@ def test_experts_and_latents_take_lora_where_it_can_stand():
         bound = adapted.bind(own, {"base": weights})
         moved, still = (kinds.logits(model, tree, *ROWS) for tree in (bound, weights))
         assert np.abs(moved - still).max() > 1e-3
+
+
+MLA = MlaConfig(kv_rank=8, query_rank=6, rope_dim=4, value_dim=8)
+EVERYWHERE = {
+    "latents": (
+        tiny.config(kv_heads=4, mla=MLA),
+        ("query", "query_down", "latent", "key", "value", "out", "gate"),
+    ),
+    "experts": (
+        tiny.config(moe=MoeConfig(experts=4, active=2, ff=8, shared_ff=8)),
+        ("experts_in", "experts_down", "gate", "up", "down"),
+    ),
+}
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_latents_and_experts_do_what_their_merged_weights_do(name, dora):
+    """One low-rank map for the halves of a matrix; with a cache too, one token at a time."""
+    shape, targets = EVERYWHERE[name]
+    if dora:
+        targets = tuple(t for t in targets if t not in sites.EXPERTS)
+    model = transformer.transformer(shape)
+    adapted = adapt.adapt(model, lora.LoraConfig(rank=3, targets=targets, dora=dora))
+    weights = model.init(jax.random.key(1))
+    own = adapted.init(jax.random.key(0))
+    plain = kinds.logits(model, weights, *ROWS)
+    np.testing.assert_array_equal(
+        kinds.logits(model, adapted.bind(own, {"base": weights}), *ROWS), plain
+    )
+    own = kinds.roughen(own)
+    bound = adapted.bind(own, {"base": weights})
+    merged, kept = merge.merge(bound)
+    wanted = kinds.logits(model, merged, *ROWS)
+    found = kinds.logits(model, bound, *ROWS)
+    np.testing.assert_allclose(found, wanted, atol=3e-5 * np.abs(wanted).max())
+    assert np.abs(wanted - plain).max() > 0.05
+    for site in kept:  # every site moves the logits by itself
+        still = trees.map_named(lambda n, x, site=site: kept[n] if n == site else x, merged)
+        assert np.abs(kinds.logits(model, still, *ROWS) - wanted).max() > 1e-4, site
+    if name == "latents":
+        assert own.blocks[0].attention.value.down is own.blocks[0].attention.rotated.down is None
+    else:
+        assert own.blocks[0].mlp.up is None or own.blocks[0].mlp.up.down is None
+    tokens, positions, segments = tiny.rows(tiny.sequences([8, 8]), 8)
+    whole, _ = model.hidden(bound, tokens, positions=positions, segments=segments)
+    cache, parts = model.cache(2, 8), []
+    for cut in (slice(0, 5), slice(5, 6), slice(6, 8)):
+        given = {"positions": positions[:, cut], "segments": segments[:, cut]}
+        part, cache = model.hidden(bound, tokens[:, cut], cache=cache, **given)
+        parts.append(part)
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,50 @@ def test_sampling_serves_each_row_its_own_adapter():
     assert len(rows) == 3
 
 
+def test_ranks_and_scales_belong_to_each_adapter():
+    """Another rank, another alpha, rank-stabilised; and what drops out of each, with a key."""
+    configs = [
+        lora.LoraConfig(rank=3, targets=sites.TARGETS, dropout=0.5),
+        lora.LoraConfig(rank=5, alpha=3.0, stabilised=True, targets=sites.TARGETS),
+        lora.LoraConfig(rank=1, alpha=9.0, ranks=("down=4",), targets=sites.TARGETS),
+    ]
+    models = [adapt.adapt(MODEL, config) for config in configs]
+    own = [kinds.roughen(m.init(jax.random.key(n)), seed=n) for n, m in enumerate(models)]
+    stacked = many.stack(own)
+    for number, tree in enumerate(own):
+        jax.tree.map(np.testing.assert_array_equal, many.take(stacked, number), tree)
+    batch = tiny.batch("sft", 0, 8)
+    arguments = batch["tokens"], batch["positions"], batch["segments"]
+
+    def logits(tree, key=None):
+        return np.asarray(kinds.logits(MODEL, ADAPTED.bind(tree, BASE, key), *arguments))
+
+    found, alone = logits(many.select(stacked, jnp.asarray(IDS))), [logits(tree) for tree in own]
+    for row, number in enumerate(IDS):
+        np.testing.assert_allclose(found[row], alone[number][row], atol=1e-5)
+        assert np.abs(found[row] - alone[(number + 1) % 3][row]).max() > 0.01
+    dropped = logits(many.select(stacked, jnp.asarray(IDS)), jax.random.key(0))
+    moved = np.abs(dropped - found).max(axis=(1, 2))
+    assert ((moved > 1e-3) == (IDS == 0)).all()
+    gradient = jax.grad(
+        lambda tree: jnp.sum(
+            kinds.logits(MODEL, ADAPTED.bind(many.select(tree, IDS), BASE), *arguments) ** 2
+        )
+    )(stacked)
+    up, down = gradient.blocks[0].mlp.gate.up, gradient.blocks[0].mlp.gate.down
+    for number, rank in enumerate((3, 5, 1)):  # what only fills up a rank never moves
+        assert np.abs(up[:, number, :rank]).max() > 0
+        np.testing.assert_array_equal(up[:, number, rank:], 0)
+        np.testing.assert_array_equal(down[:, number, ..., rank:], 0)
+
+
 def test_adapters_that_differ_are_refused():
-    other = adapt.adapt(MODEL, lora.LoraConfig(rank=3, alpha=4.0, targets=sites.TARGETS))
-    with pytest.raises(ValueError, match="must be of one configuration"):
+    other = adapt.adapt(MODEL, lora.LoraConfig(rank=3, alpha=4.0, targets=("query",)))
+    with pytest.raises(ValueError, match="on the same weights; got different targets"):
         many.stack([OWN[0], other.init(jax.random.key(0))])
     for name in ("dora", "ia3", "prefix"):
         own = kinds.model_of(name, MODEL).init(jax.random.key(0))
         with pytest.raises(ValueError, match="must be LoRA without DoRA"):
             many.stack([own, own])
-    with pytest.raises(ValueError, match="without a head"):
+    with pytest.raises(ValueError, match="got a head"):
         many.stack([MODEL.with_scalar(OWN[0])])
