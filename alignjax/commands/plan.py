@@ -1,16 +1,20 @@
 """alignjax plan: what a run needs of a machine that need not be here."""
 
 import json
+from typing import Any
 
 from alignjax import experiment
 from alignjax.cli import flags
 from alignjax.commands import common
-from alignjax.planning import planner, report, topology
+from alignjax.core import shapes
+from alignjax.planning import planner, report, sweep, sweep_report, topology
 
 OPTIONS = (
     flags.Option("topology", str, "", "v5e:4x4, v5p:2x2x4, ..., cuda:8 or cpu:8"),
     flags.Option("slices", int, 1, "slices of that topology, joined by the network"),
     flags.Option("evaluation", bool, True, "plan the programs of alignjax evaluate too"),
+    flags.Option("sweep", bool, False, "try meshes, micro-batches and remat; compile the update"),
+    flags.Option("compiles", int, 12, "programs that --sweep compiles at most"),
     flags.Option("json", bool, False, "print one JSON object instead of text"),
     common.DEBUG,
 )
@@ -24,10 +28,23 @@ def main(parsed: flags.Parsed) -> int:
             f"alignjax plan takes an experiment; got {type(parsed.config).__name__} "
             f"({parsed.name}). Plan the stages of a lifecycle one by one."
         )
-    machine = topology.find(parsed.options["topology"], parsed.options["slices"])
-    wanted = parsed.options["evaluation"]
-    made = planner.plan(parsed.config, machine, common.say, evaluation=wanted)
+    options = parsed.options
+    machine = topology.find(options["topology"], options["slices"])
     name = parsed.name + (f":{parsed.variant}" if parsed.variant else "")
-    as_json = parsed.options["json"]
-    print(json.dumps(report.table(made, name)) if as_json else report.text(made))
+    if options["sweep"]:
+        return _sweep(parsed.config, machine, name, options)
+    wanted = options["evaluation"]
+    made = planner.plan(parsed.config, machine, common.say, evaluation=wanted)
+    common.tell(json.dumps(report.table(made, name)) if options["json"] else report.text(made))
     return 0 if made.fits else 1
+
+
+def _sweep(
+    config: experiment.Experiment, machine: topology.Machine, name: str, options: dict[str, Any]
+) -> int:
+    """The best of several ways to run; exit 1 where none fits."""
+    shapes.check_number("--compiles", options["compiles"], minimum=1)
+    made = sweep.sweep(config, machine, common.say, compiles=options["compiles"])
+    as_json = options["json"]
+    common.tell(json.dumps(sweep_report.table(made, name)) if as_json else sweep_report.text(made))
+    return 0 if made.best is not None else 1

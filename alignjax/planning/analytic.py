@@ -159,7 +159,7 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
     moved = 3 if trained else 1  # adapters, and attention between what they change
     useful = factor * per * (each.own + each.routed) + moved * (per * shape.adapters + seen)
     run = factor * per * _run(shape, each) + moved * (per * shape.adapters_run + scores)
-    again, pairs = _again(shape, each) if trained else (0, 0)
+    again, pairs = _again(shape, each) if trained else (0, 0.0)
     return Work(useful, run + per * again + pairs * scores, (moved + pairs) * scores)
 
 
@@ -168,20 +168,32 @@ def _run(shape: Shape, each: _Layer) -> int:
     return each.own + (shape.model - 1) * each.whole + shape.crowd * each.routed
 
 
-def _again(shape: Shape, each: _Layer) -> tuple[int, int]:
-    """(weights, and whether the pairs too) that `remat` computes again."""
+def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
+    """(weights, share of the pairs' products) that `remat` computes again."""
     config = shape.config
     if config.remat == "none":
-        return 0, 0
+        return 0, 0.0
+    # Of grouped queries all but "full" keep what was mixed, so that the scores alone are remade.
+    scores = 1.0 if config.mla.kv_rank else 0.5
     if config.remat == "dots":  # a product of runs of rows is not among what it keeps
-        return shape.crowd * each.routed, 1
+        return shape.crowd * each.routed, scores
     # The last product of a layer is not needed for its gradient, unless a norm follows it, or a
     # router's weight, whose gradient it is.
     spare = 0
     if not config.post_norms:
         spare += each.own_last
         spare += shape.crowd * each.routed_last if config.moe.weigh_inputs else 0
-    return _run(shape, each) + shape.adapters_run - spare, 1
+    run = _run(shape, each) + shape.adapters_run - spare
+    if config.remat == "attention":
+        return run - config.layers * _projections(config), scores
+    return run, 1.0
+
+
+def _projections(config: TransformerConfig) -> int:
+    """Weights of one layer that make queries, keys and values, where those are kept."""
+    if config.mla.kv_rank:
+        return 0
+    return config.width * config.head_dim * (config.heads + 2 * config.kv_heads)
 
 
 def head(shape: Shape, rows: int, length: int, shards: tuple[int, int], *, trained: bool) -> Work:

@@ -1,0 +1,255 @@
+"""Meshes, micro-batches and recomputation tried for one run: what fits, and what is fastest."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from alignjax import experiment
+from alignjax.models import config as model_config
+from alignjax.parallel import mesh as meshes
+from alignjax.planning import abstract, analytic, memory, planner, programs
+from alignjax.planning import topology as machines
+
+MICRO = (1, 2, 4, 8, 16, 32)
+AGAIN = {"none": 1.0, "full": 4 / 3}  # compute of a step with what is done twice; others between
+BETWEEN = 1.1
+
+
+class Choice(NamedTuple):
+    """One way to run. mesh: sizes by axis."""
+
+    mesh: tuple[tuple[str, int], ...]
+    micro_batches: int
+    remat: str
+
+    def over(self, config: experiment.Experiment) -> experiment.Experiment:
+        """The experiment run in this way."""
+        return dataclasses.replace(
+            config,
+            mesh=dataclasses.replace(config.mesh, **dict(self.mesh)),
+            loop=dataclasses.replace(config.loop, micro_batches=self.micro_batches),
+            model=dataclasses.replace(config.model, remat=self.remat),
+        )
+
+    def options(self) -> str:
+        """What to write on a command line."""
+        words = [f"--config.mesh.{name}={size}" for name, size in self.mesh]
+        words += [f"--config.loop.micro_batches={self.micro_batches}"]
+        return " ".join([*words, f"--config.model.remat={self.remat}"])
+
+
+class Guess(NamedTuple):
+    """By arithmetic alone. least: bytes of a device, a lower bound. seconds: to order by."""
+
+    choice: Choice
+    least: float
+    seconds: float
+
+
+class Tried(NamedTuple):
+    """One choice whose update was compiled. found is None where it was refused, for `reason`."""
+
+    choice: Choice
+    guess: Guess
+    found: planner.Found | None
+    reason: str
+    utilisation: float
+
+    @property
+    def fits(self) -> bool:
+        return self.found is not None and self.found.fits
+
+
+class Sweep(NamedTuple):
+    """considered: choices whose sizes divide. pruned: of them, those that can't fit by arithmetic.
+    skipped: those left out because a better one of the same mesh fits, or a smaller one does not.
+    left: those that the limit of compiles left out. tried: the rest, best first."""
+
+    machine: machines.Machine
+    considered: int
+    pruned: int
+    skipped: int
+    left: int
+    tried: tuple[Tried, ...]
+
+    @property
+    def best(self) -> Tried | None:
+        """The fastest that fits; where no times are known the one that needs least memory."""
+        return self.tried[0] if self.tried and self.tried[0].fits else None
+
+
+class _Sizes(NamedTuple):
+    """Of the run on no mesh: bytes of trees, rows of an update, work."""
+
+    shape: model_config.TransformerConfig
+    params: int
+    others: int  # optimizer and frozen trees
+    routed: float  # share of the weights that stand in experts
+    rows: int  # of the model, of one update
+    length: int
+    batch: int  # rows of the data, of one update
+    useful: float
+
+
+def sizes_of(config: experiment.Experiment) -> _Sizes:
+    """Shapes alone: nothing is compiled."""
+    run = programs.build(config)
+    update = next(call for call in run.calls if call.name == "update")
+    batch = dict(update.parts)["batch"]["tokens"]
+    shape, moe = run.shape, run.shape.moe
+    params = memory.tree_bytes(run.state.params)
+    others = memory.tree_bytes(run.state.opt_state) + memory.tree_bytes(run.frozen)
+    sparse = sum(len(numbers) for has, numbers in shape.stacks() if has)
+    routed = sparse * 3 * shape.width * moe.ff * moe.experts
+    count = sum(x.size for x in jax.tree.leaves(run.state.params))
+    useful = update.work.useful if update.work else 6.0 * count * update.tokens
+    length = batch.shape[-1]
+    rows = math.prod(batch.shape[:-1])
+    share = min(routed / max(count, 1), 1.0)
+    return _Sizes(shape, params, others, share, rows, length, batch.shape[0], useful)
+
+
+def divisors(count: int) -> list[int]:
+    """All of them, ascending."""
+    return [d for d in range(1, count + 1) if count % d == 0]
+
+
+def mesh_choices(
+    sizes: _Sizes, config: experiment.Experiment, machine: machines.Machine
+) -> Iterator[dict[str, int]]:
+    """Meshes that multiply to the machine and divide the model."""
+    shape, known = sizes.shape, {f.name for f in dataclasses.fields(meshes.MeshConfig)}
+    within = len(machine.devices) // machine.slices
+    wide = [shape.kv_heads, shape.ff, shape.vocab_size]
+    if shape.moe.experts:
+        wide += [shape.moe.ff, shape.moe.shared_ff]
+    for model in divisors(within):
+        if any(size % model for size in wide):
+            continue
+        for expert in divisors(within // model):
+            if expert > 1 and (not shape.moe.experts or shape.moe.experts % expert):
+                continue
+            for seq in divisors(within // (model * expert)):
+                data = within // (model * expert * seq)
+                long = sizes.length % seq == 0 and sizes.length // seq >= 128 and "seq" in known
+                if (seq > 1 and not long) or shape.width % data:
+                    continue
+                made = {"replica": machine.slices, "data": data, "model": model}
+                made |= {"expert": expert} if expert > 1 or config.mesh.expert != 1 else {}
+                yield made | ({"seq": seq} if "seq" in known else {})
+
+
+def guesses(sizes: _Sizes, config: experiment.Experiment, machine: machines.Machine) -> list[Guess]:
+    """All choices whose sizes divide, fastest first by arithmetic."""
+    found = []
+    for mesh in mesh_choices(sizes, config, machine):
+        shards = mesh["replica"] * mesh["data"] * mesh.get("expert", 1)
+        for micro in MICRO:
+            if sizes.batch % micro or (sizes.batch // micro) % shards:
+                continue
+            for remat in model_config.REMAT:
+                choice = Choice(tuple(mesh.items()), micro, remat)
+                found.append(_guess(sizes, choice, mesh, machine))
+    return sorted(found, key=lambda guess: guess.seconds)
+
+
+def _guess(sizes: _Sizes, choice: Choice, mesh: dict[str, int], machine: machines.Machine) -> Guess:
+    shape, chip = sizes.shape, machine.chip
+    model, seq, expert = mesh["model"], mesh.get("seq", 1), mesh.get("expert", 1)
+    shards = mesh["data"] * model
+    held = 1 - sizes.routed + sizes.routed / expert
+    state = (2 * sizes.params + sizes.others) * held / shards  # gradients are as large as weights
+    rows = sizes.rows / (mesh["replica"] * mesh["data"] * expert * choice.micro_batches)
+    tokens, wide = rows * sizes.length / seq, 2 if shape.compute_dtype == "bfloat16" else 4
+    kept: float = shape.layers * shape.width  # what every layer starts from
+    if choice.remat == "none":
+        inner = 2 * shape.heads * shape.head_dim + 2 * shape.ff
+        kept += shape.layers * inner / model
+    least = state + wide * tokens * kept
+    compute = AGAIN.get(choice.remat, BETWEEN) * sizes.useful
+    compute /= len(machine.devices) * (chip.flops or 1e12)
+    passes = choice.micro_batches * (3 if choice.remat != "none" else 2)
+    count = wide * analytic.parameters(shape) * held / model  # bytes that a device gathers
+    gathered = passes * count * (1 - 1 / mesh["data"])
+    summed = 4.0 * choice.micro_batches * shape.layers * wide * tokens * shape.width
+    summed *= 2.0 * (1 - 1 / model) + (1 - 1 / expert) * shape.moe.active / 2
+    link = 2.0 * chip.dims * chip.link or 1e11
+    return Guess(choice, least, compute + (0.5 * gathered + summed) / link)
+
+
+def sweep(
+    config: experiment.Experiment,
+    machine: machines.Machine,
+    say: Callable[[str], None],
+    *,
+    compiles: int = 12,
+) -> Sweep:
+    """Compiles the update of the choices that may fit, fastest by arithmetic first.
+
+    Of one mesh it goes on until one fits: the rest of that mesh is slower, and what needs more
+    than one that does not fit does not fit either. At most `compiles` programs are compiled.
+
+    Raises:
+      ValueError: the configuration is wrong, or no choice divides it.
+    """
+    config = abstract.without_data(config)
+    single = dataclasses.replace(config, mesh=meshes.MeshConfig())
+    sizes = sizes_of(single)
+    every = guesses(sizes, config, machine)
+    if not every:
+        raise ValueError(
+            f"--sweep must find a mesh of {len(machine.devices)} devices that divides the run; got "
+            f"none for loop.batch_size={config.loop.batch_size}, {sizes.shape.kv_heads} key heads, "
+            f"width {sizes.shape.width}. Change the batch or the topology."
+        )
+    limit = planner.USABLE * machine.chip.hbm or math.inf
+    left = [guess for guess in every if guess.least <= limit]
+    pruned, skipped = len(every) - len(left), 0
+    say(f"sweep: {len(every)} choices divide; {pruned} can't fit by arithmetic")
+    tried: list[Tried] = []
+    while left and len(tried) < compiles:
+        guess = left.pop(0)
+        say(f"sweep: {len(tried) + 1} of at most {compiles}: {guess.choice.options()}")
+        made = attempt(config, machine, guess)
+        tried.append(made)
+        same = [each for each in left if each.choice.mesh == guess.choice.mesh]
+        gone = same if made.fits else [each for each in same if _needs_more(each, guess)]
+        skipped += len(gone)
+        left = [each for each in left if each not in gone]
+    tried.sort(key=lambda each: _rank(each, machine))
+    return Sweep(machine, len(every), pruned, skipped, len(left), tuple(tried))
+
+
+def _needs_more(one: Guess, other: Guess) -> bool:
+    """Whether a choice of the same mesh keeps at least what another one does."""
+    order = model_config.REMAT.index  # from what keeps all to what keeps least
+    bigger = one.choice.micro_batches <= other.choice.micro_batches
+    return bigger and order(one.choice.remat) <= order(other.choice.remat)
+
+
+def attempt(config: experiment.Experiment, machine: machines.Machine, guess: Guess) -> Tried:
+    """One choice, its update compiled."""
+    mine = guess.choice.over(config)
+    try:
+        mesh = meshes.make_mesh(mine.mesh, machine.devices)
+        with meshes.use(mesh):
+            run = programs.build(mine, dense=machine.kind != "tpu")
+            call = next(call for call in run.calls if call.name == "update")
+            sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
+            found = planner.examine(call, run, machine, sizes)
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        return Tried(guess.choice, guess, None, " ".join(str(error).split())[:200], 0.0)
+    used = 0.0
+    if call.work and found.seconds:
+        peak = len(machine.devices) * machine.chip.flops
+        used = call.work.useful / (found.seconds * peak)
+    return Tried(guess.choice, guess, found, "", used)
+
+
+def _rank(each: Tried, machine: machines.Machine) -> tuple[Any, ...]:
+    if each.found is None or each.found.memory is None:
+        return (2, 0.0, 0.0)
+    return (0 if each.fits else 1, each.found.seconds, each.found.memory.total)
