@@ -4,20 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alignjax.models.adapters import ia3, lora, prefix
+from alignjax.models.adapters import ia3, lora, peft_modules, prefix
 from alignjax.models.config import TransformerConfig
-
-# Our names of weights, and the modules that hold them in every Llama-like model.
-MODULES = {
-    "query": "self_attn.q_proj",
-    "key": "self_attn.k_proj",
-    "value": "self_attn.v_proj",
-    "out": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-TARGETS = {module.split(".")[1]: target for target, module in MODULES.items()}
 
 # Fields that say nothing about what the stored numbers compute.
 ABOUT = (
@@ -45,6 +33,7 @@ READ = {
         "use_rslora",
         "use_dora",
         "lora_dropout",
+        "target_parameters",
     ),
     "IA3": ("feedforward_modules",),
     "PREFIX_TUNING": (
@@ -89,9 +78,9 @@ def check(values: Mapping[str, Any], where: str) -> str:
 
 
 def parse(
-    values: Mapping[str, Any], modules: list[str], config: TransformerConfig, where: str
+    values: Mapping[str, Any], modules: set[str], config: TransformerConfig, where: str
 ) -> Config:
-    """The configuration of an adapter that holds tensors for `modules` ("q_proj", ...).
+    """The configuration of an adapter that holds tensors for `modules`, by `Module.last`.
 
     Raises:
       ValueError: a field is unknown, or differs between the layers of one module.
@@ -99,13 +88,15 @@ def parse(
     kind = check(values, where)
     if kind == "PREFIX_TUNING":
         return prefix.PrefixConfig(length=values["num_virtual_tokens"], gated=False)
-    targets = tuple(target for module, target in TARGETS.items() if module in modules)
+    held = [module for module in peft_modules.every(config) if module.last in modules]
+    targets = tuple(dict.fromkeys(target for module in held for target in module.targets))
     if kind == "IA3":
         inner = values.get("feedforward_modules") or []
         if isinstance(inner, str):
             inner = [module for module in modules if re.fullmatch(inner, module)]
-        inputs = tuple(t for m, t in TARGETS.items() if t in targets and m in inner)
-        return ia3.Ia3Config(targets=targets, inputs=inputs)
+        inputs = {target for module in held if module.last in inner for target in module.targets}
+        return ia3.Ia3Config(targets=targets, inputs=tuple(t for t in targets if t in inputs))
+    _check_parameters(values, held, config, where)
     found = {}
     for name, pattern, default, number in (
         ("rank", "rank_pattern", "r", int),
@@ -124,6 +115,24 @@ def parse(
     )
 
 
+def _check_parameters(
+    values: Mapping[str, Any],
+    held: list[peft_modules.Module],
+    config: TransformerConfig,
+    where: str,
+) -> None:
+    """Refuses parameters that are no stacks of this model's experts, or have no tensors."""
+    given = set(values.get("target_parameters") or ())
+    wanted = {module.last for module in held if module.parameter}
+    if given != wanted:
+        known = {module.last for module in peft_modules.every(config) if module.parameter}
+        raise ValueError(
+            "target_parameters must be those that the folder has tensors for, among "
+            f"{', '.join(sorted(known)) or 'none'}; got {', '.join(sorted(given)) or 'none'} "
+            f"({where})."
+        )
+
+
 def _uniform(
     values: Mapping[str, Any],
     field: str,
@@ -133,18 +142,22 @@ def _uniform(
     where: str,
 ) -> Any:
     """A target's number by the first pattern that ends in each of its modules' full names."""
-    found = set()
-    for layer in range(config.layers):
-        module = f"model.layers.{layer}.{MODULES[target]}"
-        fitting = (
-            number
-            for pattern, number in (values.get(field) or {}).items()
-            if re.match(rf"(.*\.)?({pattern})$", module)
-        )
-        found.add(next(fitting, plain))
+    found, names = set(), set()
+    for sparse, layers in config.stacks():
+        modules = peft_modules.of_layer(config, sparse=sparse)
+        for module in (module for module in modules if target in module.targets):
+            path = f"{module.name}.{module.parameter}" if module.parameter else module.name
+            names.add(path)
+            for layer in layers:
+                fitting = (
+                    number
+                    for pattern, number in (values.get(field) or {}).items()
+                    if re.match(rf"(.*\.)?({pattern})$", f"model.layers.{layer}.{path}")
+                )
+                found.add(next(fitting, plain))
     if len(found) != 1:
         raise ValueError(
-            f"{field} must give all layers of {MODULES[target]} one number; got "
+            f"{field} must give all layers of {', '.join(sorted(names))} one number; got "
             f"{', '.join(map(str, sorted(found)))} ({where})."
         )
     return found.pop()
@@ -176,15 +189,21 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
             "token_dim": config.kv_heads * config.head_dim,
             "prefix_projection": False,
         }
-    modules = {target: MODULES[target].split(".")[1] for target in adapter.targets}
-    about["target_modules"] = sorted(modules.values())
+    held = {
+        module.last: (module, target)
+        for module in peft_modules.every(config)
+        for target in module.targets
+        if target in adapter.targets
+    }
+    about["target_modules"] = sorted(n for n, (module, _) in held.items() if not module.parameter)
     if isinstance(adapter, ia3.Ia3Config):
-        return about | {
-            "peft_type": "IA3",
-            "feedforward_modules": sorted(modules[target] for target in adapter.inputs),
-        }
-    ranks = {modules[t]: adapter.rank_of(t) for t in adapter.targets}
-    alphas = {modules[t]: adapter.alpha_of(t) for t in adapter.targets}
+        inner = sorted(name for name, (_, target) in held.items() if target in adapter.inputs)
+        return about | {"peft_type": "IA3", "feedforward_modules": inner}
+    ranks = {_escaped(n): adapter.rank_of(target) for n, (_, target) in held.items()}
+    alphas = {_escaped(n): adapter.alpha_of(target) for n, (_, target) in held.items()}
+    parameters = sorted(name for name, (module, _) in held.items() if module.parameter)
+    if parameters:
+        about["target_parameters"] = parameters
     return about | {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -196,3 +215,8 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
         "lora_dropout": adapter.dropout,
         "bias": "none",
     }
+
+
+def _escaped(name: str) -> str:
+    """A module's name as a pattern."""
+    return name.replace(".", r"\.")

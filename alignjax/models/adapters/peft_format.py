@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from alignjax.core import trees
 from alignjax.models import params, rope, transformer
-from alignjax.models.adapters import ia3, peft_config
+from alignjax.models.adapters import ia3, peft_config, peft_modules
 from alignjax.models.checkpoints import safetensors_format, safetensors_io
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
@@ -26,11 +25,7 @@ SUFFIXES = {
     "stretch": "lora_magnitude_vector",
     "gain": "ia3_l",
 }
-NAME = re.compile(
-    r"base_model\.model\.model\.layers\.(\d+)\.(\w+\.\w+)\.("
-    + "|".join(re.escape(suffix) for suffix in SUFFIXES.values())
-    + ")"
-)
+START = "base_model.model.model.layers"
 PROMPT = "prompt_embeddings"
 CONFIG_LIMIT = 10_000_000  # bytes
 
@@ -48,47 +43,105 @@ def load(
         line that names it.
     """
     path = pathlib.Path(path)
-    _check_shape(config)
     file = path / "adapter_config.json"
     if not file.is_file() or file.stat().st_size > CONFIG_LIMIT:
         raise ValueError(f"an adapter's folder must hold adapter_config.json; got {path}.")
     values = safetensors_format.parse_json(file.read_bytes(), str(file))
     kind = peft_config.check(values, str(file))
+    _check_shape(config, kind)
     folder = safetensors_io.open_folder(path, STEM)
-    modules = []
-    for name in folder.tensors:
-        match = NAME.fullmatch(name)
-        module = match[2] if match else ""
-        known = module in peft_config.MODULES.values() and int(match[1]) < config.layers  # type: ignore[index]
-        if name != PROMPT if kind == "PREFIX_TUNING" else not known:
-            raise ValueError(
-                f"an adapter's tensors must be those of the model's layers; got {name!r:.200}, "
-                f"which none of {config.layers} layers has ({path})."
-            )
-        modules.append(module.rpartition(".")[2])
-    adapter = peft_config.parse(values, modules, config, str(file))
+    if kind == "PREFIX_TUNING":
+        _check_names(set(folder.tensors), {PROMPT}, config, path)
+        adapter = peft_config.parse(values, set(), config, str(file))
+        adapter.validate()
+        return adapter, _read_prefix(folder, adapter.declare(transformer.declare(config)), config)
+    both = _wrapped_twice(set(folder.tensors))
+    told = values.get("target_parameters") or ()  # one alone has the name of either
+    known = {
+        _tensor(module, layer, leaf, both): module.last
+        for sparse, layers in config.stacks()
+        for module in peft_modules.of_layer(config, sparse=sparse)
+        if not module.parameter or module.last in told
+        for layer in layers
+        for leaf in SUFFIXES
+    }
+    _check_names(set(folder.tensors), set(known), config, path)
+    adapter = peft_config.parse(values, {known[n] for n in folder.tensors}, config, str(file))
     adapter.validate()
     declared = adapter.declare(transformer.declare(config))
-    if kind == "PREFIX_TUNING":
-        return adapter, _read_prefix(folder, declared, config)
-    left = set(folder.tensors)
+    infos = jax.tree_util.tree_leaves_with_path(declared, is_leaf=params.is_info)
+    wanted = {trees.path_name(path): info for path, info in infos}
+    made = _read_modules(folder, adapter, wanted, config, base, both)
+    return adapter, trees.map_named(lambda n, _: made[n], declared, is_leaf=params.is_info)
 
-    def one(name: str, info: params.ParamInfo) -> jax.Array:
-        parts = []
-        for site, layer, tensor in _tensors(name, config):
-            left.discard(tensor)
-            values = _ours(_read(folder, tensor), name, info, _of_input(adapter, site))
-            if name.endswith("stretch"):
-                values = values - _lengths(site, base, layer)
-            parts.append(values)
-        return place(np.stack(parts), info)
 
-    tree = trees.map_named(one, declared, is_leaf=params.is_info)
-    if left:
+def _check_names(found: set[str], known: set[str], config: TransformerConfig, path: Any) -> None:
+    for name in sorted(found - known):
         raise ValueError(
-            f"an adapter's tensors must all be used; {sorted(left)[0]} is not ({path})."
+            f"an adapter's tensors must be those of the model's layers; got {name!r:.200}, "
+            f"which none of {config.layers} layers has ({path})."
         )
-    return adapter, tree
+
+
+def _wrapped_twice(names: set[str]) -> bool:
+    """Whether two parameters of one module of experts have tensors."""
+    return any(".base_layer." in name for name in names)
+
+
+def _read_modules(
+    folder: safetensors_io.TensorFolder,
+    adapter: Any,
+    wanted: dict[str, params.ParamInfo],
+    config: TransformerConfig,
+    base: Any,
+    both: bool,
+) -> dict[str, jax.Array]:
+    """The leaves of an adapter by path.
+
+    Raises:
+      ValueError: a tensor is missing, has another size, or is not used.
+    """
+    made, left = {}, set(folder.tensors)
+    for stack, leaf, module, layers in _leaves(config):
+        sites = [f"blocks/{stack}/{part}" for part in module.parts]
+        names = [f"{site}/{leaf}" for site in sites if f"{site}/{leaf}" in wanted]
+        if not names:
+            continue
+        shapes = [wanted[name].shape[1:] for name in names]
+        shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
+        parts = []
+        for place_in_stack, layer in enumerate(layers):
+            tensor = _tensor(module, layer, leaf, both)
+            left.discard(tensor)
+            values = _ours(
+                _read(folder, tensor), tensor, module, leaf, shape, _of_input(adapter, sites[0])
+            )
+            if leaf == "stretch":
+                values = values - _lengths(sites, base, place_in_stack)
+            parts.append(values)
+        ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
+        for name, values in zip(names, np.split(np.stack(parts), ends, axis=-1), strict=True):
+            made[name] = place(values, wanted[name])
+    if left:
+        raise ValueError(f"an adapter's tensors must all be used; {sorted(left)[0]} is not.")
+    return made
+
+
+def _leaves(config: TransformerConfig) -> Iterator[tuple[int, str, peft_modules.Module, range]]:
+    """(stack, leaf, module, its layers) of all that an adapter may have."""
+    for stack, (sparse, layers) in enumerate(config.stacks()):
+        for module in peft_modules.of_layer(config, sparse=sparse):
+            for leaf in SUFFIXES:
+                yield stack, leaf, module, layers
+
+
+def _tensor(module: peft_modules.Module, layer: int, leaf: str, both: bool) -> str:
+    """The name of a leaf's tensor; `both` parameters of experts are wrapped one around another."""
+    suffix = SUFFIXES[leaf]
+    if module.turned:
+        suffix = SUFFIXES[{"down": "up", "up": "down"}.get(leaf, leaf)]
+    within = ".base_layer" if both and module.inner else ""
+    return f"{START}.{layer}.{module.name}{within}.{suffix}"
 
 
 def save(
@@ -107,24 +160,17 @@ def save(
     Raises:
       ValueError: peft has no such adapter, or the folder is in use.
     """
-    _check_shape(config)
     if type(adapter) not in peft_config.Config.__args__:
         raise ValueError(
             f"adapters for peft must be LoRA, IA3 or a prefix; got {type(adapter).__name__}."
         )
     about = peft_config.fields(adapter, config, base_name)
+    _check_shape(config, about["peft_type"])
     _check_sizes(own, adapter.declare(transformer.declare(config)))
     if about["peft_type"] == "PREFIX_TUNING":
         tensors = {PROMPT: _prefix_matrix(own, config)}
     else:
-        tensors = {}
-        leaves = trees.named_leaves(own)
-        for name, whole in leaves.items():
-            for site, layer, tensor in _tensors(name, config):
-                values = np.asarray(whole[layer], np.float32)
-                if name.endswith("stretch"):
-                    values = values + _lengths(site, base, layer)
-                tensors[tensor] = _theirs(values, name, _of_input(adapter, site))
+        tensors = _written(adapter, trees.named_leaves(own), config, base)
     safetensors_io.write_folder(
         path,
         [
@@ -162,21 +208,33 @@ def _of_input(adapter: peft_config.Config, site: str) -> bool:
     return isinstance(adapter, ia3.Ia3Config) and site.rsplit("/", 1)[-1] in adapter.inputs
 
 
-def _check_shape(config: TransformerConfig) -> None:
-    if config.mla.kv_rank or config.moe.experts:
+def _check_shape(config: TransformerConfig, kind: str) -> None:
+    if config.mla.kv_rank and kind == "PREFIX_TUNING":
         raise ValueError(
-            "peft's adapters are read and written for dense grouped-query models; this one has "
-            "latents or experts (model.mla, model.moe)."
+            "a prefix needs keys and values of its own; this model makes them of latents "
+            "(model.mla)."
         )
 
 
-def _tensors(name: str, config: TransformerConfig) -> Iterator[tuple[str, int, str]]:
-    """(weight's path, place in its stack, tensor's name) of every layer of a leaf's path."""
-    site, leaf = name.rsplit("/", 1)
-    _, stack, _, target = site.split("/")
-    for place, layer in enumerate(config.stacks()[int(stack)][1]):
-        module = f"base_model.model.model.layers.{layer}.{peft_config.MODULES[target]}"
-        yield site, place, f"{module}.{SUFFIXES[leaf]}"
+def _written(
+    adapter: Any, own: dict[str, Any], config: TransformerConfig, base: Any
+) -> dict[str, np.ndarray]:
+    """The inverse of `_read_modules`."""
+    tensors = {}
+    both = {"experts_in", "experts_down"} <= set(adapter.targets)
+    for stack, leaf, module, layers in _leaves(config):
+        sites = [f"blocks/{stack}/{part}" for part in module.parts]
+        held = [own[f"{site}/{leaf}"] for site in sites if f"{site}/{leaf}" in own]
+        if not held:
+            continue
+        joined = np.concatenate([np.asarray(x, np.float32) for x in held], axis=-1)
+        for place_in_stack, layer in enumerate(layers):
+            values = joined[place_in_stack]
+            if leaf == "stretch":
+                values = values + _lengths(sites, base, place_in_stack)
+            values = _theirs(values, module, leaf, _of_input(adapter, sites[0]))
+            tensors[_tensor(module, layer, leaf, both)] = values
+    return tensors
 
 
 def _read(folder: safetensors_io.TensorFolder, tensor: str) -> np.ndarray:
@@ -185,36 +243,70 @@ def _read(folder: safetensors_io.TensorFolder, tensor: str) -> np.ndarray:
     return np.asarray(folder.read(tensor), np.float32)
 
 
-def _lengths(site: str, base: Any, layer: int) -> np.ndarray:
-    """Lengths of a base weight's columns, [outputs...]."""
+def _lengths(sites: list[str], base: Any, layer: int) -> np.ndarray:
+    """Lengths of a base weight's columns, [outputs...]; of the parts of a matrix side by side."""
     if base is None:
         raise ValueError("DoRA from or to peft needs the base's weights; got none (base).")
-    weight = np.asarray(trees.named_leaves(base)[site][layer], np.float64)
-    summed = tuple(range(weight.ndim - 1)) if site.endswith("attention/out") else (0,)
-    return np.sqrt(np.sum(weight * weight, axis=summed))
+    leaves, found = trees.named_leaves(base), []
+    for site in sites:
+        weight = np.asarray(leaves[site][layer], np.float64)
+        summed = tuple(range(weight.ndim - 1)) if site.endswith("attention/out") else (0,)
+        found.append(np.sqrt(np.sum(weight * weight, axis=summed)))
+    return np.concatenate(found, axis=-1)
 
 
-def _ours(x: np.ndarray, name: str, info: params.ParamInfo, of_input: bool) -> np.ndarray:
-    """A tensor [out, in] as a leaf [inputs..., outputs...] of one layer."""
-    shape = info.shape[1:]
-    wanted = _stored_shape(name, shape, of_input)
+def _ours(
+    x: np.ndarray,
+    tensor: str,
+    module: peft_modules.Module,
+    leaf: str,
+    shape: tuple[int, ...],
+    of_input: bool,
+) -> np.ndarray:
+    """A tensor [out, in] as a leaf [inputs..., outputs...] of one layer; of experts [E, ...]."""
+    wanted = _stored_shape(module, leaf, shape, of_input)
     if x.shape != wanted:
         raise ValueError(
-            f"an adapter must have the model's sizes; got {list(x.shape)} for {name}, which is "
+            f"an adapter must have the model's sizes; got {list(x.shape)} for {tensor}, which is "
             f"{list(wanted)}. Load it over the model that it was trained on."
         )
-    return x.T.reshape(shape)
+    if not module.parameter:
+        return x.T.reshape(shape)
+    count = shape[0]  # A holds the ranks of one expert together, B those of one number
+    if _is_first(module, leaf):
+        by_rank = x.reshape(count, -1, x.shape[1])
+        return by_rank.transpose(0, 2, 1) if leaf == "down" else by_rank
+    by_rank = x.reshape(x.shape[0], -1, count)
+    return by_rank.transpose(2, 0, 1) if leaf == "down" else by_rank.transpose(2, 1, 0)
 
 
-def _theirs(x: np.ndarray, name: str, of_input: bool) -> np.ndarray:
+def _theirs(x: np.ndarray, module: peft_modules.Module, leaf: str, of_input: bool) -> np.ndarray:
     """The inverse of `_ours`."""
-    turned = x.reshape(_stored_shape(name, x.shape, of_input)[::-1]).T
-    return np.ascontiguousarray(turned, np.float32)
+    stored = _stored_shape(module, leaf, x.shape, of_input)
+    if not module.parameter:
+        return np.ascontiguousarray(x.reshape(stored[::-1]).T, np.float32)
+    if _is_first(module, leaf):
+        by_rank = x.transpose(0, 2, 1) if leaf == "down" else x
+    else:
+        by_rank = x.transpose(1, 2, 0) if leaf == "down" else x.transpose(2, 1, 0)
+    return np.ascontiguousarray(by_rank.reshape(stored), np.float32)
 
 
-def _stored_shape(name: str, shape: tuple[int, ...], of_input: bool) -> tuple[int, ...]:
-    """A [R, in], B [out, R], a magnitude [out], a gain [out, 1] or [1, in] of one layer."""
-    size, leaf = int(np.prod(shape)), name.rsplit("/", 1)[-1]
+def _is_first(module: peft_modules.Module, leaf: str) -> bool:
+    """Whether an experts' leaf is stored as peft's A."""
+    return (leaf == "down") != module.turned
+
+
+def _stored_shape(
+    module: peft_modules.Module, leaf: str, shape: tuple[int, ...], of_input: bool
+) -> tuple[int, ...]:
+    """A [R, in], B [out, R], a magnitude [out], a gain [out, 1] or [1, in] of one layer; of experts
+    A [E R, in] and B [out, R E]."""
+    if module.parameter:
+        count, first, second = shape
+        rank, width = (second, first) if leaf == "down" else (first, second)
+        return (count * rank, width) if _is_first(module, leaf) else (width, rank * count)
+    size = int(np.prod(shape))
     return {
         "down": (shape[-1], size // shape[-1]),
         "up": (size // shape[0], shape[0]),

@@ -2,7 +2,8 @@
 
 Run where torch, transformers and peft are installed and jax need not be:
   PYTHONPATH=. python -m tests.models.adapters.record_peft
-and to have peft read adapters that we wrote, and print how far its logits are from ours:
+with "families" for those with experts alone. To have peft read adapters that we wrote, and print
+how far its logits are from ours:
   PYTHONPATH=. python -m tests.models.adapters.record_peft FOLDER
 """
 
@@ -41,6 +42,80 @@ def kinds():
         ),
         "prefix": peft.PrefixTuningConfig(num_virtual_tokens=3, **task),
     }
+
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+LATENTS = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
+SMALL = {
+    "vocab_size": 16,
+    "hidden_size": 12,
+    "intermediate_size": 10,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+# family -> (fields, target_modules); target_parameters are its experts. peft takes names of plain
+# MLPs for those of experts where both have the same ones, hence only Llama 4 has them here.
+FAMILIES = {
+    "mixtral": ({"num_local_experts": 3, "head_dim": 4}, ATTENTION),
+    "qwen3_moe": (
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 5, "head_dim": 6},
+        ATTENTION,
+    ),
+    "deepseek_v3": (
+        {
+            "num_key_value_heads": 3,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "moe_intermediate_size": 5,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 7,
+            "kv_lora_rank": 6,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 3,
+            "v_head_dim": 5,
+        },
+        LATENTS,
+    ),
+    "llama4_text": (
+        {
+            "num_local_experts": 3,
+            "intermediate_size_mlp": 8,
+            "head_dim": 4,
+            "moe_layers": [1],
+            "attention_chunk_size": 4,
+        },
+        EVERY,
+    ),
+}
+
+
+def family_model(kind):
+    """A tiny model with experts, with random weights."""
+    from tests.models.families import reference
+
+    return reference.make(kind, {**SMALL, **FAMILIES[kind][0]}, 3)
+
+
+def family_config(kind):
+    import peft
+
+    inside = "feed_forward" if kind == "llama4_text" else "mlp"
+    return peft.LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=FAMILIES[kind][1],
+        target_parameters=[f"{inside}.experts.{n}_proj" for n in ("gate_up", "down")],
+        rank_pattern={"o_proj": 3, rf"{inside}.experts.down_proj": 4},
+        task_type="CAUSAL_LM",
+    )
 
 
 def base_model():
@@ -84,22 +159,47 @@ def rows():
     return np.where(mask, rng.integers(0, 16, (3, 8)), 0), mask.astype(np.int64)
 
 
+def roughened(model):
+    """The adapters of a model with noise on every number."""
+    import torch
+
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for x in model.parameters():
+            if x.requires_grad:
+                x.add_(0.3 * torch.randn_like(x))
+    return model
+
+
+def record_families():
+    import peft
+
+    tokens, mask = rows()
+    for kind in FAMILIES:
+        folder = HERE / "families" / kind
+        model = family_model(kind)
+        model.save_pretrained(folder / "base")
+        found = {"tokens": tokens, "mask": mask, "base": logits(model, tokens, mask)}
+        adapted = roughened(peft.get_peft_model(model, family_config(kind)).eval())
+        found["lora"] = logits(adapted, tokens, mask)
+        adapted.save_pretrained(folder / "lora")
+        np.savez_compressed(folder / "logits.npz", **found)
+        for name in ("lora/README.md", "base/generation_config.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
 def record():
     import peft
     import torch
     import transformers
 
+    record_families()
     tokens, mask = rows()
     base_model().save_pretrained(HERE / "base")
     (HERE / "base" / "generation_config.json").unlink(missing_ok=True)
     found = {"tokens": tokens, "mask": mask, "base": logits(base_model(), tokens, mask)}
     for name, config in kinds().items():
-        model = peft.get_peft_model(base_model(), config).eval()
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for x in model.parameters():
-                if x.requires_grad:
-                    x.add_(0.3 * torch.randn_like(x))
+        model = roughened(peft.get_peft_model(base_model(), config).eval())
         found[name] = logits(model, tokens, mask)
         model.save_pretrained(HERE / name)
         (HERE / name / "README.md").unlink(missing_ok=True)
@@ -119,4 +219,7 @@ def check(folder):
 
 
 if __name__ == "__main__":
-    check(pathlib.Path(sys.argv[1])) if len(sys.argv) > 1 else record()
+    if sys.argv[1:] == ["families"]:
+        record_families()
+    else:
+        check(pathlib.Path(sys.argv[1])) if len(sys.argv) > 1 else record()

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.models import transformer
+from alignjax.models import params, transformer
 from alignjax.models.adapters import adapt, bottleneck, lora, peft_config, peft_format, prefix
 from alignjax.models.checkpoints import folder, safetensors_io
-from alignjax.models.config import MoeConfig
+from alignjax.models.config import MlaConfig
 from tests.models.adapters import kinds
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -96,6 +96,64 @@ def test_configurations_are_read_as_peft_means_them():
     assert loaded("prefix")[0] == prefix.PrefixConfig(length=3, gated=False)
 
 
+FAMILIES = [
+    pytest.param(name, marks=[] if name in ("deepseek_v3", "llama4_text") else pytest.mark.slow)
+    for name in ("deepseek_v3", "llama4_text", "mixtral", "qwen3_moe")
+]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_latents_and_experts_are_pefts(name, tmp_path):
+    """`target_parameters` for stacks of experts, one module for what we keep as two weights."""
+    path = GOLDENS / "families" / name
+    stored = folder.open_model(path / "base")
+    base, model = stored.load(), transformer.transformer(stored.config)
+    with np.load(path / "logits.npz", allow_pickle=False) as file:
+        arrays = {n: file[n] for n in file.files}
+    mask, tokens = arrays["mask"].astype(np.int32), arrays["tokens"].astype(np.int32)
+    positions = np.broadcast_to(np.arange(mask.shape[1], dtype=np.int32), mask.shape)
+    adapter, own = peft_format.load(path / "lora", stored.config, base)
+    assert adapter.targets[-2:] == ("experts_in", "experts_down")
+    assert adapter.ranks == ("out=3", "experts_down=4")
+    bound = adapt.adapt(model, adapter).bind(own, {"base": base})
+    for tree, wanted in ((base, "base"), (bound, "lora")):
+        found = np.asarray(kinds.logits(model, tree, tokens, positions, mask))
+        assert np.abs(found - arrays[wanted])[mask == 1].max() < 1e-5
+    assert np.abs(arrays["lora"] - arrays["base"])[mask == 1].max() > 1
+    peft_format.save(tmp_path / "out", adapter, own, stored.config)
+    wanted, found = tensors(path / "lora"), tensors(tmp_path / "out")
+    assert wanted.keys() == found.keys()
+    for key, x in wanted.items():
+        np.testing.assert_array_equal(found[key], x, err_msg=key)
+    theirs, ours = (
+        json.loads((where / "adapter_config.json").read_text())
+        for where in (path / "lora", tmp_path / "out")
+    )
+    for key in ("target_modules", "target_parameters"):
+        assert sorted(ours[key]) == sorted(theirs[key])
+    again, _ = peft_format.load(tmp_path / "out", stored.config)
+    assert again == adapter
+
+
+def test_one_parameter_of_experts_is_wrapped_once(tmp_path):
+    path = GOLDENS / "families" / "mixtral"
+    config = folder.open_model(path / "base").config
+    adapter = lora.LoraConfig(rank=2, targets=("experts_in",))
+    declared = adapter.declare(transformer.declare(config))
+    own = kinds.roughen(params.init(declared, jax.random.key(0), np.float32))
+    peft_format.save(tmp_path / "out", adapter, own, config)
+    start = "base_model.model.model.layers.{}.mlp.experts.lora_{}.weight"
+    assert sorted(tensors(tmp_path / "out")) == [start.format(n, x) for n in (0, 1) for x in "AB"]
+    again, same = peft_format.load(tmp_path / "out", config)
+    assert again == adapter
+    jax.tree.map(np.testing.assert_array_equal, own, same)
+    about = tmp_path / "out" / "adapter_config.json"
+    fields = json.loads(about.read_text())
+    about.write_text(json.dumps({**fields, "target_parameters": ["mlp.experts.gate_up_proj", "x"]}))
+    with pytest.raises(ValueError, match=r"target_parameters must be .* among mlp.experts.down"):
+        peft_format.load(tmp_path / "out", config)
+
+
 def copied(tmp_path, name, **changes):
     shutil.copytree(GOLDENS / name, tmp_path / name)
     file = tmp_path / name / "adapter_config.json"
@@ -169,9 +227,9 @@ def test_what_peft_has_not_is_refused(tmp_path):
     for tree, message in ((own, "for scalar, not nothing"), (adapt.empty(own), "got nothing for")):
         with pytest.raises(ValueError, match=message):
             peft_format.save(tmp_path / "out", adapter, tree, config)
-    experts = transformer.TransformerConfig(moe=MoeConfig(experts=2, ff=8))
-    with pytest.raises(ValueError, match="latents or experts"):
-        peft_format.load(GOLDENS / "lora", experts)
+    latents = transformer.TransformerConfig(mla=MlaConfig(kv_rank=8))
+    with pytest.raises(ValueError, match="a prefix needs keys and values of its own"):
+        peft_format.load(GOLDENS / "prefix", latents)
     assert not any(tmp_path.iterdir())
 
 
@@ -179,7 +237,7 @@ def test_patterns_match_as_in_peft():
     """A pattern is a regular expression for the end of a module's name, after a dot."""
     config = golden()[0]
     values = {"peft_type": "LORA", "r": 8, "rank_pattern": {"roj": 2, "v_proj": 4}}
-    adapter = peft_config.parse(values, ["q_proj", "v_proj"], config, "here")
+    adapter = peft_config.parse(values, {"q_proj", "v_proj"}, config, "here")
     assert adapter == lora.LoraConfig(
         rank=8, alpha=8.0, targets=("query", "value"), ranks=("value=4",)
     )
@@ -200,3 +258,13 @@ def test_a_live_peft_reads_what_is_written(tmp_path):
         np.testing.assert_allclose(
             found[arrays["mask"] == 1], arrays[name][arrays["mask"] == 1], atol=1e-5
         )
+    for kind in record_peft.FAMILIES:
+        path = GOLDENS / "families" / kind
+        stored = folder.open_model(path / "base")
+        adapter, own = peft_format.load(path / "lora", stored.config)
+        peft_format.save(tmp_path / kind, adapter, own, stored.config)
+        model = peft.PeftModel.from_pretrained(record_peft.family_model(kind), tmp_path / kind)
+        arrays = np.load(path / "logits.npz")
+        found = record_peft.logits(model.eval(), arrays["tokens"], arrays["mask"])
+        kept = arrays["mask"] == 1
+        np.testing.assert_allclose(found[kept], arrays["lora"][kept], atol=1e-5)
