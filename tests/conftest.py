@@ -11,15 +11,21 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
-@pytest.fixture(params=[None, (1, 8, 1), (1, 4, 2), (2, 2, 2)], ids=str)
+MESHES = {
+    "none": None,
+    "data8": {"data": 8},
+    "data4-model2": {"data": 4, "model": 2},
+    "replica2-data2-model2": {"replica": 2, "data": 2, "model": 2},
+    "data2-model2-seq2": {"data": 2, "model": 2, "seq": 2},
+}
+
+
+@pytest.fixture(params=MESHES)
 def any_mesh(request: pytest.FixtureRequest):
-    """No mesh, then three shapes of 8 devices, set as the context."""
+    """No mesh, then shapes of 8 devices, set as the context."""
     from alignjax.parallel import mesh
 
-    sizes = request.param
-    made = None
-    if sizes is not None:
-        config = mesh.MeshConfig(replica=sizes[0], data=sizes[1], model=sizes[2])
-        made = mesh.make_mesh(config, jax.devices())
+    sizes = MESHES[request.param]
+    made = None if sizes is None else mesh.make_mesh(mesh.MeshConfig(**sizes), jax.devices())
     with mesh.use(made):
         yield made

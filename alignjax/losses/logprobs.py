@@ -6,10 +6,12 @@ for the gradient.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from alignjax.core import shapes, struct
 
@@ -33,6 +35,75 @@ class TokenStats:
     top1: Any
 
 
+class _Layout(NamedTuple):
+    """Mesh axes that share the rows, the times, the width of the stored matrix, the vocabulary."""
+
+    rows: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+    width: tuple[str, ...] = ()
+    vocab: tuple[str, ...] = ()
+
+    def spread(self, x: jax.Array) -> jax.Array:
+        """The matrix [D, V] with all of its width, from its parts."""
+        return jax.lax.all_gather(x, self.width, axis=0, tiled=True) if self.width else x
+
+    def gradient(self, x: jax.Array) -> jax.Array:
+        """The matrix's gradient in its stored layout, from what each device's tokens give."""
+        if self.width:
+            x = jax.lax.psum_scatter(x, self.width, scatter_dimension=0, tiled=True)
+        rest = tuple(a for a in (*self.rows, *self.times) if a not in self.width)
+        return jax.lax.psum(x, rest) if rest else x
+
+    def sum(self, x: Any) -> Any:
+        """A sum over the whole vocabulary, from its parts'."""
+        return jax.lax.psum(x, self.vocab) if self.vocab else x
+
+    @property
+    def parts(self) -> int:
+        """Devices that share the vocabulary."""
+        return jax.lax.axis_size(self.vocab) if self.vocab else 1
+
+    def max(self, x: jax.Array) -> jax.Array:
+        return jax.lax.pmax(x, self.vocab) if self.vocab else x
+
+    def first(self, size: int) -> Any:
+        """The number of this device's first token of the vocabulary, of `size` tokens each."""
+        return jax.lax.axis_index(self.vocab) * size if self.vocab else 0
+
+    def run(self, f: Callable[..., Any], inputs: Sequence[str], outputs: Any) -> Any:
+        """`f` on every device's own part; arrays are named by the letters of their axes."""
+        if self == _Layout():
+            return f
+        axes = {"b": self.rows, "t": self.times, "d": self.width, "v": self.vocab, "h": ()}
+        where = jax.tree.map(
+            lambda names: PartitionSpec(*(axes[n] or None for n in names)), (inputs, outputs)
+        )
+
+        def call(*arrays: Any) -> Any:
+            arrays = jax.tree.map(jax.sharding.reshard, arrays, tuple(where[0]))
+            mapped = jax.shard_map(f, in_specs=tuple(where[0]), out_specs=where[1], check_vma=False)
+            return mapped(*arrays)
+
+        return call
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """A PartitionSpec's entry as mesh axes."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _layout_of(hidden: jax.Array, unembedding: jax.Array) -> _Layout:
+    """How the mesh shares the work; nothing without a mesh of explicit axes."""
+    states, matrix = (jax.typeof(x).sharding for x in (hidden, unembedding))
+    if states.mesh.empty or not states.mesh.are_all_axes_explicit:
+        return _Layout()
+    rows, times = (_names(entry) for entry in states.spec[:2])
+    width, vocab = (_names(entry) for entry in matrix.spec)
+    # Parts of the width can come and go only between devices that hold different tokens.
+    width = tuple(a for a in width if a in (*rows, *times))
+    return _Layout(rows, times, width, vocab)
+
+
 @struct.pytree
 class _Head:
     """How logits are made from hidden states: scale * h W, softcap, then temperature."""
@@ -41,6 +112,7 @@ class _Head:
     softcap: float = struct.static(default=0.0)
     temperature: float = struct.static(default=1.0)
     tile: int = struct.static(default=0)
+    layout: _Layout = struct.static(default=_Layout())
 
 
 def token_stats(
@@ -80,6 +152,7 @@ def token_stats(
         softcap=float(shapes.check_number("softcap", softcap, minimum=0)),
         temperature=float(shapes.check_number("temperature", temperature, above=0)),
         tile=tile or _choose_tile(hidden, unembedding),
+        layout=_layout_of(hidden, unembedding),
     )
     return _token_stats(head, hidden, unembedding, targets)
 
@@ -118,24 +191,34 @@ def token_divergence(
     shapes.check_number("softcap", softcap, minimum=0)
     shapes.check_number("tile", tile, minimum=0)
     tile = tile or _choose_tile(hidden, unembedding)
-    head = _Head(temperature=temperature, softcap=float(softcap), tile=tile)
+    layout = _layout_of(hidden, unembedding)
+    head = _Head(temperature=temperature, softcap=float(softcap), tile=tile, layout=layout)
 
-    def one(states: tuple[jax.Array, jax.Array]) -> jax.Array:
-        logp = jax.nn.log_softmax(_logits(head, states[0], unembedding)[0], axis=-1)
-        logq = jax.nn.log_softmax(_logits(head, states[1], other_unembedding)[0], axis=-1)
-        return jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1)
+    def run(states: Any, matrix: Any, other_states: Any, other_matrix: Any) -> jax.Array:
+        matrix, other_matrix = layout.spread(matrix), layout.spread(other_matrix)
 
-    return _over_time(head.tile, one, (hidden, other_hidden))
+        def one(tiles: tuple[jax.Array, jax.Array]) -> jax.Array:
+            logits, others = (
+                _logits(head, tile, w)[0]
+                for tile, w in zip(tiles, (matrix, other_matrix), strict=True)
+            )
+            logp = logits - _logsumexp(head, logits)[..., None]
+            logq = others - _logsumexp(head, others)[..., None]
+            return layout.sum(jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1))
+
+        return _over_time(head.tile, one, (states, other_states))
+
+    found = layout.run(run, ("bth", "dv", "bth", "dv"), "bt")
+    return found(hidden, unembedding, other_hidden, other_unembedding)
 
 
 def _choose_tile(hidden: jax.Array, unembedding: jax.Array) -> int:
     """The most time steps whose logits stay under `_TILE_BYTES` on one device."""
-    rows, vocab = hidden.shape[0], unembedding.shape[1]
-    mesh = jax.typeof(hidden).sharding.mesh
-    if not mesh.empty:
-        rows = jax.typeof(hidden).sharding.shard_shape(hidden.shape)[0]
+    (rows, length), vocab = hidden.shape[:2], unembedding.shape[1]
+    if not jax.typeof(hidden).sharding.mesh.empty:
+        rows, length = jax.typeof(hidden).sharding.shard_shape(hidden.shape)[:2]
         vocab = jax.typeof(unembedding).sharding.shard_shape(unembedding.shape)[1]
-    return int(min(max(_TILE_BYTES // (4 * rows * vocab), 1), hidden.shape[1]))
+    return int(min(max(_TILE_BYTES // (4 * rows * vocab), 1), length))
 
 
 def _scan_time(tile: int, fn: Any, carry: Any, tree: Any) -> tuple[Any, Any]:
@@ -176,43 +259,74 @@ def _logits(head: _Head, hidden: jax.Array, unembedding: jax.Array) -> tuple[jax
     return raw * slope, slope
 
 
-def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """One-hot targets as a comparison: no gather along a vocabulary that may be sharded."""
-    return jax.lax.broadcasted_iota(jnp.int32, (1, 1, logits.shape[-1]), 2) == targets[..., None]
+def _logsumexp(head: _Head, logits: jax.Array) -> jax.Array:
+    """[B, t] over the whole vocabulary."""
+    largest = jax.lax.stop_gradient(head.layout.max(jnp.max(logits, axis=-1)))
+    total = head.layout.sum(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
+    return largest + jnp.log(total)
+
+
+def _is_target(head: _Head, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """One-hot targets as a comparison: no gather along a vocabulary that may be in parts."""
+    size = logits.shape[-1]
+    tokens = jax.lax.broadcasted_iota(jnp.int32, (1, 1, size), 2) + head.layout.first(size)
+    return tokens == targets[..., None]
+
+
+def _top1(head: _Head, logits: jax.Array) -> jax.Array:
+    """[B, t]: the first of the most likely tokens."""
+    size = logits.shape[-1]
+    own, best = jnp.argmax(logits, axis=-1), jnp.max(logits, axis=-1)
+    if not head.layout.vocab:
+        return own
+    leads = best == head.layout.max(best)
+    number = jnp.where(leads, own + head.layout.first(size), jnp.iinfo(jnp.int32).max)
+    return -head.layout.max(-number)
 
 
 def _forward(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: jax.Array) -> Any:
+    """TokenStats of this device's tokens."""
+    matrix = head.layout.spread(unembedding)
+
     def one(tiles: tuple[jax.Array, jax.Array]) -> TokenStats:
-        logits, _ = _logits(head, tiles[0], unembedding)
-        logsumexp = jax.nn.logsumexp(logits, axis=-1)
+        logits, _ = _logits(head, tiles[0], matrix)
+        logsumexp = _logsumexp(head, logits)
         logp = logits - logsumexp[..., None]
         probs = jnp.exp(logp)
-        hit = jnp.sum(jnp.where(_is_target(logits, tiles[1]), logits, 0.0), axis=-1)
+        hit = jnp.where(_is_target(head, logits, tiles[1]), logits, 0.0)
+        # Not logsumexp - E z as the entropy: that loses digits where logits share a large offset.
+        parts = (hit, -probs * logp, probs * probs, logits)
+        hit, entropy, sum_p2, total = head.layout.sum([jnp.sum(x, axis=-1) for x in parts])
         return TokenStats(
             logprob=hit - logsumexp,
-            # Not logsumexp - E z: that loses digits where the logits share a large offset.
-            entropy=-jnp.sum(probs * logp, axis=-1),
+            entropy=entropy,
             logsumexp=logsumexp,
-            sum_p2=jnp.sum(probs * probs, axis=-1),
-            mean_logit=jnp.mean(logits, axis=-1),
-            top1=jnp.argmax(logits, axis=-1),
+            sum_p2=sum_p2,
+            mean_logit=total / (logits.shape[-1] * head.layout.parts),
+            top1=_top1(head, logits),
         )
 
     return _over_time(head.tile, one, (hidden, targets))
 
 
+_STATS = TokenStats(
+    logprob="bt", entropy="bt", logsumexp="bt", sum_p2="bt", mean_logit="bt", top1="bt"
+)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_stats(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: jax.Array) -> Any:
-    return _forward(head, hidden, unembedding, targets)
+    run = head.layout.run(functools.partial(_forward, head), ("bth", "dv", "bt"), _STATS)
+    return run(hidden, unembedding, targets)
 
 
 def _token_stats_fwd(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: jax.Array):
-    stats = _forward(head, hidden, unembedding, targets)
+    stats = _token_stats(head, hidden, unembedding, targets)
     return stats, (hidden, unembedding, targets, stats)
 
 
 def _logit_cotangent(
-    logits: jax.Array, targets: jax.Array, stats: TokenStats, cotangent: TokenStats
+    head: _Head, logits: jax.Array, targets: jax.Array, stats: TokenStats, cotangent: TokenStats
 ) -> jax.Array:
     """Cotangent of the final logits z [B, t, V]. With p = softmax(z):
 
@@ -226,33 +340,39 @@ def _logit_cotangent(
         - cotangent.entropy[..., None] * (logp + stats.entropy[..., None])
         + 2 * cotangent.sum_p2[..., None] * (probs - stats.sum_p2[..., None])
     )
-    hit = jnp.where(_is_target(logits, targets), cotangent.logprob[..., None], 0.0)
-    return hit + probs * by_p + cotangent.mean_logit[..., None] / logits.shape[-1]
+    hit = jnp.where(_is_target(head, logits, targets), cotangent.logprob[..., None], 0.0)
+    size = logits.shape[-1] * head.layout.parts
+    return hit + probs * by_p + cotangent.mean_logit[..., None] / size
 
 
-def _token_stats_bwd(head: _Head, residuals: Any, cotangent: TokenStats):
-    hidden, unembedding, targets, stats = residuals
-    cotangent = struct.replace(cotangent, top1=jnp.zeros_like(stats.logprob))
-    layout = jax.typeof(unembedding).sharding
-    layout = None if layout.mesh.empty else layout
+def _backward(
+    head: _Head, hidden: Any, unembedding: Any, targets: Any, stats: Any, cotangent: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients of this device's states, and of its part of the matrix from all tokens."""
+    matrix = head.layout.spread(unembedding)
 
     def one(total: jax.Array, tiles: Any) -> tuple[jax.Array, jax.Array]:
         states, ids, part, grads = tiles
-        logits, slope = _logits(head, states, unembedding)
-        raw = _logit_cotangent(logits, ids, part, grads) * slope
-        by_hidden = jnp.einsum(
-            "btv,dv->btd",
-            raw,
-            unembedding.astype(jnp.float32),
-            out_sharding=None if layout is None else jax.typeof(states).sharding,
-        )
-        by_matrix = jnp.einsum("btd,btv->dv", states.astype(jnp.float32), raw, out_sharding=layout)
-        return total + by_matrix, by_hidden.astype(hidden.dtype)
+        logits, slope = _logits(head, states, matrix)
+        raw = _logit_cotangent(head, logits, ids, part, grads) * slope
+        raw = raw.astype(states.dtype)  # products of the dtype that the forward pass multiplies
+        wide = {"preferred_element_type": jnp.float32}
+        by_hidden = jnp.einsum("btv,dv->btd", raw, matrix, **wide)
+        by_matrix = jnp.einsum("btd,btv->dv", states, raw, **wide)
+        return total + by_matrix, head.layout.sum(by_hidden).astype(hidden.dtype)
 
-    total = jnp.zeros_like(unembedding, dtype=jnp.float32)
+    total = jnp.zeros_like(matrix, dtype=jnp.float32)
     tree = (hidden, targets, stats, cotangent)
     by_matrix, by_hidden = _scan_time(head.tile, one, total, tree)
-    return by_hidden, by_matrix.astype(unembedding.dtype), None
+    return by_hidden, head.layout.gradient(by_matrix).astype(unembedding.dtype)
+
+
+def _token_stats_bwd(head: _Head, residuals: Any, cotangent: TokenStats):
+    stats = residuals[-1]
+    cotangent = struct.replace(cotangent, top1=jnp.zeros_like(stats.logprob))
+    inputs = ("bth", "dv", "bt", _STATS, _STATS)
+    run = head.layout.run(functools.partial(_backward, head), inputs, ("bth", "dv"))
+    return *run(*residuals, cotangent), None
 
 
 _token_stats.defvjp(_token_stats_fwd, _token_stats_bwd)

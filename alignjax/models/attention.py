@@ -247,7 +247,8 @@ def attention(
     key, value = remember(rope.rotate(key, view.cos, view.sin, **turn), value)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
-    key, value = key.astype(x.dtype), value.astype(x.dtype)
+    # A query may see any slot of its row, so each device has all keys of the rows that it shares.
+    key, value = (axes.shard(a.astype(x.dtype), "batch slot kv head") for a in (key, value))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
     law = {
         "scale": config.query_scale or config.head_dim**-0.5,

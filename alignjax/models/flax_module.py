@@ -124,8 +124,8 @@ def as_linen(config: TransformerConfig, *, scalar_head: bool = False) -> Any:
 
         def __call__(self, tokens: jax.Array, positions: Any = None, segments: Any = None) -> Any:
             states = self.hidden(tokens, positions, segments)
-            matrix = model.unembedding(self.weights)
-            logits = axes.einsum("btd,dv->btv", states, matrix, "batch time vocab", jnp.float32)
+            matrix = axes.shard(model.unembedding(self.weights), "embed vocab")
+            logits = axes.einsum("btd,dv->btv", states, matrix, "batch slot vocab", jnp.float32)
             if not model.logit_softcap:
                 return logits
             return model.logit_softcap * jnp.tanh(logits / model.logit_softcap)

@@ -162,7 +162,7 @@ def latent_attention(
     turned = rope.rotate(turned, view.cos, view.sin, **turn)
     latent = _norm(config, latent, weights.latent_norm)
     kept = remember(latent[:, :, None], turned[:, :, None])
-    latent, turned = (a[:, :, 0].astype(x.dtype) for a in kept)
+    latent, turned = (axes.shard(a[:, :, 0].astype(x.dtype), "batch slot route") for a in kept)
     written = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
     plain = not any(isinstance(w, layers.Operator) for w in (weights.key, weights.value))
     absorbed = written and plain and absorbs(config, x.shape[1], latent.shape[1])

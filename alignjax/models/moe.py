@@ -226,7 +226,9 @@ def penalties(moe: MoeConfig, routing: Routing, segments: jax.Array) -> Penaltie
     score = scores(moe, routing.logits)
     share = score / jnp.sum(score, axis=-1, keepdims=True)
     used = jnp.sum(jax.nn.one_hot(routing.chosen, moe.experts, dtype=jnp.float32), axis=2)
-    same = (segments[:, :, None] == segments[:, None, :]) & real[:, :, None]
+    used = axes.shard(used, "batch slot route")
+    others = axes.shard(segments, "batch slot")
+    same = (segments[:, :, None] == others[:, None, :]) & real[:, :, None]
     near = same / jnp.maximum(jnp.sum(same, axis=-1, keepdims=True), 1)
     fraction = axes.einsum("bts,bse->bte", near, used, out="batch time route", dtype=jnp.float32)
     balance = moe.experts * jnp.sum(fraction * share, axis=-1)

@@ -13,16 +13,17 @@ import jax.numpy as jnp
 from alignjax.core import mean
 from alignjax.losses import logprobs
 from alignjax.models import model as models
+from alignjax.parallel import axes
 
 Batch = Mapping[str, Any]
 
 
-def hidden_before(model: models.Model, params: Any, batch: Batch) -> jax.Array:
-    """[B, T-1, D]: the state from which each token but the first is predicted."""
+def hidden_states(model: models.Model, params: Any, batch: Batch) -> jax.Array:
+    """[B, T, D]: the state after each token, from which the next one is predicted."""
     hidden, _ = model.hidden(
         params, batch["tokens"], positions=batch["positions"], segments=batch["segments"]
     )
-    return hidden[:, :-1]
+    return hidden
 
 
 def hidden_and_penalties(
@@ -32,18 +33,11 @@ def hidden_and_penalties(
 
     Each is a mean over all real tokens, those of prompts too; there are none for most models.
     """
-    states, penalties = _states(model, params, batch)
-    return states[:, :-1], penalties
-
-
-def _states(
-    model: models.Model, params: Any, batch: Batch
-) -> tuple[jax.Array, dict[str, mean.Mean]]:
-    """(states [B, T, D] after each token, the model's own losses)."""
     places = {"positions": batch["positions"], "segments": batch["segments"]}
     if model.hidden_and_penalties is None:
-        return model.hidden(params, batch["tokens"], **places)[0], {}
+        return hidden_states(model, params, batch), {}
     states, found = model.hidden_and_penalties(params, batch["tokens"], **places)
+    found = {name: axes.shard(x, "batch slot") for name, x in found.items()}
     real = batch["segments"] > 0
     return states, {name: mean.masked(x, real) for name, x in found.items()}
 
@@ -51,20 +45,20 @@ def _states(
 def counted(batch: Batch) -> jax.Array:
     """[B, T] bool: tokens of the loss mask that have a predecessor in their own segment."""
     segments = batch["segments"]
-    follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
-    return align(follows) & (batch["loss_mask"] != 0)
+    follows = (align(segments) == segments) & (segments > 0)
+    return follows & (batch["loss_mask"] != 0)
 
 
 def align(x: jax.Array) -> jax.Array:
-    """[B, T-1] of predictions as [B, T] of tokens."""
-    return jnp.pad(x, [(0, 0), (1, 0)])
+    """[B, T] of states as [B, T] of the tokens that they predict; the first token gets 0."""
+    return jnp.pad(axes.shard(x, "batch slot")[:, :-1], [(0, 0), (1, 0)])
 
 
 def token_stats(
     model: models.Model, params: Any, batch: Batch, *, temperature: float = 1.0
 ) -> logprobs.TokenStats:
     """Log-probability, entropy and the other moments of every token [B, T] under the model."""
-    hidden = hidden_before(model, params, batch)
+    hidden = hidden_states(model, params, batch)
     return stats_of(model, params, hidden, batch["tokens"], temperature=temperature)
 
 
@@ -76,11 +70,11 @@ def stats_of(
     *,
     temperature: float = 1.0,
 ) -> logprobs.TokenStats:
-    """The same from states [B, T-1, D] that are known already."""
+    """The same from states [B, T, D] that are known already."""
     stats = logprobs.token_stats(
         hidden,
         model.unembedding(params),
-        tokens[:, 1:],
+        jnp.pad(tokens[:, 1:], [(0, 0), (0, 1)]),
         temperature=temperature,
         softcap=model.logit_softcap,
         tile=model.logit_tile,
@@ -90,7 +84,7 @@ def stats_of(
 
 def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
     """[B, T] fp32: the scalar head before each token, that is the value of its prefix."""
-    return align(model.scalar(params, hidden_before(model, params, batch)))
+    return align(model.scalar(params, hidden_states(model, params, batch)))
 
 
 def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array:
@@ -102,8 +96,8 @@ def scores_and_penalties(
     model: models.Model, params: Any, batch: Batch
 ) -> tuple[jax.Array, dict[str, mean.Mean]]:
     """The same, and the model's own losses as terms for the objective."""
-    hidden, penalties = _states(model, params, batch)
-    scores = model.scalar(params, hidden)
+    hidden, penalties = hidden_and_penalties(model, params, batch)
+    scores = axes.shard(model.scalar(params, hidden), "batch slot")
     slots = jnp.arange(scores.shape[1])[None]
     last = jnp.max(jnp.where(batch["segments"] > 0, slots, -1), axis=1, keepdims=True)
     return jnp.sum(jnp.where(slots == last, scores, 0.0), axis=1), penalties
@@ -114,9 +108,9 @@ def token_divergence(
 ) -> jax.Array:
     """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats."""
     divergence = logprobs.token_divergence(
-        hidden_before(model, params, batch),
+        hidden_states(model, params, batch),
         model.unembedding(params),
-        hidden_before(model, other, batch),
+        hidden_states(model, other, batch),
         model.unembedding(other),
         temperature=temperature,
         softcap=model.logit_softcap,

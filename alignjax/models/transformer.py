@@ -1,5 +1,6 @@
 """A decoder: one body for training, prefill and decoding, and for every family of weights."""
 
+import contextlib
 import functools
 from typing import Any
 
@@ -159,6 +160,9 @@ def _hidden(
 ) -> tuple[jax.Array, cache.KVCache | None, moe.Penalties | None]:
     """(states [B, T, D], cache, router losses of all layers if `penalise`)."""
     dtype = jnp.dtype(config.compute_dtype)
+    tokens, positions, segments = (
+        axes.shard(x, "batch time") for x in (tokens, positions, segments)
+    )
     with jax.named_scope("embed"):
         table = axes.shard(weights.embed, "slot embed").astype(dtype)
         x = axes.take(table, tokens, out="batch time embed")
@@ -166,7 +170,7 @@ def _hidden(
             x = x * jnp.asarray(config.embed_scale, dtype)
     kv: Any = None
     index: Any = None
-    seen = (positions, segments)
+    seen = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
     if cache_state is not None:
         cache_state = cache.extend(cache_state, positions, segments)
         seen = (cache_state.positions, cache_state.segments)
@@ -234,14 +238,14 @@ def transformer(config: TransformerConfig) -> model.Model:
     dtype = jnp.dtype(config.param_dtype)
 
     def hidden(weights: Transformer, tokens: jax.Array, *, positions, segments, cache=None):
-        x, cache, _ = _hidden(
-            config, weights, tokens, positions=positions, segments=segments, cache_state=cache
-        )
+        run = functools.partial(_hidden, config, weights, tokens, cache_state=cache)
+        with contextlib.nullcontext() if cache is None else axes.whole("time"):
+            x, cache, _ = run(positions=positions, segments=segments)
         return x, cache
 
     def unembedding(weights: Transformer) -> jax.Array:
         matrix = weights.embed.T if config.tied else weights.unembed
-        return axes.shard(matrix, "embed vocab").astype(config.compute_dtype)
+        return matrix.astype(config.compute_dtype)
 
     def scalar(weights: Transformer, states: jax.Array) -> jax.Array:
         return jnp.einsum("btd,d->bt", states.astype(jnp.float32), weights.scalar)

@@ -3,8 +3,10 @@
 With no mesh (a laptop, Colab) every verb is the plain operation: the same model code runs there.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,10 +14,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 # Logical axis -> mesh axes. `embed` is the width of activations; `fsdp` is the same dimension in a
-# stored parameter, which the data axis shards until the parameter is used.
+# stored parameter, which the data axis shards until the parameter is used. `time` is that of
+# states; keys, and arrays of one number a token, have all `slot`s of their row on each device.
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "data", "expert"),
-    "fsdp": ("data",),
+    "fsdp": ("data", "seq"),
     "kv": ("model",),
     "ff": ("model",),
     "vocab": ("model",),
@@ -25,7 +28,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "group": (),
     "head": (),
     "layers": (),
-    "time": (),
+    "time": ("seq",),
     "slot": (),
     "rank": (),
     "choice": (),
@@ -49,8 +52,23 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+_WHOLE: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("whole", default=())
+
+
+@contextlib.contextmanager
+def whole(name: str) -> Iterator[None]:
+    """A logical axis that nothing traced inside shards: time, where rows have one token each."""
+    token = _WHOLE.set((*_WHOLE.get(), name))
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
 def mesh_axes(name: str) -> tuple[str, ...]:
     """The axes of the current mesh that shard a logical axis; none without a mesh."""
+    if name in _WHOLE.get():
+        return ()
     return tuple(a for a in RULES[name] if a in get_abstract_mesh().shape)
 
 

@@ -25,7 +25,7 @@ def check_rows(name: str, rows: int) -> None:
 
 
 def _sharding(dimensions: int) -> NamedSharding:
-    spec = axes.spec(" ".join(["batch", *["time"] * (dimensions - 1)]))
+    spec = axes.spec(" ".join(["batch", *["slot"] * (dimensions - 1)]))
     return NamedSharding(jax.sharding.get_mesh(), spec)
 
 

@@ -1,4 +1,4 @@
-"""The device mesh: replica (across slices), data (batch, FSDP), expert, model (tensor)."""
+"""The device mesh: replica (across slices), data (batch, FSDP), model (tensor), expert, seq."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-AXIS_NAMES = ("replica", "data", "model")  # of every mesh; one with experts has a fourth
+AXIS_NAMES = ("replica", "data", "model")  # of every mesh
+EXTRA_NAMES = ("expert", "seq")  # of a mesh that has such parallelism
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -21,19 +22,20 @@ class MeshConfig:
     data: int = -1  # batch and fully sharded parameters
     model: int = 1  # tensor parallelism: heads, feed-forward, vocabulary
     expert: int = 1  # experts of a layer; outside those layers a part of the batch
+    seq: int = 1  # context parallelism: the times of a row's states; attention gathers the keys
 
     def validate(self) -> None:
         sizes = tuple(getattr(self, name) for name in names(self))
         if any(s < 1 and s != -1 for s in sizes) or sizes.count(-1) > 1:
             raise ValueError(
                 f"mesh sizes must be >= 1, at most one of them -1; got {sizes} (mesh). "
-                "Set mesh.replica, mesh.data, mesh.model, mesh.expert."
+                f"Set {', '.join(f'mesh.{name}' for name in names(self))}."
             )
 
 
 def names(config: MeshConfig) -> tuple[str, ...]:
-    """The mesh's axes: `expert` only where there is such parallelism."""
-    return AXIS_NAMES if config.expert == 1 else (*AXIS_NAMES, "expert")
+    """The mesh's axes: `expert` and `seq` only where there is such parallelism."""
+    return (*AXIS_NAMES, *(name for name in EXTRA_NAMES if getattr(config, name) != 1))
 
 
 def shape(config: MeshConfig, devices: int) -> tuple[int, ...]:

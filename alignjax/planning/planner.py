@@ -1,5 +1,7 @@
 """From an experiment and a machine to what the compiler says of every program."""
 
+import pathlib
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -131,6 +133,23 @@ def plan(
     return Plan(machine, method, count, sizes, tuple(found))
 
 
+def _compile(lowered: Any, machine: machines.Machine) -> tuple[Any, Callable[[], str]]:
+    """(the compiled program, what gives its text).
+
+    TPU programs are written by the compiler itself: jaxlib 0.10.2 can't print some of libtpu
+    0.0.51's.
+    """
+    if machine.kind != "tpu":
+        compiled = lowered.compile()
+        return compiled, compiled.as_text
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
+        text = file.read_text()
+    return compiled, lambda: text
+
+
 def examine(
     call: programs.Call, run: programs.Run, machine: machines.Machine, mesh: Mapping[str, int]
 ) -> Found:
@@ -145,7 +164,7 @@ def examine(
         )
     lowered = call.run.lower(*arguments)
     try:
-        compiled = lowered.compile()
+        compiled, text = _compile(lowered, machine)
     except jax.errors.JaxRuntimeError as error:
         overflow = memories.overflow(str(error))
         if overflow is None:
@@ -176,7 +195,7 @@ def examine(
         stage=call.stage,
     )
     try:
-        program = hlo.parse(compiled.as_text())
+        program = hlo.parse(text())
     except jax.errors.JaxRuntimeError as error:  # libtpu writes what this jaxlib does not know
         share = call.work.run / len(machine.devices) if call.work else 0.0
         least = _roofline(call, machine, measured, share, [])

@@ -66,8 +66,8 @@ def make_generate(
     config.validate()
 
     def step_logits(params: Any, hidden: jax.Array) -> jax.Array:
-        matrix = model.unembedding(params)
-        logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch time vocab", jnp.float32)
+        matrix = axes.shard(model.unembedding(params), "embed vocab")
+        logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch slot vocab", jnp.float32)
         if model.logit_softcap:
             logits = model.logit_softcap * jnp.tanh(logits / model.logit_softcap)
         return transforms.final_logits(logits[:, 0], config)

@@ -28,6 +28,7 @@ class LoopConfig:
     keep_checkpoints: int = 2
     log_every: int = 20  # steps between flushes of metrics.jsonl
     max_skipped: int = 5  # non-finite updates in a row before the run stops with exit code 3
+    save_patience: int = 600  # seconds in which a save must get on, or the run stops
 
     def validate(self) -> None:
         for field in dataclasses.fields(self):
@@ -78,7 +79,7 @@ def make_state(
 
 @jax.jit
 def _take(batch: Any, rows: jax.Array) -> Any:
-    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " time" * (x.ndim - 1)), batch)
+    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), batch)
 
 
 def minibatches(batch: Any, plan: algorithm.Plan, key: jax.Array) -> Any:
@@ -125,7 +126,7 @@ def train(
     method: algorithm.Algorithm,
     *,
     batch_at: Callable[[int], Mapping[str, Any]],
-    start: Mapping[str, Any],
+    start: dict[str, Any],
     frozen: Mapping[str, Any],
     optimizer: optim.OptimConfig,
     config: LoopConfig,
@@ -140,7 +141,9 @@ def train(
     Args:
       method: the algorithm. batch_at: step -> host batch, a pure function.
         With several processes it holds this process's rows of the batch, `hosts.own_rows`.
-      start, frozen: named trees, see Algorithm. meta: saved beside each checkpoint.
+      start, frozen: named trees, see Algorithm. `start` is emptied: what the caller does not hold
+        elsewhere leaves the devices before a checkpoint is restored or the first step is made.
+      meta: saved beside each checkpoint.
 
     Raises:
       ValueError: sizes do not divide, or the checkpoint holds another tree.
@@ -157,10 +160,16 @@ def train(
         return make_state(method, tx_of, init_key, start)
 
     abstract = jax.eval_shape(initial, start)
-    checkpoints = checkpoint.Checkpoints(workdir, keep=config.keep_checkpoints)
+    checkpoints = checkpoint.Checkpoints(
+        workdir, keep=config.keep_checkpoints, save_patience=config.save_patience
+    )
+    if checkpoints.steps():
+        start.clear()
     restored = checkpoints.restore(abstract, say)
     fresh = restored is None
     state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
+    start.clear()
+    del restored
     if fresh:
         checkpoints.prepare(state)
     begin = int(state.step)

@@ -24,7 +24,7 @@ def host_batch():
 def loss(weights, batch):
     """Log-probabilities, entropies and the scalar head, of one forward pass."""
     mask = scoring.counted(batch)
-    hidden = scoring.hidden_before(MODEL, weights, batch)
+    hidden = scoring.hidden_states(MODEL, weights, batch)
     stats = scoring.stats_of(MODEL, weights, hidden, batch["tokens"])
     values = scoring.align(MODEL.scalar(weights, hidden))
     terms = values**2 - stats.logprob - 0.1 * stats.entropy
@@ -61,7 +61,7 @@ def test_every_mesh_gives_the_loss_and_gradient_of_one_device(one_device, any_me
             assert x.sharding == trees.named_leaves(weights)[name].sharding, name
         gate = weights.blocks[0].mlp.gate  # nothing is stored twice within a replica
         per_device = gate.addressable_shards[0].data.size
-        assert per_device * any_mesh.shape["data"] * any_mesh.shape["model"] == gate.size
+        assert per_device * any_mesh.size == gate.size * any_mesh.shape["replica"]
 
 
 def test_comparisons_and_their_gradient_on_every_mesh(any_mesh):

@@ -83,5 +83,5 @@ def test_no_gradient_reaches_the_prompt_s_predictions():
         stats = scoring.stats_of(MODEL, tiny.params(), states, batch["tokens"])
         return -jnp.sum(jnp.where(scoring.counted(batch), stats.logprob, 0.0))
 
-    slopes = jax.jit(jax.grad(loss))(jnp.full((1, 7, 16), 0.1))
-    np.testing.assert_array_equal(np.abs(slopes[0]).max(-1) > 0, [0, 0, 1, 1, 0, 0, 0])
+    slopes = jax.jit(jax.grad(loss))(jnp.full((1, 8, 16), 0.1))
+    np.testing.assert_array_equal(np.abs(slopes[0]).max(-1) > 0, [0, 0, 1, 1, 0, 0, 0, 0])

@@ -121,7 +121,7 @@ def test_bfloat16_compute_stays_close_and_keeps_master_weights(plain):
     for name in ("embed", "norm"):
         a, b = np.ravel(getattr(slopes, name)), np.ravel(getattr(gradients, name))
         assert np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) > 0.99
-    states = jax.eval_shape(lambda w, b: scoring.hidden_before(model, w, b), tiny.params(), batch)
+    states = jax.eval_shape(lambda w, b: scoring.hidden_states(model, w, b), tiny.params(), batch)
     assert states.dtype == jnp.bfloat16
     assert model.cache(2, 4).keys.dtype == jnp.bfloat16
     half = jax.eval_shape(tiny.model(param_dtype="bfloat16").init, jax.random.key(0))

@@ -59,7 +59,7 @@ def test_without_a_mesh_every_verb_is_the_plain_operation():
 def test_verbs_compute_the_same_and_place_the_result(any_mesh):
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(8, 4)).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
-    ids = rng.integers(0, 8, size=(8, 3))
+    ids = rng.integers(0, 8, size=(8, 4))
     left = axes.shard(jnp.asarray(x), "batch embed")
     right = axes.shard(jnp.asarray(w), "embed ff")
 
