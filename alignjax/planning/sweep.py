@@ -42,10 +42,12 @@ class Choice(NamedTuple):
 
 
 class Guess(NamedTuple):
-    """By arithmetic alone. least: bytes of a device, a lower bound. seconds: to order by."""
+    """By arithmetic alone. least: bytes of a device, a lower bound. likely: the same, roughly.
+    seconds: of a step, roughly: to order by."""
 
     choice: Choice
     least: float
+    likely: float
     seconds: float
 
 
@@ -153,31 +155,57 @@ def guesses(sizes: _Sizes, config: experiment.Experiment, machine: machines.Mach
             for remat in model_config.REMAT:
                 choice = Choice(tuple(mesh.items()), micro, remat)
                 found.append(_guess(sizes, choice, mesh, machine))
-    return sorted(found, key=lambda guess: guess.seconds)
+    limit = planner.USABLE * machine.chip.hbm or math.inf
+    return sorted(found, key=lambda guess: (guess.likely > limit, guess.seconds))
 
 
 def _guess(sizes: _Sizes, choice: Choice, mesh: dict[str, int], machine: machines.Machine) -> Guess:
-    shape, chip = sizes.shape, machine.chip
+    shape = sizes.shape
     model, seq, expert = mesh["model"], mesh.get("seq", 1), mesh.get("expert", 1)
-    shards = mesh["data"] * model
-    held = 1 - sizes.routed + sizes.routed / expert
-    state = (2 * sizes.params + sizes.others) * held / shards  # gradients are as large as weights
+    held = (1 - sizes.routed + sizes.routed / expert) / (mesh["data"] * model)
+    state = (2 * sizes.params + sizes.others) * held  # gradients are as large as weights
     rows = sizes.rows / (mesh["replica"] * mesh["data"] * expert * choice.micro_batches)
     tokens, wide = rows * sizes.length / seq, 2 if shape.compute_dtype == "bfloat16" else 4
-    kept: float = shape.layers * shape.width  # what every layer starts from
-    if choice.remat == "none":
-        inner = 2 * shape.heads * shape.head_dim + 2 * shape.ff
-        kept += shape.layers * inner / model
-    least = state + wide * tokens * kept
+    kept, used = _kept(shape, choice.remat, model)
+    written = 0 if machine.kind == "tpu" else 3 * shape.heads * sizes.length / model  # scores
+    least = state + wide * tokens * shape.layers * kept
+    layers = shape.layers if choice.remat == "none" else 1
+    likely = state + wide * tokens * (shape.layers * kept + layers * (used + written))
+    seconds = _seconds(sizes, choice, mesh, machine, wide * tokens)
+    return Guess(choice, least, likely, seconds)
+
+
+def _kept(shape: model_config.TransformerConfig, remat: str, model: int) -> tuple[float, float]:
+    """Numbers of one token and layer: (kept until the backward pass at least, used on the way)."""
+    heads, ff = shape.heads * shape.head_dim / model, shape.ff / model
+    inner = 2 * heads + 2 * ff
+    more = {"none": inner, "dots": inner, "attention": 2 * heads}.get(remat, 0.0)
+    return shape.width + more, 8 * shape.width + 4 * heads + 6 * ff
+
+
+def _seconds(
+    sizes: _Sizes,
+    choice: Choice,
+    mesh: dict[str, int],
+    machine: machines.Machine,
+    token_bytes: float,
+) -> float:
+    """Computing, and half of what moves: weights gathered over data, gradients summed over seq,
+    keys gathered over it, activations summed over model and exchanged between experts."""
+    shape, chip, micro = sizes.shape, machine.chip, choice.micro_batches
+    model, seq, expert = mesh["model"], mesh.get("seq", 1), mesh.get("expert", 1)
     compute = AGAIN.get(choice.remat, BETWEEN) * sizes.useful
     compute /= len(machine.devices) * (chip.flops or 1e12)
-    passes = choice.micro_batches * (3 if choice.remat != "none" else 2)
-    count = wide * analytic.parameters(shape) * held / model  # bytes that a device gathers
-    gathered = passes * count * (1 - 1 / mesh["data"])
-    summed = 4.0 * choice.micro_batches * shape.layers * wide * tokens * shape.width
-    summed *= 2.0 * (1 - 1 / model) + (1 - 1 / expert) * shape.moe.active / 2
-    link = 2.0 * chip.dims * chip.link or 1e11
-    return Guess(choice, least, compute + (0.5 * gathered + summed) / link)
+    passes = 2 if choice.remat == "none" else 3
+    held = (1 - sizes.routed + sizes.routed / expert) / model
+    weights = 2.0 * analytic.parameters(shape) * held
+    moved = micro * (passes + 2) * weights * (1 - 1 / mesh["data"])
+    moved += micro * 4 * weights / mesh["data"] * (1 - 1 / seq)
+    keys = 2 * shape.kv_heads * shape.head_dim / model
+    moved += micro * passes * shape.layers * token_bytes * keys * (seq - 1)
+    each = micro * (passes + 1) * shape.layers * token_bytes * shape.width
+    moved += each * (4.0 * (1 - 1 / model) + 2 * (expert - 1))
+    return compute + 0.5 * moved / (2.0 * chip.dims * chip.link or 1e11)
 
 
 def sweep(

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ GPUS = {
 }
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+MOST = 9216  # chips of the largest slice that is built (tpu7x; of v5p it is 8,960)
 LEGAL = (
     f"v5e:, v6e: with {', '.join(FLAT)}; v4:, v5p:, tpu7x: with three sizes, such as "
     f"{', '.join(CUBES)}; {', '.join(f'{name}:N' for name in GPUS)}; cpu:N"
@@ -83,7 +85,8 @@ def find(name: str, slices: int = 1) -> Machine:
         if not re.fullmatch(r"[1-9]\d{0,2}x[1-9]\d{0,2}(x[1-9]\d{0,2})?", size):
             raise unknown(name)
         flat = CHIPS[kind].dims == 2
-        if (flat and size not in FLAT) or (not flat and size.count("x") != 2):
+        chips = math.prod(int(x) for x in size.split("x"))
+        if (flat and size not in FLAT) or (not flat and (size.count("x") != 2 or chips > MOST)):
             raise unknown(name)
         return _tpu(name, slices, CHIPS[kind])
     if kind not in (*GPUS, "cpu") or not re.fullmatch(r"[1-9]\d{0,2}", size):

@@ -42,6 +42,7 @@ def test_guesses_are_ordered_and_divide(sizes, machine):
     found = sweep.guesses(sizes, make("sft"), machine)
     seconds = [guess.seconds for guess in found]
     assert seconds == sorted(seconds)
+    assert all(guess.likely > guess.least for guess in found)
     assert {guess.choice.remat for guess in found} == set(model_config.REMAT)
     for guess in found:
         mesh = dict(guess.choice.mesh)
