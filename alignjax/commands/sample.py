@@ -3,6 +3,7 @@
 from alignjax import evaluation
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.evals import adapted
 from alignjax.sampling import transforms
 
 OPTIONS = (
@@ -10,6 +11,12 @@ OPTIONS = (
     flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
     flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
     flags.Option("pad", str, "", "token to pad with, where the model with --model names none"),
+    flags.Option(
+        "adapters", str, "", "LoRA folders of peft over --model: NAME=FOLDER,NAME=FOLDER, one batch"
+    ),
+    flags.Option(
+        "rows", str, "", 'JSONL of {"prompt": ..., "adapter": NAME}, answered each by its adapter'
+    ),
     flags.Option("prompt", str, "", "text to answer; empty takes prompts of the eval split"),
     flags.Option("count", int, 4, "completions"),
     flags.Option("max_new_tokens", int, 64, "limit of a completion"),
@@ -30,13 +37,44 @@ def main(parsed: flags.Parsed) -> None:
     )
     config.validate()
     shared = {name: options[name] for name in ("prompt", "count", "seed")}
-    if options["model"]:
+    if options["adapters"] or options["rows"]:
+        answers = _of_adapters(options, config)
+    elif options["model"]:
         answers = _of_weights(options, config, shared)
     else:
         folder = common.run_folder(parsed)
         answers = evaluation.sample(folder, config=config, **shared)
     for prompt, completion in answers:
         print(f"> {prompt}\n{completion}\n")
+
+
+def _of_adapters(options, config) -> list[tuple[str, str]]:
+    """Answers of rows by the adapters that they name, or of a prompt by each and by the base."""
+    if not options["model"] or not options["adapters"] or options["workdir"]:
+        raise ValueError(
+            "--adapters must be given with --model, and --rows with both, without --workdir "
+            "(sample). Name the base and the folders of its adapters."
+        )
+    if bool(options["rows"]) == bool(options["prompt"]):
+        raise ValueError(
+            "--rows or --prompt must be given with --adapters, and not both (sample). Drop one."
+        )
+    adapters = adapted.parse_adapters(options["adapters"])
+    if options["rows"]:
+        rows = adapted.read_rows(options["rows"], tuple(adapters))
+    else:
+        rows = [adapted.Row(options["prompt"], name) for name in (adapted.BASE, *adapters)]
+    rows = [row for row in rows for _ in range(options["count"])]
+    found = adapted.sample(
+        options["model"],
+        adapters,
+        rows,
+        config=config,
+        seed=options["seed"],
+        template=options["template"],
+        pad=options["pad"],
+    )
+    return [(f"[{row.adapter}] {row.prompt}", text) for row, text in zip(rows, found, strict=True)]
 
 
 def _of_weights(options, config, shared) -> list[tuple[str, str]]:
