@@ -347,6 +347,8 @@ def train(
         for line in (*corpus.summary, record["formula"]):
             say(f"{name}: {line}")
         table = annotated(method, frozen, table, config.loop.batch_size)
+        for role in method.only_annotate:
+            frozen.pop(role)
         rows = config.loop.batch_size
         own = hosts.own_rows(rows)
         batches = pipeline.Batches(table, batch_size=rows, seed=config.seed, own=own)

@@ -23,6 +23,7 @@ HARMLESS = (
     "loop.checkpoint_every",
     "loop.keep_checkpoints",
     "loop.max_skipped",
+    "loop.save_patience",
     "mesh.",
     "model.remat",
     "model.attention_kernel",

@@ -181,4 +181,6 @@ def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
         first = {}
     else:
         first = {config.method: algorithm.Expected(value, tolerance)}
-    return algorithm.Algorithm(init=init, loss=loss, annotate=annotate, first=first)
+    return algorithm.Algorithm(
+        init=init, loss=loss, annotate=annotate, only_annotate=("reference",), first=first
+    )

@@ -184,5 +184,7 @@ def run_command(
     lines[0] = lines[0].replace("alignjax", processes.name(), 1)
     with contextlib.suppress(OSError):  # nobody reads stderr any more: the code still tells
         print(without_secrets("\n".join([*shown, *lines])), file=sys.stderr, flush=True)
+    if isinstance(error, errors.Stalled) and processes.count() == 1:
+        processes.end_now(code)  # the hanging threads would hold the interpreter's own end
     processes.leave(code, without_secrets(lines[0].partition("error: ")[2] or lines[0]))
     return code

@@ -11,6 +11,10 @@ class Failure(RuntimeError):
     code = 1
 
 
+class Stalled(Failure):
+    """Storage hangs, and with it threads that nobody can end but with the process. Exit code 1."""
+
+
 class NonFinite(Failure):
     """Too many updates in a row had a non-finite loss or gradient. Exit code 3."""
 

@@ -22,7 +22,7 @@ from alignjax.core import errors
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
 GRACE = 5.0  # seconds that a process gets to end by itself once another one has failed
 SHARED = 30.0  # seconds until what process 0 wrote must be seen by the others
-FAREWELL = 20.0  # seconds that a failing process waits until all others know its cause
+FAREWELL = 10.0  # seconds that a failing process waits until all others know its cause
 POLL = 0.5  # seconds of one wait for a word; signals are handled between waits
 AUTO = "auto"
 FAILURE, STOP = "alignjax/failure", "alignjax/stop"
@@ -150,7 +150,7 @@ class Group:
             return
         self._say(cause)
         self._farewell()
-        _exit(cause["code"])
+        end_now(cause["code"])
 
     def _say(self, cause: Mapping[str, Any]) -> None:
         line = f"error: process {cause['process']} ended this run: {cause['text']}"
@@ -352,10 +352,11 @@ def leave(code: int, text: str) -> None:
     if code == 0:
         _group.finish()
         return
-    _exit(_group.fail(code, text))
+    end_now(_group.fail(code, text))
 
 
-def _exit(code: int) -> None:
+def end_now(code: int) -> None:
+    """Ends this process at once, without the interpreter's clean-up."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -52,6 +52,7 @@ class Algorithm(NamedTuple):
     collect: (state, frozen, batch, key) -> (batch, carry, Metrics). A host function, no gradient.
     annotate: (frozen, batch) -> columns that never change during the run (reference
       log-probabilities), computed once for all rows before the first step. None: there are none.
+    only_annotate: names in `frozen` that `annotate` alone reads; they are let go of after it.
     plan: how often a collected batch is used.
     carry: the method's own state at the start.
     first: metrics of the first update of a fresh run whose values are known; the run stops if one
@@ -62,6 +63,7 @@ class Algorithm(NamedTuple):
     loss: Callable[..., tuple[dict[str, mean.Mean], dict[str, mean.Mean]]]
     collect: Callable[..., tuple[Batch, Any, dict[str, mean.Mean]]] = as_is
     annotate: Callable[[models.Frozen, Batch], dict[str, jax.Array]] | None = None
+    only_annotate: tuple[str, ...] = ()
     plan: Plan = Plan()
     carry: Any = ()
     first: Mapping[str, Expected] = {}

@@ -18,30 +18,30 @@ import orbax.checkpoint as ocp
 
 from alignjax.core import errors, struct, trees
 from alignjax.parallel import processes
-from alignjax.training import algorithm
+from alignjax.training import algorithm, patience
 
 FOLDER = "checkpoints"
 
 
 @jax.jit
-def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def one(x: jax.Array) -> jax.Array:
-        width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        words = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, width)
-        position = jnp.zeros(x.shape, jnp.uint32)
-        for axis, size in enumerate(x.shape):
-            index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-            position = position * jnp.uint32(size) + index
-        # Odd weights are invertible modulo 2^32: any single changed bit changes the sum.
-        return jnp.sum(words.astype(jnp.uint32) * (2 * position + 1), dtype=jnp.uint32)
-
-    return [one(x) for x in leaves]
+def _sum(x: jax.Array) -> jax.Array:
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    words = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, width)
+    position = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        position = position * jnp.uint32(size) + index
+    # Odd weights are invertible modulo 2^32: any single changed bit changes the sum.
+    return jnp.sum(words.astype(jnp.uint32) * (2 * position + 1), dtype=jnp.uint32)
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A number for every leaf that any flipped bit changes and no layout on devices does."""
-    named = trees.named_leaves(tree)
-    return dict(zip(named, map(int, jax.device_get(_sums(list(named.values())))), strict=True))
+    """A number for every leaf that any flipped bit changes and no layout on devices does.
+
+    One program a leaf: CPUs hold a second copy of what a program sums up.
+    """
+    sums = {name: _sum(x) for name, x in trees.named_leaves(tree).items()}
+    return {name: int(x) for name, x in jax.device_get(sums).items()}
 
 
 def identity(tree: Any) -> str:
@@ -75,9 +75,18 @@ class Checkpoints:
     would sweep away what a live run is just saving.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        save_patience: float = 600.0,
+    ):
+        """save_patience: seconds without progress after which a save counts as hanging."""
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self._read_only = read_only
+        self._read_only, self._patience = read_only, save_patience
+        self._stalled = False
         if read_only:
             options = ocp.CheckpointManagerOptions(create=False)
         else:
@@ -112,7 +121,9 @@ class Checkpoints:
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         saves["meta"] = ocp.args.JsonSave(meta)
         try:
-            self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
+            self._patiently(
+                lambda: self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
+            )
         except (OSError, ValueError) as error:
             raise errors.Failure(f"checkpoint {step} was not saved: {_condense(error)}") from error
 
@@ -123,14 +134,23 @@ class Checkpoints:
           errors.Failure: it failed.
         """
         try:
-            self._manager.wait_until_finished()
+            self._patiently(self._manager.wait_until_finished)
             self._manager.check_for_errors()
+        except errors.Stalled:
+            raise
         except Exception as error:
             raise errors.Failure(
                 f"a checkpoint in {self.folder} was not saved: {_condense(error)}. "
                 "Earlier ones are untouched; make room and run the same command again."
             ) from error
         self._empty_trash()
+
+    def _patiently(self, act: Callable[[], Any]) -> None:
+        try:
+            patience.patiently(act, self.folder, self._patience)
+        except errors.Stalled:
+            self._stalled = True
+            raise
 
     def steps(self) -> list[int]:
         """Finished steps, oldest first."""
@@ -238,6 +258,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last save and releases the threads."""
+        if self._stalled:
+            return
         self.wait()
         self._manager.close()
 

@@ -11,7 +11,7 @@ from tests.processes import launch
 pytestmark = pytest.mark.slow
 # More steps than any of these runs gets to before its fault, at a constant rate: the schedule must
 # not depend on where the fault fell.
-LONG = "config.loop.steps = 400; config.optim.schedule = 'constant'"
+LONG = "config.loop.steps = 400; config.optim.schedule = 'constant'; config.optim.warmup_steps = 0"
 
 
 def begin(folder, fault="", **options):

@@ -2,6 +2,8 @@
 
 import pathlib
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -328,3 +330,24 @@ def test_a_save_that_fails_is_said_in_words(tmp_path, monkeypatch):
         checkpoints.wait()
     monkeypatch.undo()
     checkpoints.close()
+
+
+def test_a_save_without_progress_is_an_error_and_one_that_gets_on_is_not(tmp_path, monkeypatch):
+    """R18, with a file system that hangs, and one that is slow but writes."""
+    hangs = threading.Event()
+
+    def slow():
+        half = tmp_path / checkpoint.FOLDER / "slow-tmp"
+        half.mkdir()
+        for number in range(10):
+            time.sleep(0.2)
+            (half / str(number)).write_text("more")
+
+    checkpoints = checkpoint.Checkpoints(tmp_path, save_patience=0.8)
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", slow)
+    checkpoints.wait()  # 2 s, with something new every 0.2 s
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", hangs.wait)
+    with pytest.raises(errors.Stalled, match=r"made no progress for 0\.8 s"):
+        checkpoints.save(make_state(1), META)
+    checkpoints.close()  # does not wait either
+    hangs.set()

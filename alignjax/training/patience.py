@@ -1,0 +1,62 @@
+"""Writing to storage that may hang."""
+
+import contextlib
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from alignjax.core import errors
+
+LOOK = 1.0  # seconds between looks at what was written
+
+
+def written(folder: pathlib.Path) -> tuple[int, int]:
+    """(files, bytes) of what Orbax is saving in a folder of checkpoints."""
+    sizes = []
+    for file in folder.glob("*tmp*/**/*"):
+        with contextlib.suppress(OSError):  # renamed under our eyes
+            sizes.append(file.stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def patiently(act: Callable[[], Any], folder: pathlib.Path, seconds: float) -> None:
+    """Does something that saves into the folder, however long it takes while it gets on.
+
+    It runs in a thread of its own and so do the looks at the folder: a hanging file system can't
+    take the caller with it.
+
+    Raises:
+      errors.Stalled: nothing was written for so many seconds. And what `act` raises.
+    """
+    raised: list[BaseException] = []
+    done = threading.Event()
+    moved = [time.monotonic()]
+
+    def work() -> None:
+        try:
+            act()
+        except BaseException as error:
+            raised.append(error)
+        done.set()
+
+    def watch() -> None:
+        seen = written(folder)
+        while not done.wait(min(LOOK, seconds / 4)):
+            now = written(folder)
+            if now != seen:
+                seen = now
+                moved[0] = time.monotonic()
+
+    for target in (work, watch):
+        threading.Thread(target=target, daemon=True).start()
+    while not done.wait(min(LOOK, seconds / 4)):
+        if time.monotonic() - moved[0] > seconds:
+            raise errors.Stalled(
+                f"a checkpoint in {folder} made no progress for {seconds:g} s. Earlier ones are "
+                "untouched; look at the storage and run the same command again, with a larger "
+                "loop.save_patience if it is merely slow."
+            )
+    if raised:
+        raise raised[0]
