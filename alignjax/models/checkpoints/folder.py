@@ -14,6 +14,7 @@ from alignjax.models import params, transformer
 from alignjax.models.checkpoints import (
     dense,
     families_moe,
+    fp8,
     gguf_io,
     hf_config,
     names,
@@ -210,12 +211,16 @@ def _normal_moe(config: TransformerConfig) -> MoeConfig:
 def _open_folder(path: pathlib.Path) -> Stored:
     file = path / "config.json"
     values = hf_config.read(file)
+    block = fp8.block_of(values, str(file))
+    # What is read is whole again, and so is what is written.
+    values = {name: value for name, value in values.items() if name != fp8.FIELD}
     config = parse_config(values, str(file))
     family = _family(values, str(file))
     copies = ("lm_head.weight",) if config.tied else ()
+    tensors = safetensors_io.open_folder(path)
     return Stored(
         config=config,
-        tensors=safetensors_io.open_folder(path),
+        tensors=tensors if block is None else fp8.Fp8Folder(tensors, block),
         sources=family.sources(config),
         fields=values,
         unread=(*UNREAD, *copies, *family.unread(config)),
