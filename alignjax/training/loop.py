@@ -151,13 +151,12 @@ def train(
     """
     check_sizes(config, method.plan)
     updates = config.steps * method.plan.epochs * method.plan.minibatches
-    init_key = keys.stream(seed, "init")
 
     def tx_of(params: Any) -> optax.GradientTransformation:
         return optim.make_optimizer(optimizer, params, updates)
 
     def initial(start: Any) -> algorithm.TrainState:
-        return make_state(method, tx_of, init_key, start)
+        return make_state(method, tx_of, keys.stream(seed, "init"), start)
 
     abstract = jax.eval_shape(initial, start)
     checkpoints = checkpoint.Checkpoints(

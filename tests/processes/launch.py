@@ -111,7 +111,7 @@ def config_file(folder: pathlib.Path, changes: str = "", fault: str = "") -> pat
     changes: statements on `config`. fault: statements that run in every process at start; `index`
     is the process's number.
     """
-    file = folder / "tiny.py"
+    file = folder / "experiments" / "tiny.py"  # errors raised there are those of a user
     text = """\
         import os
 
@@ -140,6 +140,6 @@ def config_file(folder: pathlib.Path, changes: str = "", fault: str = "") -> pat
         """
     parts = {"fault": textwrap.dedent(fault), "changes": changes or "pass"}
     text = textwrap.dedent(text).replace("{changes}", parts["changes"])
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text.replace("{fault}", parts["fault"]))
     return file

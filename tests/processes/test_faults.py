@@ -80,34 +80,85 @@ def test_a_terminated_process_makes_all_save_the_same_step(tmp_path, victim):
         finish_both(tmp_path, workdir)
 
 
-RAISE = """
+BAD_ROW = """
 from alignjax.data import pipeline
 
 inner = pipeline.Batches.batch
 
 def batch(self, step):
     if step == 5 and index == 1:
-        raise {error}
+        raise ValueError("row 77 must hold tokens; got none.")
     return inner(self, step)
 
 pipeline.Batches.batch = batch
 """
+BAD_FILE = """
+from alignjax import experiment
+
+def make_corpus(config, say):
+    raise ValueError("data.path must hold rows; got none.")
+
+if index == 1:
+    experiment.make_corpus = make_corpus
+"""
+FULL_DISK = """
+import resource, signal
+
+if index == 1:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+"""
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "text"),
+    ("fault", "code", "text"),
     [
-        ("ValueError('row 77 must hold tokens; got none.')", 1, "row 77 must hold tokens"),
-        ("OSError(28, 'No space left on device')", 1, "No space left on device"),
+        (BAD_ROW, 2, "row 77 must hold tokens"),
+        (BAD_FILE, 2, "data.path must hold rows"),
+        (FULL_DISK, 1, "was not saved"),
     ],
-    ids=["bad row", "disk"],
+    ids=["bad row", "bad file", "full disk"],
 )
-def test_an_exception_on_one_host_ends_all_with_the_first_cause(tmp_path, error, code, text):
-    _, processes = begin(tmp_path, RAISE.format(error=error))
-    codes = ended(processes, 120)
-    assert codes[0] == codes[1] != 0, processes.report()
+def test_an_exception_on_one_host_ends_all_with_the_first_cause(tmp_path, fault, code, text):
+    workdir, processes = begin(tmp_path, fault)
+    assert ended(processes, 60 + launch.DEADLINE) == [code, code], processes.report()
+    assert workdir.exists() == (fault != BAD_FILE)
     for index in (0, 1):
         said = processes.err(index)
         assert text in said, processes.report()
         assert f"alignjax[{index}]: error: " in said
     assert "process 1 ended this run" in processes.err(0)
+
+
+DATA = """
+from alignjax import experiment
+
+inner = experiment.make_corpus
+
+def make_corpus(config, say):
+    found = inner(config, say)
+    return found._replace(fingerprints={**found.fingerprints, "pairs": "another file"})
+
+if index == 1:
+    experiment.make_corpus = make_corpus
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "words", "named"),
+    [
+        ("", ["--config.seed=1"], "seed: 0 and 1"),
+        (DATA, [], "fingerprints.pairs: '' and 'another file'"),
+        ("if index == 1: __import__('jax').__version__ = '0.1'", [], "jax: '"),
+    ],
+    ids=["configuration", "data", "version"],
+)
+def test_processes_that_differ_are_refused(tmp_path, fault, words, named):
+    """R41"""
+    workdir, processes = begin(tmp_path, fault, own={1: words})
+    assert ended(processes, 60 + launch.DEADLINE) == [2, 2], processes.report()
+    for index in (0, 1):
+        assert "must be the same in all processes" in processes.err(index)
+        assert named in processes.err(index)
+        assert "in processes 0 and 1" in processes.err(index)
+    assert not workdir.exists()

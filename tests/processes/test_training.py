@@ -1,10 +1,14 @@
 """Runs on several processes: the losses of one process, one voice, one checkpoint."""
 
+import json
 import pathlib
+import shutil
 
 import pytest
 
 from alignjax.training import metrics
+from tests.commands import cli
+from tests.commands.conftest import MICRO
 from tests.processes import launch
 
 
@@ -36,9 +40,102 @@ def train(folder: pathlib.Path, name: str, *words: str, count: int = 2, devices:
 
 
 def test_two_processes_train_as_one_does(tmp_path):
-    one, _ = train(tmp_path, "one", "--config.loop.steps=2", count=1, devices=4)
-    two, processes = train(tmp_path, "two", "--config.loop.steps=2")
+    """The quick guard of all that follows."""
+    words = ("--config.loop.steps=2", "--config.mesh.data=2")
+    one, _ = train(tmp_path, "one", *words, count=1, devices=2)
+    two, processes = train(tmp_path, "two", *words, devices=1)
     assert_close(one, two)
     assert processes.out(0) == f"finished: {two}"
     assert processes.out(1) == ""
     assert processes.err(1) == ""
+
+
+@pytest.fixture(scope="module")
+def lifecycle(tmp_path_factory):
+    """The folder of a lifecycle of one process on 4 devices: SFT, reward, DPO, PPO and report."""
+    folder = tmp_path_factory.mktemp("lifecycle")
+    launch.run(folder / "logs", "run", *MICRO, f"--workdir={folder / 'one'}", count=1, devices=4)
+    return folder / "one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecycle, count):
+    several = tmp_path / "several"
+    processes = launch.run(
+        tmp_path / "logs", "run", *MICRO, f"--workdir={several}", count=count, devices=2
+    )
+    assert_close(lifecycle, several)
+    for index in range(1, count):
+        assert processes.out(index) + processes.err(index) == ""
+    rows = [json.loads((f / "results.json").read_text())["rows"] for f in (lifecycle, several)]
+    for one, other in zip(*rows, strict=True):
+        for name, found in one["metrics"].items():
+            assert other["metrics"][name]["value"] == pytest.approx(found["value"], abs=1e-3), name
+    written = [
+        {str(p.relative_to(folder)) for p in folder.rglob("*.json*")}
+        for folder in (lifecycle, several)
+    ]
+    assert {p for p in written[0] if "checkpoints" not in p} == {
+        p for p in written[1] if "checkpoints" not in p
+    }
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_other_processes_and_meshes(tmp_path):
+    """R7"""
+    steady = ("--config.optim.schedule=constant", "--config.optim.warmup_steps=0")
+    whole, _ = train(tmp_path, "whole", *steady)
+    half, _ = train(tmp_path, "half", *steady, "--config.loop.steps=4")
+    cases = [
+        ("", 1, 1),
+        ("--config.mesh.model=2", 1, 4),
+        ("", 4, 2),
+        ("--config.mesh.model=2", 2, 1),
+    ]
+    for number, (mesh, count, devices) in enumerate(cases):
+        name = f"other{number}"
+        shutil.copytree(half, tmp_path / name)
+        words = [*steady, mesh] if mesh else steady
+        other, _ = train(tmp_path, name, *words, count=count, devices=devices)
+        assert_close(whole, other)
+        cli.run("verify", f"--workdir={other}")  # on a single device
+
+
+@pytest.mark.slow
+def test_101_rows_end_every_process_at_the_same_step_and_count_once(tmp_path):
+    """R40: 101 rows to train on, more than once over, and 101 to evaluate, 8 at a time."""
+    words = (
+        "--config.data.demonstrations=101",
+        "--config.data.eval_rows=101",
+        "--config.loop.steps=27",
+    )
+    found = []
+    for name, count, devices in (("one", 1, 4), ("two", 2, 2)):
+        workdir, _ = train(tmp_path, name, *words, count=count, devices=devices)
+        argv = ("evaluate", f"--workdir={workdir}", "--rows=8", "--json")
+        ended = launch.run(tmp_path / f"eval-{name}", *argv, count=count, devices=devices)
+        found.append(json.loads(ended.out(0))["nats a token"])
+    assert_close(tmp_path / "one", tmp_path / "two")
+    assert [f["n"] for f in found] == [101, 101]
+    assert found[0]["value"] == pytest.approx(found[1]["value"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_are_disjoint_and_complete_and_samples_differ_across_processes(tmp_path):
+    """Each process's rows and draws against those of one process with all devices."""
+    script = str(pathlib.Path(__file__).with_name("rows.py"))
+    one = launch.run(tmp_path / "one", script, count=1, devices=4)
+    two = launch.run(tmp_path / "two", script, count=2, devices=2)
+    whole, *parts = (json.loads(run.out(i)) for run, i in ((one, 0), (two, 0), (two, 1)))
+    for mesh, found in whole.items():
+        assert found["own"] == list(range(8))
+        own = [part[mesh]["own"] for part in parts]
+        shared = mesh == "(1, 4)"  # one shard of the batch, which both processes hold
+        assert own == ([found["own"]] * 2 if shared else [[0, 1, 2, 3], [4, 5, 6, 7]])
+        for part in parts:
+            assert part[mesh]["whole"] == found["whole"]
+            assert part[mesh]["local"] == [found["whole"][row] for row in part[mesh]["own"]]
+            assert part[mesh]["drawn"] == [found["drawn"][row] for row in part[mesh]["own"]]
+        draws = [tuple(row) for row in found["drawn"]]
+        assert len(set(draws)) == len(draws)  # of one and the same prompt

@@ -1,0 +1,70 @@
+"""How a command finds out whether it is one of several processes."""
+
+import pytest
+
+from alignjax.core import errors
+from alignjax.parallel import processes
+
+AUTO = processes.Launch(None, None, None)
+OURS = {
+    "JAX_COORDINATOR_ADDRESS": "host:1234",
+    "JAX_NUM_PROCESSES": "4",
+    "JAX_PROCESS_ID": "3",
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "found"),
+    [
+        (("", 0, -1), {}, None),
+        (("", 1, -1), {}, None),
+        (("", 0, -1), {"SLURM_NTASKS": "8"}, None),  # a batch script, not a step of 8
+        (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        (("", 0, -1), {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        (("host:1", 1, 0), {}, None),
+        (("host:1", 2, 0), {}, processes.Launch("host:1", 2, 0)),
+        (("", 0, -1), OURS, processes.Launch("host:1234", 4, 3)),
+        (("other:5", 2, 1), OURS, processes.Launch("other:5", 2, 1)),
+        (("auto", 0, -1), {}, AUTO),
+        (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "8"}, AUTO),
+        (("", 0, -1), {"OMPI_COMM_WORLD_SIZE": "2"}, AUTO),
+        (("", 0, -1), {"TPU_WORKER_HOSTNAMES": "a,b"}, AUTO),
+        (("", 0, -1), {"MEGASCALE_NUM_SLICES": "2"}, AUTO),
+    ],
+)
+def test_launch(given, environment, found):
+    assert processes.launch(*given, environment) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "message"),
+    [
+        (("host:1", 2, -1), {}, "must be given together; got 'host:1', 2 and no id"),
+        (("", 2, 0), {}, "must be given together; got '', 2 and 0"),
+        (("host:1", 0, 0), {}, "got 'host:1', no count and 0"),
+        (("host", 2, 0), {}, "--coordinator must be HOST:PORT of process 0; got 'host'"),
+        (("host:1", 2, 2), {}, "--process_id must be below --processes=2; got 2"),
+        (("", 0, -1), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES must be a number"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(given, environment, message):
+    with pytest.raises(ValueError, match=message):
+        processes.launch(*given, environment)
+
+
+def test_one_process_waits_for_nobody(tmp_path):
+    processes.start()
+    assert (processes.count(), processes.index(), processes.is_first()) == (1, 0, True)
+    assert processes.name() == "alignjax"
+    processes.barrier()
+    done = []
+    processes.only_first(lambda: done.append(1))
+    assert done == [1]
+    assert processes.from_first(lambda: {"a": 1}) == {"a": 1}
+    assert [processes.should_stop(asked) for asked in (False, True)] == [False, True]
+    processes.check_same("anything", {"a": 1})
+    file = tmp_path / "file"
+    file.write_text("x")
+    processes.check_shared(file)
+    processes.leave(1, "a failure")  # the interpreter goes on and ends with the code
+    assert issubclass(errors.Stalled, errors.Failure)
