@@ -65,10 +65,43 @@ attention in full, recomputation included).
 - **Gradients**: a sum over the data axis of which each device keeps a slice sends twice the bytes
   of a reduce-scatter; the plan says how many leave each way.
 
+## `--json`
+
+One object. Bytes and FLOPs are of one device, `work` of all of them; times are seconds.
+
+| key | meaning |
+|---|---|
+| `config`, `method`, `versions` | what was planned, and the jax, jaxlib and libtpu that compiled it |
+| `topology`, `slices`, `chip`, `devices`, `mesh` | the machine; `chip` holds `name`, `hbm`, `bandwidth`, `flops`, `link`, `dims` and `clock` |
+| `own_compiler` | false where XLA's CPU programs stand for a GPU's |
+| `trained_parameters` | elements |
+| `fits`, `verdict` | of all programs |
+| `estimate_basis` | `compiler cycles`, or `roofline`: then the estimates are bounds |
+| `estimated_step_seconds`, `estimated_mfu`, `estimated_tokens_per_second_per_device` | of one step; 0 is not known |
+| `programs` | a list, in the order of the run, of the following |
+| `name`, `stage`, `per_step` | `stage` is `run` or `evaluation`; `per_step` 0 is outside the loop |
+| `tokens` | of all rows that one run of the program reads |
+| `compile_seconds`, `unread` | `unread`: why the compiled program can't be read; else empty |
+| `overflow` | null, or `kind` (`hbm`, `vmem`), `needed`, `limit` and `arrays`, pairs of name and bytes |
+| `memory` | null on overflow, or `arguments` and `resident` (held, not read) by category, `padding`, `outputs`, `temporaries`, `code`, `cache` (of the temporaries) and `total` |
+| `limit`, `largest` | usable bytes (0 is not judged); pairs of name and bytes |
+| `flops`, `kernel_flops`, `uncounted` | matrix products; those in kernels; kernels that are unknown |
+| `work` | null, or by the formula: `useful`, `run` and of it `scores` |
+| `collectives` | by `kind` and `axes`: `times`, `payload`, `wire` (bytes sent) and `overlapping` |
+| `leaving` | of the update: gradients' wire bytes `scattered`, `sliced` and `whole` |
+| `estimate` | null, or `total`, `matmul`, `vector`, `kernels`, `copies`, `exposed`, `hidden`, `cycles` and `slowest`, pairs of operation and seconds |
+| `roofline`, `estimated_seconds` | the least time; the estimate, or the least time without one |
+
+`--sweep --json` has `considered`, `pruned_by_arithmetic`, `skipped_as_worse` and `left_by_limit`
+(counts of choices), `fits`, `best` (options to write on a command line), `verdict`, and `tried`, a
+list of `mesh`, `micro_batches`, `remat`, `fits`, `refused`, `memory_total`,
+`memory_least_by_arithmetic`, `limit`, `overflow`, `estimated_update_seconds`, `estimate_basis`,
+`estimated_update_mfu` and `options`, best first.
+
 ## Levers, measured by the same estimate
 
 {levers}
-"""
+"""  # noqa: E501
 LEVERS = """| change | slice | before | after |
 |---|---|---|---|
 | `model.logit_tile=256` instead of tiles chosen by size (16 time steps here) | 1B SFT, v5e:4x4 | 1.95 s, MFU 16.6% | 1.31 s, MFU 24.8% |

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import pytest
@@ -17,6 +18,7 @@ from alignjax.training import loop as loops
 from alignjax.training import update
 from alignjax.worlds import corpus as world_corpus
 from tests.commands import cli
+from tests.planning import table
 from tests.training import tiny
 
 METHODS = {
@@ -298,3 +300,26 @@ def test_the_command_line():
     code, out, err = command("--topology=v5e:5x5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("alignjax: error: --topology must be one of v5e:")
+
+
+def keys_of(value):
+    """Names of fields; trees by category and by axis have names of their own."""
+    free = ("arguments", "resident", "mesh", "versions")
+    found = set()
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            found |= {name} | (set() if name in free else keys_of(inner))
+    elif isinstance(value, list | tuple):
+        found = set().union(*map(keys_of, value))
+    return found
+
+
+def test_every_field_of_the_json_is_documented(machine):
+    over = memory.Overflow("hbm", 2, 1, [])
+    found = plan(make("sft"), machine)
+    fields = keys_of(json.loads(json.dumps(report.table(found))))
+    fields |= keys_of(report.table(found._replace(programs=(
+        found.programs[-1]._replace(overflow=over, memory=None),
+    ))))  # fmt: skip
+    words = set(re.findall(r"`([\w ]+)`", table.TEXT))
+    assert not fields - words

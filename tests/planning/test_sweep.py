@@ -1,6 +1,7 @@
 """Sweeps over meshes, micro-batches and recomputation, on 8 CPU devices."""
 
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ from alignjax.core import shapes
 from alignjax.models import config as model_config
 from alignjax.models.config import MoeConfig
 from alignjax.planning import planner, sweep, sweep_report, topology
+from tests.planning import table
 from tests.planning.test_plan import SHAPE, command, make
 from tests.training import tiny
 
@@ -123,8 +125,10 @@ def test_real_updates_are_ranked(machine):
     assert totals == sorted(totals)  # no times on a CPU
     for each in found.tried:
         assert each.found.memory.total > each.guess.least  # a lower bound
-    table = json.loads(json.dumps(sweep_report.table(found, "tiny")))
-    assert table["tried"][0]["fits"]
+    made = json.loads(json.dumps(sweep_report.table(found, "tiny")))
+    assert made["tried"][0]["fits"]
+    fields = {*made, *made["tried"][0]}
+    assert not fields - set(re.findall(r"`(\w+)`", table.TEXT))
     assert "ordered by memory" in sweep_report.text(found)
 
 
