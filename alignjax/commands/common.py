@@ -47,6 +47,7 @@ def join(parsed: flags.Parsed) -> None:
     processes.start(options["coordinator"], options["processes"], options["process_id"])
     if processes.count() == 1:
         return
+    stop_on_sigterm()  # JAX's own handler, set by joining, would swallow the signal
     processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
     shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     config = runs.flat(parsed.config) if parsed.config is not None else {}

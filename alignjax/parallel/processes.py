@@ -229,6 +229,8 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     how = launch(coordinator, count, index, os.environ)
     if how is None or _group is not None:
         return
+    # On CPUs two programs with collectives that run at once can lock each other out: one at a time.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             *how,
