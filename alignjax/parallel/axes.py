@@ -47,7 +47,7 @@ def axis_size(name: str) -> int:
 
 
 def platform() -> str:
-    """What programs traced here run on, "cpu", "gpu" or "tpu": the mesh's devices, if it has any."""
+    """What programs traced here run on: "cpu", "gpu" or "tpu"; the mesh's devices if there are."""
     device = get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
