@@ -46,4 +46,8 @@ def test_notebook_is_stored_without_outputs(file):
 
 
 def test_there_are_notebooks():
-    assert [file.stem for file in NOTEBOOKS] == ["bring_your_flax_model", "compose_losses"]
+    assert [file.stem for file in NOTEBOOKS] == [
+        "bring_your_flax_model",
+        "compose_losses",
+        "plan_a_slice",
+    ]

@@ -4,7 +4,7 @@ from typing import Any
 
 from alignjax.planning import report, sweep
 
-HEAD = ("mesh", "micro", "remat", "HBM GiB", "fits", "est. update s", "est. MFU")
+HEAD = ("mesh", "micro", "remat", "HBM", "fits", "est. update s", "est. MFU")
 
 
 def _cells(each: sweep.Tried, timed: bool) -> tuple[str, ...]:
@@ -15,11 +15,10 @@ def _cells(each: sweep.Tried, timed: bool) -> tuple[str, ...]:
         return (*own, "-", "refused", "-", "-")
     if found.overflow is not None or found.memory is None:
         needed = found.overflow.needed if found.overflow else 0
-        return (*own, f"{needed / 2**30:.2f}" if needed else "-", "no", "-", "-")
+        return (*own, report.size(needed) if needed else "-", "no", "-", "-")
     seconds = f"{found.seconds:.3g}" if timed else "-"
     used = f"{each.utilisation:.1%}" if each.utilisation else "-"
-    gib = f"{found.memory.total / 2**30:.2f}"
-    return (*own, gib, "yes" if found.fits else "no", seconds, used)
+    return (*own, report.size(found.memory.total), "yes" if found.fits else "no", seconds, used)
 
 
 def text(made: sweep.Sweep) -> str:
