@@ -130,7 +130,7 @@ def config_file(folder: pathlib.Path, changes: str = "", fault: str = "") -> pat
             config = Experiment(
                 algorithm=sft.SftConfig(),
                 model=TransformerConfig(
-                    layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ff=16, unroll=1
+                    layers=1, width=16, heads=2, kv_heads=2, head_dim=8, ff=16, unroll=1
                 ),
                 data=ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=37),
                 loop=LoopConfig(steps=8, batch_size=8, checkpoint_every=4, log_every=1),

@@ -17,7 +17,7 @@ def rows_of(sizes: tuple[int, int]) -> dict[str, list]:
         own = hosts.own_rows(8)
         values = np.arange(16).reshape(8, 2) ** 2
         x = hosts.to_global({"x": values[own]}, 8)["x"]
-        model = transformer.transformer(tiny.shape(kv_heads=4, vocab_size=32))
+        model = transformer.transformer(tiny.shape(kv_heads=4))
         config = transforms.SamplingConfig(max_new_tokens=6)
         sample = generate.make_generate(model, config, eos=-1, pad=0)
         prompts = {"prompts": np.full((8, 3), 7, np.int32), "lengths": np.full(8, 3, np.int32)}
