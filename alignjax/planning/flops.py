@@ -84,11 +84,11 @@ class InKernels(NamedTuple):
 
 def kernel_flops(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> InKernels:
     """FLOPs of hand-written kernels, from the sizes of their operands; loops counted."""
-    sums, names, width = {"splash": 0.0, "ragged": 0.0}, set(), kernels.reach(program)
+    sums, names, beside = {"splash": 0.0, "ragged": 0.0}, set(), kernels.around(program)
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
         for each in where.values():
-            made = kernels.read(each, where, mesh, width)
+            made = kernels.read(each, where, mesh, beside)
             if made is not None and made.kind in sums:
                 sums[made.kind] += times * made.flops
             elif made is not None and made.kind == "unknown":

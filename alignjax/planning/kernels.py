@@ -27,23 +27,30 @@ class Kernel(NamedTuple):
     padded: float
 
 
+class Around(NamedTuple):
+    """What the calls of a program tell of one another. reach: keys that a query's row of blocks
+    reaches in every forward splash call, 0 where they differ or there is none; a window's grid is
+    no wider than the blocks that a row sees. split: whether gradients of queries have a kernel of
+    their own, so that the one of keys and values does not make them too."""
+
+    reach: int = 0
+    split: bool = False
+
+
 def is_call(each: hlo.Instruction) -> bool:
     """Whether an instruction is a hand-written kernel (other custom calls move or rename)."""
     return each.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in each.rest
 
 
 def read(
-    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int], width: int = 0
+    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int], beside: Around
 ) -> Kernel | None:
-    """The kernel of an instruction; None where it is none.
-
-    width: keys that a query's row of blocks reaches at most, where a forward call told it.
-    """
+    """The kernel of an instruction; None where it is none. beside: of its program."""
     if not is_call(each):
         return None
     name = f"{each.name} {each.source}"
     if found := SPLASH.search(name):
-        return _splash(each, where, found[1], width)
+        return _splash(each, where, found[1], beside)
     if RAGGED.search(name):
         return _ragged(each, where, mesh)
     short = each.source.rsplit("/", 2)[-1] or each.name
@@ -51,16 +58,17 @@ def read(
     return Kernel(kind, short, 0.0, 0.0)
 
 
-def reach(program: hlo.Program) -> int:
-    """Keys that a query's row of blocks reaches in every forward splash call; 0 where they differ
-    or there is none. A window's grid is no wider than the blocks that a row sees."""
-    found = set()
+def around(program: hlo.Program) -> Around:
+    """See `Around`."""
+    reached, split = set(), False
     for where in program.computations.values():
         for each in where.values():
-            if is_call(each) and "splash" in each.name + each.source and "_fwd" in each.name:
-                (_, columns), (_, _, keys) = _grid(each, where), _sizes(each, where)[:3]
-                found.add(columns * _blocks(each, "block_kv", keys))
-    return found.pop() if len(found) == 1 else 0
+            found = SPLASH.search(f"{each.name} {each.source}") if is_call(each) else None
+            split |= found is not None and found[1] == "dq"
+            if found is not None and found[1] == "fwd":
+                keys = _sizes(each, where)[2]
+                reached.add(_grid(each, where)[1] * _blocks(each, "block_kv", keys))
+    return Around(reached.pop() if len(reached) == 1 else 0, split)
 
 
 def _dims(each: hlo.Instruction, where: hlo.Computation) -> list[hlo.Array]:
@@ -95,18 +103,15 @@ def _blocks(each: hlo.Instruction, name: str, default: int) -> int:
     return int(found[1]) if found else default
 
 
-def _splash(each: hlo.Instruction, where: hlo.Computation, part: str, width: int) -> Kernel:
+def _splash(each: hlo.Instruction, where: hlo.Computation, part: str, beside: Around) -> Kernel:
     """Causal attention over segments: blocks that lie on or below the diagonal and, in a window,
     within reach of it."""
     rows, queries, keys, inner, values = _sizes(each, where)
-    if part == "dkv" and sum(a.dims[-2:] in ((queries, inner), (keys, values)) for a in each.arrays
-                             if len(a.dims) > 2) >= 3:  # fmt: skip
-        part = "fused"
+    part = "fused" if part == "dkv" and not beside.split else part
     suffix = {"fwd": "", "dq": "_dq"}.get(part, "_dkv")
     high = _blocks(each, f"block_q{suffix}", min(queries, 512))
     wide = _blocks(each, f"block_kv{suffix}", min(keys, 512))
-    if part == "fwd":
-        width = _grid(each, where)[1] * wide
+    width = _grid(each, where)[1] * wide if part == "fwd" else beside.reach
     width = min(width or keys, keys)
     offset = keys - queries  # the last query sees the last key
     pairs = 0

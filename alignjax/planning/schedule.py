@@ -46,7 +46,7 @@ class _Replay:
         self.sums = dict.fromkeys(KINDS, 0.0)
         self.has_cycles = False
         self.by_source: dict[str, float] = {}
-        self.reach = kernels.reach(program)
+        self.beside = kernels.around(program)
         self._matmul = {
             name: any(x.opcode in ("convolution", "dot") for x in where.values())
             for name, where in program.computations.items()
@@ -118,7 +118,7 @@ class _Replay:
 
     def kernel(self, each: hlo.Instruction, where: hlo.Computation, scale: float) -> float:
         """Seconds of a hand-written kernel; its FLOPs, or HBM's speed if that takes longer."""
-        made = kernels.read(each, where, self.mesh, self.reach)
+        made = kernels.read(each, where, self.mesh, self.beside)
         if made is None or not self.chip.flops:
             return 0.0
         given = sum(where[name].bytes for name in each.operands if name in where)

@@ -54,6 +54,7 @@ ONE = 2.0 * 2 * HEADS * INNER * 512 * 512  # FLOPs of one product of one block, 
         ([WINDOW], 2 * 7),
         ([FORWARD, QUERIES], 5 * 10),
         ([FORWARD, QUERIES, KEYS], 9 * 10),
+        ([FORWARD, FUSED, QUERIES], 9 * 10),  # results alike, but queries have their own kernel
         ([WINDOW, FUSED], 7 * 7),
         ([FUSED], 5 * 10),
     ],
