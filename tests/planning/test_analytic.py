@@ -124,3 +124,24 @@ def test_a_window_is_less_useful_work():
 def test_other_adapters_have_no_formula(adapter):
     config = TransformerConfig(**SHAPE, vocab_size=9)
     assert analytic.shape_of(config, adapter, dense=True) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "mesh", "apart"),
+    [
+        (EXPERTS, MeshConfig(data=8), 0),
+        (EXPERTS, MeshConfig(data=4, expert=2), 2 * 3 * 64 * 48 * 8),  # two layers' experts
+    ],
+)
+def test_bytes_of_experts_are_the_formulas(changes, mesh, apart, machine):
+    """Weights are cut over data, experts over the expert axis too; norms' scales are whole."""
+    config = TransformerConfig(**{**SHAPE, "vocab_size": 128, **changes})
+    found = plan(make("sft", model=changes, mesh=mesh), machine)
+    count = analytic.parameters(config)
+    assert found.parameters == count
+    whole = (2 * config.layers + 1) * config.width
+    held = 4 * ((count - whole - apart) // mesh.data + apart // 8 + whole)
+    arguments = found.programs[-1].memory.arguments
+    assert arguments["parameters"] == held
+    assert arguments["optimizer"] - 2 * held in range(4, 17, 4)
