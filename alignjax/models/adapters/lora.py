@@ -160,6 +160,7 @@ class LowRank(layers.Operator):
     def product(
         self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
     ) -> jax.Array:
+        equation, out, order = sites.in_order(equation, out)
         side = sites.sides(equation, stored, out)
         given = layers.linear(equation, x, self.base, stored=stored, out=out)
         down, up, each = self._matrices(side, x.shape[0])
@@ -176,7 +177,8 @@ class LowRank(layers.Operator):
         result = given + scale * added
         if self.stretch is not None:
             result = (result * self._ratio(side, stored)).astype(result.dtype)
-        return result if bias is None else result + bias
+        result = result if bias is None else result + bias
+        return result if order == tuple(range(result.ndim)) else jnp.transpose(result, order)
 
     def _matrices(self, side: sites.Sides, rows: int) -> tuple[jax.Array, jax.Array, str]:
         """(down, up, letter of the rows' own axis or "") as they are used."""

@@ -170,3 +170,18 @@ def sides(equation: str, stored: str, out: str) -> Sides:
         input_axes=" ".join(names[: len(inputs)]),
         output_axes=" ".join(names[len(inputs) :]),
     )
+
+
+def in_order(equation: str, out: str) -> tuple[str, str, tuple[int, ...]]:
+    """(the map with its result as rows, then outputs, its axes, the places of the wanted axes).
+
+    "bsr,rkh->bksh" is "bsr,rkh->bskh", transposed by (0, 2, 1, 3).
+    """
+    given, _, result = equation.partition("->")
+    x, _, weight = given.partition(",")
+    wanted = "".join(a for a in x if a in result) + "".join(a for a in weight if a in result)
+    if sorted(wanted) != sorted(result):
+        return equation, out, tuple(range(len(result)))
+    names = dict(zip(result, out.split(), strict=True))
+    order = tuple(wanted.index(letter) for letter in result)
+    return f"{given}->{wanted}", " ".join(names[letter] for letter in wanted), order

@@ -345,3 +345,10 @@ def test_sides_of_a_map():
     assert found == ("bt", "kgh", "d", "batch time", "kv group head", "embed")
     with pytest.raises(ValueError, match=r"must be \[inputs, outputs\]"):
         sites.sides("btkh,rkh->btkr", "route kv head", "batch time kv route")
+
+
+def test_maps_whose_rows_are_not_together():
+    found = sites.in_order("bsr,rkh->bksh", "batch kv slot head")
+    assert found == ("bsr,rkh->bskh", "batch slot kv head", (0, 2, 1, 3))
+    same = ("btd,dkh->btkh", "batch time kv head")
+    assert sites.in_order(*same) == (*same, (0, 1, 2, 3))
