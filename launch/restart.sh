@@ -42,21 +42,23 @@ forward() {
 }
 trap forward TERM INT
 
-# The exit code of a child; a signal to this script interrupts `wait`, not the child.
+# Runs a command to its end and keeps its exit code. A signal to this script interrupts `wait`, not
+# the child; one that came before the child had a number is passed on now.
 settle() {
+  "$@" &
+  child=$!
+  if [ "$stopped" -eq 1 ]; then kill -TERM "$child" 2>/dev/null; fi
   wait "$child"
   code=$?
   while kill -0 "$child" 2>/dev/null; do
     wait "$child"
     code=$?
   done
+  child=0
 }
 
 while :; do
-  "$@" &
-  child=$!
-  settle
-  child=0
+  settle "$@"
   if [ "$code" -eq 0 ] || [ "$stopped" -eq 1 ]; then exit "$code"; fi
   if [ "$code" -eq 1 ] && [ "$failures" -gt 0 ]; then
     failures=$((failures - 1))
@@ -65,9 +67,6 @@ while :; do
     exit "$code"
   fi
   echo "restart.sh: exit code $code; again in $pause s" >&2
-  sleep "$pause" &
-  child=$!
-  settle
-  child=0
+  settle sleep "$pause"
   if [ "$stopped" -eq 1 ]; then exit 143; fi
 done
