@@ -112,7 +112,7 @@ def parse(text: str) -> Program:
     # A kernel's metadata stands on lines of its own, the last of which looks like an end.
     text = re.sub(r'=\{\n("[^\n]*)\n\}', r"={\1}", text)
     entry = ""
-    for line in re.sub(r"\n(?=\"|\}\S)", " ", text).splitlines():
+    for line in text.splitlines():
         if line.endswith("{") and (match := re.match(r"(ENTRY )?%(\S+) ", line)):
             current = computations[match[2]] = {}
             entry = match[2] if match[1] else entry
