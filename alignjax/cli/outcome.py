@@ -181,6 +181,7 @@ def run_command(
         full = without_secrets("".join(traceback.format_exception(error)))
         code, lines = outcome(error, log_folder, full)
     shown = ["".join(traceback.format_exception(error)).rstrip()] if debug else []
+    processes.let_end()
     lines[0] = lines[0].replace("alignjax", processes.name(), 1)
     with contextlib.suppress(OSError):  # nobody reads stderr any more: the code still tells
         print(without_secrets("\n".join([*shown, *lines])), file=sys.stderr, flush=True)

@@ -91,6 +91,7 @@ class Group:
     def __init__(self, client: Any, index: int, count: int):
         self.client, self.index, self.count = client, index, count
         self.leaving = threading.Event()  # the main thread is ending the process itself
+        self.ending = threading.Event()  # another process failed, and this one follows it
         self.ended = threading.Event()  # all is over: the watches stop
         self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -148,6 +149,7 @@ class Group:
         cause = json.loads(text)
         if cause["process"] == self.index or self.leaving.wait(GRACE):
             return
+        self.ending.set()
         self._say(cause)
         self._farewell()
         end_now(cause["code"])
@@ -341,6 +343,15 @@ def should_stop(asked: bool) -> bool:
     and the same call, and at those that follow it.
     """
     return _group.should_stop(asked) if _group else asked
+
+
+def let_end() -> None:
+    """Does not return where this process is ending because of another one.
+
+    What the main thread runs into then is a consequence that nobody needs to read.
+    """
+    if _group and _group.ending.is_set():
+        time.sleep(2 * FAREWELL)
 
 
 def leave(code: int, text: str) -> None:

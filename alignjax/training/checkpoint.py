@@ -7,6 +7,7 @@ bits and casts dtypes without a word.
 
 import hashlib
 import json
+import logging
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -87,6 +88,8 @@ class Checkpoints:
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
         self._read_only, self._patience = read_only, save_patience
         self._stalled = False
+        self._complaints = patience.Complaints()
+        logging.getLogger("absl").addHandler(self._complaints)
         if read_only:
             options = ocp.CheckpointManagerOptions(create=False)
         else:
@@ -136,18 +139,30 @@ class Checkpoints:
         try:
             self._patiently(self._manager.wait_until_finished)
             self._manager.check_for_errors()
-        except errors.Stalled:
+        except errors.Failure:
             raise
         except Exception as error:
-            raise errors.Failure(
-                f"a checkpoint in {self.folder} was not saved: {_condense(error)}. "
-                "Earlier ones are untouched; make room and run the same command again."
-            ) from error
+            raise self._not_saved(error) from error
         self._empty_trash()
+
+    def check(self) -> None:
+        """Returns if nothing has failed in the background so far.
+
+        Raises:
+          errors.Failure: a save has.
+        """
+        if self._complaints.error is not None:
+            raise self._not_saved(self._complaints.error) from self._complaints.error
+
+    def _not_saved(self, error: BaseException) -> errors.Failure:
+        return errors.Failure(
+            f"a checkpoint in {self.folder} was not saved: {_condense(error)}. "
+            "Earlier ones are untouched; make room and run the same command again."
+        )
 
     def _patiently(self, act: Callable[[], Any]) -> None:
         try:
-            patience.patiently(act, self.folder, self._patience)
+            patience.patiently(act, self.check, self.folder, self._patience)
         except errors.Stalled:
             self._stalled = True
             raise
@@ -256,8 +271,18 @@ class Checkpoints:
         items = found[1]
         return struct.replace(abstract, params=items["params"], **items["rest"])
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        # A save needs all processes: one that failed would wait for the others in vain. What all
+        # of them raise together is another matter.
+        if error is None or isinstance(error, errors.NonFinite) or processes.count() == 1:
+            self.close()
+
     def close(self) -> None:
         """Waits for the last save and releases the threads."""
+        logging.getLogger("absl").removeHandler(self._complaints)
         if self._stalled:
             return
         self.wait()

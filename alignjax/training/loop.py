@@ -1,6 +1,5 @@
 """The one train loop: restore or init, then collect, update, log, checkpoint."""
 
-import contextlib
 import dataclasses
 import pathlib
 import signal
@@ -180,7 +179,7 @@ def train(
     )
     log = _Log(workdir, name, config, begin)
     stopped = False
-    with Signals() as signals, contextlib.closing(checkpoints):
+    with Signals() as signals, checkpoints:
         for step in range(begin, config.steps):
             given = hosts.to_global(batch_at(step), config.batch_size)
             batch, carry, found = method.collect(state, frozen, given, keys.at(collect_key, step))
@@ -196,6 +195,7 @@ def train(
                 parts.append(new)
             state = struct.replace(state, step=state.step + 1)
             log.add(step, {**found, **_total(parts)})
+            checkpoints.check()
             last = step + 1 == config.steps
             stopped = processes.should_stop(signals.count > 0) and not last
             if last or stopped or due(step + 1, config.checkpoint_every):

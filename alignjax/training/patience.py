@@ -1,6 +1,7 @@
 """Writing to storage that may hang."""
 
 import contextlib
+import logging
 import pathlib
 import threading
 import time
@@ -12,6 +13,23 @@ from alignjax.core import errors
 LOOK = 1.0  # seconds between looks at what was written
 
 
+class Complaints(logging.Handler):
+    """What Orbax says of a save that failed in the background.
+
+    It keeps the exception for whoever asks first, which with several processes is a thread of its
+    own that then waits for processes whose saves are well; its log tells at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps the first exception."""
+        if record.exc_info and "orbax" in record.pathname and "save" in record.getMessage():
+            self.error = self.error or record.exc_info[1]
+
+
 def written(folder: pathlib.Path) -> tuple[int, int]:
     """(files, bytes) of what Orbax is saving in a folder of checkpoints."""
     sizes = []
@@ -21,14 +39,20 @@ def written(folder: pathlib.Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def patiently(act: Callable[[], Any], folder: pathlib.Path, seconds: float) -> None:
+def patiently(
+    act: Callable[[], Any], check: Callable[[], Any], folder: pathlib.Path, seconds: float
+) -> None:
     """Does something that saves into the folder, however long it takes while it gets on.
 
     It runs in a thread of its own and so do the looks at the folder: a hanging file system can't
     take the caller with it.
 
+    Args:
+      act: what is done. check: raises what went wrong in the background; `act` itself may wait in
+        vain then for other processes, which wait for this one.
+
     Raises:
-      errors.Stalled: nothing was written for so many seconds. And what `act` raises.
+      errors.Stalled: nothing was written for so many seconds. And what `act` or `check` raises.
     """
     raised: list[BaseException] = []
     done = threading.Event()
@@ -52,6 +76,7 @@ def patiently(act: Callable[[], Any], folder: pathlib.Path, seconds: float) -> N
     for target in (work, watch):
         threading.Thread(target=target, daemon=True).start()
     while not done.wait(min(LOOK, seconds / 4)):
+        check()
         if time.monotonic() - moved[0] > seconds:
             raise errors.Stalled(
                 f"a checkpoint in {folder} made no progress for {seconds:g} s. Earlier ones are "
