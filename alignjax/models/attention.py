@@ -13,7 +13,8 @@ from alignjax.models import kernels, layers, params, rope
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
-# Stores a layer's new keys and values, and returns all that the queries may look at.
+# Stores a layer's new keys and values [B, T, K, H], and returns all that the queries may look at,
+# [B, K, S, H].
 Remember = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -197,7 +198,7 @@ def attend(
     """softmax(softcap tanh(scale q k / softcap)) v, with fp32 scores; no cap where softcap is 0.
 
     Args:
-      query: [B, T, K, G, H]. key: [B, S, K, H]. value: [B, S, K, U]. mask: [B, T, S], true where
+      query: [B, T, K, G, H]. key: [B, K, S, H]. value: [B, K, S, U]. mask: [B, T, S], true where
         visible.
 
     Returns:
@@ -207,13 +208,13 @@ def attend(
     2024 (Gemma 2, soft cap).
     """
     scores = scale * axes.einsum(
-        "btkgh,bskh->bkgts", query, key, out="batch kv group time slot", dtype=jnp.float32
+        "btkgh,bksh->bkgts", query, key, out="batch kv group time slot", dtype=jnp.float32
     )
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return axes.einsum("bkgts,bsku->btkgu", weights, value, out="batch time kv group head")
+    return axes.einsum("bkgts,bksu->btkgu", weights, value, out="batch time kv group head")
 
 
 def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> jax.Array:
@@ -248,7 +249,7 @@ def attention(
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
-    key, value = (axes.shard(a.astype(x.dtype), "batch slot kv head") for a in (key, value))
+    key, value = (axes.shard(a.astype(x.dtype), "batch kv slot head") for a in (key, value))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
     law = {
         "scale": config.query_scale or config.head_dim**-0.5,

@@ -11,8 +11,9 @@ from alignjax.parallel import axes
 
 @struct.pytree
 class KVCache:
-    """Keys [L, B, S, K, H] and values [L, B, S, K, U]; position and segment [B, S] of every slot.
+    """Keys [L, B, K, S, H] and values [L, B, K, S, U]; position and segment [B, S] of every slot.
 
+    Slots stand beside the head's own axis, so that accelerators read a layer where it lies.
     Latent attention keeps its latents as keys and the rotated keys as values, K = 1 for all heads.
 
     index: slots written so far, the same for all rows; ragged rows leave slots of segment 0.
@@ -41,8 +42,8 @@ def empty(
     """
 
     def zeros(size: tuple[int, int]) -> jax.Array:
-        block = jnp.zeros((layers, batch, length, *size), dtype)
-        return axes.shard(block, f"layers batch slot {heads} head")
+        block = jnp.zeros((layers, batch, size[0], length, size[1]), dtype)
+        return axes.shard(block, f"layers batch {heads} slot head")
 
     def slots() -> jax.Array:
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
@@ -67,8 +68,11 @@ def extend(cache: KVCache, positions: jax.Array, segments: jax.Array) -> KVCache
 
 
 def write(blocks: jax.Array, layer: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
-    """All layers' keys (or values) with `new` [B, T, K, H] put into one layer at slot `index`."""
+    """All layers' keys (or values) with `new` [B, K, T, H] put into one layer at slot `index`."""
     zero = jnp.zeros((), jnp.int32)
-    return jax.lax.dynamic_update_slice(
-        blocks, new[None].astype(blocks.dtype), (layer, zero, index, zero, zero)
+    written = jax.lax.dynamic_update_slice(
+        blocks, new[None].astype(blocks.dtype), (layer, zero, zero, index, zero)
     )
+    # Left to itself libtpu puts the rows next to the heads' own axis, which suits the write of one
+    # slot, and then copies every layer's keys and values for each token.
+    return axes.in_memory(written, tuple(range(written.ndim)))

@@ -44,7 +44,7 @@ def splash(
     """softmax(softcap tanh(q k / softcap)) v by blocks, forward and backward.
 
     Args:
-      query: [B, T, K, G, H], scaled already. key: [B, T, K, H]. value: [B, T, K, U].
+      query: [B, T, K, G, H], scaled already. key: [B, K, T, H]. value: [B, K, T, U].
       segments: [B, T] int. window: tokens that a query sees, itself included; 0 is all before.
 
     Returns:
@@ -57,22 +57,21 @@ def splash(
     shards = axes.axis_size("time")
     padded = -(-length // (_LANES * shards)) * _LANES * shards
     query, key, value, segments = (
-        jnp.pad(x, [(0, 0), (0, padded - length)] + [(0, 0)] * (x.ndim - 2))
-        for x in (query, key, value, segments)
+        jnp.pad(x, [(0, padded - length if n == time else 0) for n in range(x.ndim)])
+        for x, time in ((query, 1), (key, 2), (value, 2), (segments, 1))
     )
-    heads = key.shape[2] // axes.axis_size("kv") * groups
+    heads = key.shape[1] // axes.axis_size("kv") * groups
     kernel = _splash_kernel(heads, padded, shards, window, softcap, axes.platform() != "tpu")
 
     def own(kernel: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any) -> Any:
         b, t, kv, g, h = q.shape
         q = jnp.moveaxis(q.reshape(b, t, kv * g, h), 1, 2)
-        k, v = jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2)
         module = _splash_module()
         run = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(q=xs[3], kv=xs[4])))
         mixed = jnp.moveaxis(run(q, k, v, q_segments, k_segments), 2, 1)
         return mixed.reshape(b, t, kv, g, v.shape[-1])
 
-    near, far = "batch time kv group head", "batch slot kv head"
+    near, far = "batch time kv group head", "batch kv slot head"
     layout = _layout(kernel)
     if layout is not None:
         kernel = jax.tree.map(jax.sharding.reshard, kernel, layout)
@@ -135,14 +134,14 @@ def cudnn(
         b, t, kv, g, h = q.shape
         mixed = jax.nn.dot_product_attention(
             q.reshape(b, t, kv * g, h),
-            k,
-            v,
+            jnp.swapaxes(k, 1, 2),
+            jnp.swapaxes(v, 1, 2),
             mask=seen[:, None],
             scale=scale,
             implementation="cudnn",
         )
         return mixed.reshape(b, t, kv, g, v.shape[-1])
 
-    near, far = "batch time kv group head", "batch slot kv head"
+    near, far = "batch time kv group head", "batch kv slot head"
     run = axes.per_shard(own, (near, far, far, "batch time slot"), near, replication=False)
     return run(query, axes.shard(key, far), axes.shard(value, far), mask)

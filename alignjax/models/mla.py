@@ -109,11 +109,11 @@ def _by_latents(
     config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, view: Any
 ) -> jax.Array:
     """[B, T, K, U]: every head's keys and values are made from the latents [B, S, R]."""
-    wide = {"stored": "route kv head", "out": "batch slot kv head"}
-    key = layers.linear("bsr,rkh->bskh", latent, weights.key, **wide)
-    value = layers.linear("bsr,rku->bsku", latent, weights.value, **wide)
-    shared = jnp.broadcast_to(turned[:, :, None, :], (*key.shape[:3], turned.shape[-1]))
-    key = jnp.concatenate([key, axes.shard(shared, "batch slot kv head")], axis=-1)
+    wide = {"stored": "route kv head", "out": "batch kv slot head"}
+    key = layers.linear("bsr,rkh->bksh", latent, weights.key, **wide)
+    value = layers.linear("bsr,rku->bksu", latent, weights.value, **wide)
+    shared = jnp.broadcast_to(turned[:, None], (*key.shape[:3], turned.shape[-1]))
+    key = jnp.concatenate([key, axes.shard(shared, "batch kv slot head")], axis=-1)
     scale = score_scale(config)
     return attention.look(config, view, query[:, :, :, None], key, value, scale=scale)[:, :, :, 0]
 
@@ -162,7 +162,7 @@ def latent_attention(
     turned = rope.rotate(turned, view.cos, view.sin, **turn)
     latent = _norm(config, latent, weights.latent_norm)
     kept = remember(latent[:, :, None], turned[:, :, None])
-    latent, turned = (axes.shard(a[:, :, 0].astype(x.dtype), "batch slot route") for a in kept)
+    latent, turned = (axes.shard(a[:, 0].astype(x.dtype), "batch slot route") for a in kept)
     written = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
     plain = not any(isinstance(w, layers.Operator) for w in (weights.key, weights.value))
     absorbed = written and plain and absorbs(config, x.shape[1], latent.shape[1])

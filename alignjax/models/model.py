@@ -14,7 +14,7 @@ class Model(NamedTuple):
 
     init: key -> params.
     hidden: (params, tokens [B,T], *, positions [B,T], segments [B,T], cache) -> ([B,T,D], cache).
-    unembedding: params -> [D,V], gathered for use by the tiled log-prob primitive.
+    unembedding: params -> [D,V] in the compute dtype, laid out as it is stored.
     scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head.
     with_scalar, without_scalar: params -> params with a zero scalar head, or with none.
     cache: (batch, length) -> an empty KVCache.
@@ -27,6 +27,7 @@ class Model(NamedTuple):
       padding. None where the model has no such losses.
     declared: the tree of ParamInfo that `init` fills; None where the model does not say.
     drops_out: whether `bind` with a key is random.
+    prepare: params, bound -> the same as decoding reads them, for one rollout.
     """
 
     init: Callable[[jax.Array], Params]
@@ -44,3 +45,4 @@ class Model(NamedTuple):
     declared: Any = None
     hidden_and_penalties: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
     drops_out: bool = False
+    prepare: Callable[[Params], Params] = lambda params: params

@@ -93,6 +93,7 @@ def _block(
 
     def remember(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         nonlocal stored
+        key, value = (jnp.swapaxes(a, 1, 2) for a in (key, value))
         if kv is None:
             return key, value
         stored = (cache.write(kv[0], layer, index, key), cache.write(kv[1], layer, index, value))
@@ -208,6 +209,37 @@ def _hidden(
     return x, cache_state, fined
 
 
+_INNER = ("embed", "head")
+
+
+def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
+    """The weights as every decoding step reads them: cast, and gathered from the data axis.
+
+    Done once, before the loop; each step would do it again for every token.
+    """
+    dtype = jnp.dtype(config.compute_dtype)
+    used = struct.replace(
+        weights,
+        embed=weights.embed.astype(dtype),
+        blocks=tuple(_cast(block, dtype) for block in weights.blocks),
+        unembed=None if config.tied else weights.unembed.astype(dtype),
+        scalar=None,
+    )
+
+    def place(info: params.ParamInfo, part: Any) -> Any:
+        names = info.axes.replace("fsdp", "embed")
+        # What is contracted stands beside the heads' own axis, as the products of one token want.
+        order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in _INNER))
+
+        def move(x: jax.Array) -> jax.Array:
+            return axes.in_memory(axes.shard(x, names), order) if x.shape == info.shape else x
+
+        return jax.tree.map(move, part)
+
+    placed = jax.tree.map(place, declare(config), used, is_leaf=params.is_info)
+    return struct.replace(placed, scalar=weights.scalar)
+
+
 def _check_mesh(config: TransformerConfig) -> None:
     """Refuses sizes that the current mesh does not divide."""
     sizes = [
@@ -268,6 +300,7 @@ def transformer(config: TransformerConfig) -> model.Model:
         rounding=_rounding(config),
         hidden_and_penalties=_hidden_and_penalties(config),
         declared=declare(config),
+        prepare=functools.partial(_prepare, config),
     )
 
 

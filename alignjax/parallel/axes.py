@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import layout
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 # Logical axis -> mesh axes. `embed` is the width of activations; `fsdp` is the same dimension in a
@@ -125,6 +126,16 @@ def take(table: jax.Array, ids: jax.Array, out: str) -> jax.Array:
     """`table[ids]` along the table's first axis, laid out by `out`."""
     where = spec(out) if has_mesh() else None
     return table.at[ids].get(out_sharding=where, mode="clip")
+
+
+def in_memory(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    """`x` with its axes in this order in a TPU's memory, the last one innermost; the same values.
+
+    Elsewhere compilers choose well.
+    """
+    if platform() != "tpu":
+        return x
+    return layout.with_layout_constraint(x, layout.Layout(order))
 
 
 def per_shard(

@@ -76,10 +76,13 @@ def make_generate(
         # With one key a step for all rows, a sample does not depend on how rows are sharded.
         token = jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
         logprobs = jax.nn.log_softmax(logits, axis=-1)
-        return token, jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
+        # No gather along a vocabulary that may be in parts.
+        drawn = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == token[:, None]
+        return token, jnp.sum(jnp.where(drawn, logprobs, 0.0), axis=-1)
 
     @jax.jit
     def generate(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Samples:
+        params = model.prepare(params)
         rows, width = prompts.shape
         new = config.max_new_tokens
         positions, segments = right_padded(prompts, lengths)

@@ -71,11 +71,8 @@ def logit_gradient(method, state, frozen, batch):
     def objective(nudge):
         def spied(hidden, matrix, tokens, **kwargs):
             stats = original(hidden, matrix, tokens, **kwargs)
-            return (
-                stats._replace(logprob=stats.logprob + nudge[:, 1:])
-                if hasattr(stats, "_replace")
-                else struct.replace(stats, logprob=stats.logprob + nudge[:, 1:])
-            )
+            # What the state of one token says is about the next.
+            return struct.replace(stats, logprob=stats.logprob + jnp.roll(nudge, -1, axis=1))
 
         original = scoring.logprobs.token_stats
         scoring.logprobs.token_stats = spied

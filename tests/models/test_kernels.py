@@ -120,7 +120,8 @@ def test_a_model_with_a_cache_writes_its_scores_out():
 def test_cudnn_equals_the_written_out_scores():
     rng = np.random.default_rng(0)
     query, key, value = (
-        jnp.asarray(rng.normal(size=(2, 64, 2, *more, 64)), jnp.bfloat16) for more in ((3,), (), ())
+        jnp.asarray(rng.normal(size=(2, *size, 64)), jnp.bfloat16)
+        for size in ((64, 2, 3), (2, 64), (2, 64))
     )
     batch = packed(2, 64)
     places = [jnp.asarray(batch[name]) for name in ("positions", "segments")]

@@ -61,7 +61,9 @@ def view_of(shape, time):
 
 def run(shape, weights, x):
     view = view_of(shape, x.shape[1])
-    return mla.latent_attention(shape, weights, x, view, lambda key, value: (key, value))
+    return mla.latent_attention(
+        shape, weights, x, view, lambda *new: tuple(jnp.swapaxes(a, 1, 2) for a in new)
+    )
 
 
 @pytest.mark.parametrize("by_queries", [False, True])
@@ -115,8 +117,8 @@ def test_prefill_and_decoding_equal_the_full_forward(query_rank):
 
     full, _ = run(*rows)
     cache, parts = model.cache(2, 9), []
-    assert cache.keys.shape == (2, 2, 9, 1, shape.mla.kv_rank)
-    assert cache.values.shape == (2, 2, 9, 1, shape.mla.rope_dim)
+    assert cache.keys.shape == (2, 2, 1, 9, shape.mla.kv_rank)
+    assert cache.values.shape == (2, 2, 1, 9, shape.mla.rope_dim)
     for at in (slice(0, 4), slice(4, 5), slice(5, 6), slice(6, 7)):
         part, cache = run(*(x[:, at] for x in rows), cache)
         parts.append(part)

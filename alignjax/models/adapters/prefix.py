@@ -83,13 +83,15 @@ class Prefix:
 
         Without a gate: one softmax over both. With one: look(tokens) + tanh(gate) look(prefix).
         """
-        rows = jnp.zeros_like(key[:, :1]), jnp.zeros_like(value[:, :1])
-        keys = axes.shard(self.keys, "slot kv head").astype(key.dtype)[None] + rows[0]
-        values = axes.shard(self.values, "slot kv head").astype(value.dtype)[None] + rows[1]
+        rows = jnp.zeros_like(key[:, :, :1]), jnp.zeros_like(value[:, :, :1])
+        keys, values = (
+            jnp.swapaxes(axes.shard(own, "slot kv head"), 0, 1).astype(row.dtype) + row
+            for own, row in zip((self.keys, self.values), rows, strict=True)
+        )
         seen = jnp.zeros_like(mask[:, :, :1]) | jnp.ones((self.keys.shape[0],), jnp.bool_)
         if self.gate is None:
             both = (
-                jnp.concatenate(pair, axis=-1 if pair[0] is seen else 1)
+                jnp.concatenate(pair, axis=-1 if pair[0] is seen else 2)
                 for pair in ((keys, key), (values, value), (seen, mask))
             )
             return look(*both)

@@ -168,8 +168,8 @@ def test_bottlenecks_stand_behind_their_sub_layers():
 def test_a_prefix_is_seen_by_every_query(gated):
     """One softmax over prefix and tokens, or the base plus tanh(gate) of the prefix alone."""
     rng = np.random.default_rng(0)
-    query, key = rng.normal(size=(2, 3, 2, 2, 4)), rng.normal(size=(2, 5, 2, 4))
-    value, mask = rng.normal(size=(2, 5, 2, 4)), rng.random((2, 3, 5)) < 0.5
+    query, key = rng.normal(size=(2, 3, 2, 2, 4)), rng.normal(size=(2, 2, 5, 4))
+    value, mask = rng.normal(size=(2, 2, 5, 4)), rng.random((2, 3, 5)) < 0.5
     mask[:, :, 0] = True
     own = prefix.Prefix(
         keys=jnp.asarray(rng.normal(size=(3, 2, 4))),
@@ -183,11 +183,11 @@ def test_a_prefix_is_seen_by_every_query(gated):
     found = own.attend(look, jnp.asarray(key), jnp.asarray(value), jnp.asarray(mask))
 
     def mass(keys):
-        return np.exp(0.5 * np.einsum("btkgh,bskh->btkgs", query, keys))
+        return np.exp(0.5 * np.einsum("btkgh,bksh->btkgs", query, keys))
 
     tokens = mass(key) * mask[:, :, None, None]
-    learned = mass(np.tile(own.keys, (2, 1, 1, 1)))
-    seen = np.einsum("btkgs,bskh->btkgh", tokens, value)
+    learned = mass(np.tile(np.swapaxes(own.keys, 0, 1), (2, 1, 1, 1)))
+    seen = np.einsum("btkgs,bksh->btkgh", tokens, value)
     more = np.einsum("btkgs,skh->btkgh", learned, own.values)
     sums = tokens.sum(-1)[..., None], learned.sum(-1)[..., None]
     expected = (seen + more) / (sums[0] + sums[1])
