@@ -167,7 +167,6 @@ def train(
     fresh = restored is None
     state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
     start.clear()
-    del restored
     if fresh:
         checkpoints.prepare(state)
     begin = int(state.step)

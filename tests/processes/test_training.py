@@ -44,11 +44,14 @@ def train(folder: pathlib.Path, name: str, *words: str, count: int = 2, devices:
 
 def test_two_processes_train_as_one_does(tmp_path):
     """The quick guard of all that follows."""
-    two, processes = train(tmp_path, "two", "--config.loop.steps=2", devices=1)
-    _, config, _ = config_file.load(str(launch.config_file(tmp_path)))
+    file, two = launch.config_file(tmp_path), tmp_path / "two"
+    argv = ("train", f"--config={file}", "--config.loop.steps=2", f"--workdir={two}")
+    processes = launch.start(tmp_path / "logs", *argv, devices=1)
+    _, config, _ = config_file.load(str(file))
     config.loop.steps = 2
     with tiny.quick_compiles():
         experiment.train(config, tmp_path / "one", name="one", say=lambda line: None)
+    assert processes.codes() == [0, 0], processes.report()
     assert_close(tmp_path / "one", two)
     assert processes.out(0) == f"finished: {two}"
     assert processes.out(1) == ""
