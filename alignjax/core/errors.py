@@ -11,6 +11,10 @@ class Failure(RuntimeError):
     code = 1
 
 
+class Alone(Failure):
+    """One process failed at what the others did not, and can't go on with them. Exit code 1."""
+
+
 class Stalled(Failure):
     """Storage hangs, and with it threads that nobody can end but with the process. Exit code 1."""
 
@@ -25,3 +29,9 @@ class Preempted(Failure):
     """A signal asked the run to stop; its state is saved. Exit code 143."""
 
     code = 143
+
+
+def condense(error: BaseException) -> str:
+    """The first line of a library's message, shortened."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"

@@ -299,6 +299,16 @@ def only_first(act: Callable[[], Any]) -> None:
     barrier()
 
 
+def all_failed() -> bool:
+    """Whether all processes call this, at about the same time: the failure is one of all."""
+    if _group is None:
+        return True
+    key, end = _group.fresh("failed"), time.monotonic() + FAREWELL
+    _group.put(f"{key}/{_group.index}", "")
+    others = [f"{key}/{other}" for other in range(_group.count)]
+    return all(_group.get(k, max(end - time.monotonic(), 0.0)) is not None for k in others)
+
+
 def check_same(what: str, values: Mapping[str, Any]) -> None:
     """Refuses processes that differ.
 

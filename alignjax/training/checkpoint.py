@@ -58,12 +58,6 @@ def _digest(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
-def _condense(error: BaseException) -> str:
-    """The first line of a library's message, shortened."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
-
-
 def _items(state: algorithm.TrainState) -> dict[str, Any]:
     rest = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry}
     return {"params": state.params, "rest": rest}
@@ -128,7 +122,7 @@ class Checkpoints:
                 lambda: self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
             )
         except (OSError, ValueError) as error:
-            raise errors.Failure(f"checkpoint {step} was not saved: {_condense(error)}") from error
+            raise errors.Failure(f"checkpoint {step} was not saved: {errors.condense(error)}") from error
 
     def wait(self) -> None:
         """Returns when the save under way is on disk.
@@ -156,7 +150,7 @@ class Checkpoints:
 
     def _not_saved(self, error: BaseException) -> errors.Failure:
         return errors.Failure(
-            f"a checkpoint in {self.folder} was not saved: {_condense(error)}. "
+            f"a checkpoint in {self.folder} was not saved: {errors.condense(error)}. "
             "Earlier ones are untouched; make room and run the same command again."
         )
 
@@ -175,7 +169,14 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**restores))
         except Exception as error:
-            raise errors.Failure(f"files are damaged ({_condense(error)})") from error
+            if processes.all_failed():
+                raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
+            # The others wait for this process inside Orbax: no falling back together.
+            raise errors.Alone(
+                f"checkpoint {step} in {self.folder} can't be read by process "
+                f"{processes.index()} alone: {errors.condense(error)}. Look at its storage and run the "
+                "same command again, or move the step aside."
+            ) from error
 
     def meta(self, step: int) -> dict[str, Any]:
         """The meta of a step, checked against its own digest.
@@ -222,7 +223,7 @@ class Checkpoints:
         try:
             trees = {n: _stored_tree(self.folder / str(step) / n) for n in names}
         except Exception as error:
-            raise errors.Failure(f"files are damaged ({_condense(error)})") from error
+            raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
         items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
         found = checksums({name: items[name] for name in names})
         _compare(found, meta["checksums"])
@@ -242,6 +243,8 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 items = self.restore_items(step, abstract)
+            except errors.Alone:
+                raise
             except errors.Failure as failure:
                 say(f"warning: checkpoint {step} is damaged: {failure}")
                 damaged.append(step)
@@ -346,11 +349,14 @@ def exists(workdir: pathlib.Path) -> bool:
 
 def is_finished(workdir: pathlib.Path, step: int) -> bool:
     """Whether a run's folder holds a checkpoint of this step that verifies."""
-    if not (pathlib.Path(workdir) / FOLDER / str(step)).is_dir():
+    folder = pathlib.Path(workdir) / FOLDER / str(step)
+    if not processes.from_first(folder.is_dir):
         return False
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
         checkpoints.verify(step)
+    except errors.Alone:
+        raise
     except errors.Failure:
         return False
     finally:

@@ -147,3 +147,35 @@ def test_rows_are_disjoint_and_complete_and_samples_differ_across_processes(tmp_
             assert part[mesh]["drawn"] == [found["drawn"][row] for row in part[mesh]["own"]]
         draws = [tuple(row) for row in found["drawn"]]
         assert len(set(draws)) == len(draws)  # of one and the same prompt
+
+
+UNREADABLE = """
+import orbax.checkpoint as ocp
+
+inner = ocp.CheckpointManager.restore
+
+def restore(self, step, args=None, **more):
+    if {which} and step == 8 and "params" in args.keys():
+        raise OSError("a disk that this host alone reads")
+    return inner(self, step, args=args, **more)
+
+ocp.CheckpointManager.restore = restore
+"""
+
+
+@pytest.mark.slow
+def test_a_damaged_step_is_passed_over_by_all(tmp_path):
+    """R9: and the end is that of a run without the damage."""
+    steady = ("--config.optim.schedule=constant", "--config.optim.warmup_steps=0")
+    whole, _ = train(tmp_path, "whole", *steady, "--config.loop.steps=10")
+    harmed, _ = train(tmp_path, "harmed", *steady)
+    for which, code in (("index == 1", 1), ("True", 0)):
+        config = launch.config_file(tmp_path, fault=UNREADABLE.replace("{which}", which))
+        argv = ("train", f"--config={config}", *steady, "--config.loop.steps=10")
+        processes = launch.run(tmp_path / f"logs-{code}", *argv, f"--workdir={harmed}", code=code)
+        if code:  # what one process alone can't read ends all, in words
+            for index in (0, 1):
+                assert "can't be read by process 1 alone: OSError" in processes.err(index)
+    assert "warning: checkpoint 8 is damaged: files are damaged (OSError" in processes.err(0)
+    assert (harmed / "damaged" / "8").is_dir()
+    assert cli.stored_checksums(harmed) == cli.stored_checksums(whole)
