@@ -122,7 +122,9 @@ class Checkpoints:
                 lambda: self._manager.save(step, args=ocp.args.Composite(**saves), force=True)
             )
         except (OSError, ValueError) as error:
-            raise errors.Failure(f"checkpoint {step} was not saved: {errors.condense(error)}") from error
+            raise errors.Failure(
+                f"checkpoint {step} was not saved: {errors.condense(error)}"
+            ) from error
 
     def wait(self) -> None:
         """Returns when the save under way is on disk.
@@ -174,8 +176,8 @@ class Checkpoints:
             # The others wait for this process inside Orbax: no falling back together.
             raise errors.Alone(
                 f"checkpoint {step} in {self.folder} can't be read by process "
-                f"{processes.index()} alone: {errors.condense(error)}. Look at its storage and run the "
-                "same command again, or move the step aside."
+                f"{processes.index()} alone: {errors.condense(error)}. Look at its storage and "
+                "run the same command again, or move the step aside."
             ) from error
 
     def meta(self, step: int) -> dict[str, Any]:
