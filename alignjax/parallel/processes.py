@@ -13,76 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from alignjax.core import errors
+from alignjax.parallel import joining
 
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
 GRACE = 5.0  # seconds that a process gets to end by itself once another one has failed
 SHARED = 30.0  # seconds until what process 0 wrote must be seen by the others
 FAREWELL = 10.0  # seconds that a failing process waits until all others know its cause
 POLL = 0.5  # seconds of one wait for a word; signals are handled between waits
-AUTO = "auto"
 FAILURE, STOP = "alignjax/failure", "alignjax/stop"
-
-
-class Launch(NamedTuple):
-    """Where the processes meet, how many there are and which one this is; None: JAX finds out."""
-
-    coordinator: str | None
-    processes: int | None
-    process_id: int | None
-
-
-def launch(
-    coordinator: str, count: int, index: int, environment: Mapping[str, str]
-) -> Launch | None:
-    """How to join the others; None where this command is a process on its own.
-
-    Args:
-      coordinator: HOST:PORT of process 0, or "auto"; "" takes JAX_COORDINATOR_ADDRESS.
-      count: of processes; 0 takes JAX_NUM_PROCESSES. index: of this one; -1 takes JAX_PROCESS_ID.
-      environment: the environment variables. A SLURM step, Open MPI or GKE slice of several
-        processes shows in them, and JAX itself finds the rest.
-
-    Raises:
-      ValueError: some of the three are missing or out of range.
-    """
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
-    count = count or _number(environment, "JAX_NUM_PROCESSES", 0)
-    index = _number(environment, "JAX_PROCESS_ID", -1) if index < 0 else index
-    if coordinator == AUTO or (not coordinator and not count and _is_one_of_many(environment)):
-        return Launch(None, None, None)
-    if not coordinator and count <= 1:
-        return None
-    if not coordinator or count < 1 or index < 0:
-        raise ValueError(
-            "coordinator, processes and process_id must be given together; got "
-            f"{coordinator!r}, {count or 'no count'} and {index if index >= 0 else 'no id'}. Set "
-            "all three on every process, or --coordinator=auto where JAX can find them."
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"--coordinator must be HOST:PORT of process 0; got {coordinator!r}.")
-    if index >= count:
-        raise ValueError(f"--process_id must be below --processes={count}; got {index}.")
-    return Launch(coordinator, count, index) if count > 1 else None
-
-
-def _number(environment: Mapping[str, str], name: str, default: int) -> int:
-    text = environment.get(name, "")
-    if text and not text.isdigit():
-        raise ValueError(f"{name} must be a number; got {text!r} (environment).")
-    return int(text) if text else default
-
-
-def _is_one_of_many(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher of several processes started this one."""
-    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
-    several = any(environment.get(name, "1") not in ("", "0", "1") for name in counts)
-    return several or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
 
 
 class Group:
@@ -222,21 +165,27 @@ _group: Group | None = None
 def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     """Joins the other processes, if there are any; before anything touches a device.
 
-    Args: as in `launch`.
+    Args: as in `joining.launch`.
 
     Raises:
-      ValueError: they can't be found by what was given. errors.Failure: they did not come.
+      ValueError: they can't be found by what was given. errors.Failure: joining them failed.
+        Where some do not come in time this process ends with one line and code 1.
     """
     global _group
-    how = launch(coordinator, count, index, os.environ)
+    how = joining.launch(coordinator, count, index, os.environ)
     if how is None or _group is not None:
         return
+    seconds = joining.patience(os.environ)
+    watch = threading.Timer(seconds, _give_up, (joining.late(how, seconds),))
+    watch.daemon = True
+    watch.start()
     # On CPUs two programs with collectives that run at once can lock each other out: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
             *how,
             cluster_detection_method="deactivate" if how.coordinator else None,
+            initialization_timeout=seconds + 60,  # at its end JAX would abort the process
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except jax.errors.JaxRuntimeError as error:
@@ -249,11 +198,19 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
             f"--coordinator=auto must find a cluster that JAX knows; got {error} Give "
             "--coordinator, --processes and --process_id."
         ) from error
+    finally:
+        watch.cancel()
     if jax.process_count() == 1:
         return
     from orbax.checkpoint import multihost  # its public way to JAX's coordination service
 
     _group = Group(multihost.get_jax_distributed_client(), jax.process_index(), jax.process_count())
+
+
+def _give_up(line: str) -> None:
+    """Ends this process, whose main thread waits inside JAX, for want of the others."""
+    print(line, file=sys.stderr)
+    end_now(errors.Failure.code)
 
 
 def count() -> int:

@@ -70,15 +70,16 @@ def start(
     count: int = 2,
     devices: int = 2,
     own: dict[int, list[str]] | None = None,
+    only: int | None = None,
 ) -> Processes:
     """The command in `count` processes of so many devices each; logs go to the folder.
 
-    own: further words of single processes.
+    own: further words of single processes. only: the one process that is really started.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    started = []
-    for index in range(count):
+    started: list[subprocess.Popen] = []
+    for index in range(count) if only is None else [only]:
         where = {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(count),
@@ -86,7 +87,8 @@ def start(
         }
         words = [*map(str, argv), *(own or {}).get(index, [])]
         command = words if words[0].endswith(".py") else ["-m", "alignjax", *words]
-        with (folder / f"out.{index}").open("w") as out, (folder / f"err.{index}").open("w") as err:
+        log = len(started)
+        with (folder / f"out.{log}").open("w") as out, (folder / f"err.{log}").open("w") as err:
             process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=cli.ROOT,

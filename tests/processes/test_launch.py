@@ -2,9 +2,10 @@
 
 import pytest
 
-from alignjax.parallel import processes
+from alignjax.parallel import joining, processes
+from tests.processes import launch
 
-AUTO = processes.Launch(None, None, None)
+AUTO = joining.Launch(None, None, None)
 OURS = {
     "JAX_COORDINATOR_ADDRESS": "host:1234",
     "JAX_NUM_PROCESSES": "4",
@@ -21,9 +22,9 @@ OURS = {
         (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "1"}, None),
         (("", 0, -1), {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         (("host:1", 1, 0), {}, None),
-        (("host:1", 2, 0), {}, processes.Launch("host:1", 2, 0)),
-        (("", 0, -1), OURS, processes.Launch("host:1234", 4, 3)),
-        (("other:5", 2, 1), OURS, processes.Launch("other:5", 2, 1)),
+        (("host:1", 2, 0), {}, joining.Launch("host:1", 2, 0)),
+        (("", 0, -1), OURS, joining.Launch("host:1234", 4, 3)),
+        (("other:5", 2, 1), OURS, joining.Launch("other:5", 2, 1)),
         (("auto", 0, -1), {}, AUTO),
         (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "8"}, AUTO),
         (("", 0, -1), {"OMPI_COMM_WORLD_SIZE": "2"}, AUTO),
@@ -32,7 +33,7 @@ OURS = {
     ],
 )
 def test_launch(given, environment, found):
-    assert processes.launch(*given, environment) == found
+    assert joining.launch(*given, environment) == found
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,27 @@ def test_launch(given, environment, found):
 )
 def test_what_does_not_fit_together_is_refused(given, environment, message):
     with pytest.raises(ValueError, match=message):
-        processes.launch(*given, environment)
+        joining.launch(*given, environment)
+
+
+def test_all_have_a_time_to_come_in():
+    assert joining.patience({}) < 60
+    assert joining.patience({joining.PATIENCE: "300"}) == 300
+    for bad in ("0", "soon", "-1"):
+        with pytest.raises(ValueError, match="ALIGNJAX_JOIN_SECONDS must be"):
+            joining.patience({joining.PATIENCE: bad})
+
+
+@pytest.mark.parametrize("here", [0, 1])
+def test_a_peer_that_never_comes_ends_the_other_with_one_line(tmp_path, monkeypatch, here):
+    monkeypatch.setenv(joining.PATIENCE, "2")
+    argv = ("train", f"--config={launch.config_file(tmp_path)}", f"--workdir={tmp_path / 'run'}")
+    alone = launch.start(tmp_path / "logs", *argv, only=here)
+    assert alone.codes(launch.DEADLINE) == [1], alone.report()
+    (line,) = alone.err(0).splitlines()
+    assert line.startswith(f"alignjax[{here}]: error: 2 processes at 127.0.0.1:")
+    assert "must come within 2 s; got fewer" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_waits_for_nobody(tmp_path):
