@@ -8,7 +8,7 @@ from alignjax.data.instructions import InstructConfig
 from alignjax.experiment import Experiment, Training
 from alignjax.lifecycles.human import HumanLifecycle
 from alignjax.models.adapters.lora import LoraConfig
-from alignjax.models.config import TransformerConfig
+from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
@@ -151,32 +151,79 @@ def smollm2(variant: str, stage: str) -> Experiment:
 SHAPES = {
     "1b": TransformerConfig(  # Llama 3.2 1B
         vocab_size=128256, layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, ff=8192,
-        rope_theta=5e5, tied=True, compute_dtype="bfloat16", remat="full",
+        rope_theta=5e5, tied=True, compute_dtype="bfloat16",
     ),
     "8b": TransformerConfig(  # Llama 3.1 8B
         vocab_size=128256, layers=32, width=4096, heads=32, kv_heads=8, head_dim=128, ff=14336,
-        rope_theta=5e5, tied=False, compute_dtype="bfloat16", remat="full",
+        rope_theta=5e5, tied=False, compute_dtype="bfloat16",
+    ),
+    "70b": TransformerConfig(  # Llama 3.1 70B
+        vocab_size=128256, layers=80, width=8192, heads=64, kv_heads=8, head_dim=128, ff=28672,
+        rope_theta=5e5, tied=False, compute_dtype="bfloat16",
+    ),
+    "30b_a3b": TransformerConfig(  # Qwen3 30B-A3B
+        vocab_size=151936, layers=48, width=2048, heads=32, kv_heads=4, head_dim=128, ff=6144,
+        rope_theta=1e6, qk_norm="scaled", tied=False, compute_dtype="bfloat16",
+        moe=MoeConfig(experts=128, active=8, ff=768, balance_loss=1e-3),
+    ),
+    "671b": TransformerConfig(  # DeepSeek V3
+        vocab_size=129280, layers=61, width=7168, heads=128, kv_heads=128, head_dim=128, ff=18432,
+        rope_theta=1e4, rope_interleaved=True, tied=False, compute_dtype="bfloat16",
+        mla=MlaConfig(kv_rank=512, query_rank=1536, rope_dim=64, value_dim=128),
+        moe=MoeConfig(
+            experts=256, active=8, ff=2048, shared_ff=2048, scores="sigmoid", scale=2.5,
+            bias_correction=True, groups=8, active_groups=4, first=3,
+        ),
     ),
 }  # fmt: skip
+SCALE_METHODS = ("pretrain", "sft", "reward", "dpo", "dpo-lora", "ppo")
 
 
-def scale(
-    variant: str, stage: str, *, shape: str, devices: int, rows: int, length: int
-) -> Experiment:
-    """One stage at the size of an open model; gpu8 on 8 GPUs, tiny and micro as `human`.
+@dataclasses.dataclass(kw_only=True)
+class Slice:
+    """A machine and what a step on it is."""
 
-    devices: of the slice, all on the data axis. rows: of a batch. length: tokens of a row.
+    mesh: dict[str, int]
+    rows: int  # of a batch; pairs have two
+    length: int  # tokens of a row
+    remat: str = "attention"
+    micro: dict[str, int] = dataclasses.field(default_factory=dict)  # micro-batches by method
+
+
+def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
+    """A method at the size of an open model: variant METHOD-SLICE, "dpo-lora-v5e16".
+
+    "" is SFT on the first slice; METHOD alone is on the first slice; tiny and micro are those of
+    hh_sft.
 
     Raises:
       ValueError: another variant.
     """
-    config = experiment(variant, stage)
     if variant in ("tiny", "micro"):
-        return config
-    config.model = dataclasses.replace(SHAPES[shape])
-    config.data = HhConfig(length=length, prompt_length=length // 2)
-    config.mesh = MeshConfig(data=8 if variant == "gpu8" else devices)
-    config.loop.batch_size = rows
+        return experiment(variant, "sft")
+    method, _, name = variant.rpartition("-")
+    if name not in slices:
+        method, name = variant, next(iter(slices))
+    method = method or "sft"
+    if method not in SCALE_METHODS:
+        raise ValueError(
+            f"the variants are METHOD-SLICE of {', '.join(SCALE_METHODS)} and {', '.join(slices)}; "
+            f"tiny; micro; got {variant!r}."
+        )
+    stage, _, adapter = method.partition("-")
+    config, chosen = experiment("", stage), slices[name]
+    tokens = chosen.length
+    config.model = dataclasses.replace(SHAPES[shape], remat=chosen.remat)
+    config.data = HhConfig(length=tokens, prompt_length=tokens // 2)
+    config.mesh = MeshConfig(**chosen.mesh)
+    config.loop.batch_size = chosen.rows // 2 if stage in ("reward", "dpo") else chosen.rows
+    config.loop.micro_batches = chosen.micro.get(method, 1)
     # A tile of the log-probabilities reads the whole unembedding: few large ones on an accelerator.
-    config.model.logit_tile = 256
+    config.model.logit_tile = 512
+    if adapter:
+        config.adapter = LoraConfig(
+            rank=16, alpha=32.0, targets=("query", "key", "value", "out", "gate", "up", "down")
+        )
+    if stage == "ppo":
+        config.algorithm.sampling.max_new_tokens = tokens // 2
     return config

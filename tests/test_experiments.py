@@ -20,7 +20,11 @@ from alignjax.training import loop, optim, update
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
 )
-VARIANTS = {"lifecycle": ("", "micro"), "smollm2": ("", "cpu", "tiny")}
+VARIANTS = {
+    "lifecycle": ("", "micro"),
+    "smollm2": ("", "cpu", "tiny"),
+    "scale": ("", "pretrain", "dpo-lora", "tiny", "micro"),
+}
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 
 

@@ -70,7 +70,7 @@ class _Layout(NamedTuple):
         """The number of this device's first token of the vocabulary, of `size` tokens each."""
         return jax.lax.axis_index(self.vocab) * size if self.vocab else 0
 
-    def run(self, f: Callable[..., Any], inputs: Sequence[str], outputs: Any) -> Any:
+    def run(self, f: Callable[..., Any], inputs: Sequence[Any], outputs: Any) -> Any:
         """`f` on every device's own part; arrays are named by the letters of their axes."""
         if self == _Layout():
             return f

@@ -251,7 +251,7 @@ def attention(
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
     key, value = (axes.shard(a.astype(x.dtype), "batch kv slot head") for a in (key, value))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
-    law = {
+    law: dict[str, Any] = {
         "scale": config.query_scale or config.head_dim**-0.5,
         "softcap": config.attention_softcap,
     }

@@ -42,14 +42,18 @@ def declare(config: TransformerConfig, count: int) -> Mla:
     mla, n, d, k, info = config.mla, count, config.width, config.heads, params.ParamInfo
     r, q, p, u, h = mla.kv_rank, mla.query_rank, mla.rope_dim, mla.value_dim, config.head_dim
     into, back, bias = d**-0.5, (2 * config.layers * k * u) ** -0.5, config.out_bias
-    start = "route" if q else "fsdp"
+
+    def parts(rank: int) -> str:
+        # Ranks are narrow: one that the data axis does not divide is kept whole.
+        return "route" if rank % axes.axis_size("fsdp") else "fsdp"
+
     return Mla(
-        query=info((n, q or d, k, h + p), f"layers {start} kv head", (q or d) ** -0.5),
+        query=info((n, q or d, k, h + p), f"layers {parts(q or d)} kv head", (q or d) ** -0.5),
         latent=info((n, d, r), "layers fsdp route", into),
         latent_norm=attention.norm_info(config, (n, r)),
         rotated=info((n, d, p), "layers fsdp head", into),
-        key=info((n, r, k, h), "layers route kv head", r**-0.5),
-        value=info((n, r, k, u), "layers route kv head", r**-0.5),
+        key=info((n, r, k, h), f"layers {parts(r)} kv head", r**-0.5),
+        value=info((n, r, k, u), f"layers {parts(r)} kv head", r**-0.5),
         out=info((n, k, u, d), "layers kv head fsdp", back),
         query_down=info((n, d, q), "layers fsdp route", into) if q else None,
         query_norm=attention.norm_info(config, (n, q)) if q else None,

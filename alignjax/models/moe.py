@@ -120,11 +120,23 @@ def _held(weight: Any) -> int:
 
 
 def _laid_out(weight: Any, inputs: str, outputs: str) -> Any:
-    """The axes of a stack of experts as it is used."""
+    """The axes with which a stack of experts enters: its width in parts if it is stored so."""
     if isinstance(weight, layers.Operator):
         operator: Any = weight
         return operator.laid_out("experts", inputs, outputs)
-    return f"experts {inputs} {outputs}"
+    return axes.stored_width(weight, f"experts {inputs} {outputs}")
+
+
+def _together(weights: Moe, used: Moe) -> Moe:
+    """The stacks with all of their width; the gradient leaves by reduce-scatter."""
+
+    def gather(names: Any, weight: Any) -> Any:
+        if not isinstance(names, str) or "fsdp" not in names.split():
+            return weight
+        width = axes.mesh_axes("fsdp")
+        return jax.lax.all_gather(weight, width, axis=names.split().index("fsdp"), tiled=True)
+
+    return jax.tree.map(gather, used, weights, is_leaf=lambda x: isinstance(x, str))
 
 
 def _experts(
@@ -190,7 +202,7 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
     `weigh_inputs`; plus the shared expert. Each expert is a gated MLP.
     """
     used = Moe(
-        router="embed route",
+        router=axes.stored_width(weights.router, "embed route"),
         gate=_laid_out(weights.gate, "embed", "ff"),
         up=_laid_out(weights.up, "embed", "ff"),
         down=_laid_out(weights.down, "ff", "embed"),
@@ -199,7 +211,7 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
     routed = struct.replace(weights, shared=None)
     routed = jax.tree.map(axes.shard, routed, used)
     run = axes.per_shard(
-        lambda weights, x: _routed(config, weights, x),
+        lambda weights, x: _routed(config, _together(weights, used), x),
         (used, "batch time embed"),
         ("batch time embed", ("batch time route", "batch time route")),
     )

@@ -255,11 +255,11 @@ def _check_mesh(config: TransformerConfig) -> None:
             ("moe.shared_ff", config.moe.shared_ff, "ff"),
         ]
     for name, size, axis in sizes:
-        shards, over = axes.axis_size(axis), axes.RULES[axis][0]
+        shards, over = axes.axis_size(axis), " x ".join(axes.mesh_axes(axis))
         if size % shards:
             raise ValueError(
                 f"model.{name} must be a multiple of the mesh's {over} axis; got {size} and "
-                f"{shards} (mesh.{over}). Use a smaller {over} axis or another size."
+                f"{shards} (mesh). Use a smaller {over} axis or another size."
             )
 
 

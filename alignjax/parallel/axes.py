@@ -116,6 +116,14 @@ def gather(weight: jax.Array, names: str) -> jax.Array:
     return jax.sharding.reshard(weight, PartitionSpec(*where, reduced=idle))
 
 
+def stored_width(weight: jax.Array, names: str) -> str:
+    """The logical axes of a weight with `embed` called `fsdp` where it is in parts now."""
+    order = names.split()
+    if has_mesh() and jax.typeof(weight).sharding.spec[order.index("embed")] is not None:
+        order[order.index("embed")] = "fsdp"
+    return " ".join(order)
+
+
 def einsum(equation: str, a: jax.Array, b: jax.Array, out: str, dtype: Any = None) -> jax.Array:
     """`jnp.einsum` of two arrays whose result is laid out by `out`; accumulates in `dtype`."""
     where = spec(out) if has_mesh() else None
