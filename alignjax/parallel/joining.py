@@ -77,13 +77,16 @@ def patience(environment: Mapping[str, str]) -> int:
     return seconds
 
 
-def late(how: Launch, seconds: int) -> str:
+def late(how: Launch, seconds: int, environment: Mapping[str, str]) -> str:
     """What a process says that the others left alone."""
-    who, number = "all processes", ""
+    who, number = "the processes of all hosts", ""
+    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if how.coordinator:
         who, number = f"{how.processes} processes at {how.coordinator}", f"[{how.process_id}]"
+    elif len(hosts) > 1:
+        who = f"the processes of the {len(hosts)} hosts in TPU_WORKER_HOSTNAMES"
     return (
         f"alignjax{number}: error: {who} must come within {seconds} s; got fewer. Start the same "
-        f"command once for each process, with the same --coordinator; {PATIENCE} is the time for "
+        f"command once for each of them, with the same --coordinator; {PATIENCE} is the time for "
         "hosts that start late."
     )

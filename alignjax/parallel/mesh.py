@@ -63,9 +63,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh 
     Of several slices each holds whole replicas, so that only their sums cross the network.
 
     Raises:
-      ValueError: the sizes do not multiply to the devices, or the replicas do not fill the slices.
+      ValueError: the sizes do not multiply to the devices, or the replicas do not fill the slices,
+        or the devices belong to several hosts whose processes have not joined.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    if devices is None:
+        devices = jax.devices()
+        if jax.process_count() > 1 and not jax.distributed.is_initialized():
+            raise ValueError(
+                "the processes on the hosts of a slice must be joined; got "
+                f"{jax.process_count()} that each run on their own (mesh). Start the same command "
+                "on every host with --coordinator=auto."
+            )
+    devices = list(devices)
     sizes, order = shape(config, len(devices)), names(config)
     if len(devices) == 1:
         return None

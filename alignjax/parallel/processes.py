@@ -176,7 +176,7 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     if how is None or _group is not None:
         return
     seconds = joining.patience(os.environ)
-    watch = threading.Timer(seconds, _give_up, (joining.late(how, seconds),))
+    watch = threading.Timer(seconds, _give_up, (joining.late(how, seconds, os.environ),))
     watch.daemon = True
     watch.start()
     # On CPUs two programs with collectives that run at once can lock each other out: one at a time.

@@ -1,8 +1,9 @@
 """How a command finds out whether it is one of several processes."""
 
+import jax
 import pytest
 
-from alignjax.parallel import joining, processes
+from alignjax.parallel import joining, mesh, processes
 from tests.processes import launch
 
 AUTO = joining.Launch(None, None, None)
@@ -58,6 +59,19 @@ def test_all_have_a_time_to_come_in():
     for bad in ("0", "soon", "-1"):
         with pytest.raises(ValueError, match="ALIGNJAX_JOIN_SECONDS must be"):
             joining.patience({joining.PATIENCE: bad})
+
+
+def test_what_is_said_names_who_is_awaited():
+    hosts = {"TPU_WORKER_HOSTNAMES": "a,b,c,d"}
+    assert "the processes of the 4 hosts in TPU" in joining.late(AUTO, 5, hosts)
+    assert "the processes of all hosts must come within 5 s" in joining.late(AUTO, 5, {})
+
+
+def test_hosts_of_a_slice_that_have_not_joined_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match="got 4 that each run on their own.*--coordinator=auto"):
+        mesh.make_mesh(mesh.MeshConfig())
+    assert mesh.make_mesh(mesh.MeshConfig(), jax.devices()) is not None  # those of a plan
 
 
 @pytest.mark.parametrize("here", [0, 1])
