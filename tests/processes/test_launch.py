@@ -69,7 +69,7 @@ def test_what_is_said_names_who_is_awaited():
 
 def test_hosts_of_a_slice_that_have_not_joined_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 4)
-    with pytest.raises(ValueError, match="got 4 that each run on their own.*--coordinator=auto"):
+    with pytest.raises(ValueError, match=r"got 4 that each run on their own.*--coordinator=auto"):
         mesh.make_mesh(mesh.MeshConfig())
     assert mesh.make_mesh(mesh.MeshConfig(), jax.devices()) is not None  # those of a plan
 
