@@ -95,6 +95,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh 
     return Mesh(laid, order, axis_types=types)
 
 
+def for_sampling(mesh: Mesh, model: int) -> Mesh:
+    """The same devices with a model axis of this size, the rest of each replica on the data axis.
+
+    Training gathers weights over the data axis, once for many tokens; decoding would do it for each
+    token, and wants them in parts instead. Neighbours in the mesh stay neighbours.
+
+    Raises:
+      ValueError: the size does not divide a replica's devices.
+    """
+    replicas = mesh.shape["replica"]
+    devices = mesh.size // replicas
+    if devices % model:
+        raise ValueError(
+            f"sampling.model_axis must divide the {devices} devices of a replica; got {model} "
+            "(algorithm.sampling). Use a divisor."
+        )
+    laid = mesh.devices.reshape(replicas, devices // model, model)
+    return Mesh(laid, AXIS_NAMES, axis_types=(AxisType.Explicit,) * len(AXIS_NAMES))
+
+
 @contextlib.contextmanager
 def use(mesh: Mesh | None) -> Iterator[None]:
     """The mesh as the context of everything traced inside; None is no mesh."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alignjax.core import errors, struct
 from alignjax.models import model as models
 from alignjax.parallel import axes
-from alignjax.sampling import transforms
+from alignjax.sampling import elsewhere, transforms
 
 
 @struct.pytree
@@ -58,7 +58,7 @@ def check_drift(drift: Any, limit: float) -> None:
 def make_generate(
     model: models.Model, config: transforms.SamplingConfig, *, eos: int, pad: int
 ) -> Callable[..., Samples]:
-    """(params, prompts [B, P], lengths [B], key) -> Samples, jitted: one compilation for a shape.
+    """(params, prompts [B, P], lengths [B], key) -> Samples: one compilation for a shape.
 
     Prompts are right-padded; lengths count their tokens (at least 1). Rows stop at EOS one by one,
     the loop ends when all have. eos=-1 never stops.
@@ -136,6 +136,8 @@ def make_generate(
         )
         return _join(prompts, lengths, loop, pad)
 
+    if config.model_axis:
+        return elsewhere.moved(model, generate, config.model_axis)
     return generate
 
 

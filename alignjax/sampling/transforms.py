@@ -17,12 +17,14 @@ class SamplingConfig:
     temperature: float = 1.0  # divides the logits; 0 is greedy
     top_k: int = 0  # keep the k most likely tokens; 0 keeps all
     top_p: float = 1.0  # keep the smallest set of most likely tokens with this mass
+    model_axis: int = 0  # tensor parallelism while sampling; 0 samples on the run's own mesh
 
     def validate(self) -> None:
         shapes.check_number("sampling.max_new_tokens", self.max_new_tokens, minimum=1)
         shapes.check_number("sampling.temperature", self.temperature, minimum=0)
         shapes.check_number("sampling.top_k", self.top_k, minimum=0)
         shapes.check_number("sampling.top_p", self.top_p, above=0, maximum=1)
+        shapes.check_number("sampling.model_axis", self.model_axis, minimum=0)
 
     @property
     def is_truncated(self) -> bool:

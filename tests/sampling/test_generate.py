@@ -8,6 +8,7 @@ from scipy import stats
 
 from alignjax.core import errors
 from alignjax.parallel import hosts
+from alignjax.parallel import mesh as meshes
 from alignjax.sampling import generate, transforms
 from tests.models import tiny
 from tests.reference import transformer as reference
@@ -112,6 +113,29 @@ def test_one_key_gives_the_same_samples_on_every_mesh(drawn, weights, any_mesh):
     for name in ("tokens", "mask", "lengths", "prompt_lengths", "ended"):
         np.testing.assert_array_equal(getattr(samples, name), getattr(drawn, name), name)
     np.testing.assert_allclose(samples.logprobs, drawn.logprobs, atol=2e-5)
+
+
+def test_a_model_axis_for_sampling_alone_changes_no_sample(drawn, weights):
+    home = meshes.make_mesh(meshes.MeshConfig(data=8))
+    with meshes.use(home):
+        given = hosts.to_global({"prompts": PROMPTS, "lengths": LENGTHS})
+        run = sampler(model_axis=2)
+        samples = run(tiny.place(weights), given["prompts"], given["lengths"], jax.random.key(0))
+        again = run(tiny.place(weights), given["prompts"], given["lengths"], jax.random.key(0))
+    assert samples.tokens.sharding.mesh == home
+    for name in ("tokens", "mask", "lengths", "prompt_lengths", "ended"):
+        np.testing.assert_array_equal(getattr(samples, name), getattr(drawn, name), name)
+        np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name), name)
+    np.testing.assert_allclose(samples.logprobs, drawn.logprobs, atol=2e-5)
+
+
+@pytest.mark.parametrize(("axis", "message"), [(3, "must divide the 8 devices"), (8, "kv = ")])
+def test_a_model_axis_for_sampling_must_fit(axis, message):
+    with (
+        meshes.use(meshes.make_mesh(meshes.MeshConfig(data=8))),
+        pytest.raises(ValueError, match=message),
+    ):
+        sampler(model_axis=axis)
 
 
 @pytest.mark.parametrize(

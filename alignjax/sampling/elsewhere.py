@@ -1,0 +1,86 @@
+"""Sampling on another mesh of the same devices: in parts of matrices, where training is in rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alignjax.models import model as models
+from alignjax.models import params as declared
+from alignjax.parallel import axes
+from alignjax.parallel import mesh as meshes
+
+
+def mesh_of(model: models.Model, model_axis: int) -> Mesh | None:
+    """The mesh for sampling under the one that is set; None where there is none.
+
+    Raises:
+      ValueError: the axis does not divide the devices or the model's sizes, or the model does not
+        say what its axes are.
+    """
+    home = jax.sharding.get_mesh()
+    if home.empty:
+        return None
+    if model.declared is None:
+        raise ValueError(
+            "sampling.model_axis must be 0 for a model that does not declare its parameters' axes; "
+            f"got {model_axis} (algorithm.sampling)."
+        )
+    mesh = meshes.for_sampling(home, model_axis)
+    with meshes.use(mesh):
+        for info in jax.tree.leaves(model.declared, is_leaf=declared.is_info):
+            for name, size in zip(info.axes.split(), info.shape, strict=True):
+                if size % axes.axis_size(name):
+                    raise ValueError(
+                        f"sampling.model_axis must leave the model's sizes whole: {name} = {size} "
+                        f"over {axes.axis_size(name)} devices; got {model_axis} "
+                        "(algorithm.sampling). Use another divisor of the devices."
+                    )
+    return mesh
+
+
+def layouts(model: models.Model, params: Any, mesh: Mesh) -> Any:
+    """Where each parameter lies on a mesh; what adapters add to the base is whole everywhere."""
+
+    def place(info: declared.ParamInfo, part: Any) -> Any:
+        spec = axes.spec(info.axes)
+        return jax.tree.map(
+            lambda x: NamedSharding(mesh, spec if x.shape == info.shape else PartitionSpec()), part
+        )
+
+    with meshes.use(mesh):
+        bare = model.without_scalar(params)
+        return jax.tree.map(place, model.declared, bare, is_leaf=declared.is_info)
+
+
+def rows(mesh: Mesh, tree: Any) -> Any:
+    """Where arrays of one entry a row lie on a mesh."""
+    with meshes.use(mesh):
+        return jax.tree.map(
+            lambda x: NamedSharding(mesh, axes.spec("batch" + " slot" * (x.ndim - 1))), tree
+        )
+
+
+def moved(model: models.Model, generate: Callable[..., Any], model_axis: int) -> Callable[..., Any]:
+    """`generate` on the mesh with this model axis; weights move there once, samples come back.
+
+    Raises:
+      ValueError: see mesh_of.
+    """
+    mesh = mesh_of(model, model_axis)
+    if mesh is None:
+        return generate
+
+    def run(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Any:
+        home = jax.sharding.get_mesh()
+        params = model.without_scalar(params)
+        with meshes.use(mesh):
+            params = jax.device_put(params, layouts(model, params, mesh))
+            given = (prompts, lengths)
+            given = jax.device_put(given, rows(mesh, given))
+            key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
+            samples = generate(params, *given, key)
+        return jax.device_put(samples, rows(home, samples))
+
+    return run
