@@ -284,11 +284,12 @@ def _make_hidden(own: _Own, contract: flax_contract.Contract, width: int) -> Cal
         if not axes.has_mesh():
             run = decode if contract.decode else again
         else:
-            # A loop's carry keeps its layout: the cache leaves as it came.
+            # A loop's carry keeps its layout: the cache leaves as it came. Rows have a token each
+            # in decoding, so nothing shards time where there is a cache.
             where = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, cache)
             run = jax.sharding.auto_axes(
                 decode if contract.decode else again,
-                out_sharding=(axes.spec("batch time embed"), where),
+                out_sharding=(axes.spec("batch slot embed"), where),
             )
         return run(own_weights, cache, tokens, positions, segments)
 

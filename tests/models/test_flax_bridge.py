@@ -240,16 +240,16 @@ def test_a_cache_of_the_models_own_on_a_mesh(any_mesh):
     )
     model = flax_bridge.from_nnx(toys.NnxToy, contract)
     weights = jax.jit(model.init)(jax.random.key(7))
-    positions = jnp.arange(3) + jnp.zeros((ROWS, 3), jnp.int32)
+    positions = jnp.arange(4) + jnp.zeros((ROWS, 4), jnp.int32)
     given = hosts.to_global(tiny.rows(0, ROWS))
-    one = {k: given[k][:, :3] for k in ("tokens", "positions", "segments")}
+    one = {k: given[k][:, :4] for k in ("tokens", "positions", "segments")}
 
     @jax.jit
     def run(weights, tokens, positions, segments):
         seen = {"positions": positions, "segments": segments}
         return (
             model.hidden(weights, tokens, **seen)[0],
-            model.hidden(weights, tokens, **seen, cache=model.cache(ROWS, 3))[0],
+            model.hidden(weights, tokens, **seen, cache=model.cache(ROWS, 4))[0],
         )
 
     whole, cached = run(weights, **one)
