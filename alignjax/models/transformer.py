@@ -226,7 +226,9 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
         scalar=None,
     )
 
-    def place(info: params.ParamInfo, part: Any) -> Any:
+    def place(info: params.ParamInfo | None, part: Any) -> Any:
+        if info is None:  # nothing, or what an adapter put beside the weights
+            return part
         names = info.axes.replace("fsdp", "embed")
         # What is contracted stands beside the heads' own axis, as the products of one token want.
         order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in _INNER))
@@ -236,7 +238,9 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
 
         return jax.tree.map(move, part)
 
-    placed = jax.tree.map(place, declare(config), used, is_leaf=params.is_info)
+    placed = jax.tree.map(
+        place, declare(config), used, is_leaf=lambda x: x is None or params.is_info(x)
+    )
     return struct.replace(placed, scalar=weights.scalar)
 
 
