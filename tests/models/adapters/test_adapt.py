@@ -48,6 +48,13 @@ def test_it_starts_as_exactly_its_base_and_can_leave_it(name, plain):
     assert {id(x) for x in jax.tree.leaves(weights)} <= shared  # no copy of the base
 
 
+@pytest.mark.parametrize("name", kinds.KINDS)
+def test_what_a_rollout_reads_is_the_same(name):
+    model = kinds.model_of(name, MODEL)
+    bound = joined(name, kinds.roughen(model.init(jax.random.key(0))), base())
+    jax.tree.map(np.testing.assert_array_equal, model.prepare(bound), bound)
+
+
 def matrix(path, x):
     """The stored weight of a path [L, in, out] as matrices."""
     x = np.asarray(x, np.float64)
