@@ -188,6 +188,7 @@ class Slice:
     length: int  # tokens of a row
     remat: str = "attention"
     micro: dict[str, int] = dataclasses.field(default_factory=dict)  # micro-batches by method
+    sampling: int = 8  # the model axis while sampling
 
 
 def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
@@ -226,4 +227,5 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
         )
     if stage == "ppo":
         config.algorithm.sampling.max_new_tokens = tokens // 2
+        config.algorithm.sampling.model_axis = chosen.sampling
     return config

@@ -1,9 +1,9 @@
 """Every method at the shape of DeepSeek V3: latent attention, 256 experts, 671B.
 
 Paper: Ouyang et al. 2022 (the stages), Rafailov et al. 2023 (DPO); the shape is an open model's.
-Hardware: 128 v5p chips (`v5p:4x4x8`), 256 for DPO, 512 for PPO, planned and not yet
+Hardware: 256 v5p chips (`v5p:4x8x8`), 512 (`v5p:8x8x8`) for PPO, planned and not yet
     run (docs/tpu.md); `:tiny` for 2 CPU cores.
-Command: alignjax train --config=experiments/scale_671b.py:sft-v5p128 --config.data.path=DATA \
+Command: alignjax train --config=experiments/scale_671b.py:sft-v5p256 --config.data.path=DATA \
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_671b
 """
 
@@ -11,9 +11,8 @@ from alignjax.experiment import Experiment
 from experiments import common
 
 SLICES = {
-    "v5p128": common.Slice(mesh={"data": 128}, rows=128, length=4096, remat="full"),
-    "v5p256": common.Slice(mesh={"data": 256}, rows=256, length=4096, remat="full"),
-    "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=4096, remat="full"),
+    "v5p256": common.Slice(mesh={"data": 256}, rows=256, length=4096, remat="full", sampling=64),
+    "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=4096, remat="full", sampling=64),
 }
 
 

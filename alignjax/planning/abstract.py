@@ -82,3 +82,10 @@ def starts(
         if not adapted:
             start["reward"] = frozen["reward"]
     return start, frozen
+
+
+def laid_out(tree: Any, where: Any) -> Any:
+    """The same shapes with these layouts."""
+    return jax.tree.map(
+        lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), tree, where
+    )

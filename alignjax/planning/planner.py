@@ -1,5 +1,6 @@
 """From an experiment and a machine to what the compiler says of every program."""
 
+import contextlib
 import pathlib
 import tempfile
 import time
@@ -40,7 +41,6 @@ class Found(NamedTuple):
     largest: tuple[tuple[str, int], ...] = ()
     stage: str = "run"  # run | evaluation, which another command does
     limit: float = 0.0  # usable bytes of a device; 0 is not known
-    unread: str = ""  # why jaxlib can't read the compiled program: then its FLOPs are the formula's
 
     @property
     def seconds(self) -> float:
@@ -133,21 +133,21 @@ def plan(
     return Plan(machine, method, count, sizes, tuple(found))
 
 
-def _compile(lowered: Any, machine: machines.Machine) -> tuple[Any, Callable[[], str]]:
-    """(the compiled program, what gives its text).
+def _compile(lowered: Any, machine: machines.Machine) -> tuple[Any, str]:
+    """(the compiled program, its text).
 
     TPU programs are written by the compiler itself: jaxlib 0.10.2 can't print some of libtpu
     0.0.51's.
     """
     if machine.kind != "tpu":
         compiled = lowered.compile()
-        return compiled, compiled.as_text
+        return compiled, compiled.as_text()
     with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        written = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        options = {**dict(machine.chip.options), **written}
         compiled = lowered.compile(compiler_options=options)
         (file,) = pathlib.Path(folder).glob("*.after_codegen.txt")
-        text = file.read_text()
-    return compiled, lambda: text
+        return compiled, file.read_text()
 
 
 def examine(
@@ -162,7 +162,10 @@ def examine(
         arguments = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
         )
-    lowered = call.run.lower(*arguments)
+    with meshes.use(call.mesh) if call.mesh is not None else contextlib.nullcontext():
+        lowered = call.run.lower(*arguments)
+    if call.mesh is not None:
+        mesh = dict(call.mesh.shape)
     try:
         compiled, text = _compile(lowered, machine)
     except jax.errors.JaxRuntimeError as error:
@@ -194,12 +197,7 @@ def examine(
         limit=limit,
         stage=call.stage,
     )
-    try:
-        program = hlo.parse(text())
-    except jax.errors.JaxRuntimeError as error:  # libtpu writes what this jaxlib does not know
-        share = call.work.run / len(machine.devices) if call.work else 0.0
-        least = _roofline(call, machine, measured, share, [])
-        return found._replace(unread=" ".join(str(error).split())[:200], roofline=least)
+    program = hlo.parse(text)
     inside = counting.kernel_flops(program, mesh, call.rounds)
     count = counting.matmul_flops(program, call.rounds) + inside.attention + inside.others
     totals = exchanges.totals(program, mesh, call.rounds)

@@ -1,5 +1,7 @@
 """The programs that a run executes, as jitted functions and the shapes of their arguments."""
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,9 +18,10 @@ from alignjax.models import model as models
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt
 from alignjax.parallel import axes
+from alignjax.parallel import mesh as meshes
 from alignjax.planning import abstract, analytic, evaluating
 from alignjax.rewards import learned
-from alignjax.sampling import generate, transforms
+from alignjax.sampling import elsewhere, generate, transforms
 from alignjax.training import algorithm as algorithms
 from alignjax.training import loop, optim, update
 
@@ -31,7 +34,8 @@ class Call(NamedTuple):
     before the first step. tokens: of all rows that one run reads. work: by the formulas; None where
     they do not hold. rounds: of loops that the data ends, at most. cache: the KV cache's shapes.
     beside: what else is on the devices meanwhile, besides what is held all along. alone: whether
-    nothing of the run is held meanwhile, for another command runs it.
+    nothing of the run is held meanwhile, for another command runs it. mesh: where it is not the
+    run's.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Call(NamedTuple):
     cache: Any = None
     beside: tuple[tuple[str, Any], ...] = ()
     alone: bool = False
+    mesh: Any = None
 
     @property
     def stage(self) -> str:
@@ -145,16 +150,19 @@ def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool
         "init", jax.jit(initial), (start, key), (("frozen", start), ("other", key)), 0, 0, None
     )
     stages = _online(made) if isinstance(config.algorithm, ppo.PpoConfig) else _offline(made)
-    # The loop keeps the trees that it started from; those of DPO and PPO are the frozen ones.
-    own = {} if isinstance(config.algorithm, experiment.REFERRING) else start
     held = (
         ("parameters", state.params),
         ("optimizer", state.opt_state),
-        ("frozen", {**own, **frozen}),
+        ("frozen", _kept(made)),
         ("other", (state.step, state.carry)),
     )
     after = _evaluation(made) if evaluation else ()
     return Run(shape, state, frozen, held, (init, *stages, *after))
+
+
+def _kept(made: _Build) -> dict[str, Any]:
+    """What is frozen and still read in the loop."""
+    return {n: tree for n, tree in made.frozen.items() if n not in made.method.only_annotate}
 
 
 def _update(made: _Build, batch: Any, tokens: int, work: analytic.Work | None) -> Call:
@@ -166,11 +174,11 @@ def _update(made: _Build, batch: Any, tokens: int, work: analytic.Work | None) -
             made.tx_of(state.params),
             micro_batches=made.config.loop.micro_batches,
         ),
-        (state, made.frozen, batch, made.key),
+        (state, _kept(made), batch, made.key),
         (
             ("parameters", state.params),
             ("optimizer", state.opt_state),
-            ("frozen", made.frozen),
+            ("frozen", _kept(made)),
             ("batch", batch),
             ("other", (state.step, state.carry, made.key)),
         ),
@@ -221,21 +229,27 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
         abstract.rows({"n": np.int32}, count),
     )
     policy, adapted = _policy(made), "base" in frozen
+    bound, given = _bound(made, policy), (prompts["prompts"], lengths["n"])
+    parts = [("parameters", policy), ("frozen", {"base": frozen["base"]} if adapted else {})]
+    if (mesh := elsewhere.mesh_of(model, sampling.model_axis)) is not None:
+        bound = model.without_scalar(bound)
+        bound = abstract.laid_out(bound, elsewhere.layouts(model, bound, mesh))
+        given = abstract.laid_out(given, elsewhere.rows(mesh, given))
+        parts = [("parameters", bound)]
+    plain = dataclasses.replace(sampling, model_axis=0)
+    with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
+        cache = jax.eval_shape(lambda: model.cache(count, prompt + new))
     return Call(
         "generate",
-        generate.make_generate(model, sampling, eos=corpus.eos, pad=corpus.pad),
-        (_bound(made, policy), prompts["prompts"], lengths["n"], made.key),
-        (
-            ("parameters", policy),
-            ("frozen", {"base": frozen["base"]} if adapted else {}),
-            ("batch", (prompts, lengths)),
-            ("other", made.key),
-        ),
+        generate.make_generate(model, plain, eos=corpus.eos, pad=corpus.pad),
+        (bound, *given, made.key),
+        (*parts, ("batch", given), ("other", made.key)),
         1,
         count * (prompt + new),
         None if made.counts is None else analytic.generation(made.counts, count, prompt, new),
         rounds=new,
-        cache=jax.eval_shape(lambda: model.cache(count, prompt + new)),
+        cache=cache,
+        mesh=mesh,
     )
 
 
@@ -287,7 +301,7 @@ def _take(made: _Build, chosen: ppo.PpoConfig, collected: Any, length: int) -> C
     order = jax.ShapeDtypeStruct((count // chosen.minibatches,), np.int32, sharding=mesh)
 
     def take(batch: Any, order: Any) -> Any:
-        return {name: axes.take(x, order, "batch time") for name, x in batch.items()}
+        return {name: axes.take(x, order, "batch slot") for name, x in batch.items()}
 
     parts = (("batch", whole), ("other", order))
     often = chosen.epochs * chosen.minibatches

@@ -49,12 +49,6 @@ def _memory_lines(found: planner.Found) -> list[str]:
 
 
 def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
-    if found.unread:
-        bound = f", at least {duration(found.roofline)}" if found.roofline else ""
-        return [
-            f"    time{bound} by the formula's FLOPs: this jaxlib can't read the program that the "
-            f"compiler made, so collectives and cycles are unknown ({found.unread})"
-        ]
     lines = [f"    FLOPs {found.flops:.4g} a device (matrix products, loops counted)"]
     if found.work is not None and found.work.run:
         whole = found.flops * plan.devices
@@ -148,6 +142,8 @@ def text(plan: planner.Plan) -> str:
         f"{plan.method}, {plan.parameters:,} trained parameters, on {plan.machine.name}{several}: "
         f"{plan.devices} x {chip.name}, mesh {mesh}",
     ]
+    if chip.options:
+        lines.append(f"  Compiled with, and to be run with, LIBTPU_INIT_ARGS='{chip.init_args}'")
     if not plan.machine.here:
         lines.append(
             "  Programs are those of XLA for CPU in the GPUs' place: layouts, collectives and "
@@ -238,7 +234,6 @@ def markdown(plans: Sequence[Mapping[str, Any]]) -> str:
         last = next(row for row in plan["programs"] if row["name"] == "update")
         work = (last["work"] or {}).get("run", 0.0)
         ratio = f"{last['flops'] * plan['devices'] / work - 1:+.2%}" if work else "-"
-        ratio = "not read" if last["unread"] else ratio
         several = f" x {plan['slices']}" if plan["slices"] > 1 else ""
         mesh = ", ".join(f"{name} {size}" for name, size in plan["mesh"].items() if size > 1)
         mfu = plan["estimated_mfu"]

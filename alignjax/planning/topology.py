@@ -16,7 +16,7 @@ class Chip(NamedTuple):
     """One device's published figures; 0 where there are none.
 
     hbm: bytes. bandwidth: of HBM, bytes/s. flops: bf16 FLOP/s. link: one way of one link, bytes/s.
-    dims: torus dimensions, each with a link either way. cores: devices that a chip counts as.
+    dims: torus dimensions, each with a link either way.
     """
 
     name: str
@@ -26,13 +26,29 @@ class Chip(NamedTuple):
     link: float = 0.0
     dims: int = 1
     clock: float = 0.0  # Hz of the compiler's cycles: flops over the matrix units' FLOPs a cycle
+    options: tuple[tuple[str, bool], ...] = ()  # of the compiler, for runs of any length
 
+    @property
+    def init_args(self) -> str:
+        """The options as a real run gives them to libtpu, in LIBTPU_INIT_ARGS."""
+        return " ".join(f"--{name}={str(value).lower()}" for name, value in self.options)
+
+
+# Without these v5p's compiler gathers weights as blocking sums of arrays that are mostly zeros; its
+# sparse cores gather beside the computation. libtpu refuses options that a chip does not have.
+V5P_OPTIONS = (
+    ("xla_tpu_enable_sparse_core_collective_offload_all_gather", True),
+    ("xla_tpu_enable_sparse_core_collective_offload_3d_all_gather", True),
+    ("xla_tpu_prefer_async_allgather_to_allreduce", True),
+    ("xla_enable_async_all_gather", True),
+    ("xla_tpu_enable_async_collective_fusion_fuse_all_gather", False),
+)
 
 # Vendors' public pages. A v4 or v5p device is a whole chip; tpu7x counts two devices a chip.
 CHIPS = {
     "v4": Chip("TPU v4", 32 * GIB, 1.2e12, 275e12, 45e9, 3, 1.05e9),
     "v5e": Chip("TPU v5e", 16 * GIB, 0.81e12, 197e12, 45e9, 2, 1.5e9),
-    "v5p": Chip("TPU v5p", 95 * GIB, 2.765e12, 459e12, 90e9, 3, 1.75e9),
+    "v5p": Chip("TPU v5p", 95 * GIB, 2.765e12, 459e12, 90e9, 3, 1.75e9, V5P_OPTIONS),
     "v6e": Chip("TPU v6e", 32 * GIB, 1.64e12, 918e12, 90e9, 2, 1.75e9),
     "tpu7x": Chip("TPU7x core", 96 * GIB, 3.69e12, 1153.5e12, 90e9, 3, 0.0),
 }

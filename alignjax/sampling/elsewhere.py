@@ -20,7 +20,7 @@ def mesh_of(model: models.Model, model_axis: int) -> Mesh | None:
         say what its axes are.
     """
     home = jax.sharding.get_mesh()
-    if home.empty:
+    if not model_axis or home.empty:
         return None
     if model.declared is None:
         raise ValueError(

@@ -54,9 +54,8 @@ attention in full, recomputation included).
   temporaries are only near.
 - An overflow at compile time is a verdict (exit code 1) with the largest arrays. Sizes that do not
   fit each other, or an unknown topology, end with one line and exit code 2 before any compile.
-- jaxlib 0.10.2 can't print some of libtpu 0.0.51's programs for v5p (large asynchronous
-  collectives). Then memory is still exact, FLOPs are the formula's, and times are the roofline's
-  bounds (">=", "<="): no estimate.
+- **v5p** is compiled with the options that its runs should have, printed as LIBTPU_INIT_ARGS by
+  the plan: its sparse cores then gather weights beside the computation.
 - **Evaluation** is a command of its own after a run: its programs are planned at the rows that it
   takes by default, and are no part of a step (`--evaluation=false` leaves them out).
 - **Kernels** (splash attention, grouped products of experts) carry neither cycles nor FLOPs: both
@@ -72,7 +71,7 @@ One object. Bytes and FLOPs are of one device, `work` of all of them; times are 
 | key | meaning |
 |---|---|
 | `config`, `method`, `versions` | what was planned, and the jax, jaxlib and libtpu that compiled it |
-| `topology`, `slices`, `chip`, `devices`, `mesh` | the machine; `chip` holds `name`, `hbm`, `bandwidth`, `flops`, `link`, `dims` and `clock` |
+| `topology`, `slices`, `chip`, `devices`, `mesh` | the machine; `chip` holds `name`, `hbm`, `bandwidth`, `flops`, `link`, `dims`, `clock` and `options` |
 | `own_compiler` | false where XLA's CPU programs stand for a GPU's |
 | `trained_parameters` | elements |
 | `fits`, `verdict` | of all programs |
@@ -81,7 +80,7 @@ One object. Bytes and FLOPs are of one device, `work` of all of them; times are 
 | `programs` | a list, in the order of the run, of the following |
 | `name`, `stage`, `per_step` | `stage` is `run` or `evaluation`; `per_step` 0 is outside the loop |
 | `tokens` | of all rows that one run of the program reads |
-| `compile_seconds`, `unread` | `unread`: why the compiled program can't be read; else empty |
+| `compile_seconds` | of this program |
 | `overflow` | null, or `kind` (`hbm`, `vmem`), `needed`, `limit` and `arrays`, pairs of name and bytes |
 | `memory` | null on overflow, or `arguments` and `resident` (held, not read) by category, `padding`, `outputs`, `temporaries`, `code`, `cache` (of the temporaries) and `total` |
 | `limit`, `largest` | usable bytes (0 is not judged); pairs of name and bytes |
