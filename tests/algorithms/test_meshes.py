@@ -9,35 +9,53 @@ from jax.sharding import AbstractMesh, AxisType
 
 from alignjax.core import trees
 from alignjax.models import transformer
+from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
 from alignjax.training import loop, optim, update
 from tests.training import tiny
 
 
+MESHES = {
+    "none": None,
+    "data8": {"data": 8},
+    "data4-model2": {"data": 4, "model": 2},
+    "data2-model2-seq2": {"data": 2, "model": 2, "seq": 2},
+    "data2-expert4": {"data": 2, "expert": 4},
+    "data2-model2-expert2": {"data": 2, "model": 2, "expert": 2},
+}
+EXPERTS = {"moe": MoeConfig(experts=4, active=2, ff=16, shared_ff=8, balance_loss=0.01)}
+
+
 @functools.lru_cache
-def losses(name, sizes):
+def losses(name, sizes, experts=False):
     """Loss and gradient norm of three steps."""
     made = None
-    if sizes is not None:
-        config = meshes.MeshConfig(replica=sizes[0], data=sizes[1], model=sizes[2])
-        made = meshes.make_mesh(config, jax.devices())
+    if MESHES[sizes] is not None:
+        made = meshes.make_mesh(meshes.MeshConfig(**MESHES[sizes]), jax.devices())
     with tiny.quick_compiles(), meshes.use(made):
-        return np.array(tiny.first_losses(name))
+        return np.array(tiny.first_losses(name, model=EXPERTS if experts else None))
 
 
-FAST = {(name, (1, 4, 2)) for name in tiny.METHODS if name != "ppo-shared"} | {("sft", (1, 8, 1))}
+FAST = {(name, "data4-model2") for name in tiny.METHODS if name != "ppo-shared"} | {
+    ("sft", "data8"),
+    ("dpo", "data2-model2-seq2"),
+    ("sft", "data2-model2-expert2"),
+}
 SHAPES = [
     pytest.param(name, sizes, marks=[] if (name, sizes) in FAST else [pytest.mark.slow])
     for name in tiny.METHODS
-    for sizes in ((1, 8, 1), (1, 4, 2))
+    for sizes in MESHES
+    if sizes != "none"
 ]
 
 
 @pytest.mark.parametrize(("name", "sizes"), SHAPES)
 def test_three_steps_agree_on_every_mesh(name, sizes):
-    np.testing.assert_allclose(losses(name, sizes), losses(name, None), rtol=1e-5, atol=1e-6)
-    assert len(set(losses(name, None)[:, 0])) == 3
+    experts = "expert" in sizes
+    found, plain = losses(name, sizes, experts), losses(name, "none", experts)
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+    assert len(set(plain[:, 0])) == 3
 
 
 def abstract_step(name):

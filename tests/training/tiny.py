@@ -152,9 +152,14 @@ def ready(name: str, model: models.Model, config: Any = None, **changes: Any) ->
     return Ready(method, state, frozen, txs["tx"])
 
 
-def first_losses(name: str, steps: int = 3, rows_of_batch: int = 16, **changes: Any) -> list[Any]:
-    """Losses and gradient norms of the first steps on the current mesh, one update a step."""
-    model = transformer.transformer(shape())
+def first_losses(
+    name: str, steps: int = 3, rows_of_batch: int = 16, model: Any = None, **changes: Any
+) -> list[Any]:
+    """Losses and gradient norms of the first steps on the current mesh, one update a step.
+
+    model: changes of its shape.
+    """
+    model = transformer.transformer(shape(**(model or {})))
     method, state, frozen, tx = ready(name, model, **changes)
     run = update.make_update(method.loss, tx)
     annotate = jax.jit(method.annotate) if method.annotate else lambda frozen, given: {}
