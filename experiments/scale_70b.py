@@ -11,7 +11,7 @@ from alignjax.experiment import Experiment
 from experiments import common
 
 SLICES = {
-    "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=8192),
+    "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=8192, remat="heads"),
 }
 
 

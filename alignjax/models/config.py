@@ -5,7 +5,7 @@ import itertools
 
 from alignjax.core import shapes
 
-REMAT = ("none", "dots", "attention", "full")
+REMAT = ("none", "dots", "heads", "attention", "full")
 KERNELS = ("auto", "reference", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("full", "sliding", "chunked", "nope")
@@ -132,8 +132,9 @@ class TransformerConfig:
     mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
-    # none | dots (save results of matrix products and of attention) | attention (save queries,
-    # keys, values and what attention makes of them) | full (save only layer inputs)
+    # What a layer keeps for its gradient: none (recomputes nothing) | dots (results of matrix
+    # products and of attention) | heads (queries, keys, values and what attention makes of them) |
+    # attention (that alone) | full (recomputes all but the layer's input)
     remat: str = "none"
     attention_kernel: str = "auto"  # auto (splash on TPU) | reference | splash | cudnn
     unroll: int = 1  # layers in one scan step: more compiles slower and runs faster on CPU

@@ -133,7 +133,8 @@ def _remat(config: TransformerConfig, body: Any) -> Any:
     mixed = policies.save_only_these_names("mixed")
     policy = {
         "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, mixed),
-        "attention": policies.save_only_these_names("projected", "mixed"),
+        "heads": policies.save_only_these_names("projected", "mixed"),
+        "attention": mixed,
         "full": policies.nothing_saveable,
     }[config.remat]
     return jax.checkpoint(body, policy=policy, prevent_cse=False)

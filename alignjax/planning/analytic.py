@@ -184,9 +184,9 @@ def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
         spare += each.own_last
         spare += shape.crowd * each.routed_last if config.moe.weigh_inputs else 0
     run = _run(shape, each) + shape.adapters_run - spare
-    if config.remat == "attention":
+    if config.remat == "heads":
         return run - config.layers * _projections(config), scores
-    return run, 1.0
+    return run, scores if config.remat == "attention" else 1.0
 
 
 def _projections(config: TransformerConfig) -> int:

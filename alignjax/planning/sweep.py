@@ -179,7 +179,7 @@ def _kept(shape: model_config.TransformerConfig, remat: str, model: int) -> tupl
     """Numbers of one token and layer: (kept until the backward pass at least, used on the way)."""
     heads, ff = shape.heads * shape.head_dim / model, shape.ff / model
     inner = 2 * heads + 2 * ff
-    more = {"none": inner, "dots": inner, "attention": 2 * heads}.get(remat, 0.0)
+    more = {"none": inner, "dots": inner, "heads": 2 * heads, "attention": heads}.get(remat, 0.0)
     return shape.width + more, 8 * shape.width + 4 * heads + 6 * ff
 
 

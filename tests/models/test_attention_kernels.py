@@ -89,7 +89,7 @@ def test_splash_on_meshes(sizes):
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
+@pytest.mark.parametrize("remat", ["dots", "heads", "attention", "full"])
 @pytest.mark.slow
 def test_recomputation_of_kernels_changes_nothing(remat):
     batch = packed(2, 128)

@@ -214,7 +214,10 @@ def test_the_scalar_head_starts_at_zero_and_comes_off():
         ({"norm_eps": 0.0}, "model.norm_eps must be finite and > 0"),
         ({"rope_theta": -1.0}, "model.rope_theta must"),
         ({"logit_tile": -1}, "model.logit_tile must"),
-        ({"remat": "dot"}, "model.remat must be one of none, dots, attention, full; .*mean 'dots'"),
+        (
+            {"remat": "dot"},
+            "model.remat must be one of none, dots, heads, attention, full; .*mean 'dots'",
+        ),
         ({"compute_dtype": "bf16"}, "model.compute_dtype must be one of float32, bfloat16"),
         ({"param_dtype": "float16"}, "model.param_dtype must .*Did you mean"),
     ],

@@ -45,6 +45,7 @@ def machine():
                 ("sft", {**WINDOWS, "remat": "full"}, None, SPLIT),
                 ("sft", {**DETAILS, "remat": "full"}, None, SPLIT),
                 ("sft", {"remat": "full"}, WIDE, SPLIT),
+                ("sft", {"remat": "heads"}, None, SPLIT),
                 ("sft", {"remat": "attention"}, None, SPLIT),
                 ("sft", {**LATENTS, "remat": "attention"}, None, SPLIT),
                 ("sft", {**EXPERTS, "remat": "attention"}, WIDE, SPLIT),
