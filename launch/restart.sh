@@ -4,9 +4,10 @@
 #   launch/restart.sh [--failures N] [--pause SECONDS] -- alignjax train --workdir=RUN ...
 #
 # 0 is the end; 1 (failure), 2 (usage, data, configuration) and 3 (non-finite losses) stop the loop
-# with that code, for the same command would fail again. --failures N forgives code 1 N times: where
-# a machine vanishes without a signal the processes on the others end with 1. A signal to this
-# script goes to the command, and nothing is started again: the machine is being taken away.
+# with that code, for the same command would fail again. --failures N forgives codes 1 and 134 N
+# times: where a machine vanishes without a signal the processes on the others end with 1, or JAX
+# aborts them, which is 134. A signal to this script goes to the command, and nothing is started
+# again: the machine is being taken away.
 set -u
 
 usage() {
@@ -60,7 +61,7 @@ settle() {
 while :; do
   settle "$@"
   if [ "$code" -eq 0 ] || [ "$stopped" -eq 1 ]; then exit "$code"; fi
-  if [ "$code" -eq 1 ] && [ "$failures" -gt 0 ]; then
+  if { [ "$code" -eq 1 ] || [ "$code" -eq 134 ]; } && [ "$failures" -gt 0 ]; then
     failures=$((failures - 1))
   elif [ "$code" -ne 143 ]; then
     echo "restart.sh: exit code $code; not started again" >&2

@@ -67,6 +67,8 @@ def ends(tmp_path):
         ("137 0", (), 137, 1),
         ("1 143 1 0", ("--failures", "2"), 0, 4),
         ("1 1 1 0", ("--failures", "2"), 1, 3),
+        ("134 1 0", ("--failures", "2"), 0, 3),  # JAX aborts a process whose peer vanished
+        ("134 0", (), 134, 1),
         ("2 0", ("--failures", "2"), 2, 1),
     ],
 )

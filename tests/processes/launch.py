@@ -56,6 +56,13 @@ class Processes:
             assert all(p.poll() is None for p in self.started), self.report()
             time.sleep(0.1)
 
+    def wait_for_save(self, workdir: pathlib.Path, step: int, timeout: float = 60) -> None:
+        """Returns once a checkpoint is complete, which its own thread writes during later steps."""
+        end = time.monotonic() + timeout
+        while not (workdir / "checkpoints" / str(step)).exists():
+            assert time.monotonic() < end, self.report()
+            time.sleep(0.1)
+
     def report(self) -> str:
         """The end of all that was said, for the message of a failed test."""
         return "\n".join(

@@ -52,6 +52,7 @@ def test_a_dead_or_frozen_peer_ends_the_others(tmp_path, how, victim):
     workdir, processes = begin(tmp_path)
     try:
         processes.wait_for_steps(workdir, 6)
+        processes.wait_for_save(workdir, 4)
         processes.started[victim].send_signal(how)
         begun = time.monotonic()
         other = processes.started[1 - victim]
