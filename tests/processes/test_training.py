@@ -67,7 +67,7 @@ def lifecycle(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.ci), 4])
 def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecycle, count):
     several = tmp_path / "several"
     processes = launch.run(
@@ -90,6 +90,7 @@ def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecy
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_checkpoint_goes_on_with_other_processes_and_meshes(tmp_path):
     """R7"""
     steady = ("--config.optim.schedule=constant", "--config.optim.warmup_steps=0")
@@ -111,6 +112,7 @@ def test_a_checkpoint_goes_on_with_other_processes_and_meshes(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_101_rows_end_every_process_at_the_same_step_and_count_once(tmp_path):
     """R40: 101 rows to train on, more than once over, and 101 to evaluate, 8 at a time."""
     words = (
@@ -130,6 +132,7 @@ def test_101_rows_end_every_process_at_the_same_step_and_count_once(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_rows_are_disjoint_and_complete_and_samples_differ_across_processes(tmp_path):
     """Each process's rows and draws against those of one process with all devices."""
     script = str(pathlib.Path(__file__).with_name("rows.py"))
