@@ -149,6 +149,7 @@ class TransformerConfig:
                 f"{self.kv_heads} (model). Change one of them."
             )
         self._check_heads()
+        self._check_kernel()
         for name in ("rope_theta", "norm_eps", "embed_scale"):
             shapes.check_number(f"model.{name}", getattr(self, name), above=0)
         for name in ("local_rope_theta", "query_scale", "attention_softcap", "logit_softcap"):
@@ -167,6 +168,16 @@ class TransformerConfig:
         shapes.check_choice("model.attention_kernel", self.attention_kernel, KERNELS)
         for part in (self.rope, self.moe, self.mla):
             part.validate()
+
+    def _check_kernel(self) -> None:
+        if self.attention_kernel == "cudnn" and (
+            self.compute_dtype == "float32" or self.attention_softcap or self.mla.kv_rank
+        ):
+            raise ValueError(
+                "model.attention_kernel=cudnn must have compute_dtype=bfloat16, no soft cap and no "
+                f"MLA; got compute_dtype={self.compute_dtype}, attention_softcap="
+                f"{self.attention_softcap}, mla.kv_rank={self.mla.kv_rank} (model). Use auto."
+            )
 
     def _check_heads(self) -> None:
         latent = self.mla.kv_rank > 0
