@@ -54,6 +54,7 @@ def finish_both(tmp_path, workdir):
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.ci),
         (signal.SIGSTOP, 1),
     ],
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_a_dead_or_frozen_peer_ends_the_others(tmp_path, how, victim):
     workdir, processes = begin(tmp_path)
