@@ -82,7 +82,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh 
     # Only TPU slices are what a mesh must follow; a single slice's devices may have no number.
     slices = len({getattr(d, "slice_index", 0) if d.platform == "tpu" else 0 for d in devices})
     if slices == 1:
-        return jax.make_mesh(sizes, order, axis_types=types, devices=devices)
+        try:
+            return jax.make_mesh(sizes, order, axis_types=types, devices=devices)
+        except NotImplementedError:  # an axis that is no whole dimension of the slice's torus
+            laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+            return Mesh(laid, order, axis_types=types)
     if sizes[0] % slices:
         raise ValueError(
             f"mesh.replica must be a multiple of the slices, whose network joins the replicas; got "

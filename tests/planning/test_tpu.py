@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,15 @@ def test_slices_that_the_replicas_do_not_fill_are_refused():
     _, err = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "mesh.replica must be a multiple of the slices" in err.splitlines()[-1]
+
+
+def test_an_axis_may_split_a_dimension_of_the_torus():
+    """16 is no product of whole dimensions of 4 x 8 x 8."""
+    code = (
+        "from alignjax.parallel import mesh\n"
+        "from alignjax.planning import topology\n"
+        "devices = topology.find('v5p:4x8x8').devices\n"
+        "print(dict(mesh.make_mesh(mesh.MeshConfig(data=16, expert=16), devices).shape))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "{'replica': 1, 'data': 16, 'model': 1, 'expert': 16}"
