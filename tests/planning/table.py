@@ -3,10 +3,12 @@
 Each line of that file is what `alignjax plan --json` printed.
 """
 
+import importlib
 import json
 import pathlib
 
 from alignjax.planning import report
+from experiments import common
 
 ROOT = pathlib.Path(__file__).parents[2]
 PLANS = pathlib.Path(__file__).with_name("plans.jsonl")
@@ -30,6 +32,8 @@ Made with {versions}. Each row is one command:
 ```
 {commands}
 ```
+
+**Presets that were not compiled for their slice yet**: {missing}.
 
 Mesh axes of size 1 are left out. "HBM peak" is of the program that needs most on one device, with
 everything that the run holds meanwhile. "FLOPs against formula" holds the matrix products of the
@@ -136,7 +140,21 @@ def command(plan: dict) -> str:
     needs = {"dpo": " --config.policy=RUN", "ppo": " --config.policy=RUN --config.reward=RUN"}
     slices = f" --slices={plan['slices']}" if plan["slices"] > 1 else ""
     more = needs.get(plan["method"], "")
-    return f"alignjax plan --config={file}{more} --topology={plan['topology']}{slices} --json"
+    where = f"--topology={plan['topology']}{slices}"
+    return f"alignjax plan --config={file}{more} {where} --evaluation=false --json"
+
+
+def missing(plans: list[dict]) -> str:
+    """The presets for slices that have no recorded plan."""
+    known = {plan["config"] for plan in plans}
+    found = []
+    for size in ("1b", "8b", "70b", "30b_a3b", "671b"):
+        module = importlib.import_module(f"experiments.scale_{size}")
+        for name in module.SLICES:
+            methods = [m for m in common.SCALE_METHODS if f"scale_{size}:{m}-{name}" not in known]
+            if methods and name != "gpu8":
+                found.append(f"{size} on {name}: {', '.join(methods)}")
+    return "; ".join(found) or "none"
 
 
 def programs(plan: dict) -> str:
@@ -179,6 +197,7 @@ def page() -> str:
         table=report.markdown(plans),
         versions="; ".join(versions),
         commands="\n".join(map(command, plans)),
+        missing=missing(plans),
         programs="\n\n".join(map(programs, plans)),
         levers=LEVERS.strip(),
     )

@@ -14,6 +14,6 @@ def test_recorded_plans_fit_and_agree_with_the_formulas():
         assert plan["fits"], plan["config"]
         assert plan["versions"].keys() >= {"jax", "libtpu"}
         for row in plan["programs"]:
-            if row["work"]:
+            if row["work"] and row["work"]["run"]:
                 ratio = row["flops"] * plan["devices"] / row["work"]["run"]
                 assert abs(ratio - 1) < 0.03, (plan["config"], row["name"])
