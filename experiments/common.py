@@ -1,6 +1,7 @@
 """What the experiments on human preferences share: sizes, data and training by variant."""
 
 import dataclasses
+import math
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.data.hh import HhConfig
@@ -213,11 +214,14 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
         )
     stage, _, adapter = method.partition("-")
     config, chosen = experiment("", stage), slices[name]
-    tokens = chosen.length
+    rows, tokens = chosen.rows, chosen.length
+    if stage in ("reward", "dpo"):  # as many tokens: half the pairs, or pairs of half the length
+        shards = math.prod(chosen.mesh.get(axis, 1) for axis in ("replica", "data", "expert"))
+        rows, tokens = (rows // 2, tokens) if rows // 2 >= shards else (rows, tokens // 2)
     config.model = dataclasses.replace(SHAPES[shape], remat=chosen.remat)
     config.data = HhConfig(length=tokens, prompt_length=tokens // 2)
     config.mesh = MeshConfig(**chosen.mesh)
-    config.loop.batch_size = chosen.rows // 2 if stage in ("reward", "dpo") else chosen.rows
+    config.loop.batch_size = rows
     config.loop.micro_batches = chosen.micro.get(method, 1)
     # A tile of the log-probabilities reads the whole unembedding: few large ones on an accelerator.
     config.model.logit_tile = 512

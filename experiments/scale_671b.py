@@ -11,8 +11,12 @@ from alignjax.experiment import Experiment
 from experiments import common
 
 SLICES = {
-    "v5p256": common.Slice(mesh={"data": 256}, rows=256, length=4096, remat="full", sampling=64),
-    "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=4096, remat="full", sampling=64),
+    "v5p256": common.Slice(
+        mesh={"data": 16, "expert": 16}, rows=256, length=4096, remat="full", sampling=64
+    ),
+    "v5p512": common.Slice(
+        mesh={"data": 32, "expert": 16}, rows=512, length=4096, remat="full", sampling=64
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from alignjax.lifecycles import human, review
 from alignjax.models import transformer
 from alignjax.parallel import axes, mesh
 from alignjax.training import loop, optim, update
+from experiments import common
 
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
@@ -46,6 +47,24 @@ def test_file_builds_every_variant_and_states_how_to_run_it(path):
     source = path.read_text()
     others = [f.stem for f in FILES if f != path]
     assert not [name for name in others if f"experiments.{name}" in source]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem.startswith("scale")], ids=str)
+def test_presets_fill_their_slices(path):
+    """Every method on every slice: rows for each device, and as many tokens a step."""
+    module = load(path)
+    for name, chosen in module.SLICES.items():
+        for method in common.SCALE_METHODS:
+            config = module.get_config(f"{method}-{name}")
+            shards = config.mesh.replica * config.mesh.data * config.mesh.expert
+            assert config.loop.batch_size % (shards * config.loop.micro_batches) == 0, (
+                name,
+                method,
+            )
+            pairs = 2 if method.split("-")[0] in ("reward", "dpo") else 1
+            tokens = pairs * config.loop.batch_size * config.data.length
+            assert tokens == chosen.rows * chosen.length
+            config.model.validate()
 
 
 def test_lifecycle_classes():
