@@ -12,10 +12,10 @@ from experiments import common
 
 SLICES = {
     "v5p256": common.Slice(
-        mesh={"data": 16, "expert": 16}, rows=256, length=4096, remat="full", sampling=64
+        mesh={"data": 32, "expert": 8}, rows=256, length=4096, remat="full", sampling=64
     ),
     "v5p512": common.Slice(
-        mesh={"data": 32, "expert": 16}, rows=512, length=4096, remat="full", sampling=64
+        mesh={"data": 64, "expert": 8}, rows=512, length=4096, remat="full", sampling=64
     ),
 }
 

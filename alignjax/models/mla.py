@@ -45,10 +45,12 @@ def declare(config: TransformerConfig, count: int) -> Mla:
 
     def parts(rank: int) -> str:
         # Ranks are narrow: one that the data axis does not divide is kept whole.
-        return "route" if rank % axes.axis_size("fsdp") else "fsdp"
+        return "route" if rank % axes.axis_size("latent") else "latent"
 
     return Mla(
-        query=info((n, q or d, k, h + p), f"layers {parts(q or d)} kv head", (q or d) ** -0.5),
+        query=info(
+            (n, q or d, k, h + p), f"layers {parts(q) if q else 'fsdp'} kv head", (q or d) ** -0.5
+        ),
         latent=info((n, d, r), "layers fsdp route", into),
         latent_norm=attention.norm_info(config, (n, r)),
         rotated=info((n, d, p), "layers fsdp head", into),

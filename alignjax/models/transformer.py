@@ -230,7 +230,7 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     def place(info: params.ParamInfo | None, part: Any) -> Any:
         if info is None:  # nothing, or what an adapter put beside the weights
             return part
-        names = info.axes.replace("fsdp", "embed")
+        names = axes.used(info.axes)
         # What is contracted stands beside the heads' own axis, as the products of one token want.
         order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in _INNER))
 

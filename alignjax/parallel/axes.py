@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 RULES: dict[str, tuple[str, ...]] = {
     "batch": ("replica", "data", "expert"),
     "fsdp": ("data", "seq"),
+    "latent": ("data", "seq"),  # the rank of a latent that a parameter reads, as `fsdp` its width
     "kv": ("model",),
     "ff": ("model",),
     "vocab": ("model",),
@@ -114,6 +115,12 @@ def gather(weight: jax.Array, names: str) -> jax.Array:
     taken = {a for entry in where for a in (entry if isinstance(entry, tuple) else (entry,))}
     idle = {a for name in ("batch", "time") for a in mesh_axes(name)} - taken
     return jax.sharding.reshard(weight, PartitionSpec(*where, reduced=idle))
+
+
+def used(names: str) -> str:
+    """The logical axes of a stored parameter as it is used, without the data axis's parts."""
+    whole_ones = {"fsdp": "embed", "latent": "route"}
+    return " ".join(whole_ones.get(name, name) for name in names.split())
 
 
 def stored_width(weight: jax.Array, names: str) -> str:

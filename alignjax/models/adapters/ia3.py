@@ -37,7 +37,7 @@ class Ia3Config:
         sizes, names = (
             (site.inputs, site.input_axes) if of_input else (site.outputs, site.output_axes)
         )
-        names = names.replace("fsdp", "embed")
+        names = axes.used(names)
         info = params.ParamInfo(site.lead(*sizes), f"layers {names}", -1)
         return Gain(gain=info, of_input=of_input)
 

@@ -89,7 +89,7 @@ class LoraConfig:
                 f"got {self.dora} and {self.dropout} (adapter). Leave {site.target} out."
             )
         last = site.name.rsplit("/", 1)[-1]
-        if site.input_axes != "route" or last not in ("key", "value"):
+        if site.input_axes not in ("route", "latent") or last not in ("key", "value"):
             return
         numbers = {
             (name in self.targets, self.rank_of(name), self.alpha_of(name))
@@ -105,7 +105,7 @@ class LoraConfig:
 
 def _whole(names: str) -> str:
     """Axes of something as wide as activations, which the data axis does not shard."""
-    return names.replace("fsdp", "embed")
+    return axes.used(names)
 
 
 def _pattern(name: str, entries: tuple[str, ...], kind: Any) -> dict[str, Any]:
