@@ -19,7 +19,12 @@ MESHES = {
 }
 
 
-@pytest.fixture(params=MESHES)
+SLOW = ("replica2-data2-model2",)
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in MESHES]
+)
 def any_mesh(request: pytest.FixtureRequest):
     """No mesh, then shapes of 8 devices, set as the context."""
     from alignjax.parallel import mesh

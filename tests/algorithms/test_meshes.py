@@ -36,10 +36,8 @@ def losses(name, sizes, experts=False):
         return np.array(tiny.first_losses(name, model=EXPERTS if experts else None))
 
 
-FAST = {(name, "data4-model2") for name in tiny.METHODS if name != "ppo-shared"} | {
-    ("sft", "data8"),
+FAST = {(name, "data4-model2") for name in ("reward", "dpo", "ppo")} | {
     ("dpo", "data2-model2-seq2"),
-    ("sft", "data2-model2-expert2"),
 }
 SHAPES = [
     pytest.param(name, sizes, marks=[] if (name, sizes) in FAST else [pytest.mark.slow])

@@ -68,10 +68,15 @@ def test_parameters_and_optimizer_are_the_formulas_bytes(machine):
     ("name", "remat"),
     [
         ("sft", "full"),
-        ("reward", "none"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("sft", "none"), ("sft", "dots"), ("reward", "dots"), ("reward", "full"))
+            for case in (
+                ("reward", "none"),
+                ("sft", "none"),
+                ("sft", "dots"),
+                ("reward", "dots"),
+                ("reward", "full"),
+            )
         ),
     ],
 )
@@ -162,7 +167,8 @@ def given_bytes(tree):
     return sum(map(size, jax.tree.leaves(tree)))
 
 
-@pytest.mark.parametrize("name", ["sft", pytest.param("ppo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+@pytest.mark.slow
 def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeypatch):
     small = world_corpus.ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=8)
     chosen = dataclasses.replace(METHODS["ppo"], reward="gold")

@@ -74,6 +74,8 @@ def test_hosts_of_a_slice_that_have_not_joined_are_refused(monkeypatch):
     assert mesh.make_mesh(mesh.MeshConfig(), jax.devices()) is not None  # those of a plan
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("here", [0, 1])
 def test_a_peer_that_never_comes_ends_the_other_with_one_line(tmp_path, monkeypatch, here):
     monkeypatch.setenv(joining.PATIENCE, "2")

@@ -42,6 +42,8 @@ def train(folder: pathlib.Path, name: str, *words: str, count: int = 2, devices:
     return folder / name, launch.run(folder / f"logs-{name}", *argv, count=count, devices=devices)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_train_as_one_does(tmp_path):
     """The quick guard of all that follows."""
     file, two = launch.config_file(tmp_path), tmp_path / "two"

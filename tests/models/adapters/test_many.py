@@ -36,7 +36,8 @@ def test_each_row_computes_its_own_adapter():
         assert np.abs(found[row] - alone[(number + 1) % 3][row]).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["sft", pytest.param("dpo", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_an_adapters_gradient_comes_from_its_rows_alone(name):
     method = tiny.make(name, ADAPTED)
     batch = jax.tree.map(jnp.asarray, tiny.batch(name, 0, 8))
