@@ -224,10 +224,10 @@ def test_secrets_are_never_shown(end, tmp_path, monkeypatch):
 
 def test_as_a_process(tmp_path):
     code = (
-        "import os, sys; from alignjax.cli import outcome; from alignjax.core import shapes\n"
+        "import os, sys, time; from alignjax.cli import outcome; from alignjax.core import shapes\n"
         "def main():\n"
         "  if sys.argv[1] == 'usage': shapes.check_choice('a', 'x', ['y'])\n"
-        "  if sys.argv[1] == 'interrupt': os.kill(os.getpid(), 2)\n"
+        "  if sys.argv[1] == 'interrupt': os.kill(os.getpid(), 2); time.sleep(9)\n"
         "  return {}[sys.argv[1]]\n"
         "sys.exit(outcome.run_command(main, debug=False, log_folder=None))"
     )
