@@ -36,7 +36,7 @@ def losses(name, sizes, experts=False):
         return np.array(tiny.first_losses(name, model=EXPERTS if experts else None))
 
 
-FAST = {(name, "data4-model2") for name in ("reward", "dpo", "ppo")} | {
+FAST = {(name, "data4-model2") for name in ("dpo", "ppo")} | {
     ("dpo", "data2-model2-seq2"),
 }
 SHAPES = [

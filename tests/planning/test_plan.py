@@ -123,6 +123,7 @@ def test_evaluation_is_planned_apart_from_the_run(name, judged, machine):
         assert each.per_step == 0
 
 
+@pytest.mark.slow
 def test_held_trees_count_once(machine):
     """While PPO samples, Adam's moments and the frozen models lie beside the policy."""
     by_name = {each.name: each.memory for each in plan(make("ppo"), machine).programs}

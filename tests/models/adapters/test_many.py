@@ -84,6 +84,7 @@ def test_sampling_serves_each_row_its_own_adapter():
     assert len(rows) == 3
 
 
+@pytest.mark.slow
 def test_ranks_and_scales_belong_to_each_adapter():
     """Another rank, another alpha, rank-stabilised; and what drops out of each, with a key."""
     targets = ("query", "down")
