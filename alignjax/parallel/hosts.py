@@ -24,7 +24,8 @@ def check_rows(name: str, rows: int) -> None:
         )
 
 
-def _sharding(dimensions: int) -> NamedSharding:
+def sharding(dimensions: int) -> NamedSharding:
+    """Where an array of one entry a row lies on the mesh that is set."""
     spec = axes.spec(" ".join(["batch", *["slot"] * (dimensions - 1)]))
     return NamedSharding(jax.sharding.get_mesh(), spec)
 
@@ -37,7 +38,7 @@ def own_rows(rows: int) -> np.ndarray:
     """
     if not axes.has_mesh():
         return np.arange(rows)
-    held = _sharding(1).addressable_devices_indices_map((rows,)).values()
+    held = sharding(1).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
 
 
@@ -59,7 +60,7 @@ def to_global(batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[
             first = int(np.searchsorted(held, start))
             return x[first : first + stop - start]
 
-        return jax.make_array_from_callback((total, *x.shape[1:]), _sharding(x.ndim), part)
+        return jax.make_array_from_callback((total, *x.shape[1:]), sharding(x.ndim), part)
 
     return {name: place(np.asarray(x)) for name, x in batch.items()}
 

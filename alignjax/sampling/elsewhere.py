@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alignjax.models import model as models
 from alignjax.models import params as declared
-from alignjax.parallel import axes
+from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
 
 
@@ -41,7 +41,10 @@ def mesh_of(model: models.Model, model_axis: int) -> Mesh | None:
 
 
 def layouts(model: models.Model, params: Any, mesh: Mesh) -> Any:
-    """Where each parameter lies on a mesh; what adapters add to the base is whole everywhere."""
+    """Where each parameter lies on a mesh; what adapters add to the base is whole everywhere.
+
+    params: without a scalar head.
+    """
 
     def place(info: declared.ParamInfo, part: Any) -> Any:
         spec = axes.spec(info.axes)
@@ -50,16 +53,13 @@ def layouts(model: models.Model, params: Any, mesh: Mesh) -> Any:
         )
 
     with meshes.use(mesh):
-        bare = model.without_scalar(params)
-        return jax.tree.map(place, model.declared, bare, is_leaf=declared.is_info)
+        return jax.tree.map(place, model.declared, params, is_leaf=declared.is_info)
 
 
 def rows(mesh: Mesh, tree: Any) -> Any:
     """Where arrays of one entry a row lie on a mesh."""
     with meshes.use(mesh):
-        return jax.tree.map(
-            lambda x: NamedSharding(mesh, axes.spec("batch" + " slot" * (x.ndim - 1))), tree
-        )
+        return jax.tree.map(lambda x: hosts.sharding(x.ndim), tree)
 
 
 def moved(model: models.Model, generate: Callable[..., Any], model_axis: int) -> Callable[..., Any]:

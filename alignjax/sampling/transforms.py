@@ -38,8 +38,8 @@ def final_logits(logits: jax.Array, config: SamplingConfig) -> jax.Array:
     Reference: Fan et al. 2018 (top-k); Holtzman et al. 2020, section 3.1 (top-p).
     """
     # Sorting takes the whole vocabulary; drawing from all of it does not.
-    cut = config.temperature == 0 or config.top_k > 0 or config.top_p < 1
-    logits = axes.shard(logits.astype(jnp.float32), "batch slot" if cut else "batch vocab")
+    where = "batch slot" if config.is_truncated else "batch vocab"
+    logits = axes.shard(logits.astype(jnp.float32), where)
     if config.temperature == 0:
         best = jnp.argmax(logits, axis=-1)[:, None]
         return jnp.where(jnp.arange(logits.shape[-1])[None] == best, 0.0, -jnp.inf)

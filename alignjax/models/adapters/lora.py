@@ -73,7 +73,7 @@ class LoraConfig:
         return LowRank(
             down=None if site.partner else down,
             up=info(site.lead(rank, *site.outputs), f"{lead} rank {site.output_axes}", 0),
-            stretch=info(site.lead(*site.outputs), f"{lead} {_whole(site.output_axes)}", 0)
+            stretch=info(site.lead(*site.outputs), f"{lead} {axes.used(site.output_axes)}", 0)
             if self.dora
             else None,
             partner=site.partner,
@@ -101,11 +101,6 @@ class LoraConfig:
                 f"latent attention, where one matrix makes both; got {', '.join(self.targets)} "
                 "(adapter)."
             )
-
-
-def _whole(names: str) -> str:
-    """Axes of something as wide as activations, which the data axis does not shard."""
-    return axes.used(names)
 
 
 def _pattern(name: str, entries: tuple[str, ...], kind: Any) -> dict[str, Any]:
