@@ -1,6 +1,7 @@
 """Parameters declared with their shape, logical axes and initial law."""
 
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,14 @@ class ParamInfo(NamedTuple):
 def is_info(x: Any) -> bool:
     """Whether a node of a declared tree is a parameter."""
     return isinstance(x, ParamInfo)
+
+
+def with_info(f: Callable[[ParamInfo | None, Any], Any], infos: Any, tree: Any) -> Any:
+    """f(info, part) over a declared tree and one like it.
+
+    info is None where nothing is declared: `part` is None then, or what an adapter put there.
+    """
+    return jax.tree.map(f, infos, tree, is_leaf=lambda x: x is None or is_info(x))
 
 
 def init(infos: Any, key: jax.Array, dtype: Any) -> Any:

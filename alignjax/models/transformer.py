@@ -239,9 +239,7 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
 
         return jax.tree.map(move, part)
 
-    placed = jax.tree.map(
-        place, declare(config), used, is_leaf=lambda x: x is None or params.is_info(x)
-    )
+    placed = params.with_info(place, declare(config), used)
     return struct.replace(placed, scalar=weights.scalar)
 
 

@@ -12,7 +12,7 @@ from alignjax.algorithms import ppo
 from alignjax.data import corpus as corpora
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
-from alignjax.parallel import axes
+from alignjax.parallel import axes, hosts
 from alignjax.sampling import generate
 from alignjax.worlds import corpus as world_corpus
 
@@ -49,9 +49,7 @@ def corpus(config: experiment.Experiment) -> corpora.Corpus:
 
 def rows(columns: Mapping[str, Any], *sizes: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Global arrays [*sizes] with the layout of a batch; columns: dtype by name."""
-    names = " ".join(["batch", *["slot"] * (len(sizes) - 1)])
-    mesh = jax.sharding.get_mesh() if axes.has_mesh() else None
-    where = None if mesh is None else jax.sharding.NamedSharding(mesh, axes.spec(names))
+    where = hosts.sharding(len(sizes)) if axes.has_mesh() else None
     return {n: jax.ShapeDtypeStruct(sizes, t, sharding=where) for n, t in columns.items()}
 
 

@@ -46,14 +46,16 @@ def layouts(model: models.Model, params: Any, mesh: Mesh) -> Any:
     params: without a scalar head.
     """
 
-    def place(info: declared.ParamInfo, part: Any) -> Any:
-        spec = axes.spec(info.axes)
-        return jax.tree.map(
-            lambda x: NamedSharding(mesh, spec if x.shape == info.shape else PartitionSpec()), part
-        )
+    def place(info: declared.ParamInfo | None, part: Any) -> Any:
+        def where(x: jax.Array) -> NamedSharding:
+            if info is None or x.shape != info.shape:
+                return NamedSharding(mesh, PartitionSpec())
+            return NamedSharding(mesh, axes.spec(info.axes))
+
+        return jax.tree.map(where, part)
 
     with meshes.use(mesh):
-        return jax.tree.map(place, model.declared, params, is_leaf=declared.is_info)
+        return declared.with_info(place, model.declared, params)
 
 
 def rows(mesh: Mesh, tree: Any) -> Any:
