@@ -178,6 +178,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 SCALE_METHODS = ("pretrain", "sft", "reward", "dpo", "dpo-lora", "ppo")
+ALL_BUT_PPO = SCALE_METHODS[:-1]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -190,28 +191,28 @@ class Slice:
     remat: str = "attention"
     micro: dict[str, int] = dataclasses.field(default_factory=dict)  # micro-batches by method
     sampling: int = 8  # the model axis while sampling
+    methods: tuple[str, ...] = SCALE_METHODS  # those that it has room for, or need it
 
 
 def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
     """A method at the size of an open model: variant METHOD-SLICE, "dpo-lora-v5e16".
 
-    "" is SFT on the first slice; METHOD alone is on the first slice; tiny and micro are those of
-    hh_sft.
+    "" is SFT; METHOD alone is on the first slice that has it; tiny and micro are those of hh_sft.
 
     Raises:
       ValueError: another variant.
     """
     if variant in ("tiny", "micro"):
         return experiment(variant, "sft")
-    method, _, name = variant.rpartition("-")
-    if name not in slices:
-        method, name = variant, next(iter(slices))
-    method = method or "sft"
-    if method not in SCALE_METHODS:
+    names = [f"{method}-{name}" for name, chosen in slices.items() for method in chosen.methods]
+    wanted = variant or "sft"
+    full = next((n for n in names if wanted in (n, n.rpartition("-")[0])), "")
+    if not full:
         raise ValueError(
-            f"the variants are METHOD-SLICE of {', '.join(SCALE_METHODS)} and {', '.join(slices)}; "
-            f"tiny; micro; got {variant!r}."
+            f"the variants are {', '.join(names)}, those without their slice; tiny; micro; got "
+            f"{variant!r}."
         )
+    method, _, name = full.rpartition("-")
     stage, _, adapter = method.partition("-")
     config, chosen = experiment("", stage), slices[name]
     rows, tokens = chosen.rows, chosen.length

@@ -16,7 +16,6 @@ from alignjax.lifecycles import human, review
 from alignjax.models import transformer
 from alignjax.parallel import axes, mesh
 from alignjax.training import loop, optim, update
-from experiments import common
 
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
@@ -54,7 +53,7 @@ def test_presets_fill_their_slices(path):
     """Every method on every slice: rows for each device, and as many tokens a step."""
     module = load(path)
     for name, chosen in module.SLICES.items():
-        for method in common.SCALE_METHODS:
+        for method in chosen.methods:
             config = module.get_config(f"{method}-{name}")
             shards = config.mesh.replica * config.mesh.data * config.mesh.expert
             assert config.loop.batch_size % (shards * config.loop.micro_batches) == 0, (
@@ -65,6 +64,15 @@ def test_presets_fill_their_slices(path):
             tokens = pairs * config.loop.batch_size * config.data.length
             assert tokens == chosen.rows * chosen.length
             config.model.validate()
+
+
+def test_a_method_alone_is_on_the_first_slice_that_has_it():
+    module = load(pathlib.Path("experiments/scale_30b_a3b.py"))
+    assert module.get_config("") == module.get_config("sft-v5p8")
+    assert module.get_config("dpo-lora") == module.get_config("dpo-lora-v5p8")
+    assert module.get_config("ppo") == module.get_config("ppo-v5p16")
+    with pytest.raises(ValueError, match="variants are pretrain-v5p8"):
+        module.get_config("ppo-v5p8")
 
 
 def test_lifecycle_classes():

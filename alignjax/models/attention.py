@@ -250,17 +250,20 @@ def attention(
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
     key, value = (axes.shard(a.astype(x.dtype), "batch kv slot head") for a in (key, value))
+    scale = config.query_scale or config.head_dim**-0.5
+    if view.kernel == "splash":
+        # As the kernel reads it: what the backward pass keeps is neither scaled nor moved again.
+        query = axes.in_memory((query * scale).astype(query.dtype), (0, 2, 3, 1, 4))
+        scale = 1.0
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
-    law: dict[str, Any] = {
-        "scale": config.query_scale or config.head_dim**-0.5,
-        "softcap": config.attention_softcap,
-    }
+    law: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}
     if weights.prefix is None:
         mixed = look(config, view, query, key, value, **law)
     else:
         plain = functools.partial(attend, query, **law)
         mixed = weights.prefix.attend(plain, key, value, view.mask)
-    mixed = checkpoint_name(mixed, "mixed")
+    if view.kernel != "splash":  # which names its own result
+        mixed = checkpoint_name(mixed, "mixed")
     return layers.linear(
         "btkgh,kghd->btd",
         mixed,

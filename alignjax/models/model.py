@@ -28,6 +28,7 @@ class Model(NamedTuple):
     declared: the tree of ParamInfo that `init` fills; None where the model does not say.
     drops_out: whether `bind` with a key is random.
     prepare: params, bound -> the same as decoding reads them, for one rollout.
+    apart: what `prepare` gives -> the same as single tokens read it, many times over.
     """
 
     init: Callable[[jax.Array], Params]
@@ -46,3 +47,4 @@ class Model(NamedTuple):
     hidden_and_penalties: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
     drops_out: bool = False
     prepare: Callable[[Params], Params] = lambda params: params
+    apart: Callable[[Params], Params] = lambda params: params

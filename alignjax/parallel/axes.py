@@ -48,10 +48,23 @@ def axis_size(name: str) -> int:
     return math.prod(mesh.shape[a] for a in mesh_axes(name))
 
 
+_PLATFORM: contextvars.ContextVar[str] = contextvars.ContextVar("platform", default="")
+
+
+@contextlib.contextmanager
+def on(platform: str) -> Iterator[None]:
+    """What is traced inside is for this platform: of one device that is not here no mesh tells."""
+    token = _PLATFORM.set(platform)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
 def platform() -> str:
     """What programs traced here run on: "cpu", "gpu" or "tpu"; the mesh's devices if there are."""
     device = get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    return (_PLATFORM.get() or jax.default_backend()) if device is None else device.platform
 
 
 _WHOLE: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("whole", default=())

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from alignjax import experiment
+from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
 from alignjax.planning import abstract, analytic, gradients, hlo, programs, schedule
 from alignjax.planning import collectives as exchanges
@@ -163,7 +164,9 @@ def examine(
         arguments = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), arguments
         )
-    with meshes.use(call.mesh) if call.mesh is not None else contextlib.nullcontext():
+    target = "tpu" if machine.kind == "tpu" else ""
+    own = meshes.use(call.mesh) if call.mesh is not None else contextlib.nullcontext()
+    with own, axes.on(target):
         lowered = call.run.lower(*arguments)
     if call.mesh is not None:
         mesh = dict(call.mesh.shape)

@@ -10,6 +10,7 @@ from alignjax.planning import gradients, kernels, planner
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 WIDTH = 40  # characters of a bar
 MARKS = {"parameters": "P", "optimizer": "O", "frozen": "F", "batch": "B", "other": "."}
+SPENT = {"matmul": "M", "vector": "V", "kernels": "K", "copies": "C", "exposed": "W"}
 
 
 def size(count: float) -> str:
@@ -83,6 +84,9 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
             f"collectives {duration(estimate.exposed)} ({duration(estimate.hidden)} hidden); "
             f"roofline {duration(found.roofline)}"
         )
+        spent = {mark: getattr(estimate, name) / estimate.total for name, mark in SPENT.items()}
+        bar = "".join(mark * round(WIDTH * share) for mark, share in spent.items())
+        lines.append(f"    [{bar.ljust(WIDTH)}] M matmul V vector K kernels C copies W waiting")
         lines += [f"      {duration(s):>8}  {name}" for name, s in estimate.slowest[:4]]
     elif found.roofline:
         lines.append(f"    time at least {duration(found.roofline)} by the roofline")

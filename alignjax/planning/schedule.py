@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from alignjax.planning import collectives, hlo, kernels, topology
 
+MOVES = ("copy-start", "slice-start")  # beside computation
 MATMUL = re.compile(r"convolution|dot")
 KINDS = ("matmul", "vector", "kernels", "copies", "exposed", "wire")
 
@@ -15,9 +16,9 @@ class Estimate(NamedTuple):
 
     matmul, vector: computation. kernels: hand-written ones, whose time is their FLOPs at
     `kernels.EFFICIENCY` of the peak. copies: moves that have no cycles of their own, at HBM's
-    speed. exposed: waiting for collectives. hidden: wire time beside computation. cycles: whether
-    the compiler gave any; without them nothing here is meant. slowest: (operation, seconds) of
-    those that take most.
+    speed; of those beside computation, the wait for their end. exposed: waiting for collectives.
+    hidden: wire time beside computation. cycles: whether the compiler gave any; without them
+    nothing here is meant. slowest: (operation, seconds) of those that take most.
     """
 
     total: float
@@ -31,9 +32,16 @@ class Estimate(NamedTuple):
     kernels: float = 0.0
 
 
+def _moved(each: hlo.Instruction) -> int:
+    """Bytes that an asynchronous move takes of HBM: both ways unless an end is in fast memory."""
+    source, made = each.arrays[:2]
+    return (source.in_hbm + made.in_hbm) * made.bytes
+
+
 class _Replay:
-    """The schedule in order: computation takes its cycles, an asynchronous collective runs beside
-    what is scheduled before its end, and one link carries one collective at a time."""
+    """The schedule in order: computation takes its cycles, an asynchronous collective or move runs
+    beside what is scheduled before its end, one link carries one collective at a time, and HBM
+    serves one move at a time."""
 
     def __init__(
         self,
@@ -78,8 +86,9 @@ class _Replay:
     def computation(self, name: str, scale: float) -> float:
         """Seconds of one run of a computation."""
         where = self.program.computations[name]
-        now = free = 0.0
+        now = free = memory = 0.0
         ends: dict[str, float] = {}
+        moves: dict[str, float] = {}
         for each in where.values():
             if each.opcode == "while":
                 found = hlo.trips(self.program, where, each)
@@ -90,6 +99,14 @@ class _Replay:
             if each.opcode in ("call", "conditional"):
                 inner = [self.computation(n, scale) for n in each.called]
                 now += max(inner, default=0.0)
+                continue
+            if each.opcode in MOVES and self.chip.bandwidth:
+                memory = max(now, memory) + _moved(each) / self.chip.bandwidth
+                moves[each.name] = memory
+                continue
+            if each.operands and each.operands[0] in moves:
+                wait = max(moves.pop(each.operands[0]) - now, 0.0)
+                now += self.add("copies", wait, scale)
                 continue
             own = collectives.read(each, where, name, self.mesh)
             label = collectives.rendezvous(each) or each.name

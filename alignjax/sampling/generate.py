@@ -90,6 +90,7 @@ def make_generate(
         hidden, cache = model.hidden(
             params, prompts, positions=positions, segments=segments, cache=cache
         )
+        params = model.apart(params)
         last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
         logits = step_logits(params, jnp.take_along_axis(hidden, last, axis=1))
 

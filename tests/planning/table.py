@@ -8,7 +8,6 @@ import json
 import pathlib
 
 from alignjax.planning import report
-from experiments import common
 
 ROOT = pathlib.Path(__file__).parents[2]
 PLANS = pathlib.Path(__file__).with_name("plans.jsonl")
@@ -50,16 +49,17 @@ attention in full, recomputation included).
 - **Time** replays the compiler's schedule: each fusion takes its `estimated_cycles` at the chip's
   clock (peak FLOP/s over the matrix units' FLOPs a cycle); a collective takes its bytes over the
   links of the torus dimensions that its group may span; asynchronous ones run beside what is
-  scheduled before their end, one at a time. Moves without cycles go at HBM's speed. Where the
-  compiler gives no cycles (CPU, GPU, TPU7x) the time is the roofline, and is labelled so.
+  scheduled before their end, one at a time. Moves without cycles go at HBM's speed, those to
+  fast memory beside computation too. Where the compiler gives no cycles (CPU, GPU, TPU7x) the time is the roofline, and is labelled so.
 - **MFU** is useful work over peak: no recomputation, and of causal attention only the half that
   counts. Counting attention in full, as some do, gives a larger figure.
 - **cuda:N** compiles XLA's CPU programs in the GPUs' place: layouts, collectives and FLOPs hold,
   temporaries are only near.
 - An overflow at compile time is a verdict (exit code 1) with the largest arrays. Sizes that do not
   fit each other, or an unknown topology, end with one line and exit code 2 before any compile.
-- **v5p** is compiled with the options that its runs should have, printed as LIBTPU_INIT_ARGS by
-  the plan: its sparse cores then gather weights beside the computation.
+- **v5p and v6e** are compiled with the options that their runs should have, printed as
+  LIBTPU_INIT_ARGS by the plan: sparse cores then move weights beside the computation, and v6e's
+  matrix products have more of its fast memory.
 - **Evaluation** is a command of its own after a run: its programs are planned at the rows that it
   takes by default, and are no part of a step (`--evaluation=false` leaves them out).
 - **Kernels** (splash attention, grouped products of experts) carry neither cycles nor FLOPs: both
@@ -151,8 +151,8 @@ def missing(plans: list[dict]) -> str:
     found = []
     for size in ("1b", "8b", "70b", "30b_a3b", "671b"):
         module = importlib.import_module(f"experiments.scale_{size}")
-        for name in module.SLICES:
-            methods = [m for m in common.SCALE_METHODS if f"scale_{size}:{m}-{name}" not in known]
+        for name, chosen in module.SLICES.items():
+            methods = [m for m in chosen.methods if f"scale_{size}:{m}-{name}" not in known]
             if methods and name != "gpu8":
                 found.append(f"{size} on {name}: {', '.join(methods)}")
     return "; ".join(found) or "none"

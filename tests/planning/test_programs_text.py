@@ -141,6 +141,28 @@ def test_an_asynchronous_collective_hides_behind_what_runs_before_its_end(cycles
     assert collectives.totals(made, {"data": 8})[0].overlapping == 7 * 4096
 
 
+MOVE = """HloModule m, is_scheduled=true
+
+ENTRY %main (a: f32[8192]) -> f32[8192] {
+  %a = f32[8192]{0} parameter(0)
+  %s = ((f32[8192]{0}), f32[8192]{0:T(1024)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:8192]}
+  %f = f32[1024]{0} fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"CYCLES"}
+  ROOT %d = f32[8192]{0:T(1024)S(1)} slice-done(%s)
+}
+"""
+
+
+@pytest.mark.parametrize("cycles", [0, 20, 10**6])
+def test_a_move_to_fast_memory_hides_behind_what_runs_before_its_end(cycles):
+    machine = topology.Machine("v5e:2x4", 1, topology.CHIPS["v5e"], "tpu", [])
+    found = schedule.replay(hlo.parse(MOVE.replace("CYCLES", str(cycles))), machine, {"data": 8})
+    moved = 4 * 8192 / 0.81e12  # read once; to HBM it would be written there too
+    assert found.total == pytest.approx(max(moved, cycles / 1.5e9))
+    assert found.copies == pytest.approx(max(moved - cycles / 1.5e9, 0.0))
+    there = MOVE.replace("CYCLES", "0").replace("T(1024)S(1)", "T(1024)")
+    assert schedule.replay(hlo.parse(there), machine, {}).total == pytest.approx(2 * moved)
+
+
 SLICES = """HloModule m, is_scheduled=true
 
 ENTRY %main (a: f32[1024]) -> f32[1024] {

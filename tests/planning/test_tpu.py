@@ -31,6 +31,13 @@ def test_a_tiny_run_on_a_slice():
     assert 0 < found["estimated_mfu"] < 1
 
 
+def test_one_chip_has_its_kernels_without_a_mesh():
+    found = plan("--config=experiments/hh_sft.py:micro", "--topology=v5e:1x1", "--evaluation=false")
+    update = found["programs"][1]
+    assert update["kernel_flops"] > 0
+    assert update["flops"] == pytest.approx(update["work"]["run"], rel=0.03)
+
+
 def test_an_overflow_is_a_verdict():
     """A batch of 400,000 rows: the compiler itself refuses."""
     found = plan(

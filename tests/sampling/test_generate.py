@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from alignjax.core import errors
-from alignjax.parallel import hosts
+from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import generate, transforms
 from tests.models import tiny
@@ -70,6 +70,19 @@ def test_log_probabilities_equal_teacher_forcing(drawn, weights):
         scored = reference.token_logprobs(weights, drawn.tokens[i, :n], CONFIG)
         at = slice(LENGTHS[i], n)
         np.testing.assert_allclose(drawn.logprobs[i, at], scored[LENGTHS[i] - 1 :], atol=2e-5)
+
+
+def test_layers_apart_as_on_a_tpu_draw_the_same(drawn, weights):
+    with axes.on("tpu"):
+        apart = sampler()(weights, PROMPTS, LENGTHS, jax.random.key(0))
+    assert len(jax.eval_shape(_apart_on_tpu, weights).blocks) == CONFIG.layers > 1
+    np.testing.assert_array_equal(apart.tokens, drawn.tokens)
+    np.testing.assert_allclose(apart.logprobs, drawn.logprobs, atol=2e-6)
+
+
+def _apart_on_tpu(weights):
+    with axes.on("tpu"):
+        return tiny.model().apart(weights)
 
 
 def test_greedy_rows_equal_each_prompt_alone(weights):
