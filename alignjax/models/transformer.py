@@ -200,7 +200,7 @@ def _hidden(
 
     stacks = [numbers for _, numbers in config.stacks()]
     if len(weights.blocks) > len(stacks):  # each layer apart
-        stacks = [[n] for numbers in stacks for n in numbers]
+        stacks = [range(n, n + 1) for numbers in stacks for n in numbers]
     for block, numbers in zip(weights.blocks, stacks, strict=True):
         each = (block, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
         unroll = min(config.unroll, len(numbers))
