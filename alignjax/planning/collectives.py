@@ -149,6 +149,7 @@ def read(
 def totals(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> list[Total]:
     """All collectives of a program, loops counted, by kind and axes; the largest first."""
     found: dict[tuple[str, str], Any] = {}
+    beside = hlo.asynchronous(program)
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
         for each in where.values():
@@ -156,7 +157,7 @@ def totals(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) 
             if made is None or made.devices == 1:
                 continue
             sums = found.setdefault((made.kind, made.axes), np.zeros(4))
-            over = made.wire if made.overlaps else 0.0
+            over = made.wire if made.overlaps or name in beside else 0.0
             sums += times * np.array([1.0, made.payload, made.wire, over])
     made_totals = [Total(*key, *map(float, sums)) for key, sums in found.items()]
     return sorted(made_totals, key=lambda total: -total.wire)

@@ -192,6 +192,26 @@ def visits(program: Program, unknown: float = 1.0) -> dict[str, float]:
     return counts
 
 
+def beneath(program: Program, each: Instruction) -> Iterator[str]:
+    """The computations that an instruction calls, and those that these call."""
+    for name in each.called:
+        if name in program.computations:
+            yield name
+            for inner in program.computations[name].values():
+                yield from beneath(program, inner)
+
+
+def asynchronous(program: Program) -> set[str]:
+    """The computations that run beside others, as on a v5p's sparse cores."""
+    return {
+        name
+        for where in program.computations.values()
+        for each in where.values()
+        if each.opcode == "async-start"
+        for name in beneath(program, each)
+    }
+
+
 def every(program: Program, unknown: float = 1.0) -> Iterator[tuple[Computation, Instruction, str]]:
     """(its computation, instruction, the computation's name) of all that is reached."""
     for name in visits(program, unknown):

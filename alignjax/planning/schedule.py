@@ -74,6 +74,17 @@ class _Replay:
                     return made, inner.attribute(r'chain_id="(\d+)"')
         return None
 
+    def beside_others(self, each: hlo.Instruction) -> float:
+        """Seconds on the wire of what an async-start runs beside the computation."""
+        total = 0.0
+        for name in hlo.beneath(self.program, each):
+            where = self.program.computations[name]
+            for inner in where.values():
+                made = collectives.read(inner, where, name, self.mesh)
+                if made is not None:
+                    total += collectives.seconds(made, self.chip, topology.NETWORK)
+        return total
+
     def ended(self, each: hlo.Instruction) -> str:
         """The chain whose end a fusion awaits."""
         for name in each.called:
@@ -89,6 +100,7 @@ class _Replay:
         now = free = memory = 0.0
         ends: dict[str, float] = {}
         moves: dict[str, float] = {}
+        waiting: dict[str, float] = {}  # begun without its operands, which an update brings
         for each in where.values():
             if each.opcode == "while":
                 found = hlo.trips(self.program, where, each)
@@ -107,6 +119,19 @@ class _Replay:
             if each.operands and each.operands[0] in moves:
                 wait = max(moves.pop(each.operands[0]) - now, 0.0)
                 now += self.add("copies", wait, scale)
+                continue
+            if each.opcode in ("async-start", "async-update"):
+                first = each.operands[0] if each.operands else ""
+                wire = waiting.pop(first, 0.0) or self.beside_others(each)
+                if not first:
+                    waiting[each.name] = wire
+                    continue
+                if wire:
+                    self.add("wire", wire, scale)
+                    free = max(now, free) + wire
+                    ends[each.name] = free
+                elif first in ends:  # a further step of one that runs
+                    ends[each.name] = ends.pop(first)
                 continue
             own = collectives.read(each, where, name, self.mesh)
             label = collectives.rendezvous(each) or each.name

@@ -34,23 +34,36 @@ class Chip(NamedTuple):
         return " ".join(f"--{name}={str(value).lower()}" for name, value in self.options)
 
 
-# Without these v5p's compiler gathers weights as blocking sums of arrays that are mostly zeros; its
-# sparse cores gather beside the computation. libtpu refuses options that a chip does not have.
-V5P_OPTIONS = (
+# Fast memory that a fusion may use, of 128 MiB; the defaults are 16 and 32 MiB. With more, a matrix
+# product reads its tiles fewer times, and what a decoding step streams from HBM comes faster.
+VMEM = "xla_tpu_scoped_vmem_limit_kib"
+V5E_OPTIONS = ((VMEM, 32768),)
+
+# Without these the compiler gathers weights as blocking sums of arrays that are mostly zeros, and
+# sums gradients whole; sparse cores gather and reduce-scatter beside the computation. libtpu refuses
+# options that a chip does not have.
+SPARSE_CORES = (
     ("xla_tpu_enable_sparse_core_collective_offload_all_gather", True),
-    ("xla_tpu_enable_sparse_core_collective_offload_3d_all_gather", True),
+    ("xla_tpu_enable_sparse_core_collective_offload_reduce_scatter", True),
+    ("xla_tpu_enable_sparse_core_collective_offload_nd_reduce_scatter", True),
     ("xla_tpu_prefer_async_allgather_to_allreduce", True),
     ("xla_enable_async_all_gather", True),
     ("xla_tpu_enable_async_collective_fusion_fuse_all_gather", False),
 )
-
-# The default is 32 MiB of v6e's 128: with more, a tile of a matrix product is read fewer times.
-V6E_OPTIONS = (("xla_tpu_scoped_vmem_limit_kib", 65536),)
+V5P_OPTIONS = (
+    *SPARSE_CORES,
+    ("xla_tpu_enable_sparse_core_collective_offload_3d_all_gather", True),
+)
+V6E_OPTIONS = (
+    *SPARSE_CORES,
+    ("xla_tpu_enable_sparse_core_collective_offload_2d_all_gather", True),
+    (VMEM, 98304),
+)
 
 # Vendors' public pages. A v4 or v5p device is a whole chip; tpu7x counts two devices a chip.
 CHIPS = {
     "v4": Chip("TPU v4", 32 * GIB, 1.2e12, 275e12, 45e9, 3, 1.05e9),
-    "v5e": Chip("TPU v5e", 16 * GIB, 0.81e12, 197e12, 45e9, 2, 1.5e9),
+    "v5e": Chip("TPU v5e", 16 * GIB, 0.81e12, 197e12, 45e9, 2, 1.5e9, V5E_OPTIONS),
     "v5p": Chip("TPU v5p", 95 * GIB, 2.765e12, 459e12, 90e9, 3, 1.75e9, V5P_OPTIONS),
     "v6e": Chip("TPU v6e", 32 * GIB, 1.64e12, 918e12, 90e9, 2, 1.75e9, V6E_OPTIONS),
     "tpu7x": Chip("TPU7x core", 96 * GIB, 3.69e12, 1153.5e12, 90e9, 3, 0.0),

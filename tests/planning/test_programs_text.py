@@ -141,6 +141,42 @@ def test_an_asynchronous_collective_hides_behind_what_runs_before_its_end(cycles
     assert collectives.totals(made, {"data": 8})[0].overlapping == 7 * 4096
 
 
+SPARSE_CORE = """HloModule m, is_scheduled=true
+
+%inner (p: f32[1024]) -> f32[8192] {
+  %p = f32[1024]{0} parameter(0)
+  ROOT %g = f32[8192]{0} all-gather(%p), replica_groups=[1,8]<=[8]
+}
+
+%outer (q: f32[1024]) -> f32[8192] {
+  %q = f32[1024]{0} parameter(0)
+  ROOT %c = f32[8192]{0} custom-call(%q), custom_call_target="x", called_computations={%inner}
+}
+
+ENTRY %main (a: f32[1024]) -> f32[8192] {
+  %a = f32[1024]{0} parameter(0)
+  %s = ((), (), s32[8]) async-start(), calls=%outer
+  %e = f32[1024]{0} fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"1500"}
+  %u = ((f32[1024]{0}), f32[8192]{0}, s32[8]) async-update(%s, %e)
+  %f = f32[1024]{0} fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"CYCLES"}
+  ROOT %d = f32[8192]{0} async-done(%u)
+}
+"""
+
+
+@pytest.mark.parametrize(("cycles", "exposed"), [(0, 1.0), (10**9, 0.0)])
+def test_a_collective_of_a_sparse_core_runs_from_its_operand_to_its_end(cycles, exposed):
+    machine = topology.Machine("v5p:2x2x2", 1, topology.CHIPS["v5p"], "tpu", [])
+    made = hlo.parse(SPARSE_CORE.replace("CYCLES", str(cycles)))
+    found = schedule.replay(made, machine, {"data": 8})
+    wire = 7 * 4096 / (90e9 * 4)  # along two of the torus's dimensions
+    assert found.exposed == pytest.approx(exposed * wire)
+    assert found.hidden == pytest.approx((1 - exposed) * wire)
+    assert found.total == pytest.approx(1500 / 1.75e9 + max(wire, cycles / 1.75e9))
+    (total,) = collectives.totals(made, {"data": 8})
+    assert (total.times, total.wire, total.overlapping) == (1, 7 * 4096, 7 * 4096)
+
+
 MOVE = """HloModule m, is_scheduled=true
 
 ENTRY %main (a: f32[8192]) -> f32[8192] {

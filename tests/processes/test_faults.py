@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 LONG = "config.loop.steps = 400; config.optim.schedule = 'constant'; config.optim.warmup_steps = 0"
 
 
-def begin(folder, fault="", **options):
-    """(workdir, processes) of a run that is in the middle of its steps."""
-    config = launch.config_file(folder, LONG, fault)
+def begin(folder, fault="", config=None, **options):
+    """(workdir, processes) of a run that has just been started, of the tiny SFT or a config."""
+    config = config or launch.config_file(folder, LONG, fault)
     workdir = folder / "run"
     processes = launch.start(
         folder / "logs", "train", f"--config={config}", f"--workdir={workdir}", **options
@@ -32,11 +32,11 @@ def ended(processes, seconds=launch.DEADLINE):
     return codes
 
 
-def finish_both(tmp_path, workdir):
+def finish_both(tmp_path, workdir, config=None):
     """Lets the run end with fewer steps left, and compares it with an undisturbed one."""
     done = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     total = done + 8
-    config = launch.config_file(tmp_path, LONG)
+    config = config or launch.config_file(tmp_path, LONG)
     for name in (workdir, tmp_path / "whole"):
         argv = ("train", f"--config={config}", f"--config.loop.steps={total}")
         launch.run(tmp_path / f"logs-{name.name}", *argv, f"--workdir={name}")
@@ -70,6 +70,32 @@ def test_a_dead_or_frozen_peer_ends_the_others(tmp_path, how, victim):
         processes.kill()
     if (how, victim) == (signal.SIGKILL, 1):
         finish_both(tmp_path, workdir)
+
+
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [
+        ("reward", signal.SIGKILL),
+        ("dpo-1", signal.SIGKILL),
+        ("ppo-0.3", signal.SIGKILL),
+        ("ppo-0.3", signal.SIGTERM),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_method_goes_on_bit_for_bit(tmp_path, lifecycle, stage, how):
+    often = f"{LONG}; config.loop.checkpoint_every = 4; config.loop.log_every = 1"
+    config = cli.stage_config(tmp_path, lifecycle / stage, often)
+    workdir, processes = begin(tmp_path, config=config)
+    try:
+        processes.wait_for_steps(workdir, 6)
+        processes.wait_for_save(workdir, 4)
+        processes.started[1].send_signal(how)
+        codes = [process.wait(launch.DEADLINE) for process in processes.started]
+    finally:
+        processes.kill()
+    assert 0 not in codes
+    assert how != signal.SIGTERM or codes == [143, 143], processes.report()
+    finish_both(tmp_path, workdir, config)
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.ci)])

@@ -60,14 +60,6 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert processes.err(1) == ""
 
 
-@pytest.fixture(scope="module")
-def lifecycle(tmp_path_factory):
-    """The folder of a lifecycle of one process on 4 devices: SFT, reward, DPO, PPO and report."""
-    folder = tmp_path_factory.mktemp("lifecycle")
-    launch.run(folder / "logs", "run", *MICRO, f"--workdir={folder / 'one'}", count=1, devices=4)
-    return folder / "one"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.ci), 4])
 def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecycle, count):
