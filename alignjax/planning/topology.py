@@ -40,8 +40,8 @@ VMEM = "xla_tpu_scoped_vmem_limit_kib"
 V5E_OPTIONS = ((VMEM, 32768),)
 
 # Without these the compiler gathers weights as blocking sums of arrays that are mostly zeros, and
-# sums gradients whole; sparse cores gather and reduce-scatter beside the computation. libtpu refuses
-# options that a chip does not have.
+# sums gradients whole; sparse cores gather and reduce-scatter beside the computation. libtpu
+# refuses options that a chip does not have.
 SPARSE_CORES = (
     ("xla_tpu_enable_sparse_core_collective_offload_all_gather", True),
     ("xla_tpu_enable_sparse_core_collective_offload_reduce_scatter", True),
