@@ -38,6 +38,30 @@ def _moved(each: hlo.Instruction) -> int:
     return (source.in_hbm + made.in_hbm) * made.bytes
 
 
+class _Place:
+    """Where the replay of a computation stands, in seconds from its begin.
+
+    free: when the links ("exposed") and HBM ("copies") are next free. ends: of what runs beside the
+    computation, by name: which of the two it has, and until when. due: seconds on the wire of what
+    has no operands yet.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.free = {"exposed": 0.0, "copies": 0.0}
+        self.ends: dict[str, tuple[str, float]] = {}
+        self.due: dict[str, float] = {}
+
+    def begin(self, kind: str, name: str, seconds: float) -> None:
+        self.free[kind] = max(self.now, self.free[kind]) + seconds
+        self.ends[name] = kind, self.free[kind]
+
+    def awaited(self, name: str) -> tuple[str, float]:
+        """(what is waited for, seconds) at the end of what was begun; none if it was not."""
+        kind, end = self.ends.pop(name, ("exposed", self.now))
+        return kind, max(end - self.now, 0.0)
+
+
 class _Replay:
     """The schedule in order: computation takes its cycles, an asynchronous collective or move runs
     beside what is scheduled before its end, one link carries one collective at a time, and HBM
@@ -97,63 +121,61 @@ class _Replay:
     def computation(self, name: str, scale: float) -> float:
         """Seconds of one run of a computation."""
         where = self.program.computations[name]
-        now = free = memory = 0.0
-        ends: dict[str, float] = {}
-        moves: dict[str, float] = {}
-        waiting: dict[str, float] = {}  # begun without its operands, which an update brings
+        at = _Place()
         for each in where.values():
             if each.opcode == "while":
                 found = hlo.trips(self.program, where, each)
                 rounds = self.unknown if found is None else found
                 body = each.attribute(r"body=%([^\s,]+)")
-                now += rounds * self.computation(body, scale * rounds)
-                continue
-            if each.opcode in ("call", "conditional"):
+                at.now += rounds * self.computation(body, scale * rounds)
+            elif each.opcode in ("call", "conditional"):
                 inner = [self.computation(n, scale) for n in each.called]
-                now += max(inner, default=0.0)
-                continue
-            if each.opcode in MOVES and self.chip.bandwidth:
-                memory = max(now, memory) + _moved(each) / self.chip.bandwidth
-                moves[each.name] = memory
-                continue
-            if each.operands and each.operands[0] in moves:
-                wait = max(moves.pop(each.operands[0]) - now, 0.0)
-                now += self.add("copies", wait, scale)
-                continue
-            if each.opcode in ("async-start", "async-update"):
-                first = each.operands[0] if each.operands else ""
-                wire = waiting.pop(first, 0.0) or self.beside_others(each)
-                if not first:
-                    waiting[each.name] = wire
-                    continue
-                if wire:
-                    self.add("wire", wire, scale)
-                    free = max(now, free) + wire
-                    ends[each.name] = free
-                elif first in ends:  # a further step of one that runs
-                    ends[each.name] = ends.pop(first)
-                continue
-            own = collectives.read(each, where, name, self.mesh)
-            label = collectives.rendezvous(each) or each.name
-            begun = (own, label) if own else self.started(each) if each.called else None
-            now += self.compute(each, scale, begun is not None)
-            now += self.kernel(each, where, scale)
-            if begun is not None:
-                made, chain = begun
-                wire = collectives.seconds(made, self.chip, topology.NETWORK)
-                self.add("wire", wire, scale)
-                free = max(now, free) + wire
-                if made.overlaps:
-                    ends[chain] = free
-                else:
-                    now += self.add("exposed", free - now, scale)
-                continue
-            chain = each.operands[0] if each.opcode.endswith("-done") and each.operands else ""
-            if each.opcode == "recv-done" and chain in where:
-                chain = collectives.rendezvous(where[chain])
-            end = ends.pop(chain or self.ended(each), now)
-            now += self.add("exposed", max(end - now, 0.0), scale)
-        return now
+                at.now += max(inner, default=0.0)
+            elif each.opcode in MOVES and self.chip.bandwidth:
+                at.begin("copies", each.name, _moved(each) / self.chip.bandwidth)
+            elif each.opcode in ("async-start", "async-update"):
+                self.step_of_async(at, each, scale)
+            else:
+                self.instruction(at, each, where, name, scale)
+        return at.now
+
+    def step_of_async(self, at: _Place, each: hlo.Instruction, scale: float) -> None:
+        """What another core runs: its collectives begin when their operands are there."""
+        first = each.operands[0] if each.operands else ""
+        if not first:  # an update brings them
+            at.due[each.name] = self.beside_others(each)
+            return
+        wire = at.due.pop(first, 0.0) or self.beside_others(each)
+        if wire:
+            self.add("wire", wire, scale)
+            at.begin("exposed", each.name, wire)
+        elif first in at.ends:  # a further step of one that runs
+            at.ends[each.name] = at.ends.pop(first)
+
+    def instruction(
+        self, at: _Place, each: hlo.Instruction, where: hlo.Computation, name: str, scale: float
+    ) -> None:
+        """Computation, a collective that it starts, or the wait for one."""
+        own = collectives.read(each, where, name, self.mesh)
+        label = collectives.rendezvous(each) or each.name
+        begun = (own, label) if own else self.started(each) if each.called else None
+        at.now += self.compute(each, scale, begun is not None)
+        at.now += self.kernel(each, where, scale)
+        if begun is not None:
+            made, chain = begun
+            wire = collectives.seconds(made, self.chip, topology.NETWORK)
+            self.add("wire", wire, scale)
+            at.begin("exposed", chain, wire)
+            if made.overlaps:
+                return
+        elif each.opcode == "recv-done" and each.operands and each.operands[0] in where:
+            chain = collectives.rendezvous(where[each.operands[0]])
+        elif each.opcode.endswith("-done") and each.operands:
+            chain = each.operands[0]
+        else:
+            chain = self.ended(each)
+        kind, wait = at.awaited(chain)
+        at.now += self.add(kind, wait, scale)
 
     def note(self, name: str, time: float) -> None:
         self.by_source[name] = self.by_source.get(name, 0.0) + time
