@@ -27,8 +27,8 @@ class Model(NamedTuple):
       padding. None where the model has no such losses.
     declared: the tree of ParamInfo that `init` fills; None where the model does not say.
     drops_out: whether `bind` with a key is random.
+    narrow: params, bound -> the same in the precision of decoding and without the scalar head.
     prepare: params, bound -> the same as decoding reads them, for one rollout.
-    apart: what `prepare` gives -> the same as single tokens read it, many times over.
     """
 
     init: Callable[[jax.Array], Params]
@@ -46,5 +46,5 @@ class Model(NamedTuple):
     declared: Any = None
     hidden_and_penalties: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
     drops_out: bool = False
+    narrow: Callable[[Params], Params] = lambda params: params
     prepare: Callable[[Params], Params] = lambda params: params
-    apart: Callable[[Params], Params] = lambda params: params

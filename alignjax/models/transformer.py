@@ -216,13 +216,10 @@ def _hidden(
 _INNER = ("embed", "head")
 
 
-def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
-    """The weights as every decoding step reads them: cast, and gathered from the data axis.
-
-    Done once, before the loop; each step would do it again for every token.
-    """
+def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
+    """The weights without the head, in the compute dtype, where they lie."""
     dtype = jnp.dtype(config.compute_dtype)
-    used = struct.replace(
+    return struct.replace(
         weights,
         embed=weights.embed.astype(dtype),
         blocks=tuple(_cast(block, dtype) for block in weights.blocks),
@@ -230,38 +227,44 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
         scalar=None,
     )
 
+
+def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
+    """The weights as every decoding step reads them: cast, and gathered from the data axis.
+
+    Done once, before the loop; each step would do it again for every token. On TPU each layer's
+    weights get arrays of their own, as many stacks as layers: libtpu moves whole arrays to fast
+    memory while others are computed with, but waits for HBM in a product with a part of a stack,
+    which takes a third longer, and copies the part for a grouped product.
+    """
+
     def place(info: params.ParamInfo | None, part: Any) -> Any:
         if info is None:  # nothing, or what an adapter put beside the weights
             return part
         names = axes.used(info.axes)
-        # What is contracted stands beside the heads' own axis, as the products of one token want.
-        order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in _INNER))
+        # What is contracted stands beside the heads' own axis, as the products of one token want;
+        # grouped products want their experts as they are.
+        inner = () if "experts" in names else _INNER
+        order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in inner))
 
         def move(x: jax.Array) -> jax.Array:
-            return axes.in_memory(axes.shard(x, names), order) if x.shape == info.shape else x
+            stored = x.shape[1:] == info.shape[1:]
+            return axes.in_memory(axes.shard(x, names), order) if stored else x
 
         return jax.tree.map(move, part)
 
-    placed = params.with_info(place, declare(config), used)
-    return struct.replace(placed, scalar=weights.scalar)
-
-
-def _apart(config: TransformerConfig, weights: Transformer) -> Transformer:
-    """On TPU, a dense model's layers in arrays of their own, with as many stacks as layers.
-
-    libtpu moves whole arrays to fast memory while others are computed with; a product with a part
-    of a stack waits for HBM, which takes a third longer. Prompts do not notice, nor do experts.
-    """
-    if axes.platform() != "tpu" or config.moe.experts:
-        return weights
-    return struct.replace(
-        weights,
-        blocks=tuple(
-            jax.tree.map(lambda x, n=n: x[n : n + 1], block)
-            for block, (_, numbers) in zip(weights.blocks, config.stacks(), strict=True)
-            for n in range(len(numbers))
-        ),
-    )
+    used = _narrow(config, weights)
+    split, blocks = axes.platform() == "tpu", []
+    declared = declare(config)
+    for info, block, (_, numbers) in zip(
+        declared.blocks, used.blocks, config.stacks(), strict=True
+    ):
+        parts = [slice(n, n + 1) for n in range(len(numbers))] if split else [slice(None)]
+        for part in parts:
+            own = jax.tree.map(lambda x, part=part: x[part], block)
+            blocks.append(params.with_info(place, info, own))
+    rest = struct.replace(used, blocks=())
+    placed = params.with_info(place, struct.replace(declared, blocks=()), rest)
+    return struct.replace(placed, blocks=tuple(blocks), scalar=weights.scalar)
 
 
 def _check_mesh(config: TransformerConfig) -> None:
@@ -324,8 +327,8 @@ def transformer(config: TransformerConfig) -> model.Model:
         rounding=_rounding(config),
         hidden_and_penalties=_hidden_and_penalties(config),
         declared=declare(config),
+        narrow=functools.partial(_narrow, config),
         prepare=functools.partial(_prepare, config),
-        apart=functools.partial(_apart, config),
     )
 
 

@@ -232,7 +232,7 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
     bound, given = _bound(made, policy), (prompts["prompts"], lengths["n"])
     parts = [("parameters", policy), ("frozen", {"base": frozen["base"]} if adapted else {})]
     if (mesh := elsewhere.mesh_of(model, sampling.model_axis)) is not None:
-        bound = model.without_scalar(bound)
+        bound = jax.eval_shape(model.narrow, model.without_scalar(bound))
         bound = abstract.laid_out(bound, elsewhere.layouts(model, bound, mesh))
         given = abstract.laid_out(given, elsewhere.rows(mesh, given))
         parts = [("parameters", bound)]

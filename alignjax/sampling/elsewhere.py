@@ -74,9 +74,11 @@ def moved(model: models.Model, generate: Callable[..., Any], model_axis: int) ->
     if mesh is None:
         return generate
 
+    narrow = jax.jit(model.narrow)  # what moves is half as large, and so is what is held there
+
     def run(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Any:
         home = jax.sharding.get_mesh()
-        params = model.without_scalar(params)
+        params = narrow(model.without_scalar(params))
         with meshes.use(mesh):
             params = jax.device_put(params, layouts(model, params, mesh))
             given = (prompts, lengths)

@@ -82,7 +82,6 @@ def make_generate(
 
     @jax.jit
     def generate(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Samples:
-        params = model.prepare(params)
         rows, width = prompts.shape
         new = config.max_new_tokens
         positions, segments = right_padded(prompts, lengths)
@@ -90,7 +89,7 @@ def make_generate(
         hidden, cache = model.hidden(
             params, prompts, positions=positions, segments=segments, cache=cache
         )
-        params = model.apart(params)
+        params = model.prepare(params)
         last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
         logits = step_logits(params, jnp.take_along_axis(hidden, last, axis=1))
 

@@ -75,14 +75,14 @@ def test_log_probabilities_equal_teacher_forcing(drawn, weights):
 def test_layers_apart_as_on_a_tpu_draw_the_same(drawn, weights):
     with axes.on("tpu"):
         apart = sampler()(weights, PROMPTS, LENGTHS, jax.random.key(0))
-    assert len(jax.eval_shape(_apart_on_tpu, weights).blocks) == CONFIG.layers > 1
+    assert len(jax.eval_shape(_prepared_on_tpu, weights).blocks) == CONFIG.layers > 1
     np.testing.assert_array_equal(apart.tokens, drawn.tokens)
     np.testing.assert_allclose(apart.logprobs, drawn.logprobs, atol=2e-6)
 
 
-def _apart_on_tpu(weights):
+def _prepared_on_tpu(weights):
     with axes.on("tpu"):
-        return tiny.model().apart(weights)
+        return tiny.model().prepare(weights)
 
 
 def test_greedy_rows_equal_each_prompt_alone(weights):
