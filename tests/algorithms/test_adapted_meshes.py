@@ -60,7 +60,7 @@ def losses(name, kind, sizes):
         return stepped(name, kind)
 
 
-QUICK = {("sft", "lora"), ("dpo", "dora")}
+QUICK = {("sft", "lora")}
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
     for case in [("sft", kind) for kind in kinds.KINDS] + [("dpo", "dora"), ("ppo", "lora")]

@@ -36,9 +36,7 @@ def losses(name, sizes, experts=False):
         return np.array(tiny.first_losses(name, model=EXPERTS if experts else None))
 
 
-FAST = {(name, "data4-model2") for name in ("dpo", "ppo")} | {
-    ("dpo", "data2-model2-seq2"),
-}
+FAST = {("ppo", "data4-model2"), ("dpo", "data2-model2-seq2")}
 SHAPES = [
     pytest.param(name, sizes, marks=[] if (name, sizes) in FAST else [pytest.mark.slow])
     for name in tiny.METHODS

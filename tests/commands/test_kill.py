@@ -51,7 +51,7 @@ def assert_undisturbed(workdir, whole):
     assert not [name for name in left if "tmp" in name or name == "trash"]
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo-0.3"])
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "ppo-0.3"])
 def test_killed_runs_end_with_the_same_bits(micro, tmp_path, stage):
     workdir, _ = again_and_again(micro, tmp_path, stage, kills=2, seed=0)
     assert_undisturbed(workdir, micro.folder / stage)
