@@ -16,8 +16,7 @@ SLICES = {
         methods=common.ALL_BUT_PPO,
     ),
     "v5p512": common.Slice(
-        mesh={"data": 64, "expert": 8}, rows=512, length=4096, remat="full", sampling=64,
-        methods=("ppo",),
+        mesh={"data": 64, "expert": 8}, rows=512, length=4096, remat="full", methods=("ppo",),
     ),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -103,20 +104,26 @@ def for_sampling(mesh: Mesh, model: int) -> Mesh:
     """The same devices with a model axis of this size, the rest of each replica on the data axis.
 
     Training gathers weights over the data axis, once for many tokens; decoding would do it for each
-    token, and wants them in parts instead. Neighbours in the mesh stay neighbours.
+    token, and wants them in parts instead. An expert axis stays: what latents and routers compute
+    is not in parts of the model axis. Neighbours in the mesh stay neighbours.
 
     Raises:
-      ValueError: the size does not divide a replica's devices.
+      ValueError: the size does not divide a replica's devices, those of other experts left out.
     """
-    replicas = mesh.shape["replica"]
-    devices = mesh.size // replicas
+    replicas, experts = mesh.shape["replica"], mesh.shape.get("expert", 1)
+    devices = mesh.size // replicas // experts
     if devices % model:
+        other = f" with the same of {experts} parts of the experts" if experts > 1 else ""
         raise ValueError(
-            f"sampling.model_axis must divide the {devices} devices of a replica; got {model} "
-            "(algorithm.sampling). Use a divisor."
+            f"sampling.model_axis must divide the {devices} devices of a replica{other}; got "
+            f"{model} (algorithm.sampling). Use a divisor."
         )
-    laid = mesh.devices.reshape(replicas, devices // model, model)
-    return Mesh(laid, AXIS_NAMES, axis_types=(AxisType.Explicit,) * len(AXIS_NAMES))
+    laid, sizes = mesh.devices, [replicas, devices // model, model]
+    order: tuple[str, ...] = AXIS_NAMES
+    if experts > 1:
+        laid = np.moveaxis(laid, list(mesh.shape).index("expert"), -1)
+        sizes, order = [*sizes, experts], (*AXIS_NAMES, "expert")
+    return Mesh(laid.reshape(sizes), order, axis_types=(AxisType.Explicit,) * len(order))
 
 
 @contextlib.contextmanager

@@ -237,7 +237,10 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
         given = abstract.laid_out(given, elsewhere.rows(mesh, given))
         parts = [("parameters", bound)]
     plain = dataclasses.replace(sampling, model_axis=0)
+    counts = made.counts
     with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
+        if counts is not None:
+            counts = counts._replace(model=axes.axis_size("ff"))
         cache = jax.eval_shape(lambda: model.cache(count, prompt + new))
     return Call(
         "generate",
@@ -246,7 +249,7 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
         (*parts, ("batch", given), ("other", made.key)),
         1,
         count * (prompt + new),
-        None if made.counts is None else analytic.generation(made.counts, count, prompt, new),
+        None if counts is None else analytic.generation(counts, count, prompt, new),
         rounds=new,
         cache=cache,
         mesh=mesh,

@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from alignjax.core import errors
+from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.sampling import generate, transforms
+from alignjax.sampling import elsewhere, generate, transforms
 from tests.models import tiny
 from tests.reference import transformer as reference
 
@@ -140,6 +141,26 @@ def test_a_model_axis_for_sampling_alone_changes_no_sample(drawn, weights):
         np.testing.assert_array_equal(getattr(samples, name), getattr(drawn, name), name)
         np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name), name)
     np.testing.assert_allclose(samples.logprobs, drawn.logprobs, atol=2e-5)
+
+
+def test_experts_stay_in_parts_while_sampling():
+    moe = MoeConfig(experts=4, active=2, ff=16)
+    config = transforms.SamplingConfig(max_new_tokens=3, model_axis=2)
+    found = []
+    for sizes in (None, {"data": 4, "expert": 2}):
+        mesh = None if sizes is None else meshes.make_mesh(meshes.MeshConfig(**sizes))
+        with meshes.use(mesh):
+            model = tiny.model(moe=moe)
+            run = generate.make_generate(model, config, eos=EOS, pad=PAD)
+            given = hosts.to_global({"prompts": PROMPTS, "lengths": LENGTHS})
+            weights = jax.jit(model.init)(jax.random.key(3))
+            found.append(run(weights, given["prompts"], given["lengths"], jax.random.key(0)))
+            if mesh is not None:
+                drawn_on = elsewhere.mesh_of(model, 2)
+                assert dict(drawn_on.shape) == {"replica": 1, "data": 2, "model": 2, "expert": 2}
+    alone, spread = found
+    np.testing.assert_array_equal(alone.tokens, spread.tokens)
+    np.testing.assert_allclose(alone.logprobs, spread.logprobs, atol=2e-5)
 
 
 @pytest.mark.parametrize(("axis", "message"), [(3, "must divide the 8 devices"), (8, "kv = ")])
