@@ -227,8 +227,9 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
     # A tile of the log-probabilities reads the whole unembedding: few large ones on an accelerator.
     config.model.logit_tile = 512
     if adapter:
+        dense = () if config.model.moe.experts else ("gate", "up", "down")
         config.adapter = LoraConfig(
-            rank=16, alpha=32.0, targets=("query", "key", "value", "out", "gate", "up", "down")
+            rank=16, alpha=32.0, targets=("query", "key", "value", "out", *dense)
         )
     if stage == "ppo":
         config.algorithm.sampling.max_new_tokens = tokens // 2

@@ -64,6 +64,8 @@ def test_presets_fill_their_slices(path):
             tokens = pairs * config.loop.batch_size * config.data.length
             assert tokens == chosen.rows * chosen.length
             config.model.validate()
+            if method == "dpo-lora":  # refuses targets that the model does not have
+                assert config.adapter.declare(transformer.declare(config.model)) is not None
 
 
 def test_a_method_alone_is_on_the_first_slice_that_has_it():

@@ -127,6 +127,8 @@ an 8B row may differ in the log-probability tile (256, later 512).
 | tokens drawn without gathering the logits | the same | 13.1 s | 12.6 s |
 | each layer's weights in arrays of their own, which are fetched beside computation | the same | 12.6 s | 9.77 s |
 | 32 MiB of fast memory to a fusion instead of 16 | the same | 9.77 s | 9.25 s |
+| the same for experts, whose products copied their part of a stack | 30B-A3B rollout, v5p:2x2x4, TP 4, 64 rows | 96.8 s | 22.9 s |
+| the same; experts in 8 parts of an axis of their own and TP 8, instead of TP 64 | 671B rollout, v5p:8x8x8, 512 rows | 369 s, 138 GiB | 52.4 s, 88.9 GiB |
 | parameters drawn in parts instead of whole on every device (`init`'s temporaries) | 1B SFT, v5e:4x4 | 6.50 GiB | under 1 MiB |
 
 The figures before sparse cores reduce-scattered take what they gathered as free; the later ones have
