@@ -253,8 +253,9 @@ def attention(
     scale = config.query_scale or config.head_dim**-0.5
     if view.kernel == "splash":
         # As the kernel reads it: what the backward pass keeps is neither scaled nor moved again.
-        query = axes.in_memory((query * scale).astype(query.dtype), (0, 2, 3, 1, 4))
-        scale = 1.0
+        query, scale = (query * scale).astype(query.dtype), 1.0
+        if config.head_dim % kernels.LANES == 0:  # smaller heads would leave lanes empty
+            query = axes.in_memory(query, (0, 2, 3, 1, 4))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
     law: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}
     if weights.prefix is None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from alignjax.parallel import axes
 
-_LANES = 128  # time is padded to a multiple of it, the smallest block of a kernel
+LANES = 128  # time is padded to a multiple of it, the smallest block of a kernel
 _BLOCKS = (512, 256, 128)  # sizes of a block of queries and of keys, the largest that fits
 _BLOCK_NAMES = (
     *("block_q", "block_kv", "block_kv_compute"),
@@ -55,7 +55,7 @@ def splash(
     """
     length, groups = query.shape[1], query.shape[3]
     shards = axes.axis_size("time")
-    padded = -(-length // (_LANES * shards)) * _LANES * shards
+    padded = -(-length // (LANES * shards)) * LANES * shards
     query, key, value, segments = (
         jnp.pad(x, [(0, padded - length if n == time else 0) for n in range(x.ndim)])
         for x, time in ((query, 1), (key, 2), (value, 2), (segments, 1))
