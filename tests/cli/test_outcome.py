@@ -224,7 +224,10 @@ def test_secrets_are_never_shown(end, tmp_path, monkeypatch):
 
 def test_as_a_process(tmp_path):
     code = (
-        "import os, sys, time; from alignjax.cli import outcome; from alignjax.core import shapes\n"
+        "import os, signal, sys, time\n"
+        "from alignjax.cli import outcome; from alignjax.core import shapes\n"
+        # Background jobs of a shell ignore the signal, and so do their children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def main():\n"
         "  if sys.argv[1] == 'usage': shapes.check_choice('a', 'x', ['y'])\n"
         "  if sys.argv[1] == 'interrupt': os.kill(os.getpid(), 2); time.sleep(9)\n"

@@ -122,9 +122,9 @@ def test_evaluate(micro, capsys, stage, numbers):
         assert 0 <= found["KL to the reference, nats"]["value"] < 3
 
 
-def test_sample_follows_its_seed(micro, capsys):
+def test_sample_follows_its_seed(micro):
     argv = ("sample", f"--workdir={micro.folder / 'sft'}", "--count=3", "--max_new_tokens=5")
-    one, other = (call(capsys, *argv, f"--seed={seed}")[1] for seed in (0, 1))
+    one, other = (cli.run(*argv, f"--seed={seed}") for seed in (0, 1))
     assert one != other
     assert sum(line.startswith("> ") for line in one.splitlines()) == 3
 
