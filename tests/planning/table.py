@@ -134,7 +134,7 @@ an 8B row may differ in the log-probability tile (256, later 512).
 The figures before sparse cores reduce-scattered take what they gathered as free; the later ones have
 it on the wire. A token of that rollout takes 7.07 ms with its cache full, 1.42 times the 4.97 ms in
 which HBM could read the weights and the cache (`python -m tests.planning.decode`). Where layers are
-scanned, compile time does not grow with depth; decoding a dense model on TPU is unrolled.
+scanned, compile time does not grow with depth; decoding on TPU is unrolled.
 On v5e:4x4 gradients leave as all-reduces of which each device keeps a slice; v5e has no sparse cores.
 """  # noqa: E501
 
