@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from alignjax.parallel import axes
 
-LANES = 128  # time is padded to a multiple of it, the smallest block of a kernel
+LANES = 128  # of a TPU's vectors; time is padded to a multiple, the smallest block of a kernel
 _BLOCKS = (512, 256, 128)  # sizes of a block of queries and of keys, the largest that fits
 _BLOCK_NAMES = (
     *("block_q", "block_kv", "block_kv_compute"),

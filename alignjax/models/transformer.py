@@ -217,7 +217,7 @@ _INNER = ("embed", "head")
 
 
 def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
-    """The weights without the head, in the compute dtype, where they lie."""
+    """The weights in the compute dtype, where they lie, without the scalar head."""
     dtype = jnp.dtype(config.compute_dtype)
     return struct.replace(
         weights,

@@ -32,6 +32,9 @@ Made with {versions}. Each row is one command:
 {commands}
 ```
 
+The PPO rows of 8B on v5e and of 70B are of the code before rollouts moved their weights in
+bfloat16: `generate` needs less memory now.
+
 **Presets that were not compiled for their slice yet**: {missing}.
 
 Mesh axes of size 1 are left out. "HBM peak" is of the program that needs most on one device, with
