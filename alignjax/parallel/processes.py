@@ -202,9 +202,21 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
         watch.cancel()
     if jax.process_count() == 1:
         return
+    _keep_stdout()
     from orbax.checkpoint import multihost  # its public way to JAX's coordination service
 
     _group = Group(multihost.get_jax_distributed_client(), jax.process_index(), jax.process_count())
+
+
+def _keep_stdout() -> None:
+    """Leaves stdout to what Python prints, and sends to stderr what native code prints there.
+
+    Gloo and NCCL write from threads of their own, into the middle of what a reader of JSON gets.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", buffering=1, encoding=sys.stdout.encoding)
 
 
 def _give_up(line: str) -> None:

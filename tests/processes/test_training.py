@@ -55,7 +55,7 @@ def test_two_processes_train_as_one_does(tmp_path):
         experiment.train(config, tmp_path / "one", name="one", say=lambda line: None)
     assert processes.codes() == [0, 0], processes.report()
     assert_close(tmp_path / "one", two)
-    assert processes.out(0) == f"finished: {two}"
+    assert processes.out(0) == f"finished: {two}\n"
     assert processes.out(1) == ""
     assert processes.err(1) == ""
 
