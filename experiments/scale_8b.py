@@ -13,7 +13,9 @@ from experiments import common
 SLICES = {
     "v5p64": common.Slice(mesh={"data": 64}, rows=128, length=4096, remat="dots"),
     "v5e256": common.Slice(mesh={"data": 256}, rows=512, length=4096),
-    "v6e256": common.Slice(mesh={"data": 256}, rows=1024, length=4096, remat="heads"),
+    "v6e256": common.Slice(
+        mesh={"data": 256}, rows=1024, length=4096, remat="heads", micro={"ppo": 2}
+    ),
     "gpu8": common.Slice(mesh={"data": 8}, rows=16, length=4096),
 }
 

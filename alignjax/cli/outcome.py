@@ -130,7 +130,7 @@ def outcome(
     error: BaseException, log_folder: pathlib.Path | None, full: str
 ) -> tuple[int, list[str]]:
     """(exit code, lines for stderr) of an exception. A fault's traceback is written down."""
-    if isinstance(error, errors.Failure):
+    if isinstance(error, (errors.Failure, errors.Preempted)):
         return error.code, [f"alignjax: error: {describe(error)}"]
     if isinstance(error, KeyboardInterrupt):
         return errors.Preempted.code, [
@@ -176,7 +176,7 @@ def run_command(
             return stop.code or 0
         error: BaseException = ValueError(str(stop.code))
         code, lines = 1, [f"alignjax: error: {describe(error)}"]
-    except (Exception, KeyboardInterrupt) as caught:
+    except (Exception, KeyboardInterrupt, errors.Preempted) as caught:
         error = caught
         full = without_secrets("".join(traceback.format_exception(error)))
         code, lines = outcome(error, log_folder, full)

@@ -25,8 +25,12 @@ class NonFinite(Failure):
     code = 3
 
 
-class Preempted(Failure):
-    """A signal asked the run to stop; its state is saved. Exit code 143."""
+class Preempted(BaseException):
+    """A signal asked the run to stop; its state is saved. Exit code 143.
+
+    No failure, as KeyboardInterrupt is none: it may arise anywhere, and who handles the failures of
+    a library or of a file must not take it for one.
+    """
 
     code = 143
 

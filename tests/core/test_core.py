@@ -181,3 +181,4 @@ def test_exit_codes():
     codes = [e.code for e in (errors.Failure, errors.NonFinite, errors.Preempted)]
     assert codes == [1, 3, 143]
     assert issubclass(errors.NonFinite, errors.Failure)
+    assert not issubclass(errors.Preempted, Exception)  # a signal is never a damaged file

@@ -39,6 +39,10 @@ class Processes:
         """What a process said on stderr, without what JAX's CPU collectives say there."""
         return re.sub(GLOO, "", (self.folder / f"err.{index}").read_text())
 
+    def talked(self, index: int) -> bool:
+        """Whether a program with collectives has begun there."""
+        return "[Gloo]" in (self.folder / f"err.{index}").read_text()
+
     def codes(self, timeout: float = 300) -> list[int]:
         """All exit codes; processes that outlive the timeout are killed and it is an error."""
         end = time.monotonic() + timeout

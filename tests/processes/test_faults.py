@@ -115,6 +115,47 @@ def test_a_terminated_process_makes_all_save_the_same_step(tmp_path, victim):
         finish_both(tmp_path, workdir)
 
 
+NO_CORPUS = """
+import os, signal
+
+from alignjax import experiment
+
+inner = experiment.make_corpus
+
+def make_corpus(config, say):
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return inner(config, say)
+
+experiment.make_corpus = make_corpus
+"""
+
+
+def test_a_process_terminated_before_its_first_step_ends_all(tmp_path):
+    workdir, processes = begin(tmp_path, NO_CORPUS)
+    assert ended(processes, 60 + launch.DEADLINE) == [143, 143], processes.report()
+    assert not (workdir / "checkpoints").exists()
+    for index in (0, 1):
+        assert "The same command goes on from there." in processes.err(index)
+    assert "process 1 ended this run" in processes.err(0)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_terminated_during_an_evaluation_ends_all(tmp_path, lifecycle, victim):
+    argv = ("evaluate", f"--workdir={lifecycle / 'ppo-0.3'}", "--rows=4")
+    processes = launch.start(tmp_path / "logs", *argv)
+    try:
+        while not all(processes.talked(i) for i in (0, 1)):
+            assert all(p.poll() is None for p in processes.started), processes.report()
+            time.sleep(0.1)
+        processes.started[victim].terminate()
+        assert ended(processes) == [143, 143], processes.report()
+    finally:
+        processes.kill()
+    assert processes.out(0) == ""
+    assert f"process {victim} ended this run" in processes.err(1 - victim)
+
+
 BAD_ROW = """
 from alignjax.data import pipeline
 

@@ -8,6 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from alignjax.core import errors, struct, trees
@@ -214,6 +215,18 @@ def test_after_a_fall_back_the_run_saves_the_step_again(folder):
     found, said = restore(folder)
     assert_same(found, make_state(2, scale=2.0))
     assert not said
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(folder, monkeypatch):
+    def terminated(*args, **kwargs):
+        raise errors.Preempted("stopped by a signal.")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", terminated)
+    with pytest.raises(errors.Preempted):
+        restore(folder)
+    monkeypatch.undo()
+    found, said = restore(folder)
+    assert (found.step, said) == (2, [])
 
 
 def test_all_damaged_is_a_failure_that_changes_nothing(folder):
