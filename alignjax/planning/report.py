@@ -142,9 +142,10 @@ def text(plan: planner.Plan) -> str:
     mesh = ", ".join(f"{name} {count}" for name, count in plan.mesh.items())
     chip = plan.machine.chip
     several = f" x {plan.machine.slices} slices" if plan.machine.slices > 1 else ""
+    rented = plan.machine.accelerator_type
     lines = [
-        f"{plan.method}, {plan.parameters:,} trained parameters, on {plan.machine.name}{several}: "
-        f"{plan.devices} x {chip.name}, mesh {mesh}",
+        f"{plan.method}, {plan.parameters:,} trained parameters, on {plan.machine.name}{several}"
+        f"{f' ({rented})' if rented else ''}: {plan.devices} x {chip.name}, mesh {mesh}",
     ]
     if chip.options:
         lines.append(f"  Compiled with, and to be run with, LIBTPU_INIT_ARGS='{chip.init_args}'")
@@ -190,6 +191,7 @@ def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
         "versions": versions(),
         "topology": plan.machine.name,
         "slices": plan.machine.slices,
+        "accelerator_type": plan.machine.accelerator_type,
         "chip": plan.machine.chip._asdict(),
         "devices": plan.devices,
         "own_compiler": plan.machine.here,

@@ -68,6 +68,8 @@ CHIPS = {
     "v6e": Chip("TPU v6e", 32 * GIB, 1.64e12, 918e12, 90e9, 2, 1.75e9, V6E_OPTIONS),
     "tpu7x": Chip("TPU7x core", 96 * GIB, 3.69e12, 1153.5e12, 90e9, 3, 0.0),
 }
+# Cloud TPU's types, and what a chip counts in their numbers: v4 and v5p are counted by cores.
+TYPES = {"v4": ("v4", 2), "v5e": ("v5litepod", 1), "v5p": ("v5p", 2), "v6e": ("v6e", 1)}
 GPUS = {
     "cuda": Chip("H100 SXM", 80e9, 3.35e12, 989e12, 450e9),
     "a100": Chip("A100 SXM", 80e9, 2.0e12, 312e12, 300e9),
@@ -97,6 +99,13 @@ class Machine(NamedTuple):
     kind: str
     devices: Any
     here: bool = True
+
+    @property
+    def accelerator_type(self) -> str:
+        """What a slice is called where it is rented: v5p-128 has 64 chips; "" if by no type."""
+        kind, _, size = self.name.partition(":")
+        name, counted = TYPES.get(kind, ("", 0))
+        return f"{name}-{counted * math.prod(int(x) for x in size.split('x'))}" if name else ""
 
 
 def unknown(name: str) -> ValueError:

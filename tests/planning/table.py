@@ -78,7 +78,7 @@ One object. Bytes and FLOPs are of one device, `work` of all of them; times are 
 | key | meaning |
 |---|---|
 | `config`, `method`, `versions` | what was planned, and the jax, jaxlib and libtpu that compiled it |
-| `topology`, `slices`, `chip`, `devices`, `mesh` | the machine; `chip` holds `name`, `hbm`, `bandwidth`, `flops`, `link`, `dims`, `clock` and `options` |
+| `topology`, `slices`, `accelerator_type`, `chip`, `devices`, `mesh` | the machine; `accelerator_type` is what Cloud TPU calls a slice; `chip` holds `name`, `hbm`, `bandwidth`, `flops`, `link`, `dims`, `clock` and `options` |
 | `own_compiler` | false where XLA's CPU programs stand for a GPU's |
 | `trained_parameters` | elements |
 | `fits`, `verdict` | of all programs |

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import jax
@@ -312,6 +313,18 @@ def test_the_command_line():
     code, out, err = command("--topology=v5e:5x5")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("alignjax: error: --topology must be one of v5e:")
+
+
+def test_slices_are_named_as_they_are_rented(machine):
+    page = (cli.ROOT / "docs" / "cloud_tpu.md").read_text()
+    rows = re.findall(r"^\| (v\w+:[\dx]+) \| (\d+) \| \d+ \| (\S+) \|$", page, re.MULTILINE)
+    assert len(rows) == 9
+    for name, chips, rented in rows:
+        slice_ = topology.Machine(name, 1, topology.CHIPS[name[:3]], "tpu", None)
+        assert slice_.accelerator_type == rented, name
+        assert math.prod(map(int, name[4:].split("x"))) == int(chips)
+    assert machine.accelerator_type == ""
+    assert topology.Machine("tpu7x:2x2x1", 1, None, "tpu", None).accelerator_type == ""
 
 
 def keys_of(value):
