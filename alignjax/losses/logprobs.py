@@ -48,11 +48,15 @@ class _Layout(NamedTuple):
         return jax.lax.all_gather(x, self.width, axis=0, tiled=True) if self.width else x
 
     def gradient(self, x: jax.Array) -> jax.Array:
-        """The matrix's gradient in its stored layout, from what each device's tokens give."""
+        """The matrix's gradient in its stored layout, from what each device's tokens give.
+
+        libtpu 0.0.51 ends with an internal error where it may move this sum out of the loop over
+        micro-batches; behind a barrier it does not try.
+        """
         if self.width:
             x = jax.lax.psum_scatter(x, self.width, scatter_dimension=0, tiled=True)
         rest = tuple(a for a in (*self.rows, *self.times) if a not in self.width)
-        return jax.lax.psum(x, rest) if rest else x
+        return jax.lax.optimization_barrier(jax.lax.psum(x, rest) if rest else x)
 
     def sum(self, x: Any) -> Any:
         """A sum over the whole vocabulary, from its parts'."""

@@ -31,6 +31,20 @@ def test_a_tiny_run_on_a_slice():
     assert 0 < found["estimated_mfu"] < 1
 
 
+def test_micro_batches_compile():
+    """A bfloat16 unembedding of its own: libtpu's moves of sums out of loops must not end in it."""
+    found = plan(
+        "--config=experiments/hh_sft.py:micro",
+        "--config.model.tied=false",
+        "--config.model.compute_dtype=bfloat16",
+        "--config.loop.batch_size=16",
+        "--config.loop.micro_batches=2",
+        "--topology=v5e:2x4",
+        "--evaluation=false",
+    )
+    assert found["fits"]
+
+
 def test_one_chip_has_its_kernels_without_a_mesh():
     found = plan("--config=experiments/hh_sft.py:micro", "--topology=v5e:1x1", "--evaluation=false")
     update = found["programs"][1]
