@@ -137,9 +137,15 @@ def used(names: str) -> str:
 
 
 def stored_width(weight: jax.Array, names: str) -> str:
-    """The logical axes of a weight with `embed` called `fsdp` where it is in parts now."""
+    """The logical axes of a weight with `embed` called `fsdp` where it may come in parts.
+
+    It is in parts now, and devices that hold different parts have different tokens: only then is
+    it gathered, and its gradient summed, over these devices.
+    """
     order = names.split()
-    if has_mesh() and jax.typeof(weight).sharding.spec[order.index("embed")] is not None:
+    tokens = {a for name in ("batch", "time") for a in mesh_axes(name)}
+    parted = has_mesh() and jax.typeof(weight).sharding.spec[order.index("embed")] is not None
+    if parted and tokens.issuperset(mesh_axes("fsdp")):
         order[order.index("embed")] = "fsdp"
     return " ".join(order)
 

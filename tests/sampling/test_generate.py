@@ -143,19 +143,24 @@ def test_a_model_axis_for_sampling_alone_changes_no_sample(drawn, weights):
     np.testing.assert_allclose(samples.logprobs, drawn.logprobs, atol=2e-5)
 
 
-def test_experts_stay_in_parts_while_sampling():
+@pytest.mark.parametrize(
+    ("sizes", "model_axis"),
+    [({"data": 4, "expert": 2}, 2), ({"data": 4, "seq": 2}, 0), ({"seq": 4, "expert": 2}, 0)],
+)
+def test_experts_stay_in_parts_while_sampling(sizes, model_axis):
+    """Where the training mesh has a seq axis, rows of one token share no time over it."""
     moe = MoeConfig(experts=4, active=2, ff=16)
-    config = transforms.SamplingConfig(max_new_tokens=3, model_axis=2)
+    config = transforms.SamplingConfig(max_new_tokens=3, model_axis=model_axis)
     found = []
-    for sizes in (None, {"data": 4, "expert": 2}):
-        mesh = None if sizes is None else meshes.make_mesh(meshes.MeshConfig(**sizes))
+    for chosen in (None, sizes):
+        mesh = None if chosen is None else meshes.make_mesh(meshes.MeshConfig(**chosen))
         with meshes.use(mesh):
             model = tiny.model(moe=moe)
             run = generate.make_generate(model, config, eos=EOS, pad=PAD)
             given = hosts.to_global({"prompts": PROMPTS, "lengths": LENGTHS})
             weights = jax.jit(model.init)(jax.random.key(3))
             found.append(run(weights, given["prompts"], given["lengths"], jax.random.key(0)))
-            if mesh is not None:
+            if mesh is not None and model_axis:
                 drawn_on = elsewhere.mesh_of(model, 2)
                 assert dict(drawn_on.shape) == {"replica": 1, "data": 2, "model": 2, "expert": 2}
     alone, spread = found
