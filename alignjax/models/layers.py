@@ -41,7 +41,7 @@ def linear(
     """
     if isinstance(weight, Operator):
         return weight.product(equation, x, stored=stored, out=out, bias=bias)
-    result = axes.einsum(equation, x, axes.gather(weight, stored), out=out)
+    result = axes.einsum(equation, x, axes.gather(weight, stored, out), out=out)
     return result if bias is None else result + bias
 
 

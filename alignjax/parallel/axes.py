@@ -116,17 +116,19 @@ def shard(x: jax.Array, names: str) -> jax.Array:
     return jax.sharding.reshard(x, spec(names))
 
 
-def gather(weight: jax.Array, names: str) -> jax.Array:
+def gather(weight: jax.Array, names: str, out: str) -> jax.Array:
     """A stored weight laid out for use by its logical axes; its gradient returns by reduce-scatter.
 
-    Over the axes that share the tokens and not the weight, the gradient stays a sum of parts until
-    it is back in the stored layout; laid out by `shard` it would be summed whole on every device.
+    out: the logical axes of the product. Over the mesh axes that share its tokens and not the
+    weight, the gradient stays a sum of parts until it is back in the stored layout; laid out by
+    `shard` it would be summed whole on every device.
     """
     if not has_mesh():
         return weight
     where = spec(names)
     taken = {a for entry in where for a in (entry if isinstance(entry, tuple) else (entry,))}
-    idle = {a for name in ("batch", "time") for a in mesh_axes(name)} - taken
+    tokens = [name for name in out.split() if name in ("batch", "time")]
+    idle = {a for name in tokens for a in mesh_axes(name)} - taken
     return jax.sharding.reshard(weight, PartitionSpec(*where, reduced=idle))
 
 

@@ -195,8 +195,9 @@ def one_device():
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"expert": 2, "model": 2},
+        {"expert": 2, "model": 2, "seq": 2},
         pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"data": 4, "seq": 2}, marks=pytest.mark.slow),
         pytest.param({"data": 2, "model": 4}, marks=pytest.mark.slow),
         pytest.param({"expert": 4, "data": 2}, marks=pytest.mark.slow),
     ],
@@ -221,7 +222,7 @@ def test_a_model_with_both_is_the_same_on_every_mesh(sizes, one_device):
         )
         jax.tree.map(lambda a, b: np.testing.assert_equal(a.sharding, b.sharding), slopes, weights)
         cache = model.cache(8, 4)
-        tokens, *rest = (_batch()[name][:, :3] for name in ("tokens", "positions", "segments"))
+        tokens, *rest = (_batch()[name][:, :4] for name in ("tokens", "positions", "segments"))
         places = dict(zip(("positions", "segments"), rest, strict=True))
         plain, _ = jax.jit(lambda w: model.hidden(w, tokens, **places))(weights)
         states, _ = jax.jit(lambda w, c: model.hidden(w, tokens, **places, cache=c))(weights, cache)
