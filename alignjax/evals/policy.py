@@ -58,11 +58,13 @@ def make_sampler(
     @jax.jit
     def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
         batch, mask = learned.as_batch(samples), samples.mask
-        stats = scoring.token_stats(model, policy, batch, temperature=temperature)
+        heat = {"temperature": temperature}
+        hidden = scoring.hidden_states(model, policy, batch)
+        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], **heat)
         if reference is None:
             kl = jnp.zeros_like(stats.logprob)
         else:
-            kl = scoring.token_divergence(model, policy, reference, batch, temperature=temperature)
+            kl = scoring.token_divergence(model, policy, hidden, reference, batch, **heat)
         drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
         sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
         return *sums, drift

@@ -104,11 +104,20 @@ def scores_and_penalties(
 
 
 def token_divergence(
-    model: models.Model, params: Any, other: Any, batch: Batch, *, temperature: float = 1.0
+    model: models.Model,
+    params: Any,
+    hidden: jax.Array,
+    other: Any,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
 ) -> jax.Array:
-    """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats."""
+    """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats.
+
+    hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`.
+    """
     divergence = logprobs.token_divergence(
-        hidden_states(model, params, batch),
+        hidden,
         model.unembedding(params),
         hidden_states(model, other, batch),
         model.unembedding(other),

@@ -19,7 +19,7 @@ class Program(NamedTuple):
     """A jitted function, and what it is called with by category.
 
     passes: how often the policy reads whole rows; plain: the same of trees without adapters.
-    has_head: whether a pass makes log-probabilities.
+    heads: how often the policy makes logits; of the others every pass does, if any does.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Program(NamedTuple):
     parts: tuple[tuple[str, Any], ...]
     passes: int
     plain: int
-    has_head: bool
+    heads: int
 
 
 def rows_at_once(shards: int) -> int:
@@ -44,13 +44,13 @@ def likelihood(model: models.Model, policy: Any, batch: Any) -> Program:
         return -jnp.sum(jnp.where(mask, logprobs, 0.0), axis=1), jnp.sum(mask, axis=1)
 
     parts = (("parameters", policy), ("batch", batch))
-    return Program("evaluate likelihood", jax.jit(score), parts, 1, 0, True)
+    return Program("evaluate likelihood", jax.jit(score), parts, 1, 0, 1)
 
 
 def reward_accuracy(model: models.Model, reward: Any, batch: Any) -> Program:
     """Scores of pairs by a reward model."""
     parts = (("parameters", reward), ("batch", batch))
-    return Program("evaluate pairs", preferences.reward_scores(model), parts, 1, 0, False)
+    return Program("evaluate pairs", preferences.reward_scores(model), parts, 1, 0, 0)
 
 
 def implicit_accuracy(model: models.Model, policy: Any, reference: Any, batch: Any) -> Program:
@@ -58,7 +58,7 @@ def implicit_accuracy(model: models.Model, policy: Any, reference: Any, batch: A
     score = preferences.implicit_scores(model)
     run = jax.jit(lambda policy, reference, batch: score((policy, reference), batch))
     parts = (("parameters", policy), ("frozen", reference), ("batch", batch))
-    return Program("evaluate pairs", run, parts, 1, 1, True)
+    return Program("evaluate pairs", run, parts, 1, 1, 1)
 
 
 def divergence(
@@ -68,15 +68,16 @@ def divergence(
 
     def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
         batch, mask = learned.as_batch(samples), samples.mask
-        stats = scoring.token_stats(model, policy, batch, temperature=temperature)
-        kl = scoring.token_divergence(model, policy, reference, batch, temperature=temperature)
+        heat = {"temperature": temperature}
+        hidden = scoring.hidden_states(model, policy, batch)
+        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], **heat)
+        kl = scoring.token_divergence(model, policy, hidden, reference, batch, **heat)
         drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
         sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
         return *sums, drift
 
     parts = (("parameters", policy), ("frozen", reference), ("batch", samples))
-    # The compiler does not see that the policy's states are the same in both: it makes them twice.
-    return Program("evaluate divergence", jax.jit(measure), parts, 2, 1, True)
+    return Program("evaluate divergence", jax.jit(measure), parts, 1, 1, 2)
 
 
 def work(
@@ -86,8 +87,11 @@ def work(
     if shape is None:
         return None
     found = []
-    for each, times in ((shape, made.passes), (shape.plain, made.plain)):
+    of_others = made.plain if made.heads else 0
+    for each, times, heads in (
+        (shape, made.passes, made.heads),
+        (shape.plain, made.plain, of_others),
+    ):
         found += [analytic.body(each, rows, length, trained=False)] * times
-        head = analytic.head(each, rows, length, shards, trained=False)
-        found += [head] * (times if made.has_head else 0)
+        found += [analytic.head(each, rows, length, shards, trained=False)] * heads
     return analytic.together(*found)

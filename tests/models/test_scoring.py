@@ -58,7 +58,12 @@ def test_position_t_is_about_token_t(weights, left):
 
 def test_divergence_of_two_models(weights):
     batch, other = tiny.batch(*tiny.rows(SEQUENCES, 6)), tiny.params(seed=1)
-    divergence = jax.jit(lambda a, b: scoring.token_divergence(MODEL, a, b, batch))
+
+    @jax.jit
+    def divergence(params, other):
+        hidden = scoring.hidden_states(MODEL, params, batch)
+        return scoring.token_divergence(MODEL, params, hidden, other, batch)
+
     got = divergence(weights, other)
     for i, sequence in enumerate(SEQUENCES):
         p, q = (reference.log_probs(w, sequence, CONFIG)[:-1] for w in (weights, other))
