@@ -139,6 +139,34 @@ def _together(weights: Moe, used: Moe) -> Moe:
     return jax.tree.map(gather, used, weights, is_leaf=lambda x: isinstance(x, str))
 
 
+@jax.custom_vjp
+def _spread(x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
+    """[N K, D]: each token of [N, D] once for each of its K experts, in the sorted order.
+
+    order: [N K], which (token, choice) stands at each place. back: [N, K], at which place each
+    (token, choice) stands. Both ways of the gradient are gathers, which devices do faster than
+    sums into places that the data tells, and always in one order.
+    """
+    return x[order // back.shape[1]]
+
+
+@jax.custom_vjp
+def _collect(rows: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
+    """[N, D]: the sum of each token's K rows of [N K, D]; the transpose of `_spread`."""
+    parts = (rows[back[:, k]].astype(jnp.float32) for k in range(back.shape[1]))
+    return sum(parts, jnp.zeros((), jnp.float32)).astype(rows.dtype)
+
+
+_spread.defvjp(
+    lambda x, order, back: (_spread(x, order, back), (order, back)),
+    lambda places, g: (_collect(g, *places), None, None),
+)
+_collect.defvjp(
+    lambda rows, order, back: (_collect(rows, order, back), (order, back)),
+    lambda places, g: (_spread(g, *places), None, None),
+)
+
+
 def _experts(
     config: TransformerConfig, weights: Moe, x: jax.Array, share: Any, chosen: Any, first: Any
 ) -> jax.Array:
@@ -147,24 +175,26 @@ def _experts(
     Rows of other devices' experts are sorted behind all runs and kept out of both ends of the
     product, where a kernel may leave anything.
     """
-    count, active = _held(weights.gate), config.moe.active
+    count = _held(weights.gate)
     local = chosen.reshape(-1) - first
     local = jnp.where((local >= 0) & (local < count), local, count)
     order = jnp.argsort(local, stable=True)
+    back = jnp.argsort(order).reshape(chosen.shape)
     sizes = jnp.sum(jax.nn.one_hot(local, count, dtype=jnp.int32), axis=0)
-    mine = (local[order] < count)[:, None]
+    mine = jax.lax.broadcasted_iota(jnp.int32, (order.size, 1), 0) < jnp.sum(sizes)
+
+    def own(rows: jax.Array) -> jax.Array:
+        return rows if count == config.moe.experts else jnp.where(mine, rows, 0)
+
     share = share.reshape(-1)[order][:, None].astype(x.dtype)
-    rows = jnp.where(mine, x[order // active], 0)
+    rows = own(_spread(x, order, back))
     if config.moe.weigh_inputs:
         rows = rows * share
     gate = _matmul(rows, weights.gate, sizes)
     inner = layers.activation(config.activation, gate) * _matmul(rows, weights.up, sizes)
-    out = _matmul(jnp.where(mine, inner, 0), weights.down, sizes)
-    out = jnp.where(mine, out, 0)
-    if not config.moe.weigh_inputs:
-        out = out * share
-    # Each token's rows come together again by the inverse order: a gather, so sums are in order.
-    return jnp.sum(out[jnp.argsort(order)].reshape(-1, active, out.shape[-1]), axis=1)
+    if not config.moe.weigh_inputs:  # as on the product, which is linear, and is wider
+        inner = inner * share
+    return _collect(own(_matmul(own(inner), weights.down, sizes)), order, back)
 
 
 def _routed(

@@ -42,15 +42,15 @@ class _Place:
     """Where the replay of a computation stands, in seconds from its begin.
 
     free: when the links ("exposed") and HBM ("copies") are next free. ends: of what runs beside the
-    computation, by name: which of the two it has, and until when. due: seconds on the wire of what
-    has no operands yet.
+    computation, by name: which of the two it has, and until when. due: which it will have, and for
+    how many seconds, of what has no operands yet.
     """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.free = {"exposed": 0.0, "copies": 0.0}
         self.ends: dict[str, tuple[str, float]] = {}
-        self.due: dict[str, float] = {}
+        self.due: dict[str, tuple[str, float]] = {}
 
     def begin(self, kind: str, name: str, seconds: float) -> None:
         self.free[kind] = max(self.now, self.free[kind]) + seconds
@@ -98,8 +98,8 @@ class _Replay:
                     return made, inner.attribute(r'chain_id="(\d+)"')
         return None
 
-    def beside_others(self, each: hlo.Instruction) -> float:
-        """Seconds on the wire of what an async-start runs beside the computation."""
+    def beside_others(self, each: hlo.Instruction) -> tuple[str, float]:
+        """What an async-start runs beside the computation has, and for how many seconds."""
         total = 0.0
         for name in hlo.beneath(self.program, each):
             where = self.program.computations[name]
@@ -107,7 +107,22 @@ class _Replay:
                 made = collectives.read(inner, where, name, self.mesh)
                 if made is not None:
                     total += collectives.seconds(made, self.chip, topology.NETWORK)
-        return total
+        return ("exposed", total) if total else ("copies", self.rows_named(each))
+
+    def rows_named(self, each: hlo.Instruction) -> float:
+        """Seconds in which HBM reads and writes the rows that a gather's or a scatter's data names.
+
+        Their cycles, if there are any, are of what surrounds these moves.
+        """
+        count = 0
+        for name in hlo.beneath(self.program, each):
+            where = self.program.computations[name]
+            for inner in where.values():
+                if inner.opcode == "gather":
+                    count += inner.bytes
+                elif inner.opcode == "scatter" and inner.operands[-1] in where:
+                    count += where[inner.operands[-1]].bytes
+        return 2 * count / self.chip.bandwidth if self.chip.bandwidth else 0.0
 
     def ended(self, each: hlo.Instruction) -> str:
         """The chain whose end a fusion awaits."""
@@ -140,15 +155,15 @@ class _Replay:
         return at.now
 
     def step_of_async(self, at: _Place, each: hlo.Instruction, scale: float) -> None:
-        """What another core runs: its collectives begin when their operands are there."""
+        """What another core runs: it begins when its operands are there."""
         first = each.operands[0] if each.operands else ""
         if not first:  # an update brings them
             at.due[each.name] = self.beside_others(each)
             return
-        wire = at.due.pop(first, 0.0) or self.beside_others(each)
-        if wire:
-            self.add("wire", wire, scale)
-            at.begin("exposed", each.name, wire)
+        kind, seconds = at.due.pop(first, None) or self.beside_others(each)
+        if seconds:
+            self.add("wire", seconds if kind == "exposed" else 0.0, scale)
+            at.begin(kind, each.name, seconds)
         elif first in at.ends:  # a further step of one that runs
             at.ends[each.name] = at.ends.pop(first)
 
@@ -200,7 +215,7 @@ class _Replay:
             self.has_cycles = True
             matmul = MATMUL.search(each.opcode) or any(self._matmul.get(n) for n in each.called)
             kind = "matmul" if matmul else "vector"
-            spent = int(cycles) / self.chip.clock
+            spent = max(int(cycles) / self.chip.clock, self.rows_named(each))
             self.note(each.source or each.opcode, spent * scale)
             return self.add(kind, spent, scale)
         if each.opcode == "copy" and not moves and self.chip.bandwidth:

@@ -177,6 +177,43 @@ def test_a_collective_of_a_sparse_core_runs_from_its_operand_to_its_end(cycles, 
     assert (total.times, total.wire, total.overlapping) == (1, 7 * 4096, 7 * 4096)
 
 
+ROWS = """HloModule m, is_scheduled=true
+
+%picked (p: f32[16,1024], i: s32[8]) -> f32[8,1024] {
+  %p = f32[16,1024]{1,0} parameter(0)
+  %i = s32[8]{0} parameter(1)
+  ROOT %g = f32[8,1024]{1,0} gather(%p, %i), offset_dims={1}
+}
+
+%added (p: f32[16,1024], i: s32[8], r: f32[8,1024]) -> f32[16,1024] {
+  %p = f32[16,1024]{1,0} parameter(0)
+  %i = s32[8]{0} parameter(1)
+  %r = f32[8,1024]{1,0} parameter(2)
+  ROOT %s = f32[16,1024]{1,0} scatter(%p, %i, %r), update_window_dims={1}, to_apply=%sum
+}
+
+ENTRY %main (a: f32[16,1024], i: s32[8]) -> f32[16,1024] {
+  %a = f32[16,1024]{1,0} parameter(0)
+  %i = s32[8]{0} parameter(1)
+  %s = ((), (), s32[8]) async-start(), calls=%picked
+  %u = ((f32[16,1024]{1,0}), f32[8,1024]{1,0}, s32[8]) async-update(%s, %a, %i)
+  %f = f32[1024]{0} fusion(%a), kind=kLoop, backend_config={"estimated_cycles":"CYCLES"}
+  %d = f32[8,1024]{1,0} async-done(%u)
+  ROOT %e = f32[16,1024]{1,0} fusion(%a, %i, %d), kind=kCustom, calls=%added, backend_config={"estimated_cycles":"9"}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("cycles", [0, 20, 10**6])
+def test_rows_that_the_data_names_take_the_time_of_reading_and_writing_them(cycles):
+    """A gather on a sparse core, beside a fusion; then a scatter of a few cycles."""
+    machine = topology.Machine("v5p:2x2x2", 1, topology.CHIPS["v5p"], "tpu", [])
+    found = schedule.replay(hlo.parse(ROWS.replace("CYCLES", str(cycles))), machine, {"data": 8})
+    moved = 2 * 4 * 8192 / 2.765e12
+    assert found.total == pytest.approx(max(moved, cycles / 1.75e9) + moved)
+    assert found.copies == pytest.approx(max(moved - cycles / 1.75e9, 0.0))
+
+
 MOVE = """HloModule m, is_scheduled=true
 
 ENTRY %main (a: f32[8192]) -> f32[8192] {
