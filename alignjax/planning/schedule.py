@@ -160,7 +160,7 @@ class _Replay:
         if not first:  # an update brings them
             at.due[each.name] = self.beside_others(each)
             return
-        kind, seconds = at.due.pop(first, None) or self.beside_others(each)
+        kind, seconds = at.due.pop(first) if first in at.due else self.beside_others(each)
         if seconds:
             self.add("wire", seconds if kind == "exposed" else 0.0, scale)
             at.begin(kind, each.name, seconds)
