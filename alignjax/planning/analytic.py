@@ -32,7 +32,7 @@ class Shape(NamedTuple):
     adapters: weights of adapters that a token meets; of them, whole: those whose product every
     device of the model axis computes. learns: whether the weights get gradients, or the adapters
     alone. dense: whether every expert multiplies every row that reaches its device, as a program
-    without a kernel for runs of rows does. model: size of the model axis.
+    without a kernel for runs of rows does. model, seq: sizes of these axes.
     """
 
     config: TransformerConfig
@@ -41,6 +41,7 @@ class Shape(NamedTuple):
     learns: bool = True
     dense: bool = False
     model: int = 1
+    seq: int = 1
 
     @property
     def plain(self) -> "Shape":
@@ -66,7 +67,7 @@ def together(*parts: Work) -> Work:
 def shape_of(config: TransformerConfig, adapter: adapt.AdapterConfig, dense: bool) -> Shape | None:
     """The model under an adapter on the mesh that is set; None where its products are not counted
     here (adapters other than LoRA)."""
-    shape = Shape(config, dense=dense, model=axes.axis_size("ff"))
+    shape = Shape(config, dense=dense, model=axes.axis_size("ff"), seq=axes.axis_size("time"))
     if isinstance(adapter, adapt.FullConfig):
         return shape
     if not isinstance(adapter, lora.LoraConfig) or adapter.dora:
@@ -164,8 +165,12 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
 
 
 def _run(shape: Shape, each: _Layer) -> int:
-    """Weights that a token meets, counted as often as they are multiplied."""
-    return each.own + (shape.model - 1) * each.whole + shape.crowd * each.routed
+    """Weights that a token meets, counted as often as they are multiplied.
+
+    Every device of the seq axis makes keys and values of all of a row's latents.
+    """
+    repeated = (shape.model - 1) * each.whole + (shape.seq - 1) * each.latents
+    return each.own + repeated + shape.crowd * each.routed
 
 
 def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
@@ -175,15 +180,12 @@ def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
         return 0, 0.0
     # Of grouped queries all but "full" keep what was mixed, so that the scores alone are remade.
     scores = 1.0 if config.mla.kv_rank else 0.5
+    # The last product of a layer is not needed for its gradient, unless a norm follows it.
+    routed_last = 0 if config.post_norms else shape.crowd * each.routed_last
     if config.remat == "dots":  # a product of runs of rows is not among what it keeps
-        return shape.crowd * each.routed, scores
-    # The last product of a layer is not needed for its gradient, unless a norm follows it, or a
-    # router's weight, whose gradient it is.
-    spare = 0
-    if not config.post_norms:
-        spare += each.own_last
-        spare += shape.crowd * each.routed_last if config.moe.weigh_inputs else 0
-    run = _run(shape, each) + shape.adapters_run - spare
+        return shape.crowd * each.routed - routed_last, scores
+    own_last = 0 if config.post_norms else each.own_last
+    run = _run(shape, each) + shape.adapters_run - own_last - routed_last
     if config.remat == "heads":
         return run - config.layers * _projections(config), scores
     return run, scores if config.remat == "attention" else 1.0
@@ -202,14 +204,23 @@ def head(shape: Shape, rows: int, length: int, shards: tuple[int, int], *, train
     once = 2.0 * tokens * config.width * config.vocab_size
     if not trained:
         return Work(once, once)
-    bytes_here = 4 * math.ceil(rows / shards[0]) * (config.vocab_size // shards[1]) * (length - 1)
-    tiled = bool(config.logit_tile and config.logit_tile < length - 1) or bytes_here > TILE
     factor = 3 if shape.learns else 2
-    return Work(factor * once, (factor + tiled) * once)
+    return Work(factor * once, (factor + tiled(shape, rows, length, shards)) * once)
+
+
+def tiled(shape: Shape, rows: int, length: int, shards: tuple[int, int]) -> bool:
+    """Whether the logits of rows never exist at once; arguments as in `head`."""
+    config = shape.config
+    bytes_here = 4 * math.ceil(rows / shards[0]) * (config.vocab_size // shards[1]) * (length - 1)
+    return bool(config.logit_tile and config.logit_tile < length - 1) or bytes_here > TILE
 
 
 def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
-    """Prefill and `new` steps over a cache of prompt + new slots."""
+    """Prefill and `new` steps over a cache of prompt + new slots.
+
+    Devices of a seq axis do not share rows of one token: each does all of it.
+    """
+    copies, shape = shape.seq, shape._replace(seq=1)
     config, slots = shape.config, prompt + new
     each, per = _layers(config), 2.0 * rows * slots
     unembed = 2.0 * rows * (new + 1) * config.width * config.vocab_size
@@ -220,7 +231,7 @@ def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
         for a, b in zip(_look(config, prompt, slots), _look(config, 1, slots), strict=True)
     )
     outside = per * (_run(shape, each) - each.latents + shape.adapters_run)
-    return Work(useful, outside + unembed + scores + behind, scores)
+    return Work(useful, copies * (outside + unembed + scores + behind), copies * scores)
 
 
 def _look(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:

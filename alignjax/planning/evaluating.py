@@ -19,7 +19,8 @@ class Program(NamedTuple):
     """A jitted function, and what it is called with by category.
 
     passes: how often the policy reads whole rows; plain: the same of trees without adapters.
-    heads: how often the policy makes logits; of the others every pass does, if any does.
+    heads: how often the policy makes logits, once where they exist at once; of the others every
+      pass does, if any does.
     """
 
     name: str
@@ -88,8 +89,9 @@ def work(
         return None
     found = []
     of_others = made.plain if made.heads else 0
+    own = made.heads if analytic.tiled(shape, rows, length, shards) else min(made.heads, 1)
     for each, times, heads in (
-        (shape, made.passes, made.heads),
+        (shape, made.passes, own),
         (shape.plain, made.plain, of_others),
     ):
         found += [analytic.body(each, rows, length, trained=False)] * times

@@ -240,7 +240,7 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
     counts = made.counts
     with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
         if counts is not None:
-            counts = counts._replace(model=axes.axis_size("ff"))
+            counts = counts._replace(model=axes.axis_size("ff"), seq=axes.axis_size("time"))
         cache = jax.eval_shape(lambda: model.cache(count, prompt + new))
     return Call(
         "generate",

@@ -23,6 +23,7 @@ WIDE = lora.LoraConfig(rank=8, targets=("query", "value", "out", "gate", "down")
 NARROW = lora.LoraConfig(rank=8, targets=("query", "out"))
 SPLIT = MeshConfig(data=4, model=2)
 EXPERT = MeshConfig(data=2, expert=2, model=2)
+LONG = MeshConfig(data=2, seq=2, model=2)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,9 @@ def machine():
                 ("ppo", EXPERTS, None, EXPERT),
                 ("ppo", LATENTS, None, SPLIT),
                 ("ppo", {}, WIDE, SPLIT),
+                ("sft", LATENTS, None, LONG),
+                ("ppo", EXPERTS, None, LONG),
+                ("dpo", {**WEIGHED, "remat": "dots"}, None, SPLIT),
             )
         ),
     ],
@@ -64,7 +68,7 @@ def test_every_program_is_within_three_percent(name, shape, adapter, mesh, machi
     found = plan(make(name, model=shape, mesh=mesh, **options), machine)
     for each in found.programs[1:]:
         assert each.flops * 8 == pytest.approx(each.work.run, rel=0.03), each.name
-        assert each.work.useful < each.work.run
+        assert each.work.useful <= each.work.run
 
 
 @pytest.mark.parametrize("changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS])
