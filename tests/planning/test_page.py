@@ -1,10 +1,29 @@
 """docs/tpu.md is what its recordings say."""
 
+import importlib
+
 from tests.planning import table
+
+
+def missing(plans: list[dict]) -> list[str]:
+    """The presets for slices that have no recorded plan."""
+    known = {plan["config"] for plan in plans}
+    found = []
+    for size in ("1b", "8b", "70b", "30b_a3b", "671b"):
+        module = importlib.import_module(f"experiments.scale_{size}")
+        for name, chosen in module.SLICES.items():
+            methods = [m for m in chosen.methods if f"scale_{size}:{m}-{name}" not in known]
+            if methods and name != "gpu8":
+                found.append(f"{size} on {name}: {', '.join(methods)}")
+    return found
 
 
 def test_the_page_is_the_recordings():
     assert table.PAGE.read_text() == table.page()
+
+
+def test_every_preset_for_a_slice_has_a_plan():
+    assert missing(table.load()) == []
 
 
 def test_recorded_plans_fit_and_agree_with_the_formulas():
