@@ -186,7 +186,7 @@ def _experts(
     def own(rows: jax.Array) -> jax.Array:
         return rows if count == config.moe.experts else jnp.where(mine, rows, 0)
 
-    share = share.reshape(-1)[order][:, None].astype(x.dtype)
+    share = own(share.reshape(-1)[order][:, None].astype(x.dtype))
     rows = own(_spread(x, order, back))
     if config.moe.weigh_inputs:
         rows = rows * share

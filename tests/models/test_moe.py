@@ -152,10 +152,44 @@ def one_device():
     return found
 
 
+@jax.custom_vjp
+def _careless(rows, weight, sizes):
+    """A product whose kernel leaves NaN in all rows behind the runs, and in their gradient."""
+    inside = (jnp.arange(len(rows)) < jnp.sum(sizes))[:, None]
+    return jnp.where(inside, jax.lax.ragged_dot(jnp.where(inside, rows, 0), weight, sizes), jnp.nan)
+
+
+def _careless_backward(kept, g):
+    rows, weight, sizes = kept
+    inside = (jnp.arange(len(rows)) < jnp.sum(sizes))[:, None]
+    product = lambda rows, weight: jax.lax.ragged_dot(rows, weight, sizes)  # noqa: E731
+    slopes = jax.vjp(product, jnp.where(inside, rows, 0), weight)[1](jnp.where(inside, g, 0))
+    return jnp.where(inside, slopes[0], jnp.nan), slopes[1], None
+
+
+_careless.defvjp(lambda *given: (_careless(*given), given), _careless_backward)
+
+
+@pytest.mark.parametrize("kind", SPREAD)
+def test_what_kernels_leave_behind_the_runs_reaches_nothing(kind, one_device, monkeypatch):
+    monkeypatch.setattr(moe, "_matmul", _careless)
+    with mesh.use(mesh.make_mesh(mesh.MeshConfig(expert=4))):
+        _check_value_and_gradient(kind, one_device[kind])
+
+
 @pytest.mark.parametrize("kind", SPREAD)
 def test_every_mesh_gives_the_value_and_gradient_of_one_device(kind, expert_mesh, one_device):
+    found, weights = _check_value_and_gradient(kind, one_device[kind])
+    if expert_mesh is not None:
+        gate = weights.gate.addressable_shards[0].data
+        assert gate.shape[0] == 8 // expert_mesh.shape.get("expert", 1)
+        assert found[1][0].gate.sharding == weights.gate.sharding
+
+
+def _check_value_and_gradient(kind, want):
+    """(value and gradient on the mesh that is set, weights), after comparing them."""
     shape, x = config(**{**KINDS[kind], "experts": 8}), states(rows=8)
-    host, want = weights_of(shape), one_device[kind]
+    host = weights_of(shape)
 
     def place(info, leaf):
         names = info.axes.split(" ", 1)[1]
@@ -172,10 +206,7 @@ def test_every_mesh_gives_the_value_and_gradient_of_one_device(kind, expert_mesh
         found[1],
         want[1],
     )
-    if expert_mesh is not None:
-        gate = weights.gate.addressable_shards[0].data
-        assert gate.shape[0] == 8 // expert_mesh.shape.get("expert", 1)
-        assert found[1][0].gate.sharding == weights.gate.sharding
+    return found, weights
 
 
 @pytest.mark.parametrize("scores", ["softmax", "sigmoid"])
