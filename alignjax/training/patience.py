@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import pathlib
 import threading
 import time
@@ -33,9 +34,11 @@ class Complaints(logging.Handler):
 def written(folder: pathlib.Path) -> tuple[int, int]:
     """(files, bytes) of what Orbax is saving in a folder of checkpoints."""
     sizes = []
-    for file in folder.glob("*tmp*/**/*"):
-        with contextlib.suppress(OSError):  # renamed under our eyes
-            sizes.append(file.stat().st_size)
+    for saving in folder.glob("*tmp*"):
+        for place, folders, files in os.walk(saving):  # which passes over what it can't read
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):  # renamed under our eyes
+                    sizes.append(os.stat(os.path.join(place, name)).st_size)
     return len(sizes), sum(sizes)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: exact, verified, fallen back on; never cast, never silently lost."""
 
+import os
 import pathlib
 import shutil
 import threading
@@ -14,7 +15,7 @@ import pytest
 from alignjax.core import errors, struct, trees
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
-from alignjax.training import algorithm, checkpoint
+from alignjax.training import algorithm, checkpoint, patience
 
 META = {"method": "toy", "config": {"seed": 3}}
 
@@ -227,6 +228,23 @@ def test_a_signal_while_a_checkpoint_is_read_is_no_damage(folder, monkeypatch):
     monkeypatch.undo()
     found, said = restore(folder)
     assert (found.step, said) == (2, [])
+
+
+def test_what_is_renamed_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
+    for place in ("4.orbax-checkpoint-tmp/meta.orbax-checkpoint-tmp", "4.orbax-checkpoint-tmp/b"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "data").write_text("12345")
+    files, size = patience.written(tmp_path)
+    assert files == 4
+    scandir = os.scandir
+
+    def renamed(path):
+        if "meta" in str(path):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", renamed)
+    assert patience.written(tmp_path) == (3, size - 5)
 
 
 def test_all_damaged_is_a_failure_that_changes_nothing(folder):
