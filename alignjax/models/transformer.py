@@ -126,7 +126,7 @@ def _cast(block: Block, dtype: Any) -> Block:
     return used
 
 
-def _remat(config: TransformerConfig, body: Any) -> Any:
+def _remat(config: TransformerConfig, body: Any, *, looped: bool) -> Any:
     if config.remat == "none":
         return body
     policies = jax.checkpoint_policies
@@ -137,7 +137,8 @@ def _remat(config: TransformerConfig, body: Any) -> Any:
         "attention": mixed,
         "full": policies.nothing_saveable,
     }[config.remat]
-    return jax.checkpoint(body, policy=policy, prevent_cse=False)
+    # Outside a loop the compiler would take what is made again for what was made before.
+    return jax.checkpoint(body, policy=policy, prevent_cse=not looped)
 
 
 def _kernel(config: TransformerConfig, weights: Transformer, cache_state: Any) -> str:
@@ -204,7 +205,8 @@ def _hidden(
     for block, numbers in zip(weights.blocks, stacks, strict=True):
         each = (block, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
         unroll = min(config.unroll, len(numbers))
-        (x, kv, fined), _ = jax.lax.scan(_remat(config, body), (x, kv, fined), each, unroll=unroll)
+        run = _remat(config, body, looped=unroll < len(numbers))
+        (x, kv, fined), _ = jax.lax.scan(run, (x, kv, fined), each, unroll=unroll)
     if cache_state is not None:
         cache_state = struct.replace(
             cache_state, keys=kv[0], values=kv[1], index=index + tokens.shape[1]

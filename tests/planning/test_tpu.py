@@ -45,6 +45,23 @@ def test_micro_batches_compile():
     assert found["fits"]
 
 
+def test_layers_that_no_loop_holds_are_made_again():
+    """Experts in every other layer: stacks of one, whose first pass the compiler must not keep."""
+    found = plan(
+        "--config=experiments/hh_sft.py:micro",
+        "--config.model.layers=4",
+        "--config.model.moe.experts=4",
+        "--config.model.moe.ff=64",
+        "--config.model.moe.every=2",
+        "--config.model.remat=full",
+        "--config.model.compute_dtype=bfloat16",
+        "--topology=v5e:1x1",
+        "--evaluation=false",
+    )
+    update = found["programs"][1]
+    assert update["flops"] == pytest.approx(update["work"]["run"], rel=0.03)
+
+
 def test_one_chip_has_its_kernels_without_a_mesh():
     found = plan("--config=experiments/hh_sft.py:micro", "--topology=v5e:1x1", "--evaluation=false")
     update = found["programs"][1]
