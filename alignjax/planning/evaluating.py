@@ -90,10 +90,7 @@ def work(
     found = []
     of_others = made.plain if made.heads else 0
     own = made.heads if analytic.tiled(shape, rows, length, shards) else min(made.heads, 1)
-    for each, times, heads in (
-        (shape, made.passes, own),
-        (shape.plain, made.plain, of_others),
-    ):
+    for each, times, heads in ((shape, made.passes, own), (shape.plain, made.plain, of_others)):
         found += [analytic.body(each, rows, length, trained=False)] * times
         found += [analytic.head(each, rows, length, shards, trained=False)] * heads
     return analytic.together(*found)

@@ -57,9 +57,9 @@ attention in full, recomputation included).
   temporaries are only near.
 - An overflow at compile time is a verdict (exit code 1) with the largest arrays. Sizes that do not
   fit each other, or an unknown topology, end with one line and exit code 2 before any compile.
-- **v5p and v6e** are compiled with the options that their runs should have, printed as
-  LIBTPU_INIT_ARGS by the plan: sparse cores then move weights beside the computation, and v6e's
-  matrix products have more of its fast memory.
+- **v5e, v5p and v6e** are compiled with the options that their runs should have, printed as
+  LIBTPU_INIT_ARGS by the plan: sparse cores of v5p and v6e then move weights beside the
+  computation, and matrix products of v5e and v6e have more of the fast memory.
 - **Evaluation** is a command of its own after a run: its programs are planned at the rows that it
   takes by default, and are no part of a step (`--evaluation=false` leaves them out).
 - **Kernels** (splash attention, grouped products of experts) carry neither cycles nor FLOPs: both

@@ -2,6 +2,7 @@
 
 import importlib
 
+from tests.commands import cli
 from tests.planning import table
 
 
@@ -9,13 +10,12 @@ def missing(plans: list[dict]) -> list[str]:
     """The presets for slices that have no recorded plan."""
     known = {plan["config"] for plan in plans}
     found = []
-    for size in ("1b", "8b", "70b", "30b_a3b", "671b"):
-        module = importlib.import_module(f"experiments.scale_{size}")
+    for file in sorted((cli.ROOT / "experiments").glob("scale_*.py")):
+        module = importlib.import_module(f"experiments.{file.stem}")
         for name, chosen in module.SLICES.items():
-            methods = [m for m in chosen.methods if f"scale_{size}:{m}-{name}" not in known]
-            if methods and name != "gpu8":
-                found.append(f"{size} on {name}: {', '.join(methods)}")
-    return found
+            if name != "gpu8":
+                found += [f"{file.stem}:{method}-{name}" for method in chosen.methods]
+    return sorted(set(found) - known)
 
 
 def test_the_page_is_the_recordings():
