@@ -12,8 +12,8 @@ import numpy as np
 
 from alignjax import experiment, runs
 from alignjax.core import errors
-from alignjax.data import chat, chat_format, hh, instructions
 from alignjax.data import corpus as corpora
+from alignjax.data import hh, instructions
 from alignjax.evals import estimate, likelihood, preferences
 from alignjax.evals import policy as policies
 from alignjax.models import model as models
@@ -21,6 +21,7 @@ from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as stored_models
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import generate, transforms
+from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint
 
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "alignjax"
 # one line do not import one another, except where LETS allows it.
 LAYERS = [
     {"core"},
-    {"losses", "parallel"},
+    {"losses", "parallel", "text"},
     {"models", "data", "compat"},
     {"worlds"},
     {"sampling", "rewards", "training"},

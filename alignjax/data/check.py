@@ -10,8 +10,9 @@ import os
 
 import numpy as np
 
-from alignjax.data import chat, examples, sources
-from alignjax.data import tokenizer as tokenizer_lib
+from alignjax.data import examples, sources
+from alignjax.text import chat
+from alignjax.text import tokenizer as tokenizer_lib
 
 BYTES_PER_TOKEN = 4.0  # of English text under a vocabulary of 8k to 32k pieces, roughly
 PERCENTILES = (0, 10, 50, 90, 99, 100)

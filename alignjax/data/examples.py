@@ -10,8 +10,9 @@ import dataclasses
 
 import numpy as np
 
-from alignjax.data import chat, packing, sources
-from alignjax.data.tokenizers import interface
+from alignjax.data import packing, sources
+from alignjax.text import chat
+from alignjax.text.tokenizers import interface
 
 Table = dict[str, np.ndarray]
 MIN_PROMPT = 4  # BOS, human marker, one token, assistant marker

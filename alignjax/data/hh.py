@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 from alignjax.core import shapes
-from alignjax.data import chat, chat_format, corpus, examples, sources
-from alignjax.data import tokenizer as tokenizers
-from alignjax.data.tokenizers import load
+from alignjax.data import corpus, examples, sources
+from alignjax.text import chat, chat_format
+from alignjax.text import tokenizer as tokenizers
+from alignjax.text.tokenizers import load
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -5,7 +5,8 @@ import hashlib
 from collections.abc import Callable
 
 from alignjax.core import shapes
-from alignjax.data import chat, chat_format, corpus, examples, records, sources
+from alignjax.data import corpus, examples, records, sources
+from alignjax.text import chat, chat_format
 
 
 @dataclasses.dataclass(kw_only=True)

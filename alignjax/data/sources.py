@@ -21,7 +21,8 @@ import pathlib
 import re
 import typing
 
-from alignjax.data import array_record, chat, records
+from alignjax.data import array_record, records
+from alignjax.text import chat
 
 DataError = records.DataError
 SPLITS = ("train", "eval", "all")

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.data import chat, chat_format
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt, lora, many, peft_format
 from alignjax.models.checkpoints import folder as stored_models
 from alignjax.sampling import generate, transforms
+from alignjax.text import chat, chat_format
 
 BASE = "base"  # the name of the weights without any adapter
 ROWS_LIMIT = 10_000_000  # bytes of a file of rows

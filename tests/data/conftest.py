@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from alignjax.data import chat, tokenizer
+from alignjax.text import chat, tokenizer
 
 SENTENCES = (
     "The river runs past the old mill and on to the sea.",

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from alignjax.data import chat, examples, packing
+from alignjax.data import examples, packing
+from alignjax.text import chat
 
 CONVERSATIONS = [
     [chat.Turn("human", "zq"), chat.Turn("assistant", "zq")],

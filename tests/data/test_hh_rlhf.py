@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from alignjax.data import baselines, chat, examples, sources, tokenizer
+from alignjax.data import baselines, examples, sources
+from alignjax.text import chat, tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import os
 import pathlib
 import typing
 
-from alignjax.data.tokenizers import opened, sentencepiece_file, tokenizer_json
+from alignjax.text.tokenizers import opened, sentencepiece_file, tokenizer_json
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
 _GPT2 = _CONTRACTIONS + r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

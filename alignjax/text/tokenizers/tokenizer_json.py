@@ -13,7 +13,7 @@ import json
 import re
 import typing
 
-from alignjax.data.tokenizers import interface, opened
+from alignjax.text.tokenizers import interface, opened
 
 Spec = dict[str, typing.Any]
 

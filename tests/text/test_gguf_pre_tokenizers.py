@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from alignjax.data.tokenizers import gguf_file
-from tests.data import small_tokenizers as small
+from alignjax.text.tokenizers import gguf_file
+from tests.text import small_tokenizers as small
 
 GOLDEN = pathlib.Path(__file__).parent / "goldens" / "smollm2-llama-cpp.json"
 

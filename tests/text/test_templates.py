@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from alignjax.data import chat, template_families, templates
-from alignjax.data.tokenizers import interface, load
-from alignjax.data.tokenizers import tokenizer_json as json_file
-from tests.data import small_tokenizers as small
-from tests.data import template_cases as cases
+from alignjax.text import chat, template_families, templates
+from alignjax.text.tokenizers import interface, load
+from alignjax.text.tokenizers import tokenizer_json as json_file
+from tests.text import small_tokenizers as small
+from tests.text import template_cases as cases
 
 FAMILIES = template_families.FAMILIES
 RECORDED = [(family, name) for family, row in cases.FAMILIES.items() for name in row[3]]

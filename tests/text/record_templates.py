@@ -7,8 +7,8 @@ OpenHermes-2.5-Mistral (ChatML) and SmolLM3-3B, each compared with copies in pub
 Stored are the strings, the ids under small tokenizers, the versions and the sha256 of every
 template.
 
-    python -m tests.data.record_templates tokenizers     # where alignjax is installed
-    PYTHONPATH=. python -m tests.data.record_templates FOLDER SMOLLM2_JINJA   # with transformers
+    python -m tests.text.record_templates tokenizers     # where alignjax is installed
+    PYTHONPATH=. python -m tests.text.record_templates FOLDER SMOLLM2_JINJA   # with transformers
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import json
 import pathlib
 import sys
 
-from tests.data import template_cases as cases
+from tests.text import template_cases as cases
 
 _TRL = {
     "llama3": "llama3", "llama3.1": "llama3_1", "llama3.2": "llama3_2", "qwen2.5": "qwen2_5",
@@ -27,8 +27,8 @@ _TRL = {
 
 
 def write_tokenizers() -> None:
-    from alignjax.data import template_families
-    from tests.data import small_tokenizers as small
+    from alignjax.text import template_families
+    from tests.text import small_tokenizers as small
 
     names = {name for family in template_families.FAMILIES.values() for name in family.needs}
     tools = [family.tools for family in template_families.FAMILIES.values() if family.tools]

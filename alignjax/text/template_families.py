@@ -7,8 +7,8 @@ like the first (its Jinja garbles it); SmolLM3's calls are written, as its list 
 (its Jinja leaves them out).
 """
 
-from alignjax.data import template_tools, templates
-from alignjax.data.templates import Template, Tools
+from alignjax.text import template_tools, templates
+from alignjax.text.templates import Template, Tools
 
 _ALL = frozenset({templates.SYSTEM, templates.USER, templates.ASSISTANT})
 _TALK = frozenset({templates.USER, templates.ASSISTANT})

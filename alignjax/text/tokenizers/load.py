@@ -5,9 +5,9 @@ import os
 import pathlib
 import typing
 
-from alignjax.data import tokenizer as own_tokenizer
-from alignjax.data.tokenizers import gguf_file, interface, opened, sentencepiece_file
-from alignjax.data.tokenizers import tokenizer_json as json_file
+from alignjax.text import tokenizer as own_tokenizer
+from alignjax.text.tokenizers import gguf_file, interface, opened, sentencepiece_file
+from alignjax.text.tokenizers import tokenizer_json as json_file
 
 MAX_BYTES = 256 * 2**20  # of a tokenizer file; the largest in use have about 35 MB
 MAX_CONFIG_BYTES = 32 * 2**20

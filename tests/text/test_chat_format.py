@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from alignjax.data import chat, chat_format, examples, template_families, templates
-from alignjax.data.tokenizers import load
-from tests.data import small_tokenizers, test_tokenizer_loading
-from tests.data import template_cases as cases
+from alignjax.data import examples
+from alignjax.text import chat, chat_format, template_families, templates
+from alignjax.text.tokenizers import load
+from tests.text import small_tokenizers, test_tokenizer_loading
+from tests.text import template_cases as cases
 
 T = chat.Turn
 

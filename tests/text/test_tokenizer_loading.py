@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from alignjax.data import tokenizer as own
-from alignjax.data.tokenizers import load
-from tests.data import small_tokenizers as small
+from alignjax.text import tokenizer as own
+from alignjax.text.tokenizers import load
+from tests.text import small_tokenizers as small
 
 CONFIG = {
     "eos_token": {"content": "<|im_end|>", "special": True},

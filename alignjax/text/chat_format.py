@@ -11,8 +11,8 @@ import hashlib
 import os
 import typing
 
-from alignjax.data import jinja_template, template_families, templates
-from alignjax.data.tokenizers import interface, load, opened
+from alignjax.text import jinja_template, template_families, templates
+from alignjax.text.tokenizers import interface, load, opened
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

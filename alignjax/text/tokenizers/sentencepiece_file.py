@@ -9,7 +9,7 @@ import collections.abc
 import json
 import typing
 
-from alignjax.data.tokenizers import interface, opened
+from alignjax.text.tokenizers import interface, opened
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)  # of SentencePiece and of GGUF
 _MOST_ADDED = 65536  # control tokens beyond the pieces; a forged id must not size a table

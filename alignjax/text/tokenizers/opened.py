@@ -6,7 +6,7 @@ import hashlib
 import json
 import typing
 
-from alignjax.data.tokenizers import interface
+from alignjax.text.tokenizers import interface
 
 SPACE_MARK = "\u2581"  # what SentencePiece writes for a space
 _SPACE_MARK_BYTES = tuple(f"<0x{byte:02X}>" for byte in SPACE_MARK.encode("utf-8"))

@@ -8,10 +8,10 @@ import pathlib
 
 import pytest
 
-from alignjax.data import jinja_template, template_families, templates
-from alignjax.data.tokenizers import gguf_file, load
-from tests.data import template_cases as cases
-from tests.data.test_templates import conversation
+from alignjax.text import jinja_template, template_families, templates
+from alignjax.text.tokenizers import gguf_file, load
+from tests.text import template_cases as cases
+from tests.text.test_templates import conversation
 
 pytest.importorskip("jinja2")
 

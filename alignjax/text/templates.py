@@ -13,9 +13,9 @@ import functools
 import re
 import typing
 
-from alignjax.data import template_tools
-from alignjax.data.template_tools import Call, Message, Piece, Tools
-from alignjax.data.tokenizers import interface
+from alignjax.text import template_tools
+from alignjax.text.template_tools import Call, Message, Piece, Tools
+from alignjax.text.tokenizers import interface
 
 __all__ = ["Call", "Message", "Piece", "Template", "Tools", "encode", "encode_pieces", "render"]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"

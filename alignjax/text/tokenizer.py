@@ -15,7 +15,7 @@ import pathlib
 import re
 import typing
 
-from alignjax.data.tokenizers import interface
+from alignjax.text.tokenizers import interface
 
 PAD, BOS, EOS, UNKNOWN = "<|pad|>", "<|bos|>", "<|eos|>", "<|unknown|>"
 HUMAN, ASSISTANT, SYSTEM = "<|human|>", "<|assistant|>", "<|system|>"

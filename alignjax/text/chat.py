@@ -10,8 +10,8 @@ import collections.abc
 import re
 import typing
 
-from alignjax.data import chat_format
-from alignjax.data import tokenizer as tokenizer_lib
+from alignjax.text import chat_format
+from alignjax.text import tokenizer as tokenizer_lib
 
 HUMAN, ASSISTANT, SYSTEM = "human", "assistant", "system"
 _MARKERS = {

@@ -1,0 +1,1 @@
+"""Text in, ids and masks out: templates, chat, tokenizers. Imports nothing of ours but core."""
