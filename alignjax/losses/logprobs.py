@@ -176,13 +176,15 @@ def token_divergence(
     *,
     temperature: float = 1.0,
     softcap: float = 0.0,
+    other_softcap: float | None = None,
     tile: int = 0,
 ) -> jax.Array:
     """[B, T] exact KL(p || q) of next-token distributions, summed over the vocabulary, in nats.
 
         KL = sum_v p_v (log p_v - log q_v), p from `hidden`, q from `other_hidden`
 
-    For measuring, not for training: it has no memory-saving gradient. The two may differ in width.
+    For measuring, not for training: it has no memory-saving gradient. The two may differ in width
+    and in their soft caps; other_softcap None is that of p.
 
     Raises:
       ValueError: a shape or number is out of range.
@@ -196,16 +198,18 @@ def token_divergence(
     shapes.check_number("tile", tile, minimum=0)
     tile = tile or _choose_tile(hidden, unembedding)
     layout = _layout_of(hidden, unembedding)
-    head = _Head(temperature=temperature, softcap=float(softcap), tile=tile, layout=layout)
+    other_softcap = softcap if other_softcap is None else other_softcap
+    head, other_head = (
+        _Head(temperature=temperature, softcap=float(cap), tile=tile, layout=layout)
+        for cap in (softcap, other_softcap)
+    )
 
     def run(states: Any, matrix: Any, other_states: Any, other_matrix: Any) -> jax.Array:
         matrix, other_matrix = layout.spread(matrix), layout.spread(other_matrix)
 
         def one(tiles: tuple[jax.Array, jax.Array]) -> jax.Array:
-            logits, others = (
-                _logits(head, tile, w)[0]
-                for tile, w in zip(tiles, (matrix, other_matrix), strict=True)
-            )
+            logits = _logits(head, tiles[0], matrix)[0]
+            others = _logits(other_head, tiles[1], other_matrix)[0]
             logp = logits - _logsumexp(head, logits)[..., None]
             logq = others - _logsumexp(head, others)[..., None]
             return layout.sum(jnp.sum(jnp.exp(logp) * (logp - logq), axis=-1))

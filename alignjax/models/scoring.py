@@ -111,18 +111,22 @@ def token_divergence(
     batch: Batch,
     *,
     temperature: float = 1.0,
+    other_model: models.Model | None = None,
 ) -> jax.Array:
     """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats.
 
-    hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`.
+    hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`. other_model: that
+    of `other`, where it is another one over the same vocabulary.
     """
+    second = model if other_model is None else other_model
     divergence = logprobs.token_divergence(
         hidden,
         model.unembedding(params),
-        hidden_states(model, other, batch),
-        model.unembedding(other),
+        hidden_states(second, other, batch),
+        second.unembedding(other),
         temperature=temperature,
         softcap=model.logit_softcap,
+        other_softcap=second.logit_softcap,
         tile=model.logit_tile,
     )
     return align(divergence)
