@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any, ClassVar, Self
 
 from alignjax.core import shapes
 
@@ -10,6 +11,30 @@ KERNELS = ("auto", "reference", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("full", "sliding", "chunked", "nope")
 ROPE_SCALING = ("none", "linear", "llama3", "yarn")
+
+
+class ModelConfig:
+    """What every model's configuration is: a dataclass that makes a Model.
+
+    A subclass in any file, of a Flax module by `flax_bridge` say, is a model that every method
+    trains. RUNNING: fields that say how it runs, not what it computes; they may differ between a
+    run and one that goes on from it. PRECISION: those of its dtypes.
+    """
+
+    RUNNING: ClassVar[tuple[str, ...]] = ()
+    PRECISION: ClassVar[tuple[str, ...]] = ()
+    vocab_size: int
+
+    def validate(self) -> None:
+        """Raises ValueError where an option is wrong."""
+
+    def make(self) -> Any:
+        """The `models.model.Model`, on the mesh that is set."""
+        raise NotImplementedError
+
+    def sized(self, vocab_size: int) -> Self:
+        """The same with so many rows in the embedding."""
+        return dataclasses.replace(self, vocab_size=vocab_size)  # type: ignore[type-var]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,8 +122,11 @@ class MlaConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
-class TransformerConfig:
+class TransformerConfig(ModelConfig):
     """A decoder (Touvron et al. 2023): RMSNorm, RoPE, GQA, gated MLP, and what families change."""
+
+    RUNNING = ("remat", "attention_kernel", "logit_tile", "unroll")
+    PRECISION = ("compute_dtype", "param_dtype")
 
     vocab_size: int = 0  # rows of the embedding; 0 is filled in from the tokenizer or world
     layers: int = 2
@@ -168,6 +196,11 @@ class TransformerConfig:
         shapes.check_choice("model.attention_kernel", self.attention_kernel, KERNELS)
         for part in (self.rope, self.moe, self.mla):
             part.validate()
+
+    def make(self) -> Any:
+        from alignjax.models import transformer  # which reads this class
+
+        return transformer.transformer(self)
 
     def _check_kernel(self) -> None:
         if self.attention_kernel == "cudnn" and (
