@@ -1,7 +1,6 @@
 """Grouped-query attention over segments and positions, with or without a key-value cache."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +11,6 @@ from alignjax.core import struct
 from alignjax.models import kernels, layers, params, rope
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
-
-# Stores a layer's new keys and values [B, T, K, H], and returns all that the queries may look at,
-# [B, K, S, H].
-Remember = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @struct.pytree
@@ -126,14 +121,14 @@ def views(
     kinds = config.kinds()
     distinct = list(dict.fromkeys(kinds))
     tuned = config.query_tuning > 0
-    made = []
+    by_kind = []
     for kind in distinct:
         cos, sin = rope.angles(config, kind, positions, size)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
         grown = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
         places = (positions, segments, key_positions, key_segments)
         splash = kernel == "splash"
-        made.append(
+        by_kind.append(
             View(
                 mask=None if splash else visible(*places, kind=kind, window=config.window),
                 segments=_apart(config, kind, positions, segments) if splash else None,
@@ -145,7 +140,14 @@ def views(
                 positioned=jnp.asarray(kind != "nope"),
             )
         )
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *made), [distinct.index(k) for k in kinds]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *by_kind), [distinct.index(k) for k in kinds]
+
+
+def select(views: View, kind: jax.Array) -> View:
+    """One of the stacked views."""
+    return jax.tree.map(
+        lambda v: v[0] if len(v) == 1 else jax.lax.dynamic_index_in_dim(v, kind, 0, False), views
+    )
 
 
 def _apart(
@@ -159,7 +161,7 @@ def _apart(
     return jnp.where(segments > 0, segments * count + chunks, 0).astype(jnp.int32)
 
 
-def look(
+def attend_by_kernel(
     config: TransformerConfig,
     view: View,
     query: jax.Array,
@@ -169,7 +171,7 @@ def look(
     scale: float,
     softcap: float = 0.0,
 ) -> jax.Array:
-    """What `attend` gives for a layer's view, by the kernel that the view is made for."""
+    """`attend` with a layer's mask, by the kernel of its view."""
     if view.kernel == "cudnn":
         return kernels.cudnn(query, key, value, view.mask, scale=scale)
     if view.kernel == "reference":
@@ -177,8 +179,7 @@ def look(
     scaled = (query * scale).astype(query.dtype)
 
     def run(window: int) -> jax.Array:
-        found = (scaled, key, value, view.segments)
-        return kernels.splash(*found, window=window, softcap=softcap)
+        return kernels.splash(scaled, key, value, view.segments, window=window, softcap=softcap)
 
     kinds = {kind == "sliding" for kind in config.kinds()}
     if len(kinds) == 1:
@@ -226,10 +227,10 @@ def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> 
     return normed if config.qk_norm == "scaled" else jnp.where(view.positioned, normed, x)
 
 
-def attention(
-    config: TransformerConfig, weights: Attention, x: jax.Array, view: View, remember: Remember
-) -> jax.Array:
-    """What a layer's heads add to the residual stream: x [B, T, D] -> [B, T, D]."""
+def project(
+    config: TransformerConfig, weights: Attention, x: jax.Array, view: View
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(query [B, T, K, G, H], key, value [B, T, K, H]) of x [B, T, D], normed and rotated."""
     into = {"stored": "embed kv head", "out": "batch time kv head"}
     query = layers.linear(
         "btd,dkgh->btkgh",
@@ -243,13 +244,28 @@ def attention(
     value = layers.linear("btd,dkh->btkh", x, weights.value, bias=weights.value_bias, **into)
     query = _normed(config, query, weights.query_norm, view)
     key = _normed(config, key, weights.key_norm, view)
-    turn = {"interleaved": config.rope_interleaved}
-    query = rope.rotate(query, view.cos, view.sin, **turn)
-    key, value = remember(rope.rotate(key, view.cos, view.sin, **turn), value)
+    rotation = {"interleaved": config.rope_interleaved}
+    query = rope.rotate(query, view.cos, view.sin, **rotation)
+    key = rope.rotate(key, view.cos, view.sin, **rotation)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
+    return query, key, value
+
+
+def mix(
+    config: TransformerConfig,
+    weights: Attention,
+    view: View,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+) -> jax.Array:
+    """What a layer's heads add to the residual stream, [B, T, D].
+
+    query: [B, T, K, G, H] of `project`. key, value: [B, K, S, H], all that the view masks.
+    """
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
-    key, value = (axes.shard(a.astype(x.dtype), "batch kv slot head") for a in (key, value))
+    key, value = (axes.shard(a.astype(query.dtype), "batch kv slot head") for a in (key, value))
     scale = config.query_scale or config.head_dim**-0.5
     if view.kernel == "splash":
         # As the kernel reads it: what the backward pass keeps is neither scaled nor moved again.
@@ -257,12 +273,12 @@ def attention(
         if config.head_dim % kernels.LANES == 0:  # smaller heads would leave lanes empty
             query = axes.in_memory(query, (0, 2, 3, 1, 4))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
-    law: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}
+    numbers: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}
     if weights.prefix is None:
-        mixed = look(config, view, query, key, value, **law)
+        mixed = attend_by_kernel(config, view, query, key, value, **numbers)
     else:
-        plain = functools.partial(attend, query, **law)
-        mixed = weights.prefix.attend(plain, key, value, view.mask)
+        attend_to = functools.partial(attend, query, **numbers)
+        mixed = weights.prefix.attend(attend_to, key, value, view.mask)
     if view.kernel != "splash":  # which names its own result
         mixed = checkpoint_name(mixed, "mixed")
     return layers.linear(

@@ -1,6 +1,6 @@
 """The key-value cache: slots filled from the left, valid where their segment is not zero."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,3 +76,43 @@ def write(blocks: jax.Array, layer: jax.Array, index: jax.Array, new: jax.Array)
     # Left to itself libtpu puts the rows next to the heads' own axis, which suits the write of one
     # slot, and then copies every layer's keys and values for each token.
     return axes.in_memory(written, tuple(range(written.ndim)))
+
+
+def advance(cache: KVCache, stored: "KeysValues", count: int) -> KVCache:
+    """The cache with all layers' keys and values of `count` new slots, that are behind it now."""
+    return struct.replace(cache, keys=stored.keys, values=stored.values, index=cache.index + count)
+
+
+class KeysValues(NamedTuple):
+    """Keys [B, K, S, H] and values [B, K, S, U] of a layer; with a leading axis of all layers."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+class Memory(NamedTuple):
+    """Where one layer's keys and values are kept for its queries.
+
+    stored: all layers' cached ones, or None without a cache. layer: the layer's number. start: the
+    cache's first free slot.
+    """
+
+    stored: KeysValues | None
+    layer: jax.Array
+    start: jax.Array | None
+
+    def extend(self, key: jax.Array, value: jax.Array) -> tuple[KeysValues, KeysValues | None]:
+        """(the keys and values that the layer's queries attend to, `stored` with the new ones).
+
+        key [B, T, K, H] and value [B, T, K, U] of T new tokens. Without a cache the queries attend
+        to these alone.
+        """
+        new = KeysValues(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2))
+        if self.stored is None or self.start is None:
+            return new, None
+        stored = KeysValues(
+            write(self.stored.keys, self.layer, self.start, new.keys),
+            write(self.stored.values, self.layer, self.start, new.values),
+        )
+        own = (jax.lax.dynamic_index_in_dim(b, self.layer, 0, keepdims=False) for b in stored)
+        return KeysValues(*own), stored

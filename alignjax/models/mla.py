@@ -112,20 +112,22 @@ def _query(config: TransformerConfig, weights: Mla, x: jax.Array) -> jax.Array:
 
 
 def _by_latents(
-    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, view: Any
+    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, rotated: Any, view: Any
 ) -> jax.Array:
     """[B, T, K, U]: every head's keys and values are made from the latents [B, S, R]."""
     wide = {"stored": "route kv head", "out": "batch kv slot head"}
     key = layers.linear("bsr,rkh->bksh", latent, weights.key, **wide)
     value = layers.linear("bsr,rku->bksu", latent, weights.value, **wide)
-    shared = jnp.broadcast_to(turned[:, None], (*key.shape[:3], turned.shape[-1]))
+    shared = jnp.broadcast_to(rotated[:, None], (*key.shape[:3], rotated.shape[-1]))
     key = jnp.concatenate([key, axes.shard(shared, "batch kv slot head")], axis=-1)
     scale = score_scale(config)
-    return attention.look(config, view, query[:, :, :, None], key, value, scale=scale)[:, :, :, 0]
+    return attention.attend_by_kernel(config, view, query[:, :, :, None], key, value, scale=scale)[
+        :, :, :, 0
+    ]
 
 
 def _by_queries(
-    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, turned: Any, view: Any
+    config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, rotated: Any, view: Any
 ) -> jax.Array:
     """[B, T, K, U]: queries and mixtures are [B, T, K, R], so no head has keys of its own."""
     h, fp32 = config.head_dim, {"dtype": jnp.float32}
@@ -133,49 +135,62 @@ def _by_queries(
     heads = "batch kv time slot"
     near = layers.linear("btkh,rkh->btkr", query[..., :h], weights.key, **own)
     score = axes.einsum("btkr,bsr->bkts", near, latent, out=heads, **fp32)
-    score = score + axes.einsum("btkp,bsp->bkts", query[..., h:], turned, out=heads, **fp32)
+    score = score + axes.einsum("btkp,bsp->bkts", query[..., h:], rotated, out=heads, **fp32)
     score = jnp.where(view.mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
     share = jax.nn.softmax(score, axis=-1).astype(latent.dtype)
     mixed = axes.einsum("bkts,bsr->btkr", share, latent, out="batch time kv head")
     return layers.linear("btkr,rku->btku", mixed, weights.value, **own)
 
 
-def latent_attention(
-    config: TransformerConfig,
-    weights: Mla,
-    x: jax.Array,
-    view: attention.View,
-    remember: attention.Remember,
-) -> jax.Array:
-    """What a layer's heads add to the residual stream: x [B, T, D] -> [B, T, D].
+def project(
+    config: TransformerConfig, weights: Mla, x: jax.Array, view: attention.View
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(query [B, T, K, H + P], latent [B, T, 1, R], rotated key [B, T, 1, P]) of x [B, T, D].
 
     c = norm(x W_latent), q = norm(x W_down) W_query; a head's key is (c W_key, rope(x W_rotated)),
-    its query (q without position, rope(the rest of q)), its value c W_value. `remember` is given c
-    [B, T, 1, R] and the rotated key [B, T, 1, P]: all that a cache holds.
+    its query (q without position, rope(the rest of q)), its value c W_value. The latent c and the
+    rotated key are all that a cache holds.
 
     Reference: DeepSeek-AI 2024 (V2), equations 9 to 19 and 37 to 47.
     """
     into = {"stored": "embed route", "out": "batch time route"}
     query = _query(config, weights, x)
     latent = layers.linear("btd,dr->btr", x, weights.latent, bias=weights.latent_bias, **into)
-    turned = layers.linear("btd,dp->btp", x, weights.rotated, bias=weights.rotated_bias, **into)
-    turn = {"interleaved": config.rope_interleaved}
+    rotated = layers.linear("btd,dp->btp", x, weights.rotated, bias=weights.rotated_bias, **into)
+    rotation = {"interleaved": config.rope_interleaved}
     h = config.head_dim
-    rest = rope.rotate(query[..., h:], view.cos, view.sin, **turn)
+    rest = rope.rotate(query[..., h:], view.cos, view.sin, **rotation)
     query = jnp.concatenate([query[..., :h], rest], axis=-1)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None].astype(query.dtype)
-    turned = rope.rotate(turned, view.cos, view.sin, **turn)
+    rotated = rope.rotate(rotated, view.cos, view.sin, **rotation)
     latent = _norm(config, latent, weights.latent_norm)
-    kept = remember(latent[:, :, None], turned[:, :, None])
-    latent, turned = (axes.shard(a[:, 0].astype(x.dtype), "batch slot route") for a in kept)
-    written = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
+    return query, latent[:, :, None], rotated[:, :, None]
+
+
+def mix(
+    config: TransformerConfig,
+    weights: Mla,
+    view: attention.View,
+    query: jax.Array,
+    latent: jax.Array,
+    rotated: jax.Array,
+) -> jax.Array:
+    """What a layer's heads add to the residual stream, [B, T, D].
+
+    query: [B, T, K, H + P] of `project`. latent [B, 1, S, R] and rotated [B, 1, S, P]: of all slots
+    that the view masks.
+    """
+    latent, rotated = (
+        axes.shard(a[:, 0].astype(query.dtype), "batch slot route") for a in (latent, rotated)
+    )
+    reference = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
     plain = not any(isinstance(w, layers.Operator) for w in (weights.key, weights.value))
-    absorbed = written and plain and absorbs(config, x.shape[1], latent.shape[1])
-    mix = _by_queries if absorbed else _by_latents
+    absorbed = reference and plain and absorbs(config, query.shape[1], latent.shape[1])
+    heads = _by_queries if absorbed else _by_latents
     return layers.linear(
         "btku,kud->btd",
-        mix(config, weights, query, latent, turned, view),
+        heads(config, weights, query, latent, rotated, view),
         weights.out,
         bias=weights.out_bias,
         stored="kv head embed",

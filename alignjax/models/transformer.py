@@ -2,27 +2,15 @@
 
 import contextlib
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
-from alignjax.models import attention, cache, kernels, layers, mla, model, moe, params
+from alignjax.models import attention, block, cache, kernels, layers, model, moe, params
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
-
-
-@struct.pytree
-class Block:
-    """One decoder layer's weights; in the model every leaf has a leading layer axis."""
-
-    attention_norm: Any
-    attention: attention.Attention | mla.Mla
-    mlp_norm: Any
-    mlp: layers.Mlp | moe.Moe
-    attention_post_norm: Any = None
-    mlp_post_norm: Any = None
 
 
 @struct.pytree
@@ -31,7 +19,7 @@ class Transformer:
     tied; `scalar` is None without a scalar head."""
 
     embed: Any
-    blocks: tuple[Block, ...]
+    blocks: tuple[block.Block, ...]
     norm: Any
     unembed: Any = None
     scalar: Any = None
@@ -47,108 +35,87 @@ def declare(config: TransformerConfig) -> Transformer:
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
         blocks=tuple(
-            _declare_blocks(config, len(numbers), sparse) for sparse, numbers in config.stacks()
+            block.declare(config, len(numbers), sparse=sparse)
+            for sparse, numbers in config.stacks()
         ),
         norm=attention.norm_info(config, (d,)),
         unembed=None if config.tied else info((d, config.vocab_size), "fsdp vocab", d**-0.5),
     )
 
 
-def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
-    d, f, info, bias = config.width, config.ff, params.ParamInfo, config.mlp_bias
-    return layers.Mlp(
-        gate=info((n, d, f), "layers fsdp ff", d**-0.5),
-        up=info((n, d, f), "layers fsdp ff", d**-0.5),
-        down=info((n, f, d), "layers ff fsdp", (2 * config.layers * f) ** -0.5),
-        gate_bias=info((n, f), "layers ff", 0) if bias else None,
-        up_bias=info((n, f), "layers ff", 0) if bias else None,
-        down_bias=info((n, d), "layers embed", 0) if bias else None,
-    )
+class _Carry(NamedTuple):
+    """What passes from layer to layer."""
+
+    x: jax.Array  # [B, T, D], the residual stream
+    stored: cache.KeysValues | None  # all layers', where a cache is in use
+    penalties: moe.Penalties | None  # summed over the layers so far, where asked for
 
 
-def _declare_blocks(config: TransformerConfig, n: int, sparse: bool) -> Block:
-    norm = attention.norm_info(config, (n, config.width))
-    return Block(
-        attention_norm=norm,
-        attention=(mla if config.mla.kv_rank else attention).declare(config, n),
-        mlp_norm=norm,
-        mlp=moe.declare(config, n) if sparse else _declare_mlp(config, n),
-        attention_post_norm=norm if config.post_norms else None,
-        mlp_post_norm=norm if config.post_norms else None,
-    )
+class _Stack(NamedTuple):
+    """Layers of one structure, in order, with a leading layer axis; what a scan runs over."""
+
+    block: block.Block
+    layer: jax.Array  # [L] numbers in the model
+    kind: jax.Array  # [L] places among the views
 
 
-def _block(
-    config: TransformerConfig,
-    x: jax.Array,
-    block: Block,
-    view: attention.View,
-    layer: jax.Array,
-    kv: Any,
-    index: Any,
-) -> tuple[jax.Array, Any, moe.Routing | None]:
-    """One decoder layer. `kv` is (keys, values) of all layers when a cache is in use."""
-    norm = functools.partial(layers.rms_norm, eps=config.norm_eps, plus_one=config.norm_plus_one)
-    stored = kv
-
-    def remember(key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        nonlocal stored
-        key, value = (jnp.swapaxes(a, 1, 2) for a in (key, value))
-        if kv is None:
-            return key, value
-        stored = (cache.write(kv[0], layer, index, key), cache.write(kv[1], layer, index, value))
-        key, value = (jax.lax.dynamic_index_in_dim(b, layer, 0, keepdims=False) for b in stored)
-        return key, value
-
-    with jax.named_scope("attention"):
-        attend = mla.latent_attention if config.mla.kv_rank else attention.attention
-        normed = norm(x, block.attention_norm)
-        added = attend(config, block.attention, normed, view, remember)  # type: ignore[arg-type]
-        if config.post_norms:
-            added = norm(added, block.attention_post_norm)
-        x = x + added
-    with jax.named_scope("mlp"):
-        normed, routing = norm(x, block.mlp_norm), None
-        if isinstance(block.mlp, moe.Moe):
-            added, routing = moe.mixture(config, block.mlp, normed)
-        else:
-            added = layers.gated_mlp(block.mlp, normed, config.activation)
-        if config.post_norms:
-            added = norm(added, block.mlp_post_norm)
-        x = x + added
-    return x, stored, routing
+def _embed(config: TransformerConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The rows of the table [V, D] for tokens [B, T], in the compute dtype: [B, T, D]."""
+    dtype = jnp.dtype(config.compute_dtype)
+    with jax.named_scope("embed"):
+        table = axes.shard(table, "slot embed").astype(dtype)
+        x = axes.take(table, tokens, out="batch time embed")
+        return x if config.embed_scale == 1.0 else x * jnp.asarray(config.embed_scale, dtype)
 
 
-def _cast(block: Block, dtype: Any) -> Block:
-    used = layers.cast(block, dtype)
-    if isinstance(block.mlp, moe.Moe):
-        return struct.replace(used, mlp=moe.cast(block.mlp, dtype))
-    return used
-
-
-def _remat(config: TransformerConfig, body: Any, *, looped: bool) -> Any:
-    if config.remat == "none":
-        return body
-    policies = jax.checkpoint_policies
-    mixed = policies.save_only_these_names("mixed")
-    policy = {
-        "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, mixed),
-        "heads": policies.save_only_these_names("projected", "mixed"),
-        "attention": mixed,
-        "full": policies.nothing_saveable,
-    }[config.remat]
-    # Outside a loop the compiler would take what is made again for what was made before.
-    return jax.checkpoint(body, policy=policy, prevent_cse=not looped)
-
-
-def _kernel(config: TransformerConfig, weights: Transformer, cache_state: Any) -> str:
-    """How this call attends: kernels take whole rows, and no keys beside the tokens' own."""
-    whole = cache_state is None and all(
-        block.attention.prefix is None
-        for block in weights.blocks
-        if isinstance(block.attention, attention.Attention)
+def _kernel(config: TransformerConfig, weights: Transformer, *, cached: bool) -> str:
+    """The attention kernel: fused ones take whole rows, and no keys beside the tokens' own."""
+    whole = not cached and all(
+        part.attention.prefix is None
+        for part in weights.blocks
+        if isinstance(part.attention, attention.Attention)
     )
     return kernels.choose(config.attention_kernel) if whole else "reference"
+
+
+def _stacks(config: TransformerConfig, weights: Transformer, kinds: list[int]) -> list[_Stack]:
+    """The layers' weights with their numbers, and their places among the views."""
+    stacks = [numbers for _, numbers in config.stacks()]
+    if len(weights.blocks) > len(stacks):  # each layer apart: `_prepare`
+        stacks = [range(n, n + 1) for numbers in stacks for n in numbers]
+    return [
+        _Stack(part, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
+        for part, numbers in zip(weights.blocks, stacks, strict=True)
+    ]
+
+
+def _run(
+    config: TransformerConfig,
+    stack: _Stack,
+    carry: _Carry,
+    views: attention.View,
+    segments: jax.Array,
+    index: jax.Array | None,
+) -> _Carry:
+    """A stack's layers, one after another. index: the cache's first free slot, or None."""
+    dtype = jnp.dtype(config.compute_dtype)
+
+    def body(carry: _Carry, stack: _Stack) -> tuple[_Carry, None]:
+        # Cast before use, after the slice of the scan: master weights stay in their own dtype.
+        weights = block.cast(stack.block, dtype)
+        view = attention.select(views, stack.kind)
+        memory = cache.Memory(carry.stored, stack.layer, index)
+        x, stored, routing = block.forward(config, weights, carry.x, view, memory)
+        penalties = carry.penalties
+        if penalties is not None and routing is not None:
+            more = moe.penalties(config.moe, routing, segments)
+            penalties = jax.tree.map(jnp.add, penalties, more)
+        return _Carry(x, stored, penalties), None
+
+    count = len(stack.layer)
+    unroll = min(config.unroll, count)
+    layer = block.remat(config, body, looped=unroll < count)
+    return jax.lax.scan(layer, carry, stack, unroll=unroll)[0]
 
 
 def _hidden(
@@ -158,61 +125,31 @@ def _hidden(
     *,
     positions: jax.Array,
     segments: jax.Array,
-    cache_state: cache.KVCache | None = None,
+    kv_cache: cache.KVCache | None = None,
     penalise: bool = False,
 ) -> tuple[jax.Array, cache.KVCache | None, moe.Penalties | None]:
     """(states [B, T, D], cache, router losses of all layers if `penalise`)."""
-    dtype = jnp.dtype(config.compute_dtype)
     tokens, positions, segments = (
         axes.shard(x, "batch time") for x in (tokens, positions, segments)
     )
-    with jax.named_scope("embed"):
-        table = axes.shard(weights.embed, "slot embed").astype(dtype)
-        x = axes.take(table, tokens, out="batch time embed")
-        if config.embed_scale != 1.0:
-            x = x * jnp.asarray(config.embed_scale, dtype)
-    kv: Any = None
-    index: Any = None
-    seen = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
-    if cache_state is not None:
-        cache_state = cache.extend(cache_state, positions, segments)
-        seen = (cache_state.positions, cache_state.segments)
-        kv, index = (cache_state.keys, cache_state.values), cache_state.index
-    kernel = _kernel(config, weights, cache_state)
+    x = _embed(config, weights.embed, tokens)
+    places = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
+    stored = index = None
+    if kv_cache is not None:
+        kv_cache = cache.extend(kv_cache, positions, segments)
+        places = (kv_cache.positions, kv_cache.segments)
+        stored, index = cache.KeysValues(kv_cache.keys, kv_cache.values), kv_cache.index
+    kernel = _kernel(config, weights, cached=kv_cache is not None)
     views, kinds = attention.views(
-        config, config.rotated(), positions, segments, *seen, kernel=kernel
+        config, config.rotated(), positions, segments, *places, kernel=kernel
     )
-    fined = moe.no_penalties(segments) if penalise else None
-
-    def body(carry: Any, xs: Any) -> tuple[Any, None]:
-        block, layer, kind = xs
-        # Cast before use, after the slice of the scan: master weights stay in their own dtype.
-        block = _cast(block, dtype)
-        view = jax.tree.map(
-            lambda v: v[0] if len(v) == 1 else jax.lax.dynamic_index_in_dim(v, kind, 0, False),
-            views,
-        )
-        x, kv, fined = carry
-        x, kv, routing = _block(config, x, block, view, layer, kv, index)
-        if fined is not None and routing is not None:
-            more = moe.penalties(config.moe, routing, segments)
-            fined = jax.tree.map(jnp.add, fined, more)
-        return (x, kv, fined), None
-
-    stacks = [numbers for _, numbers in config.stacks()]
-    if len(weights.blocks) > len(stacks):  # each layer apart
-        stacks = [range(n, n + 1) for numbers in stacks for n in numbers]
-    for block, numbers in zip(weights.blocks, stacks, strict=True):
-        each = (block, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
-        unroll = min(config.unroll, len(numbers))
-        run = _remat(config, body, looped=unroll < len(numbers))
-        (x, kv, fined), _ = jax.lax.scan(run, (x, kv, fined), each, unroll=unroll)
-    if cache_state is not None:
-        cache_state = struct.replace(
-            cache_state, keys=kv[0], values=kv[1], index=index + tokens.shape[1]
-        )
-    x = layers.rms_norm(x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
-    return x, cache_state, fined
+    carry = _Carry(x, stored, moe.no_penalties(segments) if penalise else None)
+    for stack in _stacks(config, weights, kinds):
+        carry = _run(config, stack, carry, views, segments, index)
+    if kv_cache is not None and carry.stored is not None:
+        kv_cache = cache.advance(kv_cache, carry.stored, tokens.shape[1])
+    x = layers.rms_norm(carry.x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
+    return x, kv_cache, carry.penalties
 
 
 _INNER = ("embed", "head")
@@ -224,7 +161,7 @@ def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
     return struct.replace(
         weights,
         embed=weights.embed.astype(dtype),
-        blocks=tuple(_cast(block, dtype) for block in weights.blocks),
+        blocks=tuple(block.cast(part, dtype) for part in weights.blocks),
         unembed=None if config.tied else weights.unembed.astype(dtype),
         scalar=None,
     )
@@ -254,16 +191,16 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
 
         return jax.tree.map(move, part)
 
-    used = _narrow(config, weights)
-    split, blocks = axes.platform() == "tpu", []
-    declared = declare(config)
-    for info, block, (_, numbers) in zip(
+    used, declared = _narrow(config, weights), declare(config)
+    blocks = []
+    for infos, stack, (_, numbers) in zip(
         declared.blocks, used.blocks, config.stacks(), strict=True
     ):
-        parts = [slice(n, n + 1) for n in range(len(numbers))] if split else [slice(None)]
-        for part in parts:
-            own = jax.tree.map(lambda x, part=part: x[part], block)
-            blocks.append(params.with_info(place, info, own))
+        apart = axes.platform() == "tpu"
+        slices = [slice(n, n + 1) for n in range(len(numbers))] if apart else [slice(None)]
+        for part in slices:
+            own = jax.tree.map(lambda x, part=part: x[part], stack)
+            blocks.append(params.with_info(place, infos, own))
     rest = struct.replace(used, blocks=())
     placed = params.with_info(place, struct.replace(declared, blocks=()), rest)
     return struct.replace(placed, blocks=tuple(blocks), scalar=weights.scalar)
@@ -299,7 +236,7 @@ def transformer(config: TransformerConfig) -> model.Model:
     dtype = jnp.dtype(config.param_dtype)
 
     def hidden(weights: Transformer, tokens: jax.Array, *, positions, segments, cache=None):
-        run = functools.partial(_hidden, config, weights, tokens, cache_state=cache)
+        run = functools.partial(_hidden, config, weights, tokens, kv_cache=cache)
         with contextlib.nullcontext() if cache is None else axes.whole("time"):
             x, cache, _ = run(positions=positions, segments=segments)
         return x, cache
@@ -344,10 +281,10 @@ def _hidden_and_penalties(config: TransformerConfig) -> Any:
         return None
 
     def run(weights: Transformer, tokens: jax.Array, *, positions: Any, segments: Any) -> Any:
-        x, _, fined = _hidden(
+        x, _, penalties = _hidden(
             config, weights, tokens, positions=positions, segments=segments, penalise=True
         )
-        terms = {f"router_{n}": f * getattr(fined, n) for n, f in factors.items()}
+        terms = {f"router_{n}": f * getattr(penalties, n) for n, f in factors.items()}
         return x, terms
 
     return run

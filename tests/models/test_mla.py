@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from alignjax.models import attention, mla, params, scoring, transformer
+from alignjax.models import attention, cache, mla, params, scoring, transformer
 from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling
 from alignjax.parallel import axes, hosts, mesh
 from tests.models import tiny
@@ -61,9 +61,9 @@ def view_of(shape, time):
 
 def run(shape, weights, x):
     view = view_of(shape, x.shape[1])
-    return mla.latent_attention(
-        shape, weights, x, view, lambda *new: tuple(jnp.swapaxes(a, 1, 2) for a in new)
-    )
+    query, *new = mla.project(shape, weights, x, view)
+    memory = cache.Memory(None, jnp.zeros((), jnp.int32), None)
+    return mla.mix(shape, weights, view, query, *memory.extend(*new)[0])
 
 
 @pytest.mark.parametrize("by_queries", [False, True])

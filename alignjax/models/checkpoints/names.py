@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.models import attention, layers
+from alignjax.models.block import Block
 from alignjax.models.checkpoints.hf_config import Fields
 from alignjax.models.checkpoints.sources import Source
 from alignjax.models.config import TransformerConfig
-from alignjax.models.transformer import Block, Transformer
+from alignjax.models.transformer import Transformer
 
 # A layer's sources: (name within the layer, axes) -> the source over all layers of a stack.
 Layer = Callable[..., Source]

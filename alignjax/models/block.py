@@ -1,0 +1,130 @@
+"""One decoder layer: attention and an MLP, each added to the residual stream behind a norm."""
+
+from typing import Any
+
+import jax
+
+from alignjax.core import struct
+from alignjax.models import attention, cache, layers, mla, moe, params
+from alignjax.models.config import TransformerConfig
+
+
+@struct.pytree
+class Block:
+    """One decoder layer's weights; in the model every leaf has a leading layer axis."""
+
+    attention_norm: Any
+    attention: attention.Attention | mla.Mla
+    mlp_norm: Any
+    mlp: layers.Mlp | moe.Moe
+    attention_post_norm: Any = None
+    mlp_post_norm: Any = None
+
+
+def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
+    d, f, info, bias = config.width, config.ff, params.ParamInfo, config.mlp_bias
+    return layers.Mlp(
+        gate=info((n, d, f), "layers fsdp ff", d**-0.5),
+        up=info((n, d, f), "layers fsdp ff", d**-0.5),
+        down=info((n, f, d), "layers ff fsdp", (2 * config.layers * f) ** -0.5),
+        gate_bias=info((n, f), "layers ff", 0) if bias else None,
+        up_bias=info((n, f), "layers ff", 0) if bias else None,
+        down_bias=info((n, d), "layers embed", 0) if bias else None,
+    )
+
+
+def declare(config: TransformerConfig, count: int, *, sparse: bool) -> Block:
+    """`count` layers' parameters; sparse: whether their MLPs are mixtures of experts."""
+    n, norm = count, attention.norm_info(config, (count, config.width))
+    return Block(
+        attention_norm=norm,
+        attention=(mla if config.mla.kv_rank else attention).declare(config, n),
+        mlp_norm=norm,
+        mlp=moe.declare(config, n) if sparse else _declare_mlp(config, n),
+        attention_post_norm=norm if config.post_norms else None,
+        mlp_post_norm=norm if config.post_norms else None,
+    )
+
+
+def _norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
+    return layers.rms_norm(x, scale, config.norm_eps, plus_one=config.norm_plus_one)
+
+
+def _attention(
+    config: TransformerConfig,
+    block: Block,
+    x: jax.Array,
+    view: attention.View,
+    memory: cache.Memory,
+) -> tuple[jax.Array, cache.KeysValues | None]:
+    """(what the heads add to the residual stream x [B, T, D], all layers' cached keys, values)."""
+    heads: Any = mla if config.mla.kv_rank else attention
+    x = _norm(config, x, block.attention_norm)
+    query, key, value = heads.project(config, block.attention, x, view)
+    visible, stored = memory.extend(key, value)
+    added = heads.mix(config, block.attention, view, query, *visible)
+    return _post_norm(config, added, block.attention_post_norm), stored
+
+
+def _mlp(
+    config: TransformerConfig, block: Block, x: jax.Array
+) -> tuple[jax.Array, moe.Routing | None]:
+    """(what the MLP adds to the residual stream x [B, T, D], its router's choices)."""
+    x, routing = _norm(config, x, block.mlp_norm), None
+    if isinstance(block.mlp, moe.Moe):
+        added, routing = moe.mixture(config, block.mlp, x)
+    else:
+        added = layers.gated_mlp(block.mlp, x, config.activation)
+    return _post_norm(config, added, block.mlp_post_norm), routing
+
+
+def _post_norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
+    return _norm(config, x, scale) if config.post_norms else x
+
+
+def forward(
+    config: TransformerConfig,
+    block: Block,
+    x: jax.Array,
+    view: attention.View,
+    memory: cache.Memory,
+) -> tuple[jax.Array, cache.KeysValues | None, moe.Routing | None]:
+    """(the residual stream [B, T, D] after the layer, `memory.stored` with its keys and values,
+    its router's choices).
+
+    x = x + attention(norm(x)), x = x + mlp(norm(x)); with `post_norms` what is added is normed too.
+    """
+    with jax.named_scope("attention"):
+        added, stored = _attention(config, block, x, view, memory)
+        x = x + added
+    with jax.named_scope("mlp"):
+        added, routing = _mlp(config, block, x)
+        x = x + added
+    return x, stored, routing
+
+
+def cast(block: Block, dtype: Any) -> Block:
+    """The weights in the compute dtype; a router's keep their own."""
+    used = layers.cast(block, dtype)
+    if isinstance(block.mlp, moe.Moe):
+        return struct.replace(used, mlp=moe.cast(block.mlp, dtype))
+    return used
+
+
+def remat(config: TransformerConfig, body: Any, *, looped: bool) -> Any:
+    """`body`, a layer's forward pass, that keeps for its gradient what `config.remat` names.
+
+    looped: whether it is the body of a loop of more than one step.
+    """
+    if config.remat == "none":
+        return body
+    policies = jax.checkpoint_policies
+    mixed = policies.save_only_these_names("mixed")
+    policy = {
+        "dots": policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, mixed),
+        "heads": policies.save_only_these_names("projected", "mixed"),
+        "attention": mixed,
+        "full": policies.nothing_saveable,
+    }[config.remat]
+    # Outside a loop the compiler would merge the recomputation with the first computation.
+    return jax.checkpoint(body, policy=policy, prevent_cse=not looped)
