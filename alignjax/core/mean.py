@@ -16,11 +16,11 @@ class Mean:
     total: sum of weighted values. weight: sum of weights (tokens, pairs, rows, ...).
     """
 
-    total: Any
-    weight: Any
+    total: jax.Array
+    weight: jax.Array
 
     @property
-    def value(self) -> Any:
+    def value(self) -> jax.Array:
         """total / weight, and 0 where nothing was counted."""
         return jnp.where(
             self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0
@@ -44,6 +44,11 @@ def of(values: Any) -> Mean:
     """The mean over all entries of `values`, in fp32."""
     values = jnp.asarray(values, jnp.float32)
     return Mean(total=jnp.sum(values), weight=jnp.full((), values.size, jnp.float32))
+
+
+def single(value: Any) -> Mean:
+    """A number that stands for itself: its weight is 1."""
+    return Mean(total=value, weight=jnp.ones((), jnp.float32))
 
 
 def add(left: Metrics, right: Metrics) -> dict[str, Mean]:

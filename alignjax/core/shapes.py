@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -59,7 +59,7 @@ def check_number(
     """
     if isinstance(value, jax.core.Tracer):
         return value
-    rules = []
+    rules: list[tuple[str, Callable[[float], bool]]] = []
     if above is not None:
         rules.append((f"> {above:g}", lambda v: v > above))
     if minimum is not None:

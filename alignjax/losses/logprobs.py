@@ -27,12 +27,12 @@ class TokenStats:
     of squared probabilities. mean_logit: mean final logit. top1: the most likely token.
     """
 
-    logprob: Any
-    entropy: Any
-    logsumexp: Any
-    sum_p2: Any
-    mean_logit: Any
-    top1: Any
+    logprob: jax.Array
+    entropy: jax.Array
+    logsumexp: jax.Array
+    sum_p2: jax.Array
+    mean_logit: jax.Array
+    top1: jax.Array
 
 
 class _Layout(NamedTuple):
@@ -317,9 +317,8 @@ def _forward(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: ja
     return _over_time(head.tile, one, (hidden, targets))
 
 
-_STATS = TokenStats(
-    logprob="bt", entropy="bt", logsumexp="bt", sum_p2="bt", mean_logit="bt", top1="bt"
-)
+_BT: Any = "bt"  # the axes of every field
+_STATS = TokenStats(logprob=_BT, entropy=_BT, logsumexp=_BT, sum_p2=_BT, mean_logit=_BT, top1=_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -328,7 +327,9 @@ def _token_stats(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets
     return run(hidden, unembedding, targets)
 
 
-def _token_stats_fwd(head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: jax.Array):
+def _token_stats_fwd(
+    head: _Head, hidden: jax.Array, unembedding: jax.Array, targets: jax.Array
+) -> tuple[TokenStats, tuple[Any, ...]]:
     stats = _token_stats(head, hidden, unembedding, targets)
     return stats, (hidden, unembedding, targets, stats)
 
@@ -375,7 +376,9 @@ def _backward(
     return by_hidden, head.layout.gradient(by_matrix).astype(unembedding.dtype)
 
 
-def _token_stats_bwd(head: _Head, residuals: Any, cotangent: TokenStats):
+def _token_stats_bwd(
+    head: _Head, residuals: Any, cotangent: TokenStats
+) -> tuple[jax.Array, jax.Array, None]:
     stats = residuals[-1]
     cotangent = struct.replace(cotangent, top1=jnp.zeros_like(stats.logprob))
     inputs = ("bth", "dv", "bt", _STATS, _STATS)

@@ -57,7 +57,8 @@ def samples(count: int, length: int) -> generate.Samples:
     """Samples of `count` rows, in shapes."""
     wide = {"tokens": np.int32, "mask": np.bool_, "logprobs": np.float32}
     narrow = {"lengths": np.int32, "prompt_lengths": np.int32, "ended": np.bool_}
-    return generate.Samples(**rows(wide, count, length), **rows(narrow, count))
+    fields: dict[str, Any] = {**rows(wide, count, length), **rows(narrow, count)}
+    return generate.Samples(**fields)
 
 
 def starts(

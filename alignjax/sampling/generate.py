@@ -21,12 +21,12 @@ class Samples:
     prompt_lengths [B]; ended [B]: whether EOS was drawn before the limit.
     """
 
-    tokens: Any
-    mask: Any
-    logprobs: Any
-    lengths: Any
-    prompt_lengths: Any
-    ended: Any
+    tokens: jax.Array
+    mask: jax.Array
+    logprobs: jax.Array
+    lengths: jax.Array
+    prompt_lengths: jax.Array
+    ended: jax.Array
 
 
 def right_padded(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:

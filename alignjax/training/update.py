@@ -10,6 +10,8 @@ import optax
 from alignjax.core import mean, struct
 from alignjax.training import algorithm as algorithms
 
+Weights = dict[str, Any]  # each term's weight, by the term's name
+
 
 def split_micro(batch: Any, count: int) -> Any:
     """Rows [B, ...] as [count, B/count, ...], row i going to part i mod count.
@@ -43,19 +45,23 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
     rounding, whatever the lengths, and terms with different denominators mix exactly.
     """
 
-    def part_gradients(params, frozen, batch, key, weights):
-        def objective(params):
+    def part_gradients(
+        params: Any, frozen: Any, batch: Any, key: jax.Array, weights: Weights
+    ) -> tuple[Any, dict[str, mean.Mean]]:
+        def objective(params: Any) -> tuple[Any, dict[str, mean.Mean]]:
             terms, metrics = loss(params, frozen, batch, key)
-            value = sum(term.total / weights[name] for name, term in terms.items())
-            return value, ({**metrics, "loss": mean.Mean(total=value, weight=1.0)})
+            value: Any = sum(term.total / weights[name] for name, term in terms.items())
+            return value, {**metrics, "loss": mean.single(value)}
 
         return jax.grad(objective, has_aux=True)(params)
 
-    def safe(weights):
+    def safe(weights: Weights) -> Weights:
         return {n: jnp.maximum(jax.lax.stop_gradient(w), 1e-8) for n, w in weights.items()}
 
-    def gradients(params, frozen, batch, key):
-        def weights_of(batch, key):
+    def gradients(
+        params: Any, frozen: Any, batch: Any, key: jax.Array
+    ) -> tuple[Any, dict[str, mean.Mean]]:
+        def weights_of(batch: Any, key: jax.Array) -> Weights:
             terms, _ = loss(params, frozen, batch, key)
             return {name: term.weight for name, term in terms.items()}
 
@@ -67,14 +73,14 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
         # of the forward pass from it.
         weights = safe(_sum(jax.lax.map(lambda xs: weights_of(*xs), (parts, keys))))
 
-        def body(total, xs):
+        def body(total: Any, xs: tuple[Any, jax.Array]) -> tuple[Any, dict[str, mean.Mean]]:
             part, metrics = part_gradients(params, frozen, *xs, weights)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, part), metrics
 
         zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), params)
         total, metrics = jax.lax.scan(body, zeros, (parts, keys))
         metrics = _sum(metrics)
-        metrics["loss"] = mean.Mean(total=metrics["loss"].total, weight=1.0)
+        metrics["loss"] = mean.single(metrics["loss"].total)
         return jax.tree.map(lambda g, p: g.astype(p.dtype), total, params), metrics
 
     return gradients
@@ -107,9 +113,27 @@ def make_update(
         )
         metrics = {
             **metrics,
-            "grad_norm": mean.Mean(total=norm, weight=1.0),
-            "skipped": mean.Mean(total=1.0 - finite, weight=1.0),
+            "grad_norm": mean.single(norm),
+            "skipped": mean.single(1.0 - finite),
         }
         return state, jax.tree.map(jnp.asarray, metrics)
 
     return jax.jit(update, donate_argnums=0)
+
+
+def in_chunks(fn: Callable[[Any], Any], batch: Any, count: int) -> Any:
+    """`fn` of rows [B, ...], run on `count` equal parts one after the other: [B, ...] in order.
+
+    For what is computed of each row by itself; only one part's intermediate arrays are held.
+
+    Raises:
+      ValueError: count does not divide B.
+    """
+    if count == 1:
+        return fn(batch)
+
+    def join(x: jax.Array) -> jax.Array:
+        x = jnp.swapaxes(x, 0, 1)
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+    return jax.tree.map(join, jax.lax.map(fn, split_micro(batch, count)))
