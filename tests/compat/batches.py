@@ -20,7 +20,10 @@ REQUIRED = {
     ("verl-0.9", "dro"): {"beta": 0.3},
     ("verl-0.9", "kl_loss"): {"estimator": "k3"},
     ("openrlhf-0.11", "kl_loss"): {"estimator": "k3"},
-    **{("tunix-0.1.7", name): {"estimator": "k3"} for name in ("grpo", "dr_grpo", "dapo", "gspo_token")},
+    **{
+        ("tunix-0.1.7", name): {"estimator": "k3"}
+        for name in ("grpo", "dr_grpo", "dapo", "gspo_token")
+    },
     ("paper", "dapo_per_prompt"): {"group_size": SAMPLES},
 }
 # Values away from the default, of options that switch a part of a recipe on.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alignjax import compat, losses
-from alignjax.compat import rollouts
+from alignjax.compat.blocks import estimators, kl
 from alignjax.compat.recipe import Arrays
 from tests.conformance import compare, golden
 
@@ -74,7 +74,7 @@ def test_exact_gradient_is_that_of_reverse_kl_for_every_estimator(estimator, off
             "reference_logprobs": REFERENCE,
             "mask": np.ones((V, 1)),
         }
-        return rollouts.kl_values(
+        return kl.values(
             Arrays(given, "test"),
             estimator=estimator,
             cap=None,
@@ -205,7 +205,7 @@ def test_openrlhf_loses_the_bootstrap_across_a_turn():
         recipe = compat.recipe("openrlhf-0.11", "returns")
         options = {"kl_weight": 0.01, **found.options}
         own = np.asarray(recipe(found.inputs, **options))
-        score = rollouts.at_last_token(jnp.clip(found.inputs["rewards"], -10, 10), mask)
+        score = estimators.at_last_token(jnp.clip(found.inputs["rewards"], -10, 10), mask)
         kl = found.inputs["logprobs"] - found.inputs["reference_logprobs"]
         rewards, values = (score - 0.01 * kl) * mask, found.inputs["values"] * mask
         advantages, returns = losses.gae(
@@ -221,7 +221,7 @@ def test_openrlhf_loses_the_bootstrap_across_a_turn():
 def test_a_perfect_value_function_leaves_no_advantage_across_a_turn():
     mask = np.array([[1, 1, 1, 0, 0, 1, 1, 1]])
     ones = np.ones(mask.shape, np.float32)
-    rewards = rollouts.at_last_token(np.ones(1, np.float32), mask)
+    rewards = estimators.at_last_token(np.ones(1, np.float32), mask)
     skipped, _ = losses.gae(rewards, ones, mask, discount=1.0, decay=0.0)
     stepped, _ = losses.gae(rewards, ones * mask, ones, discount=1.0, decay=0.0)
     np.testing.assert_array_equal(skipped, 0.0)

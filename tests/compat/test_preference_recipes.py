@@ -7,24 +7,15 @@ import numpy as np
 import pytest
 
 from alignjax import compat, losses
-from alignjax.compat import trl_0_28
-from alignjax.compat.paper import pairs as paper_pairs
-from alignjax.compat.paper import reference_free as paper_reference_free
-from alignjax.compat.paper import unpaired as paper_unpaired
-from alignjax.compat.trl_1_13 import unpaired as trl_1_13_unpaired
-from alignjax.compat.trl_1_16 import pairs as trl_1_16_pairs
-from alignjax.compat.trl_1_16 import reference_free as trl_1_16_reference_free
-from alignjax.compat.trl_1_16 import unpaired as trl_1_16_unpaired
 
 RECIPES = {
-    "paper": {**paper_pairs.RECIPES, **paper_reference_free.RECIPES, **paper_unpaired.RECIPES},
-    "trl-0.28": trl_0_28.RECIPES,
-    "trl-1.13": trl_1_13_unpaired.RECIPES,
-    "trl-1.16": {
-        **trl_1_16_pairs.RECIPES,
-        **trl_1_16_reference_free.RECIPES,
-        **trl_1_16_unpaired.RECIPES,
-    },
+    preset: {
+        name: recipe
+        for name, recipe in recipes.items()
+        if recipe.table in ("pairs", "unpaired") and "scores" not in recipe.reads
+    }
+    for preset, recipes in compat.PRESETS.items()
+    if preset in ("paper", "trl-0.28", "trl-1.13", "trl-1.16")
 }
 ALL = [(preset, method) for preset, recipes in RECIPES.items() for method in recipes]
 # The papers' formulas in the quick tests; the releases compute with the same functions.

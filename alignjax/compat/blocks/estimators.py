@@ -1,163 +1,273 @@
-"""Policy losses with a choice of reduction, and advantages, of code bases that share their forms.
+"""Links of estimates: (rewards, arrays, **options) -> array.
 
-Arrays as in policy.py. Losses take optional token_weights [B, T]: what a sampler correction gave.
-Advantages take rewards [P, N] (N samples of each of P prompts, in the row order of [B, T] arrays,
-B = P N) or [B, T] (per token), values [B, T], mask [B, T]; they return arrays.
+Arrays as in `estimates`; for an adaptive KL coefficient, observed, samples; for ReMax
+greedy_rewards [B]; for TRL's PPO scores [B].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from alignjax import losses
-from alignjax.compat import policy
-from alignjax.compat.recipe import Arrays, Terms
-from alignjax.core import mean, shapes
-
-REDUCTIONS = ("token_mean", "row_mean", "row_sum", "row_fixed")
-
-
-# --- losses ---
-def reduced(
-    values: jax.Array, arrays: Arrays, *, reduction: str, length: float | None = None
-) -> mean.Mean:
-    """[B, T] to a mean over tokens, or over the rows that have any.
-
-    reduction: a name of `losses`; row_fixed divides the sum of a row by `length`, by the padded
-    width T if that is None.
-    """
-    shapes.check_choice("reduction", reduction, REDUCTIONS)
-    mask = arrays["mask"]
-    if reduction == "row_fixed":
-        width = jnp.shape(mask)[1] if length is None else length
-        return losses.row_fixed(values, mask, length=width)
-    return {
-        "token_mean": losses.token_mean,
-        "row_mean": losses.row_mean,
-        "row_sum": losses.row_sum,
-    }[reduction](values, mask)
+from alignjax.compat.arrays import Arrays
+from alignjax.compat.blocks import kl
+from alignjax.compat.blocks import options as settings
+from alignjax.compat.blocks.policy_links import with_next_slot
+from alignjax.core import shapes
 
 
-def weighted(values: jax.Array, arrays: Arrays) -> jax.Array:
-    """Token losses times token_weights, if there are any; no gradient into the weights."""
-    if "token_weights" not in arrays:
-        return values
-    return values * jax.lax.stop_gradient(jnp.asarray(arrays["token_weights"]))
+def is_valid(rewards: Any) -> jax.Array:
+    """Booleans: rewards that are there; a missing one is NaN."""
+    return ~jnp.isnan(jnp.asarray(rewards))
 
 
-def surrogate(loss: Callable[..., jax.Array]) -> Callable[..., Terms]:
-    """`compute` of loss(logprobs, old_logprobs, advantages, mask, **options), reduced by name."""
-
-    def compute(
-        arrays: Arrays, *, reduction: str, length: float | None = None, **options: Any
-    ) -> Terms:
-        per_token = weighted(loss(*policy.inputs(arrays), **options), arrays)
-        return {"loss": reduced(per_token, arrays, reduction=reduction, length=length)}
-
-    return compute
-
-
-def reinforce(arrays: Arrays, *, reduction: str, length: float | None = None) -> Terms:
-    """`compute` of `losses.reinforce`."""
-    given = arrays["logprobs"], arrays["advantages"], arrays["mask"]
-    per_token = weighted(losses.reinforce(*given), arrays)
-    return {"loss": reduced(per_token, arrays, reduction=reduction, length=length)}
-
-
-def value_clip(
-    arrays: Arrays, *, clip: float | None, reduction: str, length: float | None = None
-) -> Terms:
-    """`compute` of `losses.value_clip` on values, old_values, returns [B, T]."""
-    given = [arrays[name] for name in ("values", "old_values", "returns", "mask")]
-    per_token = losses.value_clip(*given, clip=clip)
-    return {"loss": reduced(per_token, arrays, reduction=reduction, length=length)}
-
-
-def entropy_bonus(arrays: Arrays, *, reduction: str, length: float | None = None) -> Terms:
-    """`compute` of `losses.entropy_bonus` on entropy [B, T], with weight 1."""
-    per_token = losses.entropy_bonus(arrays["entropy"], arrays["mask"])
-    return {"entropy": reduced(per_token, arrays, reduction=reduction, length=length)}
-
-
-# --- KL ---
-def within(x: jax.Array, cap: float | None) -> jax.Array:
-    """`x` kept within +-cap, without gradient beyond; None: as it is."""
-    return x if cap is None else jnp.clip(x, -cap, cap)
-
-
-def kl_values(
-    arrays: Arrays,
-    *,
-    estimator: str,
-    cap: float | None,
-    exact_gradient: bool = False,
-    maximum_ratio: float | None = None,
-) -> jax.Array:
-    """KL to the reference per token, [B, T], nats, as a loss.
-
-    exact_gradient: keep the estimator's value, with the gradient of k2: in expectation that of
-    KL(pi; ref). Times rho <= maximum_ratio without gradient, unless that is None (off policy).
-    """
-    given = arrays["logprobs"], arrays["reference_logprobs"], arrays["mask"]
-    if not exact_gradient:
-        return within(losses.kl_loss(*given, estimator=estimator), cap)
-    carrier = losses.k2(*given)
-    if maximum_ratio is not None:
-        ratio = losses.importance_ratio(given[0], policy.old_logprobs(arrays), given[2])
-        carrier = carrier * jax.lax.stop_gradient(jnp.minimum(ratio, maximum_ratio))
-    value = within(losses.kl_penalty(*given, estimator=estimator), cap)
-    return value + carrier - jax.lax.stop_gradient(carrier)
-
-
-def kl_penalty(arrays: Arrays, *, estimator: str, cap: float | None = None) -> jax.Array:
-    """KL to the reference per token, [B, T], nats, without gradient: for rewards."""
-    given = arrays["logprobs"], arrays["reference_logprobs"], arrays["mask"]
-    return within(losses.kl_penalty(*given, estimator=estimator), cap)
-
-
-def adaptive_kl(arrays: Arrays, *, target: float | None, horizon: float) -> jax.Array:
-    """`compute` of `losses.adaptive_kl` on coefficient, observed, samples; fixed at target None."""
-    given = [arrays[name] for name in ("coefficient", "observed", "samples")]
-    if target is None:
-        return jnp.asarray(given[0])
-    return losses.adaptive_kl(*given, target=target, horizon=horizon)
-
-
-# --- advantages ---
-def at_last_token(per_row: jax.Array, mask: jax.Array) -> jax.Array:
+def at_last_token(per_row: Any, mask: Any) -> jax.Array:
     """Values [B] (or [P, N]) at the last counted token of their rows, [B, T], 0 elsewhere."""
     keep = jnp.asarray(mask) != 0
     later = jnp.cumsum(keep[:, ::-1], axis=-1)[:, ::-1]
     return jnp.where(keep & (later == 1), jnp.reshape(per_row, (-1, 1)), 0.0)
 
 
-def over_tokens(per_sample: jax.Array, mask: jax.Array) -> jax.Array:
+def over_tokens(per_sample: Any, mask: Any) -> jax.Array:
     """Values [P, N] at all counted tokens of their rows, [B, T], 0 elsewhere."""
     return jnp.where(jnp.asarray(mask) != 0, jnp.reshape(per_sample, (-1, 1)), 0.0)
 
 
-def gae(arrays: Arrays, **options: float) -> jax.Array:
-    """[B, T]: advantages of `losses.gae`, whitened (variance over n - 1)."""
-    return losses.whiten(_gae(arrays, **options)[0], arrays["mask"], unbiased=True)
+def unchanged(rewards: Any, arrays: Arrays) -> Any:
+    """What the score gave."""
+    return rewards
 
 
-def returns(arrays: Arrays, **options: float) -> jax.Array:
+# --- of single tokens ---
+def gae(rewards: Any, arrays: Arrays, *, discount: float, decay: float) -> jax.Array:
+    """[B, T]: advantages of `losses.gae`."""
+    both = arrays["values"], arrays["mask"]
+    return losses.gae(rewards, *both, discount=discount, decay=decay)[0]
+
+
+def returns(rewards: Any, arrays: Arrays, *, discount: float, decay: float) -> jax.Array:
     """[B, T]: returns of `losses.gae`."""
-    return _gae(arrays, **options)[1]
+    both = arrays["values"], arrays["mask"]
+    return losses.gae(rewards, *both, discount=discount, decay=decay)[1]
 
 
-def _gae(arrays: Arrays, *, discount: float, decay: float) -> tuple[jax.Array, jax.Array]:
-    given = [arrays[name] for name in ("rewards", "values", "mask")]
-    return losses.gae(*given, discount=discount, decay=decay)
+def to_go(rewards: Any, arrays: Arrays, *, discount: float = 1.0) -> jax.Array:
+    """[B, T]: discounted sums of the rewards from each token on."""
+    return losses.discounted_returns(rewards, arrays["mask"], discount=discount)
 
 
-def group_relative(arrays: Arrays, *, scale: bool, eps: float) -> jax.Array:
-    """[P, N]: `losses.group_relative`, standard deviations over N - 1."""
-    return losses.group_relative(arrays["rewards"], scale=scale, eps=eps)
+# --- of samples in groups, [P, N] ---
+def group_relative(
+    rewards: Any,
+    arrays: Arrays,
+    *,
+    scale: bool,
+    eps: float,
+    unbiased: bool = True,
+    spread: str = "group",
+) -> jax.Array:
+    """`losses.group_relative` of the rewards that are there."""
+    numbers: dict[str, Any] = {"scale": scale, "eps": eps, "unbiased": unbiased, "spread": spread}
+    return losses.group_relative(rewards, is_valid(rewards), **numbers)
 
 
-def leave_one_out(arrays: Arrays) -> jax.Array:
-    """[P, N]: `losses.leave_one_out`."""
-    return losses.leave_one_out(arrays["rewards"])
+def group_relative_by(rewards: Any, arrays: Arrays, *, scale: str) -> jax.Array:
+    """The same; scale is "group" or "batch" to divide by that standard deviation, "none" not to."""
+    shapes.check_choice("scale", scale, ("group", "batch", "none"))
+    spread = "group" if scale == "none" else scale
+    keep = is_valid(rewards)
+    return losses.group_relative(rewards, keep, scale=scale != "none", spread=spread)
+
+
+def centred(rewards: Any, arrays: Arrays) -> jax.Array:
+    """Rewards less their group's mean."""
+    return losses.group_relative(rewards, is_valid(rewards), scale=False)
+
+
+def leave_one_out(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.leave_one_out` of the rewards that are there."""
+    return losses.leave_one_out(rewards, is_valid(rewards))
+
+
+def leave_one_out_of_penalised(
+    rewards: Any,
+    arrays: Arrays,
+    *,
+    kl_weight: float,
+    clip: tuple[float, float] | None,
+    whiten: bool,
+) -> jax.Array:
+    """`leave_one_out` of rewards within `clip`, less kl_weight * k1 of the response (TRL)."""
+    rewards = jnp.asarray(rewards)
+    keep = is_valid(rewards)
+    if clip is not None:
+        rewards = jnp.clip(rewards, *clip)
+    if not settings.is_off("kl_weight", kl_weight):
+        both = (arrays[name] for name in ("old_logprobs", "reference_logprobs", "mask"))
+        rewards = rewards - kl_weight * jnp.sum(losses.kl_penalty(*both), -1).reshape(keep.shape)
+    estimate = losses.leave_one_out(rewards, keep)
+    if not whiten:
+        return estimate
+    # A lone sample has no baseline, so that it has no advantage to normalise either.
+    return _over_batch(estimate, keep & (jnp.sum(keep, axis=-1, keepdims=True) > 1))
+
+
+def gpg(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.gpg` of the rewards that are there."""
+    return losses.gpg(rewards, is_valid(rewards))
+
+
+def gdpo(rewards: Any, arrays: Arrays, *, eps: float) -> jax.Array:
+    """`losses.gdpo` of rewards [P, N, K], of samples with all of them."""
+    there = jnp.all(is_valid(rewards), axis=-1)
+    return losses.gdpo(rewards, arrays["reward_weights"], there, eps=eps)
+
+
+def gdpo_each_missing(rewards: Any, arrays: Arrays) -> jax.Array:
+    """GDPO of rewards [P, N, K], each missing for itself; a sample without any gets 0 (TRL)."""
+    rewards, weights = jnp.asarray(rewards), jnp.asarray(arrays["reward_weights"])
+
+    def relative(rewards: jax.Array) -> jax.Array:
+        return losses.group_relative(rewards, is_valid(rewards))
+
+    parts = jax.vmap(relative, in_axes=-1, out_axes=-1)(rewards)
+    return _over_batch(parts @ weights, jnp.any(is_valid(rewards), axis=-1))
+
+
+def _over_batch(advantages: jax.Array, keep: jax.Array) -> jax.Array:
+    """(A - mean) / (std + 1e-4) over the whole batch [P, N]."""
+    one = losses.group_relative(advantages.reshape(1, -1), keep.reshape(1, -1))
+    return one.reshape(advantages.shape)
+
+
+# --- against a greedy answer ---
+def remax(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.remax`, [B]."""
+    return losses.remax(rewards, arrays["greedy_rewards"])
+
+
+def remax_to_go(rewards: Any, arrays: Arrays) -> jax.Array:
+    """Sums of token rewards [B, T] from each token on, less the greedy answer's (verl)."""
+    mask = arrays["mask"]
+    sums = losses.discounted_returns(rewards, mask, discount=1.0)
+    greedy = over_tokens(arrays["greedy_rewards"], mask)
+    return jnp.reshape(losses.remax(sums.reshape(-1), greedy.reshape(-1)), sums.shape)
+
+
+# --- TRL's PPO, whose score is in the slot after the answer ---
+def score_in_next_slot(
+    rewards: None, arrays: Arrays, *, kl_weight: float, estimator: str
+) -> jax.Array:
+    """-kl_weight k per token, + the score in the slot after the answer."""
+    shapes.check_choice("estimator", estimator, ("k1", "k3"))
+    slots = with_next_slot(arrays["mask"])
+    last = slots & ~jnp.pad(slots, ((0, 0), (0, 1)))[:, 1:]
+    scores = jnp.where(last, jnp.asarray(arrays["scores"])[:, None], 0.0)
+    if settings.is_off("kl_weight", kl_weight):
+        return scores
+    both = (arrays[name] for name in ("old_logprobs", "reference_logprobs", "mask"))
+    return scores - kl_weight * losses.kl_penalty(*both, estimator=estimator)
+
+
+def _gae_to_next_slot(
+    rewards: Any, arrays: Arrays, *, discount: float, decay: float, whiten_rewards: bool
+) -> tuple[jax.Array, jax.Array]:
+    slots = with_next_slot(arrays["mask"])
+    if whiten_rewards:
+        rewards = losses.whiten(rewards, slots, shift_mean=False, unbiased=True)
+    return losses.gae(rewards, arrays["values"], slots, discount=discount, decay=decay)
+
+
+def gae_to_next_slot(
+    rewards: Any, arrays: Arrays, *, discount: float, decay: float, whiten_rewards: bool
+) -> jax.Array:
+    """`gae` over the answer and the slot after it."""
+    numbers: dict[str, Any] = {"discount": discount, "decay": decay}
+    return _gae_to_next_slot(rewards, arrays, **numbers, whiten_rewards=whiten_rewards)[0]
+
+
+def returns_to_next_slot(
+    rewards: Any, arrays: Arrays, *, discount: float, decay: float, whiten_rewards: bool
+) -> jax.Array:
+    """`returns` over the answer and the slot after it."""
+    numbers: dict[str, Any] = {"discount": discount, "decay": decay}
+    return _gae_to_next_slot(rewards, arrays, **numbers, whiten_rewards=whiten_rewards)[1]
+
+
+# --- of log-probabilities alone ---
+def kl_penalty(rewards: None, arrays: Arrays, *, estimator: str, cap: float | None) -> jax.Array:
+    """KL to the reference per token, [B, T], within +-cap."""
+    return kl.penalty(arrays, estimator=estimator, cap=cap)
+
+
+def kl_penalty_with_k3_cut(rewards: None, arrays: Arrays, *, estimator: str) -> jax.Array:
+    """The same, k3 within +-10 nats (verl)."""
+    return kl.penalty(arrays, estimator=estimator, cap=kl.verl_cap(estimator))
+
+
+def adaptive_kl(
+    rewards: None, arrays: Arrays, *, target: float | None, horizon: float
+) -> jax.Array:
+    """`losses.adaptive_kl` of coefficient, observed, samples; fixed at target None."""
+    numbers = [arrays[name] for name in ("coefficient", "observed", "samples")]
+    if target is None:
+        return jnp.asarray(numbers[0])
+    return losses.adaptive_kl(*numbers, target=target, horizon=horizon)
+
+
+def sampler_weight(
+    rewards: None,
+    arrays: Arrays,
+    *,
+    level: str,
+    beyond: str,
+    maximum: float | None,
+    minimum: float | None,
+) -> jax.Array:
+    """`losses.sampler_weight`, [B, T]."""
+    both = kl.old_logprobs(arrays), arrays["sampler_logprobs"], arrays["mask"]
+    return losses.sampler_weight(
+        *both, level=level, beyond=beyond, maximum=maximum, minimum=minimum
+    )
+
+
+def minillm(rewards: None, arrays: Arrays, *, discount: float, length_normalise: bool) -> jax.Array:
+    """[B, T]: log teacher - log student of the token, or its discounted mean or sum to come."""
+    mask = jnp.asarray(arrays["mask"])
+    own = losses.k1(arrays["teacher_logprobs"], arrays["logprobs"], mask)
+    sums = losses.discounted_returns(own, mask, discount=discount)
+    if discount == 0.0:
+        return sums
+    if length_normalise:
+        ones = jnp.ones_like(sums)
+        lengths = losses.discounted_returns(ones, mask, discount=discount)
+        return jnp.where(mask != 0, sums / jnp.where(mask != 0, lengths, 1.0), 0.0)
+    return sums * discount ** jnp.arange(mask.shape[-1])[None]
+
+
+LINKS: Mapping[str, Callable[..., Any]] = {
+    "": unchanged,
+    "adaptive_kl": adaptive_kl,
+    "centred": centred,
+    "gae": gae,
+    "gae_to_next_slot": gae_to_next_slot,
+    "gdpo": gdpo,
+    "gdpo_each_missing": gdpo_each_missing,
+    "gpg": gpg,
+    "group_relative": group_relative,
+    "group_relative_by": group_relative_by,
+    "kl_penalty": kl_penalty,
+    "kl_penalty_with_k3_cut": kl_penalty_with_k3_cut,
+    "leave_one_out": leave_one_out,
+    "leave_one_out_of_penalised": leave_one_out_of_penalised,
+    "minillm": minillm,
+    "remax": remax,
+    "remax_to_go": remax_to_go,
+    "returns": returns,
+    "returns_to_next_slot": returns_to_next_slot,
+    "sampler_weight": sampler_weight,
+    "score_in_next_slot": score_in_next_slot,
+    "to_go": to_go,
+}

@@ -1,151 +1,180 @@
-"""Losses on pairs from token log-probabilities: score o divergence o link o reduction.
+"""Losses on pairs: score o divergence o link o weight o reduction, and terms beside them.
 
 Arrays: chosen_logprobs, rejected_logprobs, and with a reference reference_chosen_logprobs,
 reference_rejected_logprobs, [B, T] in nats; chosen_mask, rejected_mask [B, T]; optional pair_mask
-[B]; chosen_sum_p2, rejected_sum_p2 [B, T] for WPO; shift, a scalar in reward units, for bco_pair.
-a, b: log-ratios of the two answers, sums over their n_c and n_r tokens; f: the divergence.
+[B]; chosen_sum_p2, rejected_sum_p2 [B, T] for WPO; shift, a scalar in reward units, for bco_pair;
+gold_logprobs, gold_mask [B, T] for TPO and SLiC; chosen_sequence_mask [B, T], 1 on prompt and
+answer, for ORPO where its NLL covers both. Reward models: chosen_scores, rejected_scores [B], and
+optional margin [B], in units of reward.
+a, b: log-ratios of the two answers, sums over their n_c and n_r tokens; l: log-probabilities of
+answers, m: their means per token; f: the divergence.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from alignjax import losses
-from alignjax.compat.recipe import Arrays, Terms
+from alignjax.compat.arrays import Arrays, Terms
+from alignjax.compat.blocks import options as settings
+from alignjax.compat.blocks import pair_links, pair_scores
 from alignjax.core import mean, shapes
 from alignjax.losses import inputs
 
-SIDES = ("chosen", "rejected")
+if TYPE_CHECKING:
+    from alignjax.compat.recipe import Recipe
 
 
-def lengths(arrays: Arrays) -> list[jax.Array]:
-    """[n_c, n_r]: tokens of the answers, at least 1."""
-    return [inputs.count(jnp.asarray(arrays[f"{side}_mask"]) != 0) for side in SIDES]
+# --- weights of pairs, [B], without gradient ---
+def wpo(per_pair: jax.Array, arrays: Arrays, *, wpo: bool) -> jax.Array:
+    """Times the product of the WPO weights of the two answers, if asked."""
+    return per_pair * wpo_weights(arrays) if wpo else per_pair
 
 
-def pair_mask(arrays: Arrays, like: jax.Array) -> Any:
-    """[B]: which pairs count; all unless the arrays say otherwise."""
-    return arrays["pair_mask"] if "pair_mask" in arrays else jnp.ones_like(like, dtype=bool)
+def wpo_at_most_1(
+    per_pair: jax.Array, arrays: Arrays, *, wpo: bool, nll_weight: float
+) -> jax.Array:
+    """The same with weights cut at 1, as TRL 0.28 has them.
+
+    Raises:
+      ValueError: both are asked for: TRL 0.28 multiplies its NLL with the weights too.
+    """
+    if wpo and nll_weight:
+        raise ValueError(
+            f"nll_weight must be 0 with wpo, whose weights TRL 0.28 multiplies it with; got "
+            f"{nll_weight}."
+        )
+    return per_pair * jnp.minimum(wpo_weights(arrays), 1.0) if wpo else per_pair
 
 
-def token_mask(arrays: Arrays, name: str) -> jax.Array:
-    """[B, T] booleans: the mask of that name, in the pairs that count."""
-    keep = jnp.asarray(arrays[name]) != 0
-    return (
-        keep & (jnp.asarray(arrays["pair_mask"]) != 0)[:, None] if "pair_mask" in arrays else keep
-    )
-
-
-def sums(arrays: Arrays, prefix: str = "", ld_alpha: float = 1.0) -> list[jax.Array]:
-    """[chosen, rejected] log-probabilities [B] in nats; tokens beyond the common length count
-    ld_alpha (LD-DPO)."""
-    masks = [arrays[f"{side}_mask"] for side in SIDES]
-    rows = [arrays[f"{prefix}{side}_logprobs"] for side in SIDES]
-    if ld_alpha == 1.0:
-        return [losses.score_sum(row, mask) for row, mask in zip(rows, masks, strict=True)]
-    return [
-        losses.score_ld(rows[i], masks[i], masks[1 - i], alpha=ld_alpha) for i in range(len(rows))
-    ]
-
-
-def means(arrays: Arrays, prefix: str = "") -> list[jax.Array]:
-    """[chosen, rejected] mean log-probabilities [B], nats per token."""
-    return [
-        losses.score_mean(arrays[f"{prefix}{side}_logprobs"], arrays[f"{side}_mask"])
-        for side in SIDES
-    ]
-
-
-def log_ratios(arrays: Arrays, ld_alpha: float = 1.0) -> list[jax.Array]:
-    """[a, b]: log pi - log ref of the two answers, [B], nats."""
-    policy, reference = sums(arrays, "", ld_alpha), sums(arrays, "reference_", ld_alpha)
-    return [p - jax.lax.stop_gradient(r) for p, r in zip(policy, reference, strict=True)]
-
-
-def wpo_weights(arrays: Arrays, maximum: float | None = None) -> jax.Array:
-    """Product of the WPO weights of the two answers, [B], at most `maximum`."""
+def wpo_weights(arrays: Arrays) -> jax.Array:
+    """Product of the WPO weights of the two answers, [B]."""
     chosen, rejected = (
         losses.wpo_weight(
             arrays[f"{side}_logprobs"], arrays[f"{side}_sum_p2"], arrays[f"{side}_mask"]
         )
-        for side in SIDES
+        for side in pair_scores.SIDES
     )
-    product = chosen * rejected
-    return product if maximum is None else jnp.minimum(product, maximum)
+    return chosen * rejected
 
 
-Divergence = Callable[[jax.Array, float], jax.Array]
-# f' of the f-divergences as functions of the log-ratio and the alpha of that family.
-DIVERGENCES: dict[str, Divergence] = {
-    "reverse_kl": lambda x, alpha: losses.reverse_kl_divergence(x),
-    "forward_kl": lambda x, alpha: losses.forward_kl_divergence(x),
-    "js": lambda x, alpha: losses.js_divergence(x),
-    "alpha": lambda x, alpha: losses.alpha_divergence(x, alpha=alpha),
+def unweighted(per_pair: jax.Array, arrays: Arrays) -> jax.Array:
+    """All pairs alike."""
+    return per_pair
+
+
+WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {
+    "": unweighted,
+    "wpo": wpo,
+    "wpo_at_most_1": wpo_at_most_1,
 }
 
 
-def reduced(
-    per_pair: jax.Array, arrays: Arrays, *, wpo: bool = False, wpo_maximum: float | None = None
-) -> Terms:
-    """The mean over pairs, each times its WPO weight if asked."""
-    if wpo:
-        per_pair = per_pair * wpo_weights(arrays, wpo_maximum)
-    return {"loss": mean.masked(per_pair, pair_mask(arrays, per_pair))}
+# --- reductions ---
+def over_pairs(per_pair: jax.Array, arrays: Arrays) -> mean.Mean:
+    """The mean over pairs."""
+    return mean.masked(per_pair, pair_scores.pair_mask(arrays, per_pair))
 
 
-def referenced(
-    link: Callable[..., jax.Array],
-    divergences: dict[str, Divergence] = DIVERGENCES,
-    *,
-    per_token: bool = False,
-) -> Callable[..., Terms]:
-    """`compute` of a loss link(f(a), f(b), **options), or of f(a) / n_c, f(b) / n_r."""
-
-    def compute(
-        arrays: Arrays, *, ld_alpha: float, wpo: bool, divergence: str, alpha: float, **options: Any
-    ) -> Terms:
-        shapes.check_choice("divergence", divergence, divergences)
-        scored = [divergences[divergence](x, alpha) for x in log_ratios(arrays, ld_alpha)]
-        if per_token:
-            scored = [x / n for x, n in zip(scored, lengths(arrays), strict=True)]
-        return reduced(link(*scored, **options), arrays, wpo=wpo)
-
-    return compute
+def over_sorted_pairs(per_pair: jax.Array, arrays: Arrays) -> mean.Mean:
+    """The mean over pairs of losses in sorted order, 0 for those that do not count."""
+    weight = mean.masked(per_pair, pair_scores.pair_mask(arrays, per_pair)).weight
+    return mean.Mean(total=jnp.sum(per_pair), weight=weight)
 
 
-def on_ratios(link: Callable[..., jax.Array], *extra: str) -> Callable[..., Terms]:
-    """`compute` of a loss link(a, b, **options), with the arrays named in `extra` as options."""
-
-    def compute(arrays: Arrays, *, ld_alpha: float, wpo: bool, **options: Any) -> Terms:
-        given = {name: arrays[name] for name in extra}
-        return reduced(link(*log_ratios(arrays, ld_alpha), **given, **options), arrays, wpo=wpo)
-
-    return compute
+def over_chosen_tokens(per_token: jax.Array, arrays: Arrays) -> mean.Mean:
+    """The mean over all chosen answers' tokens."""
+    return mean.masked(per_token, pair_scores.token_mask(arrays, "chosen_mask"))
 
 
-def aot(arrays: Arrays, *, ld_alpha: float, **options: Any) -> Terms:
-    """`compute` of `losses.aot`: sorted margins of the policy against those of the reference."""
-    chosen, rejected = sums(arrays, "", ld_alpha)
-    base, other = (jax.lax.stop_gradient(x) for x in sums(arrays, "reference_", ld_alpha))
-    keep = pair_mask(arrays, chosen)
-    return _sorted_mean(losses.aot(chosen, rejected, base, other, keep, **options), keep)
+REDUCTIONS: Mapping[str, Callable[..., mean.Mean]] = {
+    "mean over pairs": over_pairs,
+    "mean over sorted pairs": over_sorted_pairs,
+    "mean over chosen tokens": over_chosen_tokens,
+}
 
 
-def aot_unpaired(arrays: Arrays, *, ld_alpha: float, **options: Any) -> Terms:
-    """`compute` of `losses.aot_unpaired`: sorted a against sorted b."""
-    a, b = log_ratios(arrays, ld_alpha)
-    keep = pair_mask(arrays, a)
-    return _sorted_mean(losses.aot_unpaired(a, b, keep, **options), keep)
+# --- terms beside the main one ---
+def token_nll(arrays: Arrays, logprobs: str, mask: str, weight: float) -> mean.Mean:
+    """weight -log p, averaged over all tokens of `mask` in pairs that count."""
+    keep = pair_scores.token_mask(arrays, mask)
+    nll = mean.masked(losses.token_nll(arrays[logprobs], keep), keep)
+    weight = shapes.check_number("nll_weight", weight, minimum=0)
+    return mean.Mean(total=weight * nll.total, weight=nll.weight)
 
 
-def _sorted_mean(loss: jax.Array, keep: jax.Array) -> Terms:
-    """The mean over pairs of losses that came back in sorted order, 0 for those not counted."""
-    return {"loss": mean.Mean(total=jnp.sum(loss), weight=mean.masked(loss, keep).weight)}
+def chosen_token_nll(arrays: Arrays, *, nll_weight: float) -> Terms:
+    """NLL of the chosen answers, a mean over their tokens."""
+    if settings.is_off("nll_weight", nll_weight):
+        return {}
+    return {"nll": token_nll(arrays, "chosen_logprobs", "chosen_mask", nll_weight)}
 
 
-def chosen_nll(arrays: Arrays) -> Terms:
-    """-log pi of the chosen answers, averaged over all their tokens: the SFT term of a mix."""
-    keep = token_mask(arrays, "chosen_mask")
-    return {"loss": mean.masked(losses.token_nll(arrays["chosen_logprobs"], keep), keep)}
+def gold_token_nll(arrays: Arrays, *, nll_weight: float) -> Terms:
+    """NLL of the gold answers, a mean over their tokens."""
+    if settings.is_off("nll_weight", nll_weight):
+        return {}
+    return {"nll": token_nll(arrays, "gold_logprobs", "gold_mask", nll_weight)}
+
+
+def sequence_token_nll(arrays: Arrays) -> Terms:
+    """NLL of prompts and chosen answers, a mean over their tokens."""
+    return {"nll": token_nll(arrays, "chosen_logprobs", "chosen_sequence_mask", 1.0)}
+
+
+def chosen_answer_nll(arrays: Arrays, *, nll_weight: float = 1.0) -> Terms:
+    """NLL per token of the chosen answers, a mean over pairs."""
+    if settings.is_off("nll_weight", nll_weight):
+        return {}
+    chosen = pair_scores.average(arrays, "chosen")
+    return {"nll": mean.masked(-nll_weight * chosen, pair_scores.pair_mask(arrays, chosen))}
+
+
+def center(arrays: Arrays, *, center_coefficient: float | None) -> Terms:
+    """center_coefficient (s_c + s_r)^2, a mean over pairs, unless that is None."""
+    if center_coefficient is None:
+        return {}
+    weight = shapes.check_number("center_coefficient", center_coefficient, minimum=0)
+    penalty = losses.center_penalty(*(arrays[f"{side}_scores"] for side in pair_scores.SIDES))
+    return {"center": mean.masked(weight * penalty, pair_scores.pair_mask(arrays, penalty))}
+
+
+TERMS: Mapping[str, Callable[..., Terms]] = {
+    "center": center,
+    "chosen_answer_nll": chosen_answer_nll,
+    "chosen_token_nll": chosen_token_nll,
+    "gold_token_nll": gold_token_nll,
+    "sequence_token_nll": sequence_token_nll,
+}
+
+
+# --- what a recipe of pairs computes ---
+def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Terms:
+    """{term: Mean}."""
+    weight = settings.block(WEIGHTS, "weight", recipe.weight)
+    per_pair = pair_links.linked(recipe, arrays, options)
+    per_pair = weight(per_pair, arrays, **settings.accepted(weight, options))
+    reduce = settings.block(REDUCTIONS, "reduction", recipe.reduction)
+    terms = {recipe.term: reduce(per_pair, arrays)}
+    for name in recipe.terms:
+        term = settings.block(TERMS, "term", name)
+        terms |= term(arrays, **settings.accepted(term, options))
+    return terms
+
+
+def rewards(
+    recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+    """(chosen, rejected), [B]: beta times the score; log odds for ORPO; for imitation of the chosen
+    answer, which has no reward, log-probabilities."""
+    if recipe.score == pair_scores.TOKENS:
+        values = [pair_scores.total(arrays, side) for side in pair_scores.SIDES]
+    else:
+        values = pair_scores.scores(recipe, arrays, options)
+    if recipe.link in ("odds_ratio", "orpo"):
+        values = [x - inputs.log1mexp(x) for x in values]
+    beta = options.get("beta", 1.0)
+    chosen, rejected = (jax.lax.stop_gradient(beta * inputs.as_float(x)) for x in values)
+    return chosen, rejected

@@ -1,129 +1,34 @@
-"""Policy-gradient losses from token log-probabilities: surrogate o weights o reduction.
+"""Links of losses on rollouts: (arrays, **options) -> losses of tokens [B, T], or of rows [B].
 
-Arrays: logprobs, and where used old_logprobs (absent: the policy itself, without gradient),
-reference_logprobs, sampler_logprobs (NaN where missing), [B, T] in nats; advantages [B] (or [B, T]
-for token ratios); mask [B, T]; entropy [B, T] in nats; optional row_mask [B], 1 for the rows
-that means over rows count: rows with a token unless given (TRL also counts a truncated answer whose
-tokens are all masked). rho: pi / old of a token; s: of a response, to the power 1 / |y|.
+Arrays as in `policy`; for Nash-MD preferences [B], the probability that the policy's sample wins;
+for XPO the reference's sample as other_logprobs, reference_other_logprobs, other_mask [B, T] and
+preferred [B], 1 where the policy's sample is the better one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from alignjax import losses
-from alignjax.compat.recipe import Arrays, Terms
-from alignjax.core import mean, shapes
-
-Reduce = Callable[[jax.Array, Arrays], mean.Mean]
-
-
-# --- reductions: token losses [B, T] -> Mean ---
-def rows(arrays: Arrays) -> jax.Array:
-    """[B]: rows that count: those with a token unless the batch has a row_mask."""
-    if "row_mask" in arrays:
-        return jnp.asarray(arrays["row_mask"]) != 0
-    return jnp.any(jnp.asarray(arrays["mask"]) != 0, axis=-1)
+from alignjax.compat.arrays import Arrays
+from alignjax.compat.blocks import kl
+from alignjax.core import shapes
+from alignjax.losses import inputs
 
 
-def token_mean(values: jax.Array, arrays: Arrays) -> mean.Mean:
-    """Over all counted tokens."""
-    return losses.token_mean(values, arrays["mask"])
-
-
-def row_mean(values: jax.Array, arrays: Arrays) -> mean.Mean:
-    """Over the tokens of each row, then over all rows."""
-    return losses.row_mean(values, arrays["mask"], rows=rows(arrays))
-
-
-def row_sum(values: jax.Array, arrays: Arrays) -> mean.Mean:
-    """Summed over the tokens of each row, then averaged over all rows."""
-    return losses.row_sum(values, arrays["mask"], rows=rows(arrays))
-
-
-def row_fixed(length: float) -> Reduce:
-    """Summed over the tokens of each row, over `length`, then averaged over all rows."""
-    return lambda values, arrays: losses.row_fixed(
-        values, arrays["mask"], length=length, rows=rows(arrays)
-    )
-
-
-def group_mean(group_size: int) -> Reduce:
-    """Over all tokens of a prompt's samples, then over prompts."""
-    return lambda values, arrays: losses.group_mean(values, arrays["mask"], group_size=group_size)
-
-
-def over_rows(values: jax.Array, arrays: Arrays) -> mean.Mean:
-    """The mean over all rows of losses [B]."""
-    return mean.masked(values, rows(arrays))
-
-
-def scaled(term: mean.Mean, factor: float) -> mean.Mean:
-    """`factor` times the mean."""
-    return mean.Mean(total=factor * term.total, weight=term.weight)
-
-
-# --- token losses [B, T] ---
-def old_logprobs(arrays: Arrays) -> jax.Array:
-    """Those of the policy that sampled; the present ones if the batch holds none."""
-    name = "old_logprobs" if "old_logprobs" in arrays else "logprobs"
-    return jax.lax.stop_gradient(jnp.asarray(arrays[name]))
-
-
-def inputs(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def rows(arrays: Arrays) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(logprobs, old_logprobs, advantages, mask): what most policy losses take."""
-    return arrays["logprobs"], old_logprobs(arrays), arrays["advantages"], arrays["mask"]
+    return arrays["logprobs"], kl.old_logprobs(arrays), arrays["advantages"], arrays["mask"]
 
 
-def spread(per_row: jax.Array, arrays: Arrays) -> jax.Array:
-    """Losses [B] at every token of their row, [B, T]."""
-    return jnp.broadcast_to(per_row[:, None], jnp.shape(arrays["mask"]))
+def with_next_slot(mask: Any) -> jax.Array:
+    """[B, T] booleans: the answer and the slot after it (TRL's PPO)."""
+    keep = jnp.asarray(mask) != 0
+    return keep | jnp.pad(keep, ((0, 0), (1, 0)))[:, :-1]
 
 
-def clipped(
-    arrays: Arrays,
-    *,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None = None,
-    level: str = "token",
-) -> jax.Array:
-    """PPO's clip per token, [B, T], of the ratio of `level`.
-
-    "token": rho; "sequence": s, the same for all tokens of a row; "sequence_token": sg(s) with the
-    gradient of each token's log-probability.
-    """
-    surrogates = {
-        "token": losses.ppo_clip,
-        "sequence": losses.gspo,
-        "sequence_token": losses.gspo_token,
-    }
-    shapes.check_choice("level", level, surrogates)
-    found = surrogates[level](
-        *inputs(arrays), clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
-    )
-    return spread(found, arrays) if level == "sequence" else found
-
-
-def two_sided(
-    arrays: Arrays, *, clip_high: float, dual_clip: float | None, **options: Any
-) -> jax.Array:
-    """`clipped` where the reference bounds the ratio itself from above by dual_clip (TRL's delta).
-
-    From 1 + clip_high on that is the dual clip: it binds for A < 0 alone. Below, it would undo
-    clip_high.
-
-    Raises:
-      ValueError: dual_clip < 1 + clip_high.
-    """
-    if dual_clip is not None:
-        shapes.check_number("dual_clip", dual_clip, minimum=1.0 + clip_high)
-    return clipped(arrays, clip_high=clip_high, dual_clip=dual_clip, **options)
-
-
-# --- weights on token losses, without gradient ---
 def sampler_weights(
     arrays: Arrays,
     *,
@@ -136,7 +41,7 @@ def sampler_weights(
     if level is None or "sampler_logprobs" not in arrays:
         return 1.0
     return losses.sampler_weight(
-        old_logprobs(arrays),
+        kl.old_logprobs(arrays),
         arrays["sampler_logprobs"],
         arrays["mask"],
         level=level,
@@ -146,76 +51,267 @@ def sampler_weights(
     )
 
 
-def entropy_mask(arrays: Arrays, share: float) -> Any:
-    """The mask, or its tokens in the top `share` of entropies: those at their quantile or above."""
-    if share == 1.0:
-        return arrays["mask"]
-    return losses.above_quantile(arrays["entropy"], arrays["mask"], quantile=1.0 - share)
-
-
-# --- terms beside the policy's ---
-def kl_term(
+# --- clipped surrogates ---
+def ppo_clip(
     arrays: Arrays,
-    reduce: Reduce,
     *,
-    weight: float,
-    estimator: str = "k3",
-    ratio: str | None = None,
-) -> Terms:
-    """{"kl": weight * KL to the reference}, times the ratio of `ratio` if asked; {} at weight 0."""
-    if weight == 0.0:
-        return {}
-    given = arrays["reference_logprobs"], arrays["mask"]
-    if ratio is None:
-        per_token = losses.kl_loss(arrays["logprobs"], *given, estimator=estimator)
-    else:
-        per_token = losses.kl_loss_weighted(
-            arrays["logprobs"], old_logprobs(arrays), *given, estimator=estimator, level=ratio
-        )
-    return {"kl": scaled(reduce(per_token, arrays), weight)}
-
-
-def entropy_term(arrays: Arrays, *, weight: float, share: float = 1.0) -> Terms:
-    """{"entropy": -weight * token mean of the entropy}, over its top share; {} at weight 0."""
-    if weight == 0.0:
-        return {}
-    keep = entropy_mask(arrays, share)
-    bonus = losses.entropy_bonus(arrays["entropy"], keep)
-    return {"entropy": scaled(losses.token_mean(bonus, keep), weight)}
-
-
-def valid(rewards: jax.Array) -> jax.Array:
-    """Booleans: rewards that are there; a missing one is NaN."""
-    return ~jnp.isnan(jnp.asarray(rewards))
-
-
-def in_groups(
-    rewards: jax.Array, *, scale: str, eps: float = 1e-4, unbiased: bool = True
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+    level: str = "token",
 ) -> jax.Array:
-    """Group-relative advantages [B, N] of rewards [B, N] that may hold NaN.
+    """PPO's clip of the ratio of `level`.
 
-    scale: "group" or "batch" to divide by that standard deviation + eps, "none" not to.
+    "token": rho, [B, T]; "sequence": s, [B]; "sequence_token": sg(s) with the gradient of each
+    token's log-probability, [B, T]; "response": pi(y) / old(y), [B].
     """
-    shapes.check_choice("scale", scale, ("group", "batch", "none"))
-    whose = {} if scale == "none" else {"spread": scale}
-    return losses.group_relative(
-        rewards, valid(rewards), scale=scale != "none", eps=eps, unbiased=unbiased, **whose
+    numbers: dict[str, Any] = {"clip_low": clip_low, "clip_high": clip_high}
+    if level == "response":
+        return losses.rloo_clip(*rows(arrays), **numbers)
+    surrogates: Mapping[str, Callable[..., jax.Array]] = {
+        "token": losses.ppo_clip,
+        "sequence": losses.gspo,
+        "sequence_token": losses.gspo_token,
+    }
+    shapes.check_choice("level", level, surrogates)
+    return surrogates[level](*rows(arrays), **numbers, dual_clip=dual_clip)
+
+
+def ppo_clip_two_sided(
+    arrays: Arrays, *, clip_low: float, clip_high: float, dual_clip: float | None, level: str
+) -> jax.Array:
+    """`ppo_clip` where the reference bounds the ratio itself from above by dual_clip (TRL's delta).
+
+    From 1 + clip_high on that is the dual clip: it binds for A < 0 alone. Below, it would undo
+    clip_high.
+
+    Raises:
+      ValueError: dual_clip < 1 + clip_high.
+    """
+    if dual_clip is not None:
+        shapes.check_number("dual_clip", dual_clip, minimum=1.0 + clip_high)
+    return ppo_clip(
+        arrays, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, level=level
     )
 
 
-# --- `compute` of recipes ---
-def token_recipe(
-    loss: Callable[..., jax.Array], reduce: Reduce = token_mean
-) -> Callable[..., Terms]:
-    """`compute` of loss(logprobs, old_logprobs, advantages, mask, **options), [B, T] or [B]."""
+def ppo_clip_of_sampler(
+    arrays: Arrays,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    level: str,
+    correction: bool,
+) -> jax.Array:
+    """`ppo_clip` of the ratio to the sampler in place of the old policy, with `correction`."""
+    if correction:
+        arrays = arrays.replace(old_logprobs=arrays["sampler_logprobs"])
+    return ppo_clip(
+        arrays, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip, level=level
+    )
 
-    def compute(arrays: Arrays, **options: Any) -> Terms:
-        return {"policy": reduce(loss(*inputs(arrays), **options), arrays)}
 
-    return compute
+# --- other surrogates of the ratio ---
+def cispo(
+    arrays: Arrays, *, maximum_ratio: float, minimum_ratio: float = 0.0, level: str
+) -> jax.Array:
+    """`losses.cispo`."""
+    return losses.cispo(
+        *rows(arrays), maximum_ratio=maximum_ratio, minimum_ratio=minimum_ratio, level=level
+    )
 
 
-def value_recipe(arrays: Arrays, *, clip: float | None, weight: float = 1.0) -> Terms:
-    """`compute` of `losses.value_clip` (with its 1/2), averaged over tokens."""
-    given = (arrays[name] for name in ("values", "old_values", "returns", "mask"))
-    return {"value": scaled(token_mean(losses.value_clip(*given, clip=clip), arrays), weight)}
+def cispo_around_1(arrays: Arrays, *, clip_low: float, clip_high: float) -> jax.Array:
+    """`losses.cispo` within 1 - clip_low and 1 + clip_high (verl)."""
+    return losses.cispo(*rows(arrays), minimum_ratio=1.0 - clip_low, maximum_ratio=1.0 + clip_high)
+
+
+def sapo(
+    arrays: Arrays, *, positive_temperature: float, negative_temperature: float, level: str
+) -> jax.Array:
+    """`losses.sapo`."""
+    return losses.sapo(
+        *rows(arrays),
+        positive_temperature=positive_temperature,
+        negative_temperature=negative_temperature,
+        level=level,
+    )
+
+
+def gmpo(arrays: Arrays, *, clip_low: float, clip_high: float) -> jax.Array:
+    """`losses.gmpo`, [B]; advantages of tokens are averaged over each row."""
+    logprobs, old, advantages, mask = rows(arrays)
+    if jnp.ndim(advantages) == 2:
+        advantages = losses.score_mean(advantages, mask)
+    return losses.gmpo(logprobs, old, advantages, mask, clip_low=clip_low, clip_high=clip_high)
+
+
+def vespo(
+    arrays: Arrays, *, positive: tuple[float, float], negative: tuple[float, float]
+) -> jax.Array:
+    """`losses.vespo`."""
+    return losses.vespo(*rows(arrays), None, positive=positive, negative=negative)
+
+
+def vespo_with_sampler(
+    arrays: Arrays,
+    *,
+    positive: tuple[float, float],
+    negative: tuple[float, float],
+    sampler_beyond: str,
+    sampler_maximum: float | None,
+    sampler_minimum: float | None,
+) -> jax.Array:
+    """`losses.vespo` where the sampler's weights of tokens join the ratio of the response (TRL)."""
+    weights = sampler_weights(
+        arrays,
+        level="token",
+        beyond=sampler_beyond,
+        maximum=sampler_maximum,
+        minimum=sampler_minimum,
+    )
+    joined = None if isinstance(weights, float) else weights
+    return losses.vespo(*rows(arrays), joined, positive=positive, negative=negative)
+
+
+def token_share(fraction: float, arrays: Arrays) -> Any:
+    """`fraction` of the counted tokens as a whole number of them, rounded down, at least 1."""
+    number = inputs.count(jnp.asarray(arrays["mask"]) != 0, (0, 1))
+    return jnp.maximum(jnp.floor(fraction * number), 1.0) / number
+
+
+def clip_cov(
+    arrays: Arrays,
+    *,
+    fraction: float,
+    minimum: float,
+    maximum: float,
+    clip_low: float,
+    clip_high: float,
+) -> jax.Array:
+    """`losses.clip_cov`."""
+    return losses.clip_cov(
+        *rows(arrays),
+        arrays["key"],
+        fraction=fraction,
+        minimum=minimum,
+        maximum=maximum,
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
+
+
+def clip_cov_whole_tokens(
+    arrays: Arrays,
+    *,
+    fraction: float,
+    minimum: float,
+    maximum: float,
+    clip_low: float,
+    clip_high: float,
+) -> jax.Array:
+    """`clip_cov` on a whole number of tokens, at least 1 (verl)."""
+    return clip_cov(
+        arrays,
+        fraction=token_share(fraction, arrays),
+        minimum=minimum,
+        maximum=maximum,
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
+
+
+def kl_cov(arrays: Arrays, *, fraction: float, penalty: float) -> jax.Array:
+    """`losses.kl_cov`."""
+    return losses.kl_cov(*rows(arrays), fraction=fraction, penalty=penalty)
+
+
+def kl_cov_whole_tokens(arrays: Arrays, *, fraction: float, penalty: float) -> jax.Array:
+    """`kl_cov` on a whole number of tokens, at least 1 (verl)."""
+    return kl_cov(arrays, fraction=token_share(fraction, arrays), penalty=penalty)
+
+
+# --- without a ratio ---
+def reinforce(arrays: Arrays) -> jax.Array:
+    """`losses.reinforce`."""
+    return losses.reinforce(arrays["logprobs"], arrays["advantages"], arrays["mask"])
+
+
+def dro(arrays: Arrays, *, beta: float) -> jax.Array:
+    """-A log pi + beta (log pi - log old)^2 / 2."""
+    shapes.check_number("beta", beta, above=0)
+    drift = losses.k2(arrays["logprobs"], kl.old_logprobs(arrays), arrays["mask"])
+    return reinforce(arrays) + beta * drift
+
+
+def nash_md(arrays: Arrays, *, beta: float) -> jax.Array:
+    """`losses.nash_md`, [B]."""
+    names = ("logprobs", "reference_logprobs", "preferences", "mask")
+    return losses.nash_md(*(arrays[name] for name in names), beta=beta)
+
+
+def xpo(arrays: Arrays, *, beta: float, optimism: float, link: str) -> jax.Array:
+    """`losses.xpo`, [B], on the policy's sample and the reference's."""
+    other = losses.score_sum(arrays["other_logprobs"], arrays["other_mask"])
+    base = losses.score_sum(arrays["reference_other_logprobs"], arrays["other_mask"])
+    own = losses.score_sum(arrays["logprobs"], arrays["mask"])
+    reference = losses.score_sum(arrays["reference_logprobs"], arrays["mask"])
+    a, b = (x - jax.lax.stop_gradient(y) for x, y in ((own, reference), (other, base)))
+    better = jnp.asarray(arrays["preferred"]) != 0
+    chosen, rejected = jnp.where(better, a, b), jnp.where(better, b, a)
+    return losses.xpo(chosen, rejected, other, beta=beta, optimism=optimism, link=link)
+
+
+# --- critic, entropy, KL ---
+def value_clip(arrays: Arrays, *, clip: float | None) -> jax.Array:
+    """`losses.value_clip`, with its 1/2."""
+    names = ("values", "old_values", "returns", "mask")
+    return losses.value_clip(*(arrays[name] for name in names), clip=clip)
+
+
+def entropy(arrays: Arrays) -> jax.Array:
+    """-entropy."""
+    return losses.entropy_bonus(arrays["entropy"], arrays["mask"])
+
+
+def kl_cut(arrays: Arrays, *, estimator: str, exact_gradient: bool) -> jax.Array:
+    """KL to the reference within +-10 nats; its exact gradient is that of rho k2 (OpenRLHF)."""
+    return kl.values(
+        arrays,
+        estimator=estimator,
+        cap=kl.CAP,
+        exact_gradient=exact_gradient,
+        maximum_ratio=kl.MAXIMUM_RATIO,
+    )
+
+
+def kl_with_k3_cut(arrays: Arrays, *, estimator: str, exact_gradient: bool) -> jax.Array:
+    """KL to the reference, k3 within +-10 nats; its exact gradient is that of k2 (verl)."""
+    cap = kl.verl_cap(estimator)
+    return kl.values(arrays, estimator=estimator, cap=cap, exact_gradient=exact_gradient)
+
+
+LINKS: Mapping[str, Callable[..., jax.Array]] = {
+    "cispo": cispo,
+    "cispo_around_1": cispo_around_1,
+    "clip_cov": clip_cov,
+    "clip_cov_whole_tokens": clip_cov_whole_tokens,
+    "dro": dro,
+    "entropy": entropy,
+    "gmpo": gmpo,
+    "kl_cov": kl_cov,
+    "kl_cov_whole_tokens": kl_cov_whole_tokens,
+    "kl_cut": kl_cut,
+    "kl_with_k3_cut": kl_with_k3_cut,
+    "nash_md": nash_md,
+    "ppo_clip": ppo_clip,
+    "ppo_clip_of_sampler": ppo_clip_of_sampler,
+    "ppo_clip_two_sided": ppo_clip_two_sided,
+    "reinforce": reinforce,
+    "sapo": sapo,
+    "value_clip": value_clip,
+    "vespo": vespo,
+    "vespo_with_sampler": vespo_with_sampler,
+    "xpo": xpo,
+}

@@ -1,82 +1,74 @@
-"""Losses on tokens, on scores of answers and on next-token distributions: loss o reduction.
+"""Losses on tokens of documents, demonstrations and labelled steps: link o reduction.
 
-Arrays, by what a recipe needs: token_logprobs, logsumexp, mean_logits [B, T] with mask [B, T];
-chosen_scores, rejected_scores [B], optional margin and pair_mask [B]; scores, ranks [B, N] with
-optional mask [B, N]; scores, targets [B]; logits, labels [B], or [B, T] with mask [B, T];
-student_logits, teacher_logits [B, T, V] with mask [B, T]. Log-probabilities are in nats, scores in
-units of reward.
+Arrays, by what a recipe reads: token_logprobs, logsumexp, mean_logits [B, T]; logits, labels
+[B, T], or logits [B, T, 2] of (wrong, right); mask [B, T], 0 in every slot of a row of padding.
+Log-probabilities are in nats.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 
 from alignjax import losses
-from alignjax.compat import pairs
-from alignjax.compat.recipe import Arrays, Terms
-from alignjax.core import mean, shapes
+from alignjax.compat.arrays import Arrays, Terms
+from alignjax.compat.blocks import options as settings
+from alignjax.compat.blocks import reductions
+from alignjax.core import shapes
 from alignjax.losses import inputs
 
-
-def per_token(loss: Callable[..., jax.Array], *names: str) -> Callable[..., Terms]:
-    """`compute` of loss(*arrays, mask, **options), averaged over all counted tokens."""
-
-    def compute(arrays: Arrays, **options: Any) -> Terms:
-        mask = arrays["mask"]
-        return {"loss": mean.masked(loss(*[arrays[n] for n in names], mask, **options), mask)}
-
-    return compute
+if TYPE_CHECKING:
+    from alignjax.compat.recipe import Recipe
 
 
-def per_row(loss: Callable[..., jax.Array], *names: str) -> Callable[..., Terms]:
-    """`compute` of loss(*arrays, **options), averaged over rows."""
-    return lambda arrays, **options: {"loss": mean.of(loss(*[arrays[n] for n in names], **options))}
+def token_nll(arrays: Arrays) -> jax.Array:
+    """-log p."""
+    return losses.token_nll(arrays["token_logprobs"], arrays["mask"])
 
 
-def per_ranking(loss: Callable[..., jax.Array]) -> Callable[..., Terms]:
-    """`compute` of loss(scores, ranks, mask), averaged over prompts with at least two items."""
-
-    def compute(arrays: Arrays) -> Terms:
-        scores, ranks = arrays["scores"], arrays["ranks"]
-        mask = arrays["mask"] if "mask" in arrays else jnp.ones_like(scores, dtype=bool)
-        compared = jnp.sum(jnp.asarray(mask) != 0, axis=-1) >= 2
-        return {"loss": mean.masked(loss(scores, ranks, mask), compared)}
-
-    return compute
+def dft(arrays: Arrays) -> jax.Array:
+    """-stop_gradient(p) log p."""
+    return losses.dft(arrays["token_logprobs"], arrays["mask"])
 
 
-def bradley_terry(arrays: Arrays, *, center_coefficient: float | None, **options: Any) -> Terms:
-    """`compute` of `losses.bradley_terry`, plus `losses.center_penalty` unless that is None."""
-    scores = arrays["chosen_scores"], arrays["rejected_scores"]
-    if "margin" in arrays:
-        options["margin"] = arrays["margin"]
-    loss = losses.bradley_terry(*scores, **options)
-    keep = pairs.pair_mask(arrays, loss)
-    terms = {"loss": mean.masked(loss, keep)}
-    if center_coefficient is not None:
-        weight = shapes.check_number("center_coefficient", center_coefficient, minimum=0)
-        terms["center"] = mean.masked(weight * losses.center_penalty(*scores), keep)
-    return terms
+def smoothed_nll(arrays: Arrays, *, label_smoothing: float) -> jax.Array:
+    """`losses.smoothed_nll`; at label_smoothing 0 the plain NLL, from log-probabilities alone."""
+    if settings.is_off("label_smoothing", label_smoothing):
+        return token_nll(arrays)
+    statistics = (arrays[name] for name in ("token_logprobs", "logsumexp", "mean_logits", "mask"))
+    return losses.smoothed_nll(*statistics, label_smoothing=label_smoothing)
 
 
-def distillation(divergence: Callable[..., jax.Array]) -> Callable[..., Terms]:
-    """`compute` of a divergence of softmax(logits / temperature), averaged over counted tokens."""
-
-    def compute(arrays: Arrays, *, temperature: float, **options: Any) -> Terms:
-        shapes.check_number("temperature", temperature, above=0)
-        both = (inputs.as_float(arrays[f"{side}_logits"]) for side in ("student", "teacher"))
-        student, teacher = (jax.nn.log_softmax(z / temperature, axis=-1) for z in both)
-        mask = arrays["mask"]
-        return {"loss": mean.masked(divergence(student, teacher, mask, **options), mask)}
-
-    return compute
+def z_loss(arrays: Arrays, *, coefficient: float) -> jax.Array:
+    """coefficient logsumexp(z)^2."""
+    return losses.z_loss(arrays["logsumexp"], arrays["mask"], coefficient=coefficient)
 
 
-def two_class_steps(arrays: Arrays) -> Terms:
-    """`compute` of `losses.process_reward` on logits [B, T, 2] of (wrong, right), labels 0 or 1."""
+def process_reward(arrays: Arrays) -> jax.Array:
+    """Cross-entropy of a step's label under its logit."""
+    return losses.process_reward(arrays["logits"], arrays["labels"], arrays["mask"])
+
+
+def two_class_process_reward(arrays: Arrays) -> jax.Array:
+    """The same of logits [B, T, 2] of (wrong, right), labels 0 or 1."""
     shapes.check("logits", arrays["logits"], "B T 2")
-    logits, mask = inputs.as_float(arrays["logits"]), arrays["mask"]
+    logits = inputs.as_float(arrays["logits"])
     right = logits[..., 1] - logits[..., 0]
-    return {"loss": mean.masked(losses.process_reward(right, arrays["labels"], mask), mask)}
+    return losses.process_reward(right, arrays["labels"], arrays["mask"])
+
+
+LINKS: Mapping[str, Callable[..., jax.Array]] = {
+    "dft": dft,
+    "process_reward": process_reward,
+    "smoothed_nll": smoothed_nll,
+    "token_nll": token_nll,
+    "two_class_process_reward": two_class_process_reward,
+    "z_loss": z_loss,
+}
+
+
+def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Terms:
+    """{term: Mean}."""
+    link = settings.block(LINKS, "link", recipe.link)
+    per_token = link(arrays, **settings.accepted(link, options))
+    return {recipe.term: reductions.reduced(per_token, arrays, recipe.reduction, options)}

@@ -1,6 +1,6 @@
 """TRL 1.16.0."""
 
-from alignjax.compat.trl_1_16 import language, pairs, policy, reference_free, unpaired
+from alignjax.compat.releases.trl_1_16 import language, pairs, policy, reference_free, unpaired
 
 RECIPES = {
     **language.RECIPES,

@@ -1,7 +1,5 @@
 """SFTTrainer, RewardTrainer, GKDTrainer and DistillationTrainer of TRL 1.16."""
 
-from alignjax import losses
-from alignjax.compat import language
 from alignjax.compat.recipe import Recipe
 
 TOKENS = "mean over all counted tokens of the global batch"
@@ -12,30 +10,46 @@ JSD = (
 
 RECIPES = {
     "token_nll": Recipe(
-        compute=language.per_token(losses.token_nll, "token_logprobs"),
+        table="demonstrations",
+        link="token_nll",
+        reduction="token_mean",
         formula=f"-log p; {TOKENS}",
         source="trainer/sft_trainer.py, loss_type='nll'",
     ),
     "dft": Recipe(
-        compute=language.per_token(losses.dft, "token_logprobs"),
+        table="demonstrations",
+        link="dft",
+        reduction="token_mean",
         formula=f"-stop_gradient(p) log p; {TOKENS}",
         source="trainer/sft_trainer.py, loss_type='dft'",
     ),
     "bradley_terry": Recipe(
-        compute=language.bradley_terry,
+        table="pairs",
+        score="head",
+        link="bradley_terry",
+        reduction="mean over pairs",
+        terms=("center",),
+        reads=frozenset({"scores"}),
+        optional=frozenset({"margin"}),
         formula="-log sig(s_c - s_r - margin) + center_coefficient (s_c + s_r)^2; mean over pairs",
         source="trainer/reward_trainer.py, RewardTrainer.compute_loss",
         defaults={"center_coefficient": None},
     ),
     # Its trainer samples at the configured temperature and compares distributions at 1.
     "generalised_jsd": Recipe(
-        compute=language.distillation(losses.generalised_jsd),
+        table="distillation",
+        link="generalised_jsd",
+        reduction="token_mean",
+        reads=frozenset({"student", "teacher"}),
         formula=JSD,
         source="experimental/gkd/gkd_trainer.py, generalized_jsd_loss",
         defaults={"beta": 0.5, "temperature": 1.0},
     ),
     "distillation": Recipe(
-        compute=language.distillation(losses.generalised_jsd),
+        table="distillation",
+        link="generalised_jsd",
+        reduction="token_mean",
+        reads=frozenset({"student", "teacher"}),
         formula=JSD,
         source="trainer/distillation_trainer.py, _chunked_divergence_loss",
         defaults={"beta": 1.0, "temperature": 1.0},

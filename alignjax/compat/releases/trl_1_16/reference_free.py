@@ -1,68 +1,66 @@
 """CPOTrainer, ORPOTrainer, TPOTrainer and OnlineDPOTrainer of TRL 1.16 (trl.experimental)."""
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from alignjax import losses
-from alignjax.compat import pairs, reference_free
-from alignjax.compat.recipe import Arrays, Recipe, Terms
+from alignjax.compat.recipe import Recipe
 
 LOGISTIC = "-(1-e) log sig(z) - e log sig(-z), e = label_smoothing"
 
 
-def _logistic(chosen: jax.Array, rejected: jax.Array, **options: Any) -> jax.Array:
-    """-log sig(beta (s_c - s_r)), smoothed."""
-    return losses.cpo(chosen, rejected, nll_weight=0.0, **options)
-
-
 def _cpo(
-    link: Callable[..., Any],
+    link: str,
     formula: str,
     *,
     loss_type: str,
-    per_token: bool = False,
+    score: str = "sum",
     nll_weight: float = 1.0,
-    **options: float,
+    **numbers: Any,
 ) -> Recipe:
-    score = "m" if per_token else "l"
+    """A loss of CPOTrainer; it shapes rewards as AlphaPO does wherever alpha is set."""
+    symbol = "m" if score == "mean" else "l"
     return Recipe(
-        compute=reference_free.shaped(link, per_token=per_token),
-        formula=f"{formula}, r = (1 - exp(-alpha {score})) / alpha; mean over pairs; + nll_weight "
+        table="pairs",
+        score=score,
+        divergence="power",
+        link=link,
+        reduction="mean over pairs",
+        terms=("chosen_token_nll",),
+        defaults={"beta": 0.1, **numbers, "alpha": 0.0, "nll_weight": nll_weight},
+        formula=f"{formula}, r = (1 - exp(-alpha {symbol})) / alpha; mean over pairs; + nll_weight "
         "times -log pi, mean over all chosen answers' tokens",
         source=f"experimental/cpo/cpo_trainer.py, loss_type={loss_type!r}",
-        defaults={"beta": 0.1, **options, "alpha": 0.0, "nll_weight": nll_weight},
     )
 
 
-def _tpo(
-    link: Callable[..., Any],
-    formula: str,
-    *,
-    loss_type: str,
-    per_token: bool = False,
-    **options: float,
-) -> Recipe:
+def _tpo(link: str, formula: str, *, loss_type: str, score: str = "sum", **numbers: Any) -> Recipe:
+    """A loss of TPOTrainer."""
     return Recipe(
-        compute=reference_free.with_gold(link, per_token=per_token),
+        table="pairs",
+        score=score,
+        link=link,
+        reduction="mean over pairs",
+        terms=("gold_token_nll",),
+        defaults={"beta": 0.01, **numbers, "nll_weight": 1.0},
+        reads=frozenset({"gold"}),
         formula=f"{formula}; mean over pairs; + nll_weight times -log pi, mean over all gold "
         "answers' tokens",
         source=f"experimental/tpo/tpo_trainer.py, loss_type={loss_type!r}",
-        defaults={"beta": 0.01, **options, "nll_weight": 1.0},
     )
 
 
-def _online(link: Callable[..., Any], formula: str, *, loss_type: str) -> Recipe:
-    def compute(arrays: Arrays, *, beta: float) -> Terms:
-        return pairs.reduced(link(*pairs.log_ratios(arrays), beta=beta), arrays)
-
+def _online(link: str, formula: str, *, loss_type: str) -> Recipe:
+    """A loss of OnlineDPOTrainer."""
     return Recipe(
-        compute=compute,
+        table="pairs",
+        score="sum",
+        divergence="reverse_kl",
+        link=link,
+        reduction="mean over pairs",
+        defaults={"beta": 0.1},
+        reads=frozenset({"reference"}),
         formula=f"{formula}; mean over pairs of two samples, of which the one with the higher "
         "reward is chosen",
         source=f"experimental/online_dpo/online_dpo_trainer.py, loss_type={loss_type!r}",
-        defaults={"beta": 0.1},
     )
 
 
@@ -70,49 +68,55 @@ SIMPO = f"{LOGISTIC}, z = beta (r_c - r_r) - target_margin"
 
 RECIPES = {
     "cpo": _cpo(
-        _logistic, f"{LOGISTIC}, z = beta (r_c - r_r)", loss_type="sigmoid", label_smoothing=0.0
+        "logistic", f"{LOGISTIC}, z = beta (r_c - r_r)", loss_type="sigmoid", label_smoothing=0.0
     ),
-    "cpo_hinge": _cpo(losses.hinge, "max(0, 1 - beta (r_c - r_r))", loss_type="hinge"),
-    "cpo_ipo": _cpo(losses.ipo, "(r_c - r_r - 1/(2 beta))^2", loss_type="ipo", per_token=True),
+    "cpo_hinge": _cpo("hinge", "max(0, 1 - beta (r_c - r_r))", loss_type="hinge"),
+    "cpo_ipo": _cpo("squared", "(r_c - r_r - 1/(2 beta))^2", loss_type="ipo", score="mean"),
     "simpo": _cpo(
-        losses.simpo,
+        "logistic_margin",
         SIMPO,
         loss_type="simpo",
-        per_token=True,
+        score="mean",
         target_margin=0.5,
         label_smoothing=0.0,
     ),
     "alphapo": _cpo(
-        losses.simpo,
+        "logistic_margin",
         SIMPO,
         loss_type="alphapo",
-        per_token=True,
+        score="mean",
         nll_weight=0.0,
         target_margin=0.5,
         label_smoothing=0.0,
     ),
     "orpo": Recipe(
-        compute=reference_free.orpo,
+        table="pairs",
+        score="mean",
+        link="odds_ratio",
+        reduction="mean over pairs",
+        terms=("sequence_token_nll",),
+        term="odds_ratio",
+        reads=frozenset({"prompt"}),
         formula="-ratio_weight log sig(log odds(m_c) - log odds(m_r)), odds(m) = e^m / (1 - e^m); "
         "mean over pairs; + -log pi, mean over all tokens of prompts and chosen answers",
         source="experimental/orpo/orpo_trainer.py",
         defaults={"ratio_weight": 0.1},
     ),
     "tpo": _tpo(
-        _logistic, f"{LOGISTIC}, z = beta (l_c - l_r)", loss_type="sigmoid", label_smoothing=0.0
+        "logistic", f"{LOGISTIC}, z = beta (l_c - l_r)", loss_type="sigmoid", label_smoothing=0.0
     ),
-    "tpo_hinge": _tpo(losses.hinge, "max(0, 1 - beta (l_c - l_r))", loss_type="hinge"),
-    "tpo_ipo": _tpo(losses.ipo, "(m_c - m_r - 1/(2 beta))^2", loss_type="ipo", per_token=True),
+    "tpo_hinge": _tpo("hinge", "max(0, 1 - beta (l_c - l_r))", loss_type="hinge"),
+    "tpo_ipo": _tpo("squared", "(m_c - m_r - 1/(2 beta))^2", loss_type="ipo", score="mean"),
     "tpo_l": _tpo(
-        losses.simpo,
+        "logistic_margin",
         f"{LOGISTIC}, z = beta (m_c - m_r) - target_margin",
         loss_type="tpo-l",
-        per_token=True,
+        score="mean",
         target_margin=0.5,
         label_smoothing=0.0,
     ),
-    "online_dpo": _online(losses.dpo, "-log sig(beta (a - b))", loss_type="sigmoid"),
+    "online_dpo": _online("logistic", "-log sig(beta (a - b))", loss_type="sigmoid"),
     "online_ipo": _online(
-        losses.ipo, "(a - b - 1/(2 beta))^2, log-ratios summed over tokens", loss_type="ipo"
+        "squared", "(a - b - 1/(2 beta))^2, log-ratios summed over tokens", loss_type="ipo"
     ),
 }
