@@ -21,16 +21,16 @@ class Attention:
     Biases have the shape of what they are added to; query_norm and key_norm are [H].
     """
 
-    query: Any
-    key: Any
-    value: Any
-    out: Any
-    query_bias: Any = None
-    key_bias: Any = None
-    value_bias: Any = None
-    out_bias: Any = None
-    query_norm: Any = None
-    key_norm: Any = None
+    query: layers.Weight
+    key: layers.Weight
+    value: layers.Weight
+    out: layers.Weight
+    query_bias: jax.Array | None = None
+    key_bias: jax.Array | None = None
+    value_bias: jax.Array | None = None
+    out_bias: jax.Array | None = None
+    query_norm: jax.Array | None = None
+    key_norm: jax.Array | None = None
     prefix: Any = None  # learned keys and values that every query sees: adapters/prefix.py
 
 
@@ -43,20 +43,21 @@ class View:
     own, and `local`: whether only the last tokens of the window are seen.
     """
 
-    mask: Any
-    segments: Any
-    local: Any
-    cos: Any
-    sin: Any
-    scale: Any
-    positioned: Any
+    mask: jax.Array | None
+    segments: jax.Array | None
+    local: jax.Array | None
+    cos: jax.Array
+    sin: jax.Array
+    scale: jax.Array | None
+    positioned: jax.Array
     kernel: str = struct.static(default="reference")
 
 
 def declare(config: TransformerConfig, count: int) -> Attention:
     """`count` layers' parameters."""
     n, d, h, k = count, config.width, config.head_dim, config.kv_heads
-    g, info, into = config.heads // config.kv_heads, params.ParamInfo, config.width**-0.5
+    g, into = config.heads // config.kv_heads, config.width**-0.5
+    info: Any = params.ParamInfo
     back = (2 * config.layers) ** -0.5 * (config.heads * h) ** -0.5
     bias = config.qkv_bias
     return Attention(
@@ -73,8 +74,8 @@ def declare(config: TransformerConfig, count: int) -> Attention:
     )
 
 
-def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> params.ParamInfo:
-    """Scales of norms over the last axis: they start as the identity."""
+def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> Any:
+    """ParamInfo of the scales of norms over the last axis: they start as the identity."""
     names = " ".join([*(["layers"] if len(shape) > 1 else []), "embed"])
     return params.ParamInfo(shape, names, 0 if config.norm_plus_one else -1)
 
@@ -172,14 +173,15 @@ def attend_by_kernel(
     softcap: float = 0.0,
 ) -> jax.Array:
     """`attend` with a layer's mask, by the kernel of its view."""
-    if view.kernel == "cudnn":
+    if view.mask is not None and view.kernel == "cudnn":
         return kernels.cudnn(query, key, value, view.mask, scale=scale)
-    if view.kernel == "reference":
+    if view.mask is not None:
         return attend(query, key, value, view.mask, scale=scale, softcap=softcap)
     scaled = (query * scale).astype(query.dtype)
+    segments: Any = view.segments  # which a view without a mask has
 
     def run(window: int) -> jax.Array:
-        return kernels.splash(scaled, key, value, view.segments, window=window, softcap=softcap)
+        return kernels.splash(scaled, key, value, segments, window=window, softcap=softcap)
 
     kinds = {kind == "sliding" for kind in config.kinds()}
     if len(kinds) == 1:

@@ -13,16 +13,17 @@ from alignjax.models.config import TransformerConfig
 class Block:
     """One decoder layer's weights; in the model every leaf has a leading layer axis."""
 
-    attention_norm: Any
+    attention_norm: jax.Array
     attention: attention.Attention | mla.Mla
-    mlp_norm: Any
+    mlp_norm: jax.Array
     mlp: layers.Mlp | moe.Moe
-    attention_post_norm: Any = None
-    mlp_post_norm: Any = None
+    attention_post_norm: jax.Array | None = None
+    mlp_post_norm: jax.Array | None = None
 
 
 def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
-    d, f, info, bias = config.width, config.ff, params.ParamInfo, config.mlp_bias
+    d, f, bias = config.width, config.ff, config.mlp_bias
+    info: Any = params.ParamInfo
     return layers.Mlp(
         gate=info((n, d, f), "layers fsdp ff", d**-0.5),
         up=info((n, d, f), "layers fsdp ff", d**-0.5),

@@ -20,7 +20,7 @@ class Weights:
     """A Flax model's own nested dict of parameters, and beside it the scalar head [D] or None."""
 
     params: Any
-    scalar: Any = None
+    scalar: jax.Array | None = None
 
 
 class _Own(NamedTuple):

@@ -9,7 +9,9 @@ from alignjax.core import struct
 from alignjax.parallel import axes
 
 
-def rms_norm(x: jax.Array, scale: Any, eps: float, *, plus_one: bool = False) -> jax.Array:
+def rms_norm(
+    x: jax.Array, scale: jax.Array | None, eps: float, *, plus_one: bool = False
+) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in fp32.
 
     scale: [D], None for 1; with `plus_one` the factor is 1 + scale.
@@ -28,12 +30,18 @@ class Operator:
     def product(
         self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
     ) -> jax.Array:
-        """What `linear` gives for this weight."""
+        """`linear` with this weight."""
         raise NotImplementedError
 
 
+# A matrix. A declared tree has a ParamInfo in the place of each array, which the fields' types pass
+# over, as they do the strings and layouts of trees that are mapped from it.
+Weight = jax.Array | Operator
+UNBOUND: Any = None  # what an adapter gets when it is joined with its base
+
+
 def linear(
-    equation: str, x: jax.Array, weight: Any, *, stored: str, out: str, bias: Any = None
+    equation: str, x: jax.Array, weight: Weight, *, stored: str, out: str, bias: Any = None
 ) -> jax.Array:
     """einsum(equation, x, weight) + bias, laid out by `out`.
 
@@ -56,12 +64,12 @@ def cast(weights: Any, dtype: Any) -> Any:
 class Mlp:
     """Weights of a gated MLP: gate, up [D, F]; down [F, D]; biases or None."""
 
-    gate: Any
-    up: Any
-    down: Any
-    gate_bias: Any = None
-    up_bias: Any = None
-    down_bias: Any = None
+    gate: Weight
+    up: Weight
+    down: Weight
+    gate_bias: jax.Array | None = None
+    up_bias: jax.Array | None = None
+    down_bias: jax.Array | None = None
 
 
 def activation(name: str, x: jax.Array) -> jax.Array:

@@ -22,24 +22,25 @@ class Mla:
     key [R, K, H] and value [R, K, U] make a head's own; out [K, U, D]. Biases or None.
     """
 
-    query: Any
-    latent: Any
-    latent_norm: Any
-    rotated: Any
-    key: Any
-    value: Any
-    out: Any
-    query_down: Any = None
-    query_norm: Any = None
-    query_down_bias: Any = None
-    latent_bias: Any = None
-    rotated_bias: Any = None
-    out_bias: Any = None
+    query: layers.Weight
+    latent: layers.Weight
+    latent_norm: jax.Array
+    rotated: layers.Weight
+    key: layers.Weight
+    value: layers.Weight
+    out: layers.Weight
+    query_down: layers.Weight | None = None
+    query_norm: jax.Array | None = None
+    query_down_bias: jax.Array | None = None
+    latent_bias: jax.Array | None = None
+    rotated_bias: jax.Array | None = None
+    out_bias: jax.Array | None = None
 
 
 def declare(config: TransformerConfig, count: int) -> Mla:
     """`count` layers' parameters. `out_bias` puts biases on the maps from and to the stream."""
-    mla, n, d, k, info = config.mla, count, config.width, config.heads, params.ParamInfo
+    mla, n, d, k = config.mla, count, config.width, config.heads
+    info: Any = params.ParamInfo
     r, q, p, u, h = mla.kv_rank, mla.query_rank, mla.rope_dim, mla.value_dim, config.head_dim
     into, back, bias = d**-0.5, (2 * config.layers * k * u) ** -0.5, config.out_bias
 

@@ -25,12 +25,12 @@ class Moe:
     gradient (DeepSeek V3 moves it by a rule of its own).
     """
 
-    router: Any
-    gate: Any
-    up: Any
-    down: Any
+    router: jax.Array
+    gate: layers.Weight
+    up: layers.Weight
+    down: layers.Weight
     shared: layers.Mlp | None = None
-    correction: Any = None
+    correction: jax.Array | None = None
 
 
 class Routing(NamedTuple):
@@ -50,7 +50,8 @@ class Penalties:
 
 def declare(config: TransformerConfig, count: int) -> Moe:
     """`count` layers' parameters."""
-    moe, n, d, info = config.moe, count, config.width, params.ParamInfo
+    moe, n, d = config.moe, count, config.width
+    info: Any = params.ParamInfo
     e, f, s = moe.experts, moe.ff, moe.shared_ff
     into, back = d**-0.5, (2 * config.layers) ** -0.5
     shared = layers.Mlp(
@@ -231,13 +232,14 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
     sum over the chosen experts e of weight_e expert_e(x), or of expert_e(weight_e x) where
     `weigh_inputs`; plus the shared expert. Each expert is a gated MLP.
     """
-    used = Moe(
-        router=axes.stored_width(weights.router, "embed route"),
-        gate=_laid_out(weights.gate, "embed", "ff"),
-        up=_laid_out(weights.up, "embed", "ff"),
-        down=_laid_out(weights.down, "ff", "embed"),
-        correction=None if weights.correction is None else "route",
-    )
+    names: dict[str, Any] = {
+        "router": axes.stored_width(weights.router, "embed route"),
+        "gate": _laid_out(weights.gate, "embed", "ff"),
+        "up": _laid_out(weights.up, "embed", "ff"),
+        "down": _laid_out(weights.down, "ff", "embed"),
+        "correction": None if weights.correction is None else "route",
+    }
+    used = Moe(**names)  # the logical axes with which the weights enter
     routed = struct.replace(weights, shared=None)
     routed = jax.tree.map(axes.shard, routed, used)
     run = axes.per_shard(

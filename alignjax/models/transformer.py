@@ -18,11 +18,11 @@ class Transformer:
     """All weights. `blocks`: stacks of layers of one structure, in order. `unembed` is None where
     tied; `scalar` is None without a scalar head."""
 
-    embed: Any
+    embed: jax.Array
     blocks: tuple[block.Block, ...]
-    norm: Any
-    unembed: Any = None
-    scalar: Any = None
+    norm: jax.Array
+    unembed: jax.Array | None = None
+    scalar: jax.Array | None = None
 
 
 def declare(config: TransformerConfig) -> Transformer:
@@ -31,7 +31,8 @@ def declare(config: TransformerConfig) -> Transformer:
     Matrices start normal with deviation width^-1/2, those that write into the residual stream
     smaller by (2 layers)^1/2 (Radford et al. 2019), the embedding with 0.02.
     """
-    d, info = config.width, params.ParamInfo
+    d = config.width
+    info: Any = params.ParamInfo
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
         blocks=tuple(
@@ -162,7 +163,7 @@ def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
         weights,
         embed=weights.embed.astype(dtype),
         blocks=tuple(block.cast(part, dtype) for part in weights.blocks),
-        unembed=None if config.tied else weights.unembed.astype(dtype),
+        unembed=None if weights.unembed is None else weights.unembed.astype(dtype),
         scalar=None,
     )
 
@@ -242,7 +243,7 @@ def transformer(config: TransformerConfig) -> model.Model:
         return x, cache
 
     def unembedding(weights: Transformer) -> jax.Array:
-        matrix = weights.embed.T if config.tied else weights.unembed
+        matrix = weights.embed.T if weights.unembed is None else weights.unembed
         return matrix.astype(config.compute_dtype)
 
     def scalar(weights: Transformer, states: jax.Array) -> jax.Array:

@@ -51,7 +51,8 @@ class BottleneckConfig:
         return tree
 
     def _site(self, site: sites.Site) -> "Bottleneck":
-        (d,), m, info = site.outputs, self.width, params.ParamInfo
+        (d,), m = site.outputs, self.width
+        info: Any = params.ParamInfo
         return Bottleneck(
             down=info(site.lead(d, m), "layers fsdp rank", d**-0.5),
             down_bias=info(site.lead(m), "layers rank", 0),
@@ -70,11 +71,11 @@ class Bottleneck(layers.Operator):
     Reference: Houlsby et al. 2019, figure 2; Pfeiffer et al. 2021.
     """
 
-    down: Any
-    down_bias: Any
-    up: Any
-    up_bias: Any
-    base: Any = None
+    down: jax.Array
+    down_bias: jax.Array
+    up: jax.Array
+    up_bias: jax.Array
+    base: layers.Weight = layers.UNBOUND
     activation: str = struct.static(default="gelu")
 
     def over(self, base: Any, key: jax.Array | None) -> "Bottleneck":

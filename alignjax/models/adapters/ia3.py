@@ -38,7 +38,7 @@ class Ia3Config:
             (site.inputs, site.input_axes) if of_input else (site.outputs, site.output_axes)
         )
         names = axes.used(names)
-        info = params.ParamInfo(site.lead(*sizes), f"layers {names}", -1)
+        info: Any = params.ParamInfo(site.lead(*sizes), f"layers {names}", -1)
         return Gain(gain=info, of_input=of_input)
 
 
@@ -49,8 +49,8 @@ class Gain(layers.Operator):
     gain: [outputs...], or [inputs...] with `of_input`; in the model with a leading layer axis.
     """
 
-    gain: Any
-    base: Any = None
+    gain: jax.Array
+    base: layers.Weight = layers.UNBOUND
     of_input: bool = struct.static(default=False)
 
     def over(self, base: Any, key: jax.Array | None) -> "Gain":
@@ -69,7 +69,8 @@ class Gain(layers.Operator):
 
     def merged(self) -> jax.Array:
         """The one matrix that does the same, in fp32. A bias grows by `bias_gain`."""
-        weight = self.base.astype(jnp.float32)
+        base: Any = self.base
+        weight = base.astype(jnp.float32)
         more = weight.ndim - self.gain.ndim
         if self.of_input:
             shape = (*self.gain.shape, *[1] * more)

@@ -62,7 +62,8 @@ class LoraConfig:
         return sites.place(declared, self.targets, self._site, halves=True)
 
     def _site(self, site: sites.Site) -> "LowRank":
-        rank, info, lead = self.rank_of(site.target), params.ParamInfo, site.lead_axes
+        rank, lead = self.rank_of(site.target), site.lead_axes
+        info: Any = params.ParamInfo
         self._check_site(site)
         # The variance of a uniform law on +- fan_in^-1/2, which LoRA's own code draws from.
         down = info(
@@ -71,7 +72,7 @@ class LoraConfig:
             (3 * site.fan_in) ** -0.5,
         )
         return LowRank(
-            down=None if site.partner else down,
+            down=layers.UNBOUND if site.partner else down,
             up=info(site.lead(rank, *site.outputs), f"{lead} rank {site.output_axes}", 0),
             stretch=info(site.lead(*site.outputs), f"{lead} {axes.used(site.output_axes)}", 0)
             if self.dora
@@ -134,12 +135,12 @@ class LowRank(layers.Operator):
     ranks are what each adapter's own rank was (many.py).
     """
 
-    down: Any
-    up: Any
-    stretch: Any = None
-    base: Any = None
-    key: Any = None
-    ids: Any = None
+    down: jax.Array
+    up: jax.Array
+    stretch: jax.Array | None = None
+    base: layers.Weight = layers.UNBOUND
+    key: jax.Array | None = None
+    ids: jax.Array | None = None
     partner: str = struct.static(default="")
     experts: bool = struct.static(default=False)
     scale: Any = struct.static(default=1.0)
@@ -157,21 +158,21 @@ class LowRank(layers.Operator):
     ) -> jax.Array:
         equation, out, order = sites.in_order(equation, out)
         side = sites.sides(equation, stored, out)
-        given = layers.linear(equation, x, self.base, stored=stored, out=out)
-        down, up, each = self._matrices(side, x.shape[0])
+        base = layers.linear(equation, x, self.base, stored=stored, out=out)
+        down, up, row = self._matrices(side, x.shape[0])
         inner = axes.einsum(
-            f"{side.lead}{side.inputs},{each}{side.inputs}R->{side.lead}R",
+            f"{side.lead}{side.inputs},{row}{side.inputs}R->{side.lead}R",
             self._dropped(x, side),
             down,
             out=f"{side.lead_axes} rank",
         )
         added = axes.einsum(
-            f"{side.lead}R,{each}R{side.outputs}->{side.lead}{side.outputs}", inner, up, out=out
+            f"{side.lead}R,{row}R{side.outputs}->{side.lead}{side.outputs}", inner, up, out=out
         )
-        scale = self._each(self.scale, x.shape[0], added.ndim).astype(added.dtype)
-        result = given + scale * added
+        scale = self._by_row(self.scale, x.shape[0], added.ndim).astype(added.dtype)
+        result = base + scale * added
         if self.stretch is not None:
-            result = (result * self._ratio(side, stored)).astype(result.dtype)
+            result = (result * self._ratio(side, stored, self.stretch)).astype(result.dtype)
         result = result if bias is None else result + bias
         return result if order == tuple(range(result.ndim)) else jnp.transpose(result, order)
 
@@ -182,17 +183,18 @@ class LowRank(layers.Operator):
             return axes.shard(self.down, down), axes.shard(self.up, up), ""
         ids = self._rows(rows)
 
-        def each(x: jax.Array, names: str) -> jax.Array:
+        def by_row(x: jax.Array, names: str) -> jax.Array:
             return axes.take(axes.shard(x, f"rank {names}"), ids, f"batch {names}")
 
-        return each(self.down, down), each(self.up, up), side.lead[0]
+        return by_row(self.down, down), by_row(self.up, up), side.lead[0]
 
     def _rows(self, rows: int) -> jax.Array:
         """[rows] the adapter of each row."""
-        ids = self.ids[:, None] + jnp.zeros((rows // self.ids.shape[0],), self.ids.dtype)
-        return ids.reshape(rows)
+        ids: Any = self.ids
+        own = ids[:, None] + jnp.zeros((rows // ids.shape[0],), ids.dtype)
+        return own.reshape(rows)
 
-    def _each(self, number: Any, rows: int, ndim: int) -> Any:
+    def _by_row(self, number: Any, rows: int, ndim: int) -> Any:
         """A number of the adapter, or [rows, 1, ...] where each row has its own."""
         if self.ids is None:
             return jnp.float32(number)
@@ -203,10 +205,10 @@ class LowRank(layers.Operator):
     def _dropped(self, x: jax.Array, side: sites.Sides) -> jax.Array:
         if self.key is None:
             return x
-        stays = 1 - self._each(self.dropout, x.shape[0], x.ndim)
+        stays = 1 - self._by_row(self.dropout, x.shape[0], x.ndim)
         names = f"{side.lead_axes} {side.input_axes}"
-        drawn = axes.shard(jax.random.uniform(self.key, x.shape), names)
-        return jnp.where(drawn < stays, x / stays.astype(x.dtype), 0)
+        uniform = axes.shard(jax.random.uniform(self.key, x.shape), names)
+        return jnp.where(uniform < stays, x / stays.astype(x.dtype), 0)
 
     def grouped(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
         """[N, outputs] of rows [N, inputs] in runs, one an expert, of these sizes [E]."""
@@ -223,7 +225,7 @@ class LowRank(layers.Operator):
             up=f"{lead} rank {outputs}",
         )
 
-    def _ratio(self, side: sites.Sides, stored: str) -> jax.Array:
+    def _ratio(self, side: sites.Sides, stored: str, stretch: jax.Array) -> jax.Array:
         """[outputs...] fp32: the trained length of each column over its present one.
 
         |w + s d|^2 = |w|^2 + 2 s w.d + s^2 |d|^2 with d = down u, from products of the size of
@@ -248,7 +250,7 @@ class LowRank(layers.Operator):
         now = own + axes.einsum(f"R{outs},R{outs}->{outs}", up, moved, out=here)
         now = jax.lax.stop_gradient(jnp.maximum(now, 1e-30))
         # A quotient of squares: where they are equal it is 1 to the last bit under every compiler.
-        return jnp.sqrt(jnp.maximum(own, 1e-30) / now) + self.stretch / jnp.sqrt(now)
+        return jnp.sqrt(jnp.maximum(own, 1e-30) / now) + stretch / jnp.sqrt(now)
 
     def merged(self) -> jax.Array:
         """The one matrix [layers, inputs..., outputs...] that does the same, in fp32."""

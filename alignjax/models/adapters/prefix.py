@@ -46,7 +46,8 @@ class PrefixConfig:
                 "Use LoRA."
             )
         (n, _, k, h), (*_, u), g = infos.key.shape, infos.value.shape, infos.query.shape[3]
-        info, names = params.ParamInfo, "layers slot kv head"
+        info: Any = params.ParamInfo
+        names = "layers slot kv head"
         return struct.replace(
             bare,
             prefix=Prefix(
@@ -64,9 +65,9 @@ class Prefix:
     gate: [K, G], one a head, or None. In the model all have a leading layer axis.
     """
 
-    keys: Any
-    values: Any
-    gate: Any = None
+    keys: jax.Array
+    values: jax.Array
+    gate: jax.Array | None = None
 
     def over(self, base: Any, key: jax.Array | None) -> "Prefix":
         """Itself: it stands beside weights, not on one."""

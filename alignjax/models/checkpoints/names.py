@@ -10,8 +10,8 @@ from alignjax.models.checkpoints.sources import Source
 from alignjax.models.config import TransformerConfig
 from alignjax.models.transformer import Transformer
 
-# A layer's sources: (name within the layer, axes) -> the source over all layers of a stack.
-Layer = Callable[..., Source]
+# (name within the layer, axes) -> the Source over all layers of a stack, in the place of an array.
+Layer = Callable[..., Any]
 Part = Callable[[TransformerConfig, Layer], Any]  # sources of one part of a stack's layers
 
 
@@ -48,11 +48,12 @@ def sources(
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
         stacks.append(block(config, numbers, make, attend or grouped_attention))
+    single: Any = Source
     return Transformer(
-        embed=Source("model.embed_tokens.weight"),
+        embed=single("model.embed_tokens.weight"),
         blocks=tuple(stacks),
-        norm=Source("model.norm.weight"),
-        unembed=None if config.tied else Source("lm_head.weight", "v d -> d v"),
+        norm=single("model.norm.weight"),
+        unembed=None if config.tied else single("lm_head.weight", "v d -> d v"),
     )
 
 
@@ -64,48 +65,48 @@ def block(
 ) -> Block:
     """Sources of a stack of layers."""
 
-    def each(name: str, axes: str = "", **more: Any) -> Source:
+    def source(name: str, axes: str = "", **more: Any) -> Any:
         return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
 
     after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     post = config.post_norms
     return Block(
-        attention_norm=each("input_layernorm.weight"),
-        attention=attend(config, each),
-        mlp_norm=each(f"{after}.weight"),
-        mlp=mlp(config, each),
-        attention_post_norm=each("post_attention_layernorm.weight") if post else None,
-        mlp_post_norm=each("post_feedforward_layernorm.weight") if post else None,
+        attention_norm=source("input_layernorm.weight"),
+        attention=attend(config, source),
+        mlp_norm=source(f"{after}.weight"),
+        mlp=mlp(config, source),
+        attention_post_norm=source("post_attention_layernorm.weight") if post else None,
+        mlp_post_norm=source("post_feedforward_layernorm.weight") if post else None,
     )
 
 
-def grouped_attention(config: TransformerConfig, each: Layer) -> attention.Attention:
+def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Attention:
     """Sources of a stack's attention weights. Heads of a matrix's rows are (kv head, group)."""
     bias, normed = config.qkv_bias, config.qk_norm == "scaled"
     return attention.Attention(
-        query=each("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
-        key=each("self_attn.k_proj.weight", "(k h) d -> d k h"),
-        value=each("self_attn.v_proj.weight", "(k h) d -> d k h"),
-        out=each("self_attn.o_proj.weight", "d (k g h) -> k g h d"),
-        query_bias=each("self_attn.q_proj.bias", "(k g h) -> k g h") if bias else None,
-        key_bias=each("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
-        value_bias=each("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
-        out_bias=each("self_attn.o_proj.bias") if config.out_bias else None,
-        query_norm=each("self_attn.q_norm.weight") if normed else None,
-        key_norm=each("self_attn.k_norm.weight") if normed else None,
+        query=source("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
+        key=source("self_attn.k_proj.weight", "(k h) d -> d k h"),
+        value=source("self_attn.v_proj.weight", "(k h) d -> d k h"),
+        out=source("self_attn.o_proj.weight", "d (k g h) -> k g h d"),
+        query_bias=source("self_attn.q_proj.bias", "(k g h) -> k g h") if bias else None,
+        key_bias=source("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
+        value_bias=source("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
+        out_bias=source("self_attn.o_proj.bias") if config.out_bias else None,
+        query_norm=source("self_attn.q_norm.weight") if normed else None,
+        key_norm=source("self_attn.k_norm.weight") if normed else None,
     )
 
 
-def dense_mlp(config: TransformerConfig, each: Layer) -> layers.Mlp:
+def dense_mlp(config: TransformerConfig, source: Layer) -> layers.Mlp:
     """Sources of a stack's gated MLP."""
     bias = config.mlp_bias
     return layers.Mlp(
-        gate=each("mlp.gate_proj.weight", "f d -> d f"),
-        up=each("mlp.up_proj.weight", "f d -> d f"),
-        down=each("mlp.down_proj.weight", "d f -> f d"),
-        gate_bias=each("mlp.gate_proj.bias") if bias else None,
-        up_bias=each("mlp.up_proj.bias") if bias else None,
-        down_bias=each("mlp.down_proj.bias") if bias else None,
+        gate=source("mlp.gate_proj.weight", "f d -> d f"),
+        up=source("mlp.up_proj.weight", "f d -> d f"),
+        down=source("mlp.down_proj.weight", "d f -> f d"),
+        gate_bias=source("mlp.gate_proj.bias") if bias else None,
+        up_bias=source("mlp.up_proj.bias") if bias else None,
+        down_bias=source("mlp.down_proj.bias") if bias else None,
     )
 
 
@@ -117,29 +118,30 @@ def gguf_sources(config: TransformerConfig) -> Transformer:
     """
     numbers = range(config.layers)
 
-    def each(name: str, axes: str = "", **more: Any) -> Source:
+    def source(name: str, axes: str = "", **more: Any) -> Any:
         return Source(tuple(f"blk.{n}.{name}.weight" for n in numbers), axes, **more)
 
     halves = {"two": 2, "half": config.head_dim // 2}
+    single: Any = Source
     return Transformer(
-        embed=Source("token_embd.weight"),
+        embed=single("token_embd.weight"),
         blocks=(
             Block(
-                attention_norm=each("attn_norm"),
+                attention_norm=source("attn_norm"),
                 attention=attention.Attention(
-                    query=each("attn_q", "(k g half two) d -> d k g (two half)", sizes=halves),
-                    key=each("attn_k", "(k half two) d -> d k (two half)", sizes=halves),
-                    value=each("attn_v", "(k h) d -> d k h"),
-                    out=each("attn_output", "d (k g h) -> k g h d"),
+                    query=source("attn_q", "(k g half two) d -> d k g (two half)", sizes=halves),
+                    key=source("attn_k", "(k half two) d -> d k (two half)", sizes=halves),
+                    value=source("attn_v", "(k h) d -> d k h"),
+                    out=source("attn_output", "d (k g h) -> k g h d"),
                 ),
-                mlp_norm=each("ffn_norm"),
+                mlp_norm=source("ffn_norm"),
                 mlp=layers.Mlp(
-                    gate=each("ffn_gate", "f d -> d f"),
-                    up=each("ffn_up", "f d -> d f"),
-                    down=each("ffn_down", "d f -> f d"),
+                    gate=source("ffn_gate", "f d -> d f"),
+                    up=source("ffn_up", "f d -> d f"),
+                    down=source("ffn_down", "d f -> f d"),
                 ),
             ),
         ),
-        norm=Source("output_norm.weight"),
-        unembed=None if config.tied else Source("output.weight", "v d -> d v"),
+        norm=single("output_norm.weight"),
+        unembed=None if config.tied else single("output.weight", "v d -> d v"),
     )
