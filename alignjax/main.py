@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "a run's model as a folder that transformers loads",
     "import": "open weights as a run's folder",
     "report": "a lifecycle's table, page and pictures, made again",
+    "methods": "losses and estimators, and how papers and other code compute one",
     "check-data": "preference rows read and judged without a model",
     "verify": "the checksums of a run's checkpoints",
 }

@@ -1,7 +1,8 @@
 """What a recipe computes from, and what it returns."""
 
+import collections
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from alignjax.core import mean
 
@@ -36,4 +37,4 @@ class Arrays(Mapping[str, Any]):
 
     def replace(self, **arrays: Any) -> "Arrays":
         """The same with these in place of, or beside, those of the same names."""
-        return Arrays({**self._arrays, **arrays}, self._recipe)
+        return Arrays(collections.ChainMap(arrays, cast(Any, self._arrays)), self._recipe)

@@ -25,7 +25,7 @@ ALSO_FITS: Mapping[str, frozenset[str]] = {"demonstrations": frozenset({"documen
 # stands for; a * is any text.
 READS: Mapping[str, tuple[str, ...]] = {
     # other models
-    "reference": ("reference_*",),  # log-probabilities of a frozen policy: a pass of its own
+    "reference": ("reference_*logprobs",),  # of a frozen policy, in a pass of its own
     "teacher": ("teacher_*",),  # logits, or log-probabilities of the sampled tokens
     "old": ("old_logprobs",),  # the policy that sampled, by the trainer's own computation
     "sampler": ("sampler_logprobs",),  # the policy that sampled, by the sampler's computation
