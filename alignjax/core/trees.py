@@ -31,9 +31,9 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def matching(tree: Any, pattern: str) -> Any:
-    """A tree of booleans: true where the regular expression is found in the leaf's path name."""
-    found = re.compile(pattern)
-    return map_named(lambda name, _: found.search(name) is not None, tree)
+    """A tree of booleans: true where the regular expression matches within the leaf's path name."""
+    expression = re.compile(pattern)
+    return map_named(lambda name, _: expression.search(name) is not None, tree)
 
 
 def size(tree: Any) -> int:
@@ -41,9 +41,9 @@ def size(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def differences(expected: Any, given: Any) -> list[str]:
-    """Lines that say where shapes, dtypes or leaf names of two trees differ; empty if nowhere."""
-    left, right = named_leaves(expected), named_leaves(given)
+def differences(expected: Any, actual: Any) -> list[str]:
+    """One line for every leaf name, shape or dtype in which two trees differ."""
+    left, right = named_leaves(expected), named_leaves(actual)
     lines = [f"{name}: missing" for name in left if name not in right]
     lines += [f"{name}: not expected" for name in right if name not in left]
     for name in left:

@@ -115,8 +115,8 @@ def gdpo(
     """
     sizes = shapes.check("rewards", rewards, "B N K")
     shapes.check("weights", weights, "K", {"K": sizes["K"]})
-    each = jax.vmap(lambda r: advantages.group_relative(r, mask, eps=eps), in_axes=-1, out_axes=-1)(
-        inputs.as_float(rewards)
-    )
-    joined = jnp.einsum("bnk,k->bn", each, inputs.as_float(weights))
+    normalised = jax.vmap(
+        lambda r: advantages.group_relative(r, mask, eps=eps), in_axes=-1, out_axes=-1
+    )(inputs.as_float(rewards))
+    joined = jnp.einsum("bnk,k->bn", normalised, inputs.as_float(weights))
     return advantages.whiten(joined, mask)

@@ -1,8 +1,8 @@
 """Log-probabilities straight from hidden states, a tile of time steps at a time.
 
 This is the only path to log-probabilities and the only loss file that sees a vocabulary axis. The
-logits of a whole sequence never exist: each tile's are made, reduced and dropped, and made again
-for the gradient.
+logits of a whole sequence never exist: each tile's are computed, reduced and dropped, and
+recomputed for the gradient.
 """
 
 import functools
@@ -21,7 +21,7 @@ _TILE_BYTES = 32 * 2**20
 
 @struct.pytree
 class TokenStats:
-    """What is known of each target and of the distribution it was drawn from; all [B, T].
+    """Statistics of each target and of the next-token distribution; all [B, T].
 
     logprob: log p(target), nats. entropy: of p, nats. logsumexp: of the final logits. sum_p2: sum
     of squared probabilities. mean_logit: mean final logit. top1: the most likely token.
@@ -110,7 +110,7 @@ def _layout_of(hidden: jax.Array, unembedding: jax.Array) -> _Layout:
 
 @struct.pytree
 class _Head:
-    """How logits are made from hidden states: scale * h W, softcap, then temperature."""
+    """How logits are computed from hidden states: scale * h W, softcap, then temperature."""
 
     scale: float = struct.static(default=1.0)
     softcap: float = struct.static(default=0.0)
@@ -216,8 +216,8 @@ def token_divergence(
 
         return _over_time(head.tile, one, (states, other_states))
 
-    found = layout.run(run, ("bth", "dv", "bth", "dv"), "bt")
-    return found(hidden, unembedding, other_hidden, other_unembedding)
+    divergence = layout.run(run, ("bth", "dv", "bth", "dv"), "bt")
+    return divergence(hidden, unembedding, other_hidden, other_unembedding)
 
 
 def _choose_tile(hidden: jax.Array, unembedding: jax.Array) -> int:

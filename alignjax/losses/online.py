@@ -1,4 +1,4 @@
-"""Losses for pairs and samples drawn from the policy while it trains, one per prompt.
+"""Losses for pairs and samples of the current policy, one per prompt.
 
 Online DPO is `dpo` (or any loss on pairs) on two samples of the policy, ordered by a judge.
 """
@@ -23,7 +23,7 @@ def xpo(
 ) -> jax.Array:
     """Exploratory preference optimisation, [B]: `dpo` + optimism * log pi(y~|x), y~ from reference.
 
-    Minimising the second term moves mass away from what the reference already says.
+    Minimising the second term moves mass away from what the reference already prefers.
 
     Args:
       chosen_logratio, rejected_logratio: [B] float, nats, of samples of policy and reference.

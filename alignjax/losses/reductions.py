@@ -1,4 +1,4 @@
-"""Reductions: the last part of a loss, where methods that look alike differ.
+"""Reductions: the last part of a loss, where similar methods differ.
 
 Each gives a `Mean`, whose weight follows from the mask alone: sums of parts add up exactly over
 micro-batches and devices, and a row without a counted token weighs nothing.

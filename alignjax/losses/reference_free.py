@@ -1,7 +1,7 @@
 """Losses on pairs without a reference model, one per pair.
 
 Arguments are log-probabilities of responses, [B], in nats (`score_sum`) or nats per token
-(`score_mean`), as the name says.
+(`score_mean`), as its name states.
 """
 
 import jax

@@ -182,7 +182,7 @@ def clip_cov(
     """Clip-cov, [B, T]: `ppo_clip` without gradient on a few tokens of high covariance.
 
     Of the tokens with covariance in [minimum, maximum], fraction * all counted tokens (at least
-    one) are drawn at random and detached; their loss keeps its value.
+    one) are sampled at random and detached; their loss keeps its value.
 
     Args:
       logprobs, old_logprobs, advantages, mask: as `cispo`.

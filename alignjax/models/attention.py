@@ -126,18 +126,18 @@ def views(
     for kind in distinct:
         cos, sin = rope.angles(config, kind, positions, size)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
-        grown = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
+        tuning = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
         places = (positions, segments, key_positions, key_segments)
         splash = kernel == "splash"
         by_kind.append(
             View(
                 mask=None if splash else visible(*places, kind=kind, window=config.window),
-                segments=_apart(config, kind, positions, segments) if splash else None,
+                segments=_chunk_segments(config, kind, positions, segments) if splash else None,
                 local=jnp.asarray(kind == "sliding") if splash else None,
                 kernel=kernel,
                 cos=cos,
                 sin=sin,
-                scale=grown if tuned else None,
+                scale=tuning if tuned else None,
                 positioned=jnp.asarray(kind != "nope"),
             )
         )
@@ -151,7 +151,7 @@ def select(views: View, kind: jax.Array) -> View:
     )
 
 
-def _apart(
+def _chunk_segments(
     config: TransformerConfig, kind: str, positions: jax.Array, segments: jax.Array
 ) -> jax.Array:
     """Segments [B, T] whose chunks, if the layer has such, are segments of their own."""

@@ -107,7 +107,7 @@ class MoeConfig:
 class MlaConfig:
     """Multi-head latent attention (DeepSeek V2); off with kv_rank 0."""
 
-    kv_rank: int = 0  # width of the latent that keys and values are made from
+    kv_rank: int = 0  # width of the latent of keys and values
     query_rank: int = 0  # width of the queries' latent; 0 projects queries directly
     rope_dim: int = 64  # dimensions of a head that carry the position
     value_dim: int = 128  # of a head's value

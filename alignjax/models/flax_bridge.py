@@ -93,10 +93,10 @@ def from_nnx(make: Callable[[Any], Any], contract: flax_contract.Contract) -> mo
         )
     if jax.tree.leaves(streams):  # of dropout, which eval mode never reads
 
-        def drawn(key: jax.Array) -> Any:
+        def sample(key: jax.Array) -> Any:
             return nnx.state(built(key), nnx.RngState)
 
-        streams = jax.jit(drawn)(jax.random.key(0))
+        streams = jax.jit(sample)(jax.random.key(0))
 
     def call(own: Any, method: flax_contract.Method, *arguments: Any) -> Any:
         module = nnx.merge(graph, _filled(declared, own), streams)
@@ -121,7 +121,7 @@ def nnx_weights(module: Any) -> Weights:
 
 
 def nnx_state(module: Any, weights: Weights) -> Any:
-    """The nnx.State of Weights, for `nnx.update`; `module` says of which kind each value is."""
+    """The nnx.State of Weights, for `nnx.update`; `module` has the type of each value."""
     nnx = flax_package().nnx
     return _filled(nnx.state(module, nnx.Param), weights.params)
 
@@ -250,8 +250,8 @@ def _make_hidden(own: _Own, contract: flax_contract.Contract, width: int) -> Cal
         return jnp.concatenate([states, jnp.ones_like(states[..., :1])], axis=-1)
 
     def forward(weights: Any, tokens: Any, positions: Any, segments: Any) -> jax.Array:
-        given = flax_contract.arguments(contract, tokens, positions, segments)
-        states = with_one(own.call(weights, contract.states, *given))
+        inputs = flax_contract.arguments(contract, tokens, positions, segments)
+        states = with_one(own.call(weights, contract.states, *inputs))
         if contract.any_rows:
             return states
         slots = jnp.arange(tokens.shape[1])[None]

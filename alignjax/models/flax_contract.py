@@ -45,7 +45,7 @@ class Contract:
     decode: Method | None = None
     logit_softcap: float = 0.0  # z = softcap tanh(logits / softcap); 0 is none
     logit_tile: int = 0  # time steps whose logits exist at once; 0 chooses by size
-    rounding: float = 0.0  # see Model; 0 is 1e-4 for fp32 states on CPU and 5e-2 elsewhere
+    rounding: float = 0.0  # see Model; 0 is 1e-4 for fp32 states on CPU and 5e-2 otherwise
 
     def validate(self) -> None:
         if self.inputs[:1] != ("tokens",) or len(set(self.inputs)) < len(self.inputs):
@@ -58,9 +58,9 @@ class Contract:
         for name in ("logit_softcap", "logit_tile", "rounding"):
             shapes.check_number(name, getattr(self, name), minimum=0)
         if (self.make_cache is None) != (self.decode is None):
-            given = "decode" if self.make_cache is None else "make_cache"
+            present = "decode" if self.make_cache is None else "make_cache"
             raise ValueError(
-                f"make_cache and decode must come together; got {given} only "
+                f"make_cache and decode must come together; got {present} only "
                 "(Contract). Give both, or neither to recompute."
             )
         precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -88,12 +88,12 @@ def arguments(
     contract: Contract, tokens: jax.Array, positions: jax.Array, segments: jax.Array
 ) -> list[jax.Array]:
     """What the model is called with."""
-    given = {"tokens": tokens, "positions": positions, "segments": segments}
+    inputs = {"tokens": tokens, "positions": positions, "segments": segments}
     if "mask" in contract.inputs:
         seen = attention.visible(positions, segments, positions, segments)
         # Padding sees itself: an empty row of a softmax is NaN in some modules.
-        given["mask"] = (seen | jnp.eye(tokens.shape[1], dtype=jnp.bool_))[:, None]
-    return [given[name] for name in contract.inputs]
+        inputs["mask"] = (seen | jnp.eye(tokens.shape[1], dtype=jnp.bool_))[:, None]
+    return [inputs[name] for name in contract.inputs]
 
 
 def matrix_of(contract: Contract, own: Any) -> jax.Array:

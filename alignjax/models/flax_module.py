@@ -35,8 +35,8 @@ def to_nested(weights: transformer.Transformer) -> dict[str, Any]:
 
 
 def _by_name(tree: Any, is_leaf: Any) -> dict[str, Any]:
-    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    return {trees.path_name(path): leaf for path, leaf in found}
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return {trees.path_name(path): leaf for path, leaf in paths}
 
 
 def _nest(named: dict[str, Any]) -> dict[str, Any]:
@@ -58,22 +58,22 @@ def from_nested(config: TransformerConfig, tree: Any) -> transformer.Transformer
       ValueError: a name is missing or unknown, or a shape is not the config's.
     """
     config.validate()
-    given = trees.named_leaves(tree)
-    declared = _declare(config, "scalar" in given)
+    leaves = trees.named_leaves(tree)
+    declared = _declare(config, "scalar" in leaves)
     wanted = {name: info.shape for name, info in _by_name(declared, params.is_info).items()}
-    wrong = [f"{name} is missing" for name in wanted if name not in given]
-    wrong += [f"{name} is unknown" for name in given if name not in wanted]
+    wrong = [f"{name} is missing" for name in wanted if name not in leaves]
+    wrong += [f"{name} is unknown" for name in leaves if name not in wanted]
     wrong += [
-        f"{name} is {jnp.shape(given[name])}, not {shape}"
+        f"{name} is {jnp.shape(leaves[name])}, not {shape}"
         for name, shape in wanted.items()
-        if name in given and jnp.shape(given[name]) != shape
+        if name in leaves and jnp.shape(leaves[name]) != shape
     ]
     if wrong:
         raise ValueError(
             f"a nested dict must hold the config's weights; got {'; '.join(wrong)} (from_nested). "
             "Check the config."
         )
-    return trees.map_named(lambda name, _: given[name], declared, is_leaf=params.is_info)
+    return trees.map_named(lambda name, _: leaves[name], declared, is_leaf=params.is_info)
 
 
 def _declare(config: TransformerConfig, scalar_head: bool) -> transformer.Transformer:
@@ -90,9 +90,10 @@ def as_linen(config: TransformerConfig, *, scalar_head: bool = False) -> Any:
       __call__: logits [B,T,V] fp32.
       hidden: states [B,T,D], those of `transformer(config).hidden`.
       scalar: the scalar head [B,T] fp32, where there is one.
-    variables["params"] is `to_nested` of our weights. Fresh parameters follow the same laws with
-    draws of Flax's own; for the same draws as ours take `to_nested(model.init(key))`. On a mesh
-    they are laid out as ours, and `init` too takes rows that the batch axes divide.
+    variables["params"] is `to_nested` of our weights. Initial parameters follow the same
+    distributions with keys of Flax's own; for the same numbers as ours take
+    `to_nested(model.init(key))`. On a mesh they are laid out as ours, and `init` too takes rows
+    that the batch axes divide.
 
     Raises:
       ValueError: flax is missing, or the config is bad.

@@ -23,7 +23,7 @@ _BLOCK_NAMES = (
 
 
 def choose(kernel: str) -> str:
-    """The kernel that "auto" stands for: splash on TPU, the written-out scores elsewhere.
+    """The kernel that "auto" stands for: splash on TPU, the written-out scores otherwise.
 
     cuDNN is asked for by name.
     """
@@ -114,7 +114,7 @@ def _splash_kernel(
 
 
 def _layout(kernel: Any) -> Any:
-    """The PartitionSpecs of the kernel's own tables, which say what each block of queries sees."""
+    """The PartitionSpecs of the kernel's tables: which blocks of keys a block of queries sees."""
     if not axes.has_mesh():
         return None
     where = jax.sharding.PartitionSpec(None, *axes.spec("time"))

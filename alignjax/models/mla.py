@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keys and values are made from one narrow latent, which is cached."""
+"""Multi-head latent attention: keys and values are projections of one cached, narrow latent."""
 
 import math
 from typing import Any
@@ -84,7 +84,8 @@ def absorbs(config: TransformerConfig, queries: int, keys: int) -> bool:
     Both are the same sum in another order: (q W) . c = q . (W c). Multiplications a head: bringing
     latents, S R (H + U) + T S (H + P + U); bringing queries, T R (H + U) + T S (2 R + P). Decoding
     brings queries, training and prefill bring latents. Keys and values under an adapter are always
-    made from the latents, since an adapter multiplies inputs: merge it to decode long texts fast.
+    projected from the latents, since an adapter multiplies inputs: merge it to decode long texts
+    fast.
     """
     mla, h = config.mla, config.head_dim
     both = mla.kv_rank * (h + mla.value_dim)
@@ -115,7 +116,7 @@ def _query(config: TransformerConfig, weights: Mla, x: jax.Array) -> jax.Array:
 def _by_latents(
     config: TransformerConfig, weights: Mla, query: jax.Array, latent: Any, rotated: Any, view: Any
 ) -> jax.Array:
-    """[B, T, K, U]: every head's keys and values are made from the latents [B, S, R]."""
+    """[B, T, K, U]: every head's keys and values are projected from the latents [B, S, R]."""
     wide = {"stored": "route kv head", "out": "batch kv slot head"}
     key = layers.linear("bsr,rkh->bksh", latent, weights.key, **wide)
     value = layers.linear("bsr,rku->bksu", latent, weights.value, **wide)

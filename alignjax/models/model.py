@@ -25,7 +25,7 @@ class Model(NamedTuple):
     hidden_and_penalties: (params, tokens, *, positions, segments) -> ([B,T,D], {term: [B,T]}), the
       states and each token's part of the router losses, weighed and averaged over layers; zero on
       padding. None where the model has no such losses.
-    declared: the tree of ParamInfo that `init` fills; None where the model does not say.
+    declared: the tree of ParamInfo that `init` fills; None where the model does not declare it.
     drops_out: whether `bind` with a key is random.
     narrow: params, bound -> the same in the precision of decoding and without the scalar head.
     prepare: params, bound -> the same as decoding reads them, for one rollout.

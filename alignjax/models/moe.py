@@ -34,7 +34,7 @@ class Moe:
 
 
 class Routing(NamedTuple):
-    """What a layer's router said: logits [B, T, E] fp32 and the experts chosen [B, T, K]."""
+    """A layer's router: logits [B, T, E] fp32 and the experts chosen [B, T, K]."""
 
     logits: jax.Array
     chosen: jax.Array
@@ -222,12 +222,12 @@ def _routed(
         out = jax.lax.psum_scatter(out, over, scatter_dimension=0, tiled=True)
     if split:
         out = jax.lax.psum(out, split)
-    told = logits.reshape(*x.shape[:2], -1), own.reshape(*x.shape[:2], -1)
-    return out.reshape(x.shape), told
+    routing = logits.reshape(*x.shape[:2], -1), own.reshape(*x.shape[:2], -1)
+    return out.reshape(x.shape), routing
 
 
 def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.Array, Routing]:
-    """(what a layer's experts add to x [B, T, D], what its router said).
+    """(what a layer's experts add to x [B, T, D], its router's logits and choices).
 
     sum over the chosen experts e of weight_e expert_e(x), or of expert_e(weight_e x) where
     `weigh_inputs`; plus the shared expert. Each expert is a gated MLP.
@@ -247,11 +247,10 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
         (used, "batch time embed"),
         ("batch time embed", ("batch time route", "batch time route")),
     )
-    out, told = run(routed, x)
-    routing = Routing(*told)
+    out, routing = run(routed, x)
     if weights.shared is not None:
         out = out + layers.gated_mlp(weights.shared, x, config.activation)
-    return out, routing
+    return out, Routing(*routing)
 
 
 def penalties(moe: MoeConfig, routing: Routing, segments: jax.Array) -> Penalties:

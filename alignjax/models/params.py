@@ -1,4 +1,4 @@
-"""Parameters declared with their shape, logical axes and initial law."""
+"""Parameters declared with their shape, logical axes and initial distribution."""
 
 import zlib
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from alignjax.parallel import axes
 class ParamInfo(NamedTuple):
     """One parameter before it exists.
 
-    shape: sizes. axes: logical axis names, one a dimension. stddev: of a normal law; 0 is all
-    zeros, and -1 all ones (norm scales).
+    shape: sizes. axes: logical axis names, one a dimension. stddev: of a normal distribution; 0
+    is all zeros, and -1 all ones (norm scales).
     """
 
     shape: tuple[int, ...]
@@ -49,8 +49,8 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
             leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
             # Each device draws its own part: a whole leaf of a large model fits on none.
             where = axes.spec(info.axes) if axes.has_mesh() else None
-            drawn = jax.random.normal(leaf_key, info.shape, out_sharding=where)
-            value = (info.stddev * drawn).astype(dtype)
+            normal = jax.random.normal(leaf_key, info.shape, out_sharding=where)
+            value = (info.stddev * normal).astype(dtype)
         return axes.shard(value, info.axes)
 
     return trees.map_named(make, infos, is_leaf=is_info)

@@ -1,6 +1,6 @@
 """Whole rows scored by a model: every array is aligned with the token that it is about.
 
-Position t holds what the model, having read tokens before t, says of token t. Position 0 and the
+Position t holds the model's prediction of token t from the tokens before t. Position 0 and the
 first token of each packed segment have no such state: their entries are 0 and never count.
 """
 
@@ -36,10 +36,10 @@ def hidden_and_penalties(
     places = {"positions": batch["positions"], "segments": batch["segments"]}
     if model.hidden_and_penalties is None:
         return hidden_states(model, params, batch), {}
-    states, found = model.hidden_and_penalties(params, batch["tokens"], **places)
-    found = {name: axes.shard(x, "batch slot") for name, x in found.items()}
+    states, penalties = model.hidden_and_penalties(params, batch["tokens"], **places)
+    penalties = {name: axes.shard(x, "batch slot") for name, x in penalties.items()}
     real = batch["segments"] > 0
-    return states, {name: mean.masked(x, real) for name, x in found.items()}
+    return states, {name: mean.masked(x, real) for name, x in penalties.items()}
 
 
 def counted(batch: Batch) -> jax.Array:
@@ -113,7 +113,7 @@ def token_divergence(
     temperature: float = 1.0,
     other_model: models.Model | None = None,
 ) -> jax.Array:
-    """[B, T] exact KL(params || other) of the distribution that each token was drawn from, nats.
+    """[B, T] exact KL(params || other) of each token's next-token distribution, nats.
 
     hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`. other_model: that
     of `other`, where it is another one over the same vocabulary.

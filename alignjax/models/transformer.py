@@ -26,7 +26,7 @@ class Transformer:
 
 
 def declare(config: TransformerConfig) -> Transformer:
-    """The parameters' shapes, axes and initial laws.
+    """The parameters' shapes, axes and initial distributions.
 
     Matrices start normal with deviation width^-1/2, those that write into the residual stream
     smaller by (2 layers)^1/2 (Radford et al. 2019), the embedding with 0.02.
@@ -273,10 +273,10 @@ def transformer(config: TransformerConfig) -> model.Model:
 
 
 def _hidden_and_penalties(config: TransformerConfig) -> Any:
-    """What `Model.hidden_and_penalties` says, or None where no router loss has a weight."""
-    each = config.moe
+    """`Model.hidden_and_penalties`, or None where no router loss has a weight."""
+    moe_config = config.moe
     count = sum(len(numbers) for sparse, numbers in config.stacks() if sparse)
-    factors = {"balance": each.balance_loss, "z": each.z_loss}
+    factors = {"balance": moe_config.balance_loss, "z": moe_config.z_loss}
     factors = {name: factor / count for name, factor in factors.items() if count and factor}
     if not factors:
         return None

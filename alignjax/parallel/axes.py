@@ -180,7 +180,7 @@ def per_shard(
     """`f` run on every device's own part of its arguments; collectives join what it needs.
 
     inputs, outputs: logical axes of each array, as a tree of strings (a tuple for the arguments);
-    a PartitionSpec stands for itself. replication: whether JAX checks what f says of replicated
+    a PartitionSpec stands for itself. replication: whether JAX checks the replication of f's
     results, which it can't for kernels.
     Without a mesh it is `f` itself: `mesh_axes` is empty there, so there is nothing to join.
     """

@@ -46,7 +46,7 @@ def to_global(batch: Mapping[str, np.ndarray], rows: int | None = None) -> dict[
     """A batch as global arrays, sharded over the batch axes.
 
     Args:
-      batch: all rows; where `rows` is given, the `own_rows` of so many.
+      batch: all rows; with `rows`, the `own_rows` of that many.
     """
     if not axes.has_mesh():
         return {name: jax.numpy.asarray(x) for name, x in batch.items()}

@@ -86,18 +86,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh 
         try:
             return jax.make_mesh(sizes, order, axis_types=types, devices=devices)
         except NotImplementedError:  # an axis that is no whole dimension of the slice's torus
-            laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-            return Mesh(laid, order, axis_types=types)
+            grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+            return Mesh(grid, order, axis_types=types)
     if sizes[0] % slices:
         raise ValueError(
             f"mesh.replica must be a multiple of the slices, whose network joins the replicas; got "
             f"{sizes[0]} for {slices} slices (mesh). Set mesh.replica={slices}."
         )
     inner, outer = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
-    laid = mesh_utils.create_hybrid_device_mesh(
+    grid = mesh_utils.create_hybrid_device_mesh(
         inner, outer, devices, allow_split_physical_axes=True
     )
-    return Mesh(laid, order, axis_types=types)
+    return Mesh(grid, order, axis_types=types)
 
 
 def for_sampling(mesh: Mesh, model: int) -> Mesh:
@@ -118,12 +118,12 @@ def for_sampling(mesh: Mesh, model: int) -> Mesh:
             f"sampling.model_axis must divide the {devices} devices of a replica{other}; got "
             f"{model} (algorithm.sampling). Use a divisor."
         )
-    laid, sizes = mesh.devices, [replicas, devices // model, model]
+    grid, sizes = mesh.devices, [replicas, devices // model, model]
     order: tuple[str, ...] = AXIS_NAMES
     if experts > 1:
-        laid = np.moveaxis(laid, list(mesh.shape).index("expert"), -1)
+        grid = np.moveaxis(grid, list(mesh.shape).index("expert"), -1)
         sizes, order = [*sizes, experts], (*AXIS_NAMES, "expert")
-    return Mesh(laid.reshape(sizes), order, axis_types=(AxisType.Explicit,) * len(order))
+    return Mesh(grid.reshape(sizes), order, axis_types=(AxisType.Explicit,) * len(order))
 
 
 @contextlib.contextmanager

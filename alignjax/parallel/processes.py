@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from alignjax.core import errors
-from alignjax.parallel import joining
+from alignjax.parallel import rendezvous
 
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
 GRACE = 5.0  # seconds that a process gets to end by itself once another one has failed
@@ -81,11 +81,11 @@ class Group:
 
     def _watch(self, key: str, then: Callable[[str], None]) -> None:
         try:
-            found = self.get(key)
+            text = self.get(key)
         except jax.errors.JaxRuntimeError:
             return  # process 0 is gone: JAX ends this process for want of heartbeats
-        if found is not None:
-            then(found)
+        if text is not None:
+            then(text)
 
     def _follow(self, text: str) -> None:
         """Ends this process because another one failed, unless it ends by itself."""
@@ -93,16 +93,16 @@ class Group:
         if cause["process"] == self.index or self.leaving.wait(GRACE):
             return
         self.ending.set()
-        self._say(cause)
+        self._report(cause)
         self._farewell()
         end_now(cause["code"])
 
-    def _say(self, cause: Mapping[str, Any]) -> None:
+    def _report(self, cause: Mapping[str, Any]) -> None:
         line = f"error: process {cause['process']} ended this run: {cause['text']}"
         print(f"alignjax[{self.index}]: {line}", file=sys.stderr, flush=True)
 
     def _agree_to_stop(self, _: str) -> None:
-        """Fixes the call of `should_stop` that stops: the first that nobody has made yet.
+        """Fixes the call of `should_stop` that stops: the first that no process has reached yet.
 
         This thread answers for a main thread that waits for the others inside a step. Nobody makes
         a call while the numbers are collected.
@@ -131,7 +131,7 @@ class Group:
             if not self.put(FAILURE, json.dumps(own)):
                 cause = json.loads(self.get(FAILURE, GRACE) or json.dumps(own))
                 if cause["text"] != text:
-                    self._say(cause)
+                    self._report(cause)
                 code = cause["code"]
             self._farewell()
         except jax.errors.JaxRuntimeError:
@@ -165,18 +165,18 @@ _group: Group | None = None
 def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     """Joins the other processes, if there are any; before anything touches a device.
 
-    Args: as in `joining.launch`.
+    Args: as in `rendezvous.launch`.
 
     Raises:
-      ValueError: they can't be found by what was given. errors.Failure: joining them failed.
+      ValueError: the arguments do not identify them. errors.Failure: connecting to them failed.
         Where some do not come in time this process ends with one line and code 1.
     """
     global _group
-    how = joining.launch(coordinator, count, index, os.environ)
+    how = rendezvous.launch(coordinator, count, index, os.environ)
     if how is None or _group is not None:
         return
-    seconds = joining.patience(os.environ)
-    watch = threading.Timer(seconds, _give_up, (joining.late(how, seconds, os.environ),))
+    seconds = rendezvous.patience(os.environ)
+    watch = threading.Timer(seconds, _give_up, (rendezvous.late(how, seconds, os.environ),))
     watch.daemon = True
     watch.start()
     # On CPUs two programs with collectives that run at once can lock each other out: one at a time.

@@ -21,7 +21,7 @@ from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
 from alignjax.planning import abstract, analytic, evaluating
 from alignjax.rewards import learned
-from alignjax.sampling import elsewhere, generate, transforms
+from alignjax.sampling import generate, placement, transforms
 from alignjax.training import algorithm as algorithms
 from alignjax.training import loop, optim, update
 
@@ -231,10 +231,10 @@ def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> 
     policy, adapted = _policy(made), "base" in frozen
     bound, given = _bound(made, policy), (prompts["prompts"], lengths["n"])
     parts = [("parameters", policy), ("frozen", {"base": frozen["base"]} if adapted else {})]
-    if (mesh := elsewhere.mesh_of(model, sampling.model_axis)) is not None:
+    if (mesh := placement.mesh_of(model, sampling.model_axis)) is not None:
         bound = jax.eval_shape(model.narrow, model.without_scalar(bound))
-        bound = abstract.laid_out(bound, elsewhere.layouts(model, bound, mesh))
-        given = abstract.laid_out(given, elsewhere.rows(mesh, given))
+        bound = abstract.laid_out(bound, placement.layouts(model, bound, mesh))
+        given = abstract.laid_out(given, placement.rows(mesh, given))
         parts = [("parameters", bound)]
     plain = dataclasses.replace(sampling, model_axis=0)
     counts = made.counts

@@ -1,1 +1,1 @@
-"""Sampling: what is drawn, and the log-probability under the law it was drawn from."""
+"""Sampling: completions, and their log-probabilities under the sampled distribution."""

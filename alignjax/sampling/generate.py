@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from alignjax.core import errors, struct
 from alignjax.models import model as models
 from alignjax.parallel import axes
-from alignjax.sampling import elsewhere, transforms
+from alignjax.sampling import placement, transforms
 
 
 @struct.pytree
@@ -17,8 +17,8 @@ class Samples:
     """Prompts with their completions, each row contiguous from the left, T = P + N.
 
     tokens [B, T]; mask [B, T]: true on the completion, its EOS included; logprobs [B, T]: of each
-    completion token under the law it was drawn from, nats; lengths [B]: prompt plus completion;
-    prompt_lengths [B]; ended [B]: whether EOS was drawn before the limit.
+    completion token under the sampled distribution, nats; lengths [B]: prompt plus completion;
+    prompt_lengths [B]; ended [B]: whether EOS was sampled before the limit.
     """
 
     tokens: jax.Array
@@ -77,8 +77,8 @@ def make_generate(
         token = jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         # No gather along a vocabulary that may be in parts.
-        drawn = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == token[:, None]
-        return token, jnp.sum(jnp.where(drawn, logprobs, 0.0), axis=-1)
+        sampled = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == token[:, None]
+        return token, jnp.sum(jnp.where(sampled, logprobs, 0.0), axis=-1)
 
     @jax.jit
     def generate(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Samples:
@@ -137,7 +137,7 @@ def make_generate(
         return _join(prompts, lengths, loop, pad)
 
     if config.model_axis:
-        return elsewhere.moved(model, generate, config.model_axis)
+        return placement.moved(model, generate, config.model_axis)
     return generate
 
 

@@ -11,7 +11,7 @@ from alignjax.parallel import axes
 
 @dataclasses.dataclass(kw_only=True)
 class SamplingConfig:
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     max_new_tokens: int = 18
     temperature: float = 1.0  # divides the logits; 0 is greedy
@@ -28,12 +28,12 @@ class SamplingConfig:
 
     @property
     def is_truncated(self) -> bool:
-        """Whether tokens are cut off, so that the law differs from the model's own."""
+        """Whether tokens are cut off, so that the distribution differs from the model's own."""
         return self.top_k > 0 or self.top_p < 1 or self.temperature == 0
 
 
 def final_logits(logits: jax.Array, config: SamplingConfig) -> jax.Array:
-    """Logits [B, V] fp32 of the law that is sampled; tokens cut off get -inf.
+    """Logits [B, V] fp32 of the sampled distribution; tokens cut off get -inf.
 
     Reference: Fan et al. 2018 (top-k); Holtzman et al. 2020, section 3.1 (top-p).
     """

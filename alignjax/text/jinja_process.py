@@ -65,18 +65,18 @@ class Renderer:
     def _ask(self, process, request, deadline: float) -> bytes | None:
         """Returns the answering line; None where the process ended, hung or wrote too much."""
         self._write(process, request)
-        found = bytearray()
+        line = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            while not found.endswith(b"\n"):
+            while not line.endswith(b"\n"):
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
                     return None
                 chunk = os.read(process.stdout.fileno(), 1 << 16)
-                found += chunk
-                if not chunk or len(found) > 12 * self.start["limit"] + 1000:
+                line += chunk
+                if not chunk or len(line) > 12 * self.start["limit"] + 1000:
                     return None
-        return bytes(found)
+        return bytes(line)
 
     def _write(self, process, request) -> None:
         try:

@@ -241,8 +241,8 @@ def _pieces(text: str, regions: list[tuple[int, int]]) -> list[templates.Piece]:
     ]
 
 
-def _message(given: typing.Any) -> templates.Message:
-    turn = given if isinstance(given, templates.Message) else templates.Message(*given)
+def _message(message: typing.Any) -> templates.Message:
+    turn = message if isinstance(message, templates.Message) else templates.Message(*message)
     interface.check_text(turn.text)
     for call in turn.calls:
         if not _FUNCTION.fullmatch(call.name):
@@ -260,9 +260,9 @@ def _message(given: typing.Any) -> templates.Message:
 
 
 def _dictionary(turn: templates.Message, starts: re.Pattern[str]) -> dict[str, typing.Any]:
-    found: dict[str, typing.Any] = {"role": turn.role, "content": _broken(turn.text, starts)}
+    fields: dict[str, typing.Any] = {"role": turn.role, "content": _broken(turn.text, starts)}
     if turn.calls:
-        found["tool_calls"] = [
+        fields["tool_calls"] = [
             {
                 **({"id": call.id} if call.id else {}),
                 "type": "function",
@@ -271,8 +271,8 @@ def _dictionary(turn: templates.Message, starts: re.Pattern[str]) -> dict[str, t
             for call in turn.calls
         ]
     if turn.id:
-        found["tool_call_id"] = turn.id
-    return found
+        fields["tool_call_id"] = turn.id
+    return fields
 
 
 def _starts(names: collections.abc.Iterable[str]) -> re.Pattern[str]:
@@ -304,7 +304,7 @@ def _broken(value: typing.Any, starts: re.Pattern[str], *, ends: bool = True) ->
         )
     body = value.strip()
     start = value.index(body)
-    inner = starts.sub(lambda found: found[0] + _BREAK, body)
+    inner = starts.sub(lambda match: match[0] + _BREAK, body)
     end = _BREAK if ends else ""
     return f"{value[:start]}{end}{inner}{end}{value[start + len(body) :]}"
 

@@ -127,7 +127,7 @@ LLAMA3_1 = Template(
     tools=Tools(
         place=templates.USER,
         listing=(_LLAMA_TOOLS, ""),
-        each=("", "\n\n"),
+        around=("", "\n\n"),
         indent=4,
         system_lead="Environment: ipython\n",
         call_key="parameters",
@@ -155,7 +155,7 @@ LLAMA4 = Template(
     tools=Tools(
         place=templates.USER,
         listing=(_LLAMA_TOOLS, ""),
-        each=("", "\n\n"),
+        around=("", "\n\n"),
         indent=4,
         system_lead="Environment: ipython\n",
         call_key="parameters",
@@ -174,7 +174,7 @@ _QWEN_TOOLS = Tools(
         "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
         '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
     ),
-    each=("\n", ""),
+    around=("\n", ""),
     call=("<tool_call>\n", "\n</tool_call>"),
     join="\n",
     results=("<|im_start|>user", "<|im_end|>\n"),
@@ -237,7 +237,7 @@ _SMOLLM_TOOLS = Tools(
         "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
         '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>',
     ),
-    each=("", "\n"),
+    around=("", "\n"),
     written="python",
     system_close="<|im_end|>\n",
     call=("<tool_call>\n", "\n</tool_call>"),

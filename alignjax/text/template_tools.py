@@ -42,8 +42,8 @@ class Tools:
 
     needs: control tokens that such a conversation must have beside the template's.
     place: "system", "user" or "last user", the turn that lists the functions, "" for a family that
-    lists none; `before_header` puts the list before the turn. listing: around the list, `each`
-    around one function, `between` between two. written: how a function is: "json", indented by
+    lists none; `before_header` puts the list before the turn. listing: around the list, `around`
+    each function, `between` between two. written: how a function is: "json", indented by
     `indent`; "python", the literal of its dict; "bare", its JSON with first-level texts unescaped.
     system_lead: stands first in a system turn, and `system_close` after it, where functions are
     listed. calls: around all calls of a turn, `call` around one, which is a JSON object with its
@@ -58,7 +58,7 @@ class Tools:
     place: str
     before_header: bool = False
     listing: tuple[str, str] = ("", "")
-    each: tuple[str, str] = ("", "")
+    around: tuple[str, str] = ("", "")
     between: str = ""
     written: str = "json"
     indent: int | None = None
@@ -89,9 +89,9 @@ def listing(style: Tools, tools: collections.abc.Sequence[typing.Any]) -> list[P
         return []
     pieces = [Piece(style.listing[0], True)]
     for index, tool in enumerate(tools):
-        pieces.append(Piece((style.between if index else "") + style.each[0], True))
+        pieces.append(Piece((style.between if index else "") + style.around[0], True))
         pieces.append(Piece(_described(style, tool), False))
-        pieces.append(Piece(style.each[1], True))
+        pieces.append(Piece(style.around[1], True))
     return [*pieces, Piece(style.listing[1], True)]
 
 
@@ -123,7 +123,7 @@ def result(style: Tools, turn: Message, *, first: bool, last: bool) -> list[Piec
     return [*pieces, Piece(style.result[1] + (style.results[1] if last else ""), True)]
 
 
-def calls(style: Tools, text: str, made: collections.abc.Sequence[Call]) -> list[Piece]:
+def calls(style: Tools, text: str, tool_calls: collections.abc.Sequence[Call]) -> list[Piece]:
     """Returns a turn's text and its calls, all of it trained."""
     pieces = []
     if style.lead is not None:
@@ -131,7 +131,7 @@ def calls(style: Tools, text: str, made: collections.abc.Sequence[Call]) -> list
         pieces.append(Piece(style.lead[1], True, True))
     pieces.append(Piece(style.calls[0], True, True))
     spoken = bool(text) and style.lead is not None and style.join_text
-    for index, call in enumerate(made):
+    for index, call in enumerate(tool_calls):
         before = (style.join if index or spoken else "") + style.call[0]
         pieces += [Piece(before, True, True), *_called(style, call)]
         pieces.append(Piece(style.call[1], True, True))

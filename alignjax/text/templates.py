@@ -266,8 +266,8 @@ def _answer(template: Template, turn: Message, *, last: bool, after_results: boo
 
 def _checked(template: Template, messages, generation_prompt: bool, tools) -> list[Message]:
     turns = []
-    for number, given in enumerate(messages):
-        turn = given if isinstance(given, Message) else Message(*given)
+    for number, message in enumerate(messages):
+        turn = message if isinstance(message, Message) else Message(*message)
         turn = turn._replace(role=_ALIASES.get(turn.role, turn.role))
         _check_turn(template, turn, number)
         turns.append(turn)

@@ -227,11 +227,11 @@ class Checkpoints:
         except Exception as error:
             raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
         items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
-        found = checksums({name: items[name] for name in names})
-        _compare(found, meta["checksums"])
+        actual = checksums({name: items[name] for name in names})
+        _compare(actual, meta["checksums"])
 
     def newest(
-        self, abstract: dict[str, Any], say: Callable[[str], None], *, move: bool = True
+        self, abstract: dict[str, Any], log: Callable[[str], None], *, move: bool = True
     ) -> tuple[int, dict[str, Any]] | None:
         """(step, items) of the newest step that verifies; None where there is no checkpoint.
 
@@ -248,7 +248,7 @@ class Checkpoints:
             except errors.Alone:
                 raise
             except errors.Failure as failure:
-                say(f"warning: checkpoint {step} is damaged: {failure}")
+                log(f"warning: checkpoint {step} is damaged: {failure}")
                 damaged.append(step)
                 continue
             if damaged and move:
@@ -267,13 +267,13 @@ class Checkpoints:
             _move(self.folder / str(step), self.folder.parent / "damaged")
 
     def restore(
-        self, abstract: algorithm.TrainState, say: Callable[[str], None]
+        self, abstract: algorithm.TrainState, log: Callable[[str], None]
     ) -> algorithm.TrainState | None:
         """The newest good state, or None where there is no checkpoint. Raises as `newest`."""
-        found = self.newest(_items(abstract), say)
-        if found is None:
+        newest = self.newest(_items(abstract), log)
+        if newest is None:
             return None
-        items = found[1]
+        items = newest[1]
         return struct.replace(abstract, params=items["params"], **items["rest"])
 
     def __enter__(self) -> "Checkpoints":
@@ -294,8 +294,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def _compare(found: dict[str, int], stored: dict[str, int]) -> None:
-    wrong = [name for name, value in found.items() if stored.get(name) != value]
+def _compare(actual: dict[str, int], stored: dict[str, int]) -> None:
+    wrong = [name for name, value in actual.items() if stored.get(name) != value]
     if wrong:
         raise errors.Failure(f"the checksum of {', '.join(wrong[:3])} does not match")
 

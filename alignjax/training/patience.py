@@ -11,11 +11,11 @@ from typing import Any
 
 from alignjax.core import errors
 
-LOOK = 1.0  # seconds between looks at what was written
+POLL = 1.0  # seconds between two checks of what was written
 
 
 class Complaints(logging.Handler):
-    """What Orbax says of a save that failed in the background.
+    """Orbax's log record of a save that failed in the background.
 
     It keeps the exception for whoever asks first, which with several processes is a thread of its
     own that then waits for processes whose saves are well; its log tells at once.
@@ -47,7 +47,7 @@ def patiently(
 ) -> None:
     """Does something that saves into the folder, however long it takes while it gets on.
 
-    It runs in a thread of its own and so do the looks at the folder: a hanging file system can't
+    It runs in a thread of its own and so do the checks of the folder: a hanging file system can't
     take the caller with it.
 
     Args:
@@ -70,7 +70,7 @@ def patiently(
 
     def watch() -> None:
         seen = written(folder)
-        while not done.wait(min(LOOK, seconds / 4)):
+        while not done.wait(min(POLL, seconds / 4)):
             now = written(folder)
             if now != seen:
                 seen = now
@@ -78,7 +78,7 @@ def patiently(
 
     for target in (work, watch):
         threading.Thread(target=target, daemon=True).start()
-    while not done.wait(min(LOOK, seconds / 4)):
+    while not done.wait(min(POLL, seconds / 4)):
         check()
         if time.monotonic() - moved[0] > seconds:
             raise errors.Stalled(

@@ -1,4 +1,4 @@
-"""How far a run is: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""How far a run is: a bar with rate and time left on a terminal, plain lines otherwise."""
 
 import sys
 import time

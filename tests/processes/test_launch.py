@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from alignjax.parallel import joining, mesh, processes
+from alignjax.parallel import mesh, processes, rendezvous
 from tests.processes import launch
 
-AUTO = joining.Launch(None, None, None)
+AUTO = rendezvous.Launch(None, None, None)
 OURS = {
     "JAX_COORDINATOR_ADDRESS": "host:1234",
     "JAX_NUM_PROCESSES": "4",
@@ -23,9 +23,9 @@ OURS = {
         (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "1"}, None),
         (("", 0, -1), {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         (("host:1", 1, 0), {}, None),
-        (("host:1", 2, 0), {}, joining.Launch("host:1", 2, 0)),
-        (("", 0, -1), OURS, joining.Launch("host:1234", 4, 3)),
-        (("other:5", 2, 1), OURS, joining.Launch("other:5", 2, 1)),
+        (("host:1", 2, 0), {}, rendezvous.Launch("host:1", 2, 0)),
+        (("", 0, -1), OURS, rendezvous.Launch("host:1234", 4, 3)),
+        (("other:5", 2, 1), OURS, rendezvous.Launch("other:5", 2, 1)),
         (("auto", 0, -1), {}, AUTO),
         (("", 0, -1), {"SLURM_STEP_NUM_TASKS": "8"}, AUTO),
         (("", 0, -1), {"OMPI_COMM_WORLD_SIZE": "2"}, AUTO),
@@ -34,7 +34,7 @@ OURS = {
     ],
 )
 def test_launch(given, environment, found):
-    assert joining.launch(*given, environment) == found
+    assert rendezvous.launch(*given, environment) == found
 
 
 @pytest.mark.parametrize(
@@ -50,21 +50,21 @@ def test_launch(given, environment, found):
 )
 def test_what_does_not_fit_together_is_refused(given, environment, message):
     with pytest.raises(ValueError, match=message):
-        joining.launch(*given, environment)
+        rendezvous.launch(*given, environment)
 
 
 def test_all_have_a_time_to_come_in():
-    assert joining.patience({}) < 60
-    assert joining.patience({joining.PATIENCE: "300"}) == 300
+    assert rendezvous.patience({}) < 60
+    assert rendezvous.patience({rendezvous.PATIENCE: "300"}) == 300
     for bad in ("0", "soon", "-1"):
         with pytest.raises(ValueError, match="ALIGNJAX_JOIN_SECONDS must be"):
-            joining.patience({joining.PATIENCE: bad})
+            rendezvous.patience({rendezvous.PATIENCE: bad})
 
 
 def test_what_is_said_names_who_is_awaited():
     hosts = {"TPU_WORKER_HOSTNAMES": "a,b,c,d"}
-    assert "the processes of the 4 hosts in TPU" in joining.late(AUTO, 5, hosts)
-    assert "the processes of all hosts must come within 5 s" in joining.late(AUTO, 5, {})
+    assert "the processes of the 4 hosts in TPU" in rendezvous.late(AUTO, 5, hosts)
+    assert "the processes of all hosts must come within 5 s" in rendezvous.late(AUTO, 5, {})
 
 
 def test_hosts_of_a_slice_that_have_not_joined_are_refused(monkeypatch):
@@ -78,7 +78,7 @@ def test_hosts_of_a_slice_that_have_not_joined_are_refused(monkeypatch):
 @pytest.mark.ci
 @pytest.mark.parametrize("here", [0, 1])
 def test_a_peer_that_never_comes_ends_the_other_with_one_line(tmp_path, monkeypatch, here):
-    monkeypatch.setenv(joining.PATIENCE, "2")
+    monkeypatch.setenv(rendezvous.PATIENCE, "2")
     argv = ("train", f"--config={launch.config_file(tmp_path)}", f"--workdir={tmp_path / 'run'}")
     alone = launch.start(tmp_path / "logs", *argv, only=here)
     assert alone.codes(launch.DEADLINE) == [1], alone.report()

@@ -10,7 +10,7 @@ from alignjax.core import errors
 from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.sampling import elsewhere, generate, transforms
+from alignjax.sampling import generate, placement, transforms
 from tests.models import tiny
 from tests.reference import transformer as reference
 
@@ -161,8 +161,8 @@ def test_experts_stay_in_parts_while_sampling(sizes, model_axis):
             weights = jax.jit(model.init)(jax.random.key(3))
             found.append(run(weights, given["prompts"], given["lengths"], jax.random.key(0)))
             if mesh is not None and model_axis:
-                drawn_on = elsewhere.mesh_of(model, 2)
-                assert dict(drawn_on.shape) == {"replica": 1, "data": 2, "model": 2, "expert": 2}
+                decode_mesh = placement.mesh_of(model, 2)
+                assert dict(decode_mesh.shape) == {"replica": 1, "data": 2, "model": 2, "expert": 2}
     alone, spread = found
     np.testing.assert_array_equal(alone.tokens, spread.tokens)
     np.testing.assert_allclose(alone.logprobs, spread.logprobs, atol=2e-5)

@@ -29,7 +29,7 @@ AdapterConfig = (
 
 
 def config_of(values: Mapping[str, Any]) -> AdapterConfig:
-    """A configuration from the plain values that `dataclasses.asdict` made.
+    """A configuration from the plain values of `dataclasses.asdict`.
 
     Raises:
       ValueError: they are those of no adapter.
@@ -80,8 +80,8 @@ def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:
 
     The halves of one matrix share their inputs, what drops out of them, and the map from them.
     """
-    found = jax.tree_util.tree_leaves_with_path(own, is_leaf=is_adapter)
-    nodes = {trees.path_name(path): node for path, node in found}
+    paths = jax.tree_util.tree_leaves_with_path(own, is_leaf=is_adapter)
+    nodes = {trees.path_name(path): node for path, node in paths}
 
     def join(name: str, adapter: Any, weight: Any) -> Any:
         if adapter is None:

@@ -33,20 +33,20 @@ class BottleneckConfig:
         Raises:
           ValueError: a layer has no such map (its MLP is a mixture of experts).
         """
-        ends, found = PLACES[self.places], []
+        ends, names = PLACES[self.places], []
 
         def make(site: sites.Site) -> Any:
             if not site.name.endswith(ends):
                 return None
-            found.append(site.name)
+            names.append(site.name)
             return self._site(site)
 
         targets = tuple(end.rsplit("/", 1)[-1] for end in ends)
         tree = sites.place(declared, targets, make)
-        if len(found) != len(ends) * len(declared.blocks):
+        if len(names) != len(ends) * len(declared.blocks):
             raise ValueError(
                 f"bottleneck adapters need {' and '.join(ends)} in every layer; got only "
-                f"{', '.join(found) or 'none'} (adapter.places). Use LoRA for experts' models."
+                f"{', '.join(names) or 'none'} (adapter.places). Use LoRA for experts' models."
             )
         return tree
 

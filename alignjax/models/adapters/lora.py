@@ -65,7 +65,7 @@ class LoraConfig:
         rank, lead = self.rank_of(site.target), site.lead_axes
         info: Any = params.ParamInfo
         self._check_site(site)
-        # The variance of a uniform law on +- fan_in^-1/2, which LoRA's own code draws from.
+        # The variance of the uniform distribution on +- fan_in^-1/2 of LoRA's own code.
         down = info(
             site.lead(*site.inputs, rank),
             f"{lead} {site.input_axes} rank",
@@ -106,16 +106,16 @@ class LoraConfig:
 
 def _pattern(name: str, entries: tuple[str, ...], kind: Any) -> dict[str, Any]:
     """{"key": 4} from ("key=4",)."""
-    found = {}
+    numbers = {}
     for entry in entries:
         target, _, value = entry.partition("=")
         try:
-            found[target] = kind(value)
+            numbers[target] = kind(value)
         except ValueError:
             raise ValueError(
                 f"adapter.{name} must be entries TARGET=NUMBER; got {entry!r} (adapter)."
             ) from None
-    return found
+    return numbers
 
 
 @struct.pytree
@@ -124,7 +124,7 @@ class LowRank(layers.Operator):
 
     down [inputs..., R], up [R, outputs...], in the model with a leading layer axis. stretch
     [outputs...]: what is added to the base's column lengths; None without DoRA. A length is kept
-    as its difference from the base's, so that adapters are made without reading the base and
+    as its difference from the base's, so that adapters are initialised without reading the base and
     start as exactly the base.
 
     partner: path of the adapter of the matrix's other half, whose `down` this one uses; its own is
@@ -229,7 +229,7 @@ class LowRank(layers.Operator):
         """[outputs...] fp32: the trained length of each column over its present one.
 
         |w + s d|^2 = |w|^2 + 2 s w.d + s^2 |d|^2 with d = down u, from products of the size of
-        `up`: the merged matrix is never made. The present length gets no gradient (Liu et al.
+        `up`: the merged matrix is never computed. The present length gets no gradient (Liu et al.
         2024, section 4.3).
         """
         ins, outs = side.inputs, side.outputs

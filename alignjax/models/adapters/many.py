@@ -19,9 +19,9 @@ def stack(trees: Sequence[Any]) -> Any:
     Raises:
       ValueError: they stand on different weights or sizes, or are not plain LoRA.
     """
-    each = [jax.tree.leaves(tree, is_leaf=adapt.is_adapter) for tree in trees]
+    leaves = [jax.tree.leaves(tree, is_leaf=adapt.is_adapter) for tree in trees]
     shape: Any = jax.tree.structure(trees[0], is_leaf=adapt.is_adapter)
-    for tree, nodes in zip(trees, each, strict=True):
+    for tree, nodes in zip(trees, leaves, strict=True):
         for node in nodes:
             if node is not None and not _is_plain(node):
                 raise ValueError(
@@ -30,13 +30,13 @@ def stack(trees: Sequence[Any]) -> Any:
                 )
         alike = jax.tree.structure(tree, is_leaf=adapt.is_adapter) == shape
         if not alike or any(
-            (a is None) != (b is None) for a, b in zip(nodes, each[0], strict=True)
+            (a is None) != (b is None) for a, b in zip(nodes, leaves[0], strict=True)
         ):
             raise ValueError(
                 "adapters used at once must be on the same weights; got different targets. Run "
                 "them one by one."
             )
-    joined = [_joined(nodes) for nodes in zip(*each, strict=True)]
+    joined = [_joined(nodes) for nodes in zip(*leaves, strict=True)]
     return jax.tree.unflatten(shape, joined)
 
 

@@ -1,4 +1,4 @@
-"""Adapters made part of the weights, and taken out again."""
+"""Adapters merged into the weights, and taken out again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,5 +56,5 @@ def whole(bound: Any) -> Any:
 
 def _nodes(bound: Any) -> dict[str, Any]:
     """Adapters by path."""
-    found = jax.tree_util.tree_leaves_with_path(bound, is_leaf=lambda x: hasattr(x, "over"))
-    return {trees.path_name(path): x for path, x in found if hasattr(x, "over")}
+    paths = jax.tree_util.tree_leaves_with_path(bound, is_leaf=lambda x: hasattr(x, "over"))
+    return {trees.path_name(path): x for path, x in paths if hasattr(x, "over")}

@@ -7,7 +7,7 @@ from typing import Any
 from alignjax.models.adapters import ia3, lora, peft_modules, prefix
 from alignjax.models.config import TransformerConfig
 
-# Fields that say nothing about what the stored numbers compute.
+# Fields that do not change what the stored numbers compute.
 ABOUT = (
     "peft_type",
     "task_type",
@@ -97,17 +97,17 @@ def parse(
         inputs = {target for module in held if module.last in inner for target in module.targets}
         return ia3.Ia3Config(targets=targets, inputs=tuple(t for t in targets if t in inputs))
     _check_parameters(values, held, config, where)
-    found = {}
+    fields = {}
     for name, pattern, default, number in (
         ("rank", "rank_pattern", "r", int),
         ("alpha", "alpha_pattern", "lora_alpha", float),
     ):
         plain = values.get(default, 8)
-        each = {t: _uniform(values, pattern, plain, t, config, where) for t in targets}
-        found[name] = plain
-        found[f"{name}s"] = tuple(f"{t}={number(n)}" for t, n in each.items() if n != plain)
+        by_target = {t: _uniform(values, pattern, plain, t, config, where) for t in targets}
+        fields[name] = plain
+        fields[f"{name}s"] = tuple(f"{t}={number(n)}" for t, n in by_target.items() if n != plain)
     return lora.LoraConfig(
-        **{**found, "alpha": float(found["alpha"])},
+        **{**fields, "alpha": float(fields["alpha"])},
         targets=targets,
         stabilised=bool(values.get("use_rslora", False)),
         dora=bool(values.get("use_dora", False)),
@@ -122,13 +122,13 @@ def _check_parameters(
     where: str,
 ) -> None:
     """Refuses parameters that are no stacks of this model's experts, or have no tensors."""
-    given = set(values.get("target_parameters") or ())
+    experts = set(values.get("target_parameters") or ())
     wanted = {module.last for module in held if module.parameter}
-    if given != wanted:
+    if experts != wanted:
         known = {module.last for module in peft_modules.every(config) if module.parameter}
         raise ValueError(
             "target_parameters must be those that the folder has tensors for, among "
-            f"{', '.join(sorted(known)) or 'none'}; got {', '.join(sorted(given)) or 'none'} "
+            f"{', '.join(sorted(known)) or 'none'}; got {', '.join(sorted(experts)) or 'none'} "
             f"({where})."
         )
 
@@ -142,7 +142,7 @@ def _uniform(
     where: str,
 ) -> Any:
     """A target's number by the first pattern that ends in each of its modules' full names."""
-    found, names = set(), set()
+    matches, names = set(), set()
     for sparse, layers in config.stacks():
         modules = peft_modules.of_layer(config, sparse=sparse)
         for module in (module for module in modules if target in module.targets):
@@ -154,13 +154,13 @@ def _uniform(
                     for pattern, number in (values.get(field) or {}).items()
                     if re.match(rf"(.*\.)?({pattern})$", f"model.layers.{layer}.{path}")
                 )
-                found.add(next(fitting, plain))
-    if len(found) != 1:
+                matches.add(next(fitting, plain))
+    if len(matches) != 1:
         raise ValueError(
             f"{field} must give all layers of {', '.join(sorted(names))} one number; got "
-            f"{', '.join(map(str, sorted(found)))} ({where})."
+            f"{', '.join(map(str, sorted(matches)))} ({where})."
         )
-    return found.pop()
+    return matches.pop()
 
 
 def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, Any]:

@@ -71,12 +71,12 @@ def load(
     declared = adapter.declare(transformer.declare(config))
     infos = jax.tree_util.tree_leaves_with_path(declared, is_leaf=params.is_info)
     wanted = {trees.path_name(path): info for path, info in infos}
-    made = _read_modules(folder, adapter, wanted, config, base, both)
-    return adapter, trees.map_named(lambda n, _: made[n], declared, is_leaf=params.is_info)
+    leaves = _read_modules(folder, adapter, wanted, config, base, both)
+    return adapter, trees.map_named(lambda n, _: leaves[n], declared, is_leaf=params.is_info)
 
 
-def _check_names(found: set[str], known: set[str], config: TransformerConfig, path: Any) -> None:
-    for name in sorted(found - known):
+def _check_names(names: set[str], known: set[str], config: TransformerConfig, path: Any) -> None:
+    for name in sorted(names - known):
         raise ValueError(
             f"an adapter's tensors must be those of the model's layers; got {name!r:.200}, "
             f"which none of {config.layers} layers has ({path})."
@@ -101,7 +101,7 @@ def _read_modules(
     Raises:
       ValueError: a tensor is missing, has another size, or is not used.
     """
-    made, left = {}, set(folder.tensors)
+    leaves, left = {}, set(folder.tensors)
     for stack, leaf, module, layers in _leaves(config):
         sites = [f"blocks/{stack}/{part}" for part in module.parts]
         names = [f"{site}/{leaf}" for site in sites if f"{site}/{leaf}" in wanted]
@@ -121,10 +121,10 @@ def _read_modules(
             parts.append(values)
         ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
         for name, values in zip(names, np.split(np.stack(parts), ends, axis=-1), strict=True):
-            made[name] = place(values, wanted[name])
+            leaves[name] = place(values, wanted[name])
     if left:
         raise ValueError(f"an adapter's tensors must all be used; {sorted(left)[0]} is not.")
-    return made
+    return leaves
 
 
 def _leaves(config: TransformerConfig) -> Iterator[tuple[int, str, peft_modules.Module, range]]:
@@ -155,7 +155,7 @@ def save(
 ) -> None:
     """Writes adapters as a folder that peft reads; whole, or not at all.
 
-    base: the model's weights, which DoRA needs. base_name: what adapter_config.json says of them.
+    base: the model's weights, which DoRA needs. base_name: their name in adapter_config.json.
 
     Raises:
       ValueError: peft has no such adapter, or the folder is in use.
@@ -194,12 +194,12 @@ def _check_sizes(own: Any, declared: Any) -> None:
     """Refuses adapters of another configuration, or with a head of their own."""
     infos = jax.tree_util.tree_leaves_with_path(declared, is_leaf=params.is_info)
     wanted = {trees.path_name(path): info.shape for path, info in infos}
-    found = {name: x.shape for name, x in trees.named_leaves(own).items()}
-    for name in sorted({*wanted, *found}):
-        if wanted.get(name) != found.get(name):
+    actual = {name: x.shape for name, x in trees.named_leaves(own).items()}
+    for name in sorted({*wanted, *actual}):
+        if wanted.get(name) != actual.get(name):
             raise ValueError(
                 f"adapters must be of the configuration they are saved with; got "
-                f"{found.get(name, 'nothing')} for {name}, not {wanted.get(name, 'nothing')}."
+                f"{actual.get(name, 'nothing')} for {name}, not {wanted.get(name, 'nothing')}."
             )
 
 
@@ -247,12 +247,12 @@ def _lengths(sites: list[str], base: Any, layer: int) -> np.ndarray:
     """Lengths of a base weight's columns, [outputs...]; of the parts of a matrix side by side."""
     if base is None:
         raise ValueError("DoRA from or to peft needs the base's weights; got none (base).")
-    leaves, found = trees.named_leaves(base), []
+    leaves, lengths = trees.named_leaves(base), []
     for site in sites:
         weight = np.asarray(leaves[site][layer], np.float64)
         summed = tuple(range(weight.ndim - 1)) if site.endswith("attention/out") else (0,)
-        found.append(np.sqrt(np.sum(weight * weight, axis=summed)))
-    return np.concatenate(found, axis=-1)
+        lengths.append(np.sqrt(np.sum(weight * weight, axis=summed)))
+    return np.concatenate(lengths, axis=-1)
 
 
 def _ours(
@@ -342,15 +342,15 @@ def _read_prefix(
             f"prompt_embeddings must be [P, {np.prod(shape)}] for this model; got "
             f"{list(matrix.shape)}. Load it over the model that it was trained on."
         )
-    each = jnp.asarray(matrix).reshape(slots, *shape)
+    stored = jnp.asarray(matrix).reshape(slots, *shape)
     kinds = config.kinds()
 
     def one(name: str, info: params.ParamInfo) -> jax.Array:
         numbers = config.stacks()[int(name.split("/")[1])][1]
         if name.endswith("keys"):
-            parts = [_turned(each[:, n, 0], config, kinds[n], -slots) for n in numbers]
+            parts = [_turned(stored[:, n, 0], config, kinds[n], -slots) for n in numbers]
         else:
-            parts = [each[:, n, 1] for n in numbers]
+            parts = [stored[:, n, 1] for n in numbers]
         return place(np.stack(parts), info)
 
     return trees.map_named(one, declared, is_leaf=params.is_info)

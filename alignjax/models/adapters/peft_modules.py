@@ -36,8 +36,10 @@ def of_layer(config: TransformerConfig, *, sparse: bool) -> tuple[Module, ...]:
 
 def every(config: TransformerConfig) -> tuple[Module, ...]:
     """Those of all kinds of layers that the model has."""
-    found = [module for sparse, _ in config.stacks() for module in of_layer(config, sparse=sparse)]
-    return tuple(dict.fromkeys(found))
+    modules = [
+        module for sparse, _ in config.stacks() for module in of_layer(config, sparse=sparse)
+    ]
+    return tuple(dict.fromkeys(modules))
 
 
 def _attention(config: TransformerConfig) -> list[Module]:
@@ -64,15 +66,15 @@ def _mlp(config: TransformerConfig, sparse: bool) -> list[Module]:
     other = config.moe.weigh_inputs
     inside = "feed_forward" if other else "mlp"
     within, path = inside, "mlp"
-    found = []
+    modules = []
     if sparse:
         experts, both = f"{inside}.experts", ("mlp/gate", "mlp/up")
-        found = [
+        modules = [
             Module(experts, both, ("experts_in",), "gate_up_proj", inner=True, turned=other),
             Module(experts, ("mlp/down",), ("experts_down",), "down_proj", turned=other),
         ]
         if not config.moe.shared_ff:
-            return found
+            return modules
         within, path = f"{inside}.shared_expert{'' if other else 's'}", "mlp/shared"
     plain = [Module(f"{within}.{t}_proj", (f"{path}/{t}",), (t,)) for t in ("gate", "up", "down")]
-    return [*found, *plain]
+    return [*modules, *plain]

@@ -75,14 +75,15 @@ class Prefix:
 
     def attend(
         self,
-        look: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        attention: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
         key: jax.Array,
         value: jax.Array,
         mask: jax.Array,
     ) -> jax.Array:
-        """What the queries of `look` find in the tokens' keys and values and in these.
+        """The attention of the queries over the tokens' keys and values and over these.
 
-        Without a gate: one softmax over both. With one: look(tokens) + tanh(gate) look(prefix).
+        attention: (keys, values, mask) -> [B, T, K, G, U], with the queries inside. Without a
+        gate: one softmax over both. With one: attention(tokens) + tanh(gate) attention(prefix).
         """
         rows = jnp.zeros_like(key[:, :, :1]), jnp.zeros_like(value[:, :, :1])
         keys, values = (
@@ -95,6 +96,6 @@ class Prefix:
                 jnp.concatenate(pair, axis=-1 if pair[0] is seen else 2)
                 for pair in ((keys, key), (values, value), (seen, mask))
             )
-            return look(*both)
+            return attention(*both)
         gate = jnp.tanh(axes.shard(self.gate, "kv group"))[..., None]
-        return look(key, value, mask) + gate * look(keys, values, seen)
+        return attention(key, value, mask) + gate * attention(keys, values, seen)

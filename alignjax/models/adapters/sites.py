@@ -61,7 +61,7 @@ def target_of(name: str, *, experts: bool) -> str:
     return "latent" if last == "rotated" else last
 
 
-# The second halves of matrices that are stored as one elsewhere, and their first halves.
+# The second halves of matrices that peft stores as one, and their first halves.
 HALVES = {"rotated": "latent", "value": "key", "up": "gate"}
 
 
@@ -74,7 +74,7 @@ def site(name: str, info: params.ParamInfo) -> Site | None:
     start = 2 if experts else 1
     # Attention's output map sums over heads; every other one over its first axis.
     cut = len(axes) - 1 if name.endswith("attention/out") else start + 1
-    halves = experts or last == "rotated" or is_made_of_latents(name, info)
+    halves = experts or last == "rotated" or reads_latents(name, info)
     return Site(
         name=name,
         stacked=info.shape[:start],
@@ -86,7 +86,7 @@ def site(name: str, info: params.ParamInfo) -> Site | None:
     )
 
 
-def is_made_of_latents(name: str, info: params.ParamInfo) -> bool:
+def reads_latents(name: str, info: params.ParamInfo) -> bool:
     """Whether the weight makes keys or values of latents."""
     return name.endswith(("attention/key", "attention/value")) and "fsdp" not in info.axes.split()
 
@@ -104,13 +104,13 @@ def place(
     met: set[str] = set()
 
     def one(name: str, info: params.ParamInfo) -> Any:
-        found = site(name, info)
-        if found is None or found.target not in targets:
+        match = site(name, info)
+        if match is None or match.target not in targets:
             return None
-        if not halves and (found.partner or is_made_of_latents(name, info)):
+        if not halves and (match.partner or reads_latents(name, info)):
             return None
-        met.add(found.target)
-        return make(found)
+        met.add(match.target)
+        return make(match)
 
     tree = trees.map_named(one, declared, is_leaf=params.is_info)
     missing = [target for target in targets if target not in met]
@@ -177,11 +177,11 @@ def in_order(equation: str, out: str) -> tuple[str, str, tuple[int, ...]]:
 
     "bsr,rkh->bksh" is "bsr,rkh->bskh", transposed by (0, 2, 1, 3).
     """
-    given, _, result = equation.partition("->")
-    x, _, weight = given.partition(",")
+    operands, _, result = equation.partition("->")
+    x, _, weight = operands.partition(",")
     wanted = "".join(a for a in x if a in result) + "".join(a for a in weight if a in result)
     if sorted(wanted) != sorted(result):
         return equation, out, tuple(range(len(result)))
     names = dict(zip(result, out.split(), strict=True))
     order = tuple(wanted.index(letter) for letter in result)
-    return f"{given}->{wanted}", " ".join(names[letter] for letter in wanted), order
+    return f"{operands}->{wanted}", " ".join(names[letter] for letter in wanted), order

@@ -63,13 +63,13 @@ def windowed(
     Raises:
       ValueError: a layer slides and there is no window, or the window is no size.
     """
-    found = kinds(fields, default, layer_count)
-    given = fields.nullable("sliding_window", window)
-    if "sliding" not in found:
-        return {"attention": found, "window": 0}
+    pattern = kinds(fields, default, layer_count)
+    size = fields.nullable("sliding_window", window)
+    if "sliding" not in pattern:
+        return {"attention": pattern, "window": 0}
     return {
-        "attention": found,
-        "window": Fields({"sliding_window": given}, fields.where).size("sliding_window"),
+        "attention": pattern,
+        "window": Fields({"sliding_window": size}, fields.where).size("sliding_window"),
     }
 
 
@@ -220,9 +220,9 @@ def gemma3(fields: Fields) -> TransformerConfig:
 def _gemma3_rope(fields: Fields) -> tuple[float, float, Any]:
     """(base of sliding layers, base of full layers, scaling of full layers)."""
     where = f"{fields.where}, rope_parameters"
-    each = Fields(table(fields, "rope_parameters"), where)
-    new = {kind: table(each, kind) for kind in ("full_attention", "sliding_attention")}
-    each.done()
+    by_kind = Fields(table(fields, "rope_parameters"), where)
+    new = {kind: table(by_kind, kind) for kind in ("full_attention", "sliding_attention")}
+    by_kind.done()
     older = Fields(
         {
             "rope_parameters": new["full_attention"],

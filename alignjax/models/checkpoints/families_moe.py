@@ -14,7 +14,7 @@ from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 
 
 def _training_only(fields: Fields) -> None:
-    """Fields that change a training run elsewhere, and nothing of the function."""
+    """Fields that change a training run in other libraries, and nothing of the function."""
     fields.only("router_jitter_noise", 0, 0.0)
     for name in ("output_router_logits", "router_aux_loss_coef"):
         fields.take(name, None)
@@ -33,13 +33,13 @@ def _count(fields: Fields, default: int) -> int:
 
 def _numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
     """Numbers of layers, or None where there are none."""
-    given = fields.take(name, None)
-    if given is None:
+    numbers = fields.take(name, None)
+    if numbers is None:
         return None
-    whole = isinstance(given, list) and all(type(n) is int and 0 <= n < layers for n in given)
+    whole = isinstance(numbers, list) and all(type(n) is int and 0 <= n < layers for n in numbers)
     if not whole:
-        raise fields.error(name, f"be a list of layers below {layers}", repr(given))
-    return sorted(set(given))
+        raise fields.error(name, f"be a list of layers below {layers}", repr(numbers))
+    return sorted(set(numbers))
 
 
 def _active(fields: Fields, default: int) -> int:
@@ -222,18 +222,18 @@ def _llama4_kinds(fields: Fields, count: int) -> tuple[str, ...]:
     if masks is not None and not isinstance(masks, list):
         raise fields.error("layer_types", "be a list", repr(masks))
     masks = masks or ["chunked_attention" if turn else "full_attention" for turn in turns[:count]]
-    found = {
+    kinds = {
         (True, "chunked_attention"): "chunked",
         (True, "full_attention"): "full",
         (False, "full_attention"): "nope",
     }
     pairs = [(bool(turn), kind) for turn, kind in zip(turns, masks, strict=False)]
-    wrong = [pair for pair in pairs if pair not in found]
+    wrong = [pair for pair in pairs if pair not in kinds]
     if wrong or len(masks) != count:
         raise fields.error(
             "layer_types", "be full_attention where a layer does not turn, one a layer", repr(masks)
         )
-    return period([found[pair] for pair in pairs])
+    return period([kinds[pair] for pair in pairs])
 
 
 def _described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:

@@ -328,5 +328,5 @@ def write(
     )
 
 
-# Fields of the configuration that say how a model is run, not what it computes.
+# Fields of the configuration for how a model is run, not what it computes.
 _LOCAL = ("compute_dtype", "param_dtype", "remat", "attention_kernel", "unroll", "logit_tile")

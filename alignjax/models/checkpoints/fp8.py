@@ -131,10 +131,10 @@ class Fp8Folder:
                 f"an 8-bit matrix must be read by rows and columns; got the shape {list(shape)} "
                 f"for {list(matrix)} (tensor {name!r:.200})."
             )
-        found = []
+        blocks = []
         for size, axes, part, block in (
             (matrix[0], shape[: cuts[0]], index[: cuts[0]], self._block[0]),
             (matrix[1], shape[cuts[0] :], index[cuts[0] :], self._block[1]),
         ):
-            found.append(np.arange(size).reshape(axes)[(*part, ...)] // block)
-        return found[0], found[1]
+            blocks.append(np.arange(size).reshape(axes)[(*part, ...)] // block)
+        return blocks[0], blocks[1]

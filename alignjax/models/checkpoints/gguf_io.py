@@ -48,12 +48,12 @@ def _kinds() -> dict[int, Kind]:
         13: ("Q5_K", 256, 176),
         14: ("Q6_K", 256, 210),
     }
-    found = {}
+    types = {}
     for code, (name, number) in plain.items():
-        found[code] = Kind(name, 1, np.dtype(number).itemsize, np.dtype(number))
+        types[code] = Kind(name, 1, np.dtype(number).itemsize, np.dtype(number))
     for code, (name, block, size) in packed.items():
-        found[code] = Kind(name, block, size, np.dtype(np.float32))
-    return found
+        types[code] = Kind(name, block, size, np.dtype(np.float32))
+    return types
 
 
 KINDS = _kinds()
@@ -94,10 +94,10 @@ class _Cursor:
 
     def count(self, least: int, what: str) -> int:
         """A number of items that take at least so many bytes each."""
-        found = self.number(8, what)
-        if found > self.left // least:
-            raise self.fail(f"{what} must fit into the {self.left} bytes left", found)
-        return found
+        size = self.number(8, what)
+        if size > self.left // least:
+            raise self.fail(f"{what} must fit into the {self.left} bytes left", size)
+        return size
 
     def value(self, key: str) -> Any:
         """A metadata value: a number, text, array of numbers, or list of texts."""

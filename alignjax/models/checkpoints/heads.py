@@ -2,7 +2,7 @@
 
 Such a folder has no unembedding; its head is `score.weight` [1, D] without a bias. transformers
 scores a row at its last token that is not the pad id, we score it at its last real token: a row
-that ends in the pad id (where that is the end of text, say) differs.
+that ends in the pad id (for example where that is the end of text) differs.
 """
 
 import dataclasses

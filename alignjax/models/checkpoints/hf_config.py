@@ -13,7 +13,7 @@ from typing import Any
 
 from alignjax.models.config import RopeScaling
 
-# Fields that say nothing about the function from tokens to logits.
+# Fields that do not change the function from tokens to logits.
 HARMLESS = frozenset(
     # One word a field; a list of strings would take a page.
     re.findall(
@@ -99,7 +99,7 @@ class Fields:
         return value
 
     def size(self, name: str, default: Any = _MISSING, *, most: float = 1e9) -> int:
-        """A whole positive number, no larger than `most`: so many of something are made."""
+        """A whole positive number, no larger than `most`: a count of things to allocate."""
         value = self.number(name, default, most=most)
         if value != int(value):
             raise self.error(name, "be a whole number", repr(value))
@@ -232,21 +232,21 @@ def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     kept = NEEDED.get(scaling.kind, ())
     if scaling.kind == "yarn":
         kept += ("beta_fast", "beta_slow", "attention_factor", "truncate")
-    found = {name: getattr(scaling, SCALED[name]) for name in kept}
-    if not found.get("attention_factor", 1.0):  # our 0 is their absence
-        del found["attention_factor"]
+    values = {name: getattr(scaling, SCALED[name]) for name in kept}
+    if not values.get("attention_factor", 1.0):  # our 0 is their absence
+        del values["attention_factor"]
     if scaling.score_mscale:
-        found["mscale_all_dim"] = scaling.score_mscale
+        values["mscale_all_dim"] = scaling.score_mscale
     kind = "default" if scaling.kind == "none" else scaling.kind
-    return {"rope_type": kind, "rope_theta": theta, **found}
+    return {"rope_type": kind, "rope_theta": theta, **values}
 
 
 def spelled_twice(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     """Rotary fields of a `config.json` that older and newer releases of transformers read."""
-    found = described_rope(theta, scaling)
-    scaled = {k: v for k, v in found.items() if k != "rope_theta"}
+    rope = described_rope(theta, scaling)
+    scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
     older = {"rope_scaling": scaled} if scaling.kind != "none" else {}
-    return {"rope_theta": theta, **older, "rope_parameters": found}
+    return {"rope_theta": theta, **older, "rope_parameters": rope}
 
 
 def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
@@ -255,15 +255,15 @@ def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
     Raises:
       ValueError: an unknown kind, or not one for each layer.
     """
-    given = fields.take("layer_types", None)
-    if given is None:
+    types = fields.take("layer_types", None)
+    if types is None:
         return period(default)
-    if not isinstance(given, list) or len(given) != layers:
-        raise fields.error("layer_types", f"name the kind of all {layers} layers", repr(given))
-    for kind in given:
+    if not isinstance(types, list) or len(types) != layers:
+        raise fields.error("layer_types", f"name the kind of all {layers} layers", repr(types))
+    for kind in types:
         if not isinstance(kind, str) or kind not in KINDS:
             raise fields.error("layer_types", f"be among {', '.join(KINDS)}", repr(kind))
-    return period([KINDS[kind] for kind in given])
+    return period([KINDS[kind] for kind in types])
 
 
 def period(names: list[str]) -> tuple[str, ...]:

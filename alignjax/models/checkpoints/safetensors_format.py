@@ -54,12 +54,12 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object of a text in which no key stands twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in values:
                 raise ValueError(f"names must be unique; got {key!r:.200} twice")
-            found[key] = value
-        return found
+            values[key] = value
+        return values
 
     try:
         value = json.loads(text, object_pairs_hook=unique)

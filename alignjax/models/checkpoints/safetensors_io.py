@@ -34,18 +34,18 @@ def bounds(what: str, shape: tuple[int, ...], index: Index) -> list[tuple[int, i
     """
     if len(index) > len(shape):
         raise ValueError(f"{what} must be indexed by at most {len(shape)} axes; got {len(index)}.")
-    found = [(0, size) for size in shape]
+    ranges = [(0, size) for size in shape]
     for axis, (at, size) in enumerate(zip(index, shape, strict=False)):
         if isinstance(at, slice):
             start, stop, step = at.indices(size)
             if step != 1:
                 raise ValueError(f"{what} must be sliced with step 1; got {step} (axis {axis}).")
-            found[axis] = (start, max(start, stop))
+            ranges[axis] = (start, max(start, stop))
         elif not -size <= at < size:
             raise ValueError(f"{what} must be indexed below {size}; got {at} (axis {axis}).")
         else:
-            found[axis] = (at % size, at % size + 1)
-    return found
+            ranges[axis] = (at % size, at % size + 1)
+    return ranges
 
 
 def dropped(index: Index) -> tuple[Any, ...]:

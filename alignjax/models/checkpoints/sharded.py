@@ -47,14 +47,14 @@ def targets(declared: Any, dtype: Any) -> Any:
 
 def _plans(tree: Any, sources: Any) -> dict[str, Plan]:
     """A plan for every leaf, by its path name."""
-    leaves, found = trees.named_leaves(tree), trees.named_leaves(sources)
-    if leaves.keys() != found.keys():
+    leaves, by_name = trees.named_leaves(tree), trees.named_leaves(sources)
+    if leaves.keys() != by_name.keys():
         raise ValueError(
             f"sources must have the parameters' tree; without source: "
-            f"{_some(leaves.keys() - found.keys())}; without parameter: "
-            f"{_some(found.keys() - leaves.keys())}."
+            f"{_some(leaves.keys() - by_name.keys())}; without parameter: "
+            f"{_some(by_name.keys() - leaves.keys())}."
         )
-    return {name: Plan(name, found[name], tuple(leaf.shape)) for name, leaf in leaves.items()}
+    return {name: Plan(name, by_name[name], tuple(leaf.shape)) for name, leaf in leaves.items()}
 
 
 def _some(names: Iterable[str]) -> str:
@@ -64,11 +64,13 @@ def _some(names: Iterable[str]) -> str:
     return f"{', '.join(listed[:8]) or 'none'}{more}"
 
 
-def _may_cast(given: Any, wanted: Any) -> bool:
+def _may_cast(stored: Any, wanted: Any) -> bool:
     """Whether values keep their meaning: equal dtypes, or floats that need no scales."""
-    if np.dtype(given) == np.dtype(wanted):
+    if np.dtype(stored) == np.dtype(wanted):
         return True
-    floats = [jnp.issubdtype(d, jnp.floating) and np.dtype(d).itemsize > 1 for d in (given, wanted)]
+    floats = [
+        jnp.issubdtype(d, jnp.floating) and np.dtype(d).itemsize > 1 for d in (stored, wanted)
+    ]
     return all(floats)
 
 
@@ -78,10 +80,10 @@ def _check(folder: Tensors, plans: dict[str, Plan], leaves: dict[str, Any], unre
     for plan in plans.values():
         for name in plan.names.flat:
             used[name] = used.get(name, 0) + plan.part
-    given = folder.tensors
-    left = [n for n in given if n not in used]
+    tensors = folder.tensors
+    left = [n for n in tensors if n not in used]
     left = [n for n in left if not any(fnmatch.fnmatchcase(n, pattern) for pattern in unread)]
-    missing = used.keys() - given.keys()
+    missing = used.keys() - tensors.keys()
     if left or missing:
         raise ValueError(
             f"the tensors must be those of the model; missing: {_some(missing)}; "
@@ -89,7 +91,7 @@ def _check(folder: Tensors, plans: dict[str, Plan], leaves: dict[str, Any], unre
         )
     for leaf, plan in plans.items():
         for name in plan.names.flat:
-            info = given[name]
+            info = tensors[name]
             if info.shape != plan.tensor_shape:
                 raise ValueError(
                     f"tensor {name} must have shape {list(plan.tensor_shape)}; got "
@@ -100,7 +102,7 @@ def _check(folder: Tensors, plans: dict[str, Plan], leaves: dict[str, Any], unre
                     f"tensor {name} must be of a dtype that casts to {leaves[leaf].dtype} without "
                     f"a scale; got {info.dtype} ({leaf})."
                 )
-    partly = [n for n, count in used.items() if count < math.prod(given[n].shape)]
+    partly = [n for n, count in used.items() if count < math.prod(tensors[n].shape)]
     if partly:
         raise ValueError(f"tensors must be used whole; used in part: {_some(partly)}.")
 
@@ -110,8 +112,8 @@ def load(folder: Tensors, wanted: Any, sources: Any, *, unread: Iterable[str] = 
 
     Args:
       folder: an open safetensors folder or GGUF file.
-      wanted: a tree of `jax.ShapeDtypeStruct`; one with a sharding is made on its devices, each of
-        which reads its own slice (several that hold the same slice read it once).
+      wanted: a tree of `jax.ShapeDtypeStruct`; one with a sharding is placed on its devices, each
+        of which reads its own slice (several that hold the same slice read it once).
       sources: the same tree with a `Source` for each.
       unread: names of tensors, or patterns with `*`, that may be there and are not wanted.
 
@@ -142,7 +144,7 @@ def _values(folder: Tensors, plan: Plan, dtype: np.dtype, box: Box) -> np.ndarra
 
 
 def _place(leaf: jax.ShapeDtypeStruct, values: Callable[[Box], np.ndarray]) -> jax.Array:
-    """The array of one parameter, made device by device.
+    """The array of one parameter, assembled device by device.
 
     `jax.make_array_from_callback` would hold the slices of all of this host's devices at once.
     """
@@ -154,17 +156,17 @@ def _place(leaf: jax.ShapeDtypeStruct, values: Callable[[Box], np.ndarray]) -> j
     for device, index in where.items():
         box = safetensors_io.bounds("a device's slice", leaf.shape, index or ())
         sharing.setdefault(tuple(box), []).append(device)
-    made: dict[Any, jax.Array] = {}
+    by_device: dict[Any, jax.Array] = {}
     for part, devices in sharing.items():
         host = values(list(part))
         for device in devices:
             # Waits, so that no host copy outlives its turn.
-            made[device] = jax.device_put(host, device).block_until_ready()
+            by_device[device] = jax.device_put(host, device).block_until_ready()
         del host
     return _checked(
         leaf,
         jax.make_array_from_single_device_arrays(
-            leaf.shape, leaf.sharding, [made[device] for device in where], dtype=leaf.dtype
+            leaf.shape, leaf.sharding, [by_device[device] for device in where], dtype=leaf.dtype
         ),
     )
 
@@ -202,23 +204,23 @@ def tensors_of(
             raise ValueError(f"parameters must lie on this process's devices; {leaf} does not.")
         for at in np.ndindex(plan.names.shape):
             parts.setdefault(str(plan.names[at]), []).append((plan, array, at))
-    found: list[safetensors_io.Tensor] = []
-    for name, made_of in parts.items():
-        shapes = {plan.tensor_shape for plan, _, _ in made_of}
+    tensors: list[safetensors_io.Tensor] = []
+    for name, pieces in parts.items():
+        shapes = {plan.tensor_shape for plan, _, _ in pieces}
         shape = shapes.pop()
-        if shapes or sum(plan.part for plan, _, _ in made_of) != math.prod(shape):
+        if shapes or sum(plan.part for plan, _, _ in pieces) != math.prod(shape):
             raise ValueError(
                 f"parameters must make up tensor {name} exactly once; got "
-                f"{', '.join(plan.where for plan, _, _ in made_of)}."
+                f"{', '.join(plan.where for plan, _, _ in pieces)}."
             )
         own = dtype.get(name) if isinstance(dtype, Mapping) else dtype
-        kind = np.dtype(made_of[0][1].dtype if own is None else own)
-        found.append((name, shape, kind, functools.partial(_assemble, name, made_of, shape, kind)))
-    return found
+        kind = np.dtype(pieces[0][1].dtype if own is None else own)
+        tensors.append((name, shape, kind, functools.partial(_assemble, name, pieces, shape, kind)))
+    return tensors
 
 
 def _assemble(name: str, parts: list[Any], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A tensor made of its parts."""
+    """A tensor assembled from its parts."""
     plan, array, at = parts[0]
     if len(parts) == 1 and plan.is_plain():
         return _at(array, at, dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""How a parameter's axes are made of those of named tensors, slice by slice, in both directions."""
+"""Maps between a parameter's axes and those of named tensors, slice by slice, both ways."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ class Source:
       "" leaves the tensor as it is.
     sizes: sizes of axes that the parameter's shape does not show: those of `take`, and all but one
       of each bracket on the right.
-    take: the part of an axis that this parameter is made of: a number, for an axis on the left only
+    take: the part of an axis that this parameter reads: a number, for an axis on the left only
       ("(two f) d -> d f" of a fused matrix), or (start, stop).
     scale, offset: parameter = scale * tensor + offset, computed in float32. Only powers of two as
       scales, and no offset, come back bit for bit.
@@ -79,13 +79,13 @@ def _stacked(names: Names, where: str) -> np.ndarray:
             )
         return (len(node), *inner.pop())
 
-    found = np.empty(shape(names), object)
-    for at in np.ndindex(found.shape):
+    array = np.empty(shape(names), object)
+    for at in np.ndindex(array.shape):
         node: Any = names
         for i in at:
             node = node[i]
-        found[at] = node
-    return found
+        array[at] = node
+    return array
 
 
 class Plan:
@@ -146,7 +146,7 @@ class Plan:
             )
 
     def _sizes(self) -> dict[str, int]:
-        """Sizes of all axes, from those given and the parameter's shape."""
+        """Sizes of all axes, from `sizes` and the parameter's shape."""
         sizes = dict(self.source.sizes)
         for group, size in zip(self.right, self.shape, strict=True):
             unknown = [axis for axis in group if axis not in sizes]
@@ -208,7 +208,7 @@ class Plan:
         return self.left == kept and not self.source.take and not scaled
 
     def view(self, tensor: np.ndarray) -> np.ndarray:
-        """The part of a whole tensor, in memory row by row, that the parameter is made of; its axes
+        """The part of a whole tensor, in memory row by row, that the parameter reads; its axes
         are those of the left side that are not numbers in `take`."""
         take = self.source.take
         index = (take.get(axis, (0, self.sizes[axis])) for axis in self.left)

@@ -53,13 +53,13 @@ def read_chat_template(folder: str | os.PathLike) -> str | None:
             continue
         if name.endswith(".jinja"):
             return _utf8(read_bounded(file, MAX_CONFIG_BYTES), file)
-        found = _read_object(file).get("chat_template")
-        if isinstance(found, list):
-            found = {
-                one.get("name"): one.get("template") for one in found if isinstance(one, dict)
+        template = _read_object(file).get("chat_template")
+        if isinstance(template, list):
+            template = {
+                one.get("name"): one.get("template") for one in template if isinstance(one, dict)
             }.get("default")
-        if isinstance(found, str):
-            return found
+        if isinstance(template, str):
+            return template
     return None
 
 
@@ -158,14 +158,14 @@ def _config(folder: pathlib.Path) -> dict[str, typing.Any]:
 
 def _read_object(file: pathlib.Path) -> dict[str, typing.Any]:
     try:
-        found = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
+        value = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise ValueError(
             f"{file.name} must hold a JSON object; got other content ({file}). Copy it again."
         )
-    return found
+    return value
 
 
 def _names(config: dict[str, typing.Any]) -> dict[str, str | None]:

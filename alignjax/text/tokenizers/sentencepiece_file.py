@@ -176,11 +176,11 @@ def _processor(proto, add_space: bool):
 
 def _own_names(proto, pieces) -> dict[str, str | None]:
     spec = proto.trainer_spec
-    found: dict[str, str | None] = {}
+    special: dict[str, str | None] = {}
     for kind in ("pad", "bos", "eos"):
         token = getattr(spec, f"{kind}_id")
-        found[kind] = pieces[token] if 0 <= token < len(pieces) else None
-    return found
+        special[kind] = pieces[token] if 0 <= token < len(pieces) else None
+    return special
 
 
 def _check_pieces(pieces, ids, added, where) -> None:

@@ -128,7 +128,7 @@ def _encoder(library, special: collections.abc.Mapping[str, int]):
     spelled = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def raw(texts: list[str]) -> list[list[int]]:
-        return [found.ids for found in library.encode_batch(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
 
     def broken(text: str) -> list[int]:
         # a vocabulary that finds whole words without merging can still hit a control token

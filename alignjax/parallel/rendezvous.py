@@ -1,4 +1,4 @@
-"""How a command finds the other processes of its run, and how long it waits for them."""
+"""How the processes of a run find one another, and how long they wait."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Launch(NamedTuple):
 def launch(
     coordinator: str, count: int, index: int, environment: Mapping[str, str]
 ) -> Launch | None:
-    """How to join the others; None where this command is a process on its own.
+    """How to connect to the others; None where this command is a process on its own.
 
     Args:
       coordinator: HOST:PORT of process 0, or "auto"; "" takes JAX_COORDINATOR_ADDRESS.
@@ -78,7 +78,7 @@ def patience(environment: Mapping[str, str]) -> int:
 
 
 def late(how: Launch, seconds: int, environment: Mapping[str, str]) -> str:
-    """What a process says that the others left alone."""
+    """The message of a process whose peers did not connect in time."""
     who, number = "the processes of all hosts", ""
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if how.coordinator:

@@ -17,7 +17,7 @@ def mesh_of(model: models.Model, model_axis: int) -> Mesh | None:
 
     Raises:
       ValueError: the axis does not divide the devices or the model's sizes, or the model does not
-        say what its axes are.
+        declare its axes.
     """
     home = jax.sharding.get_mesh()
     if not model_axis or home.empty:
@@ -81,10 +81,10 @@ def moved(model: models.Model, generate: Callable[..., Any], model_axis: int) ->
         params = narrow(model.without_scalar(params))
         with meshes.use(mesh):
             params = jax.device_put(params, layouts(model, params, mesh))
-            given = (prompts, lengths)
-            given = jax.device_put(given, rows(mesh, given))
+            inputs = (prompts, lengths)
+            inputs = jax.device_put(inputs, rows(mesh, inputs))
             key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-            samples = generate(params, *given, key)
+            samples = generate(params, *inputs, key)
         return jax.device_put(samples, rows(home, samples))
 
     return run
