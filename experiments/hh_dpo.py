@@ -6,7 +6,7 @@ Command: alignjax train --config=experiments/hh_dpo.py --config.data.path=DATA \
     --config.policy=runs/hh_sft --workdir=runs/hh_dpo
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

@@ -6,7 +6,7 @@ Command: alignjax train --config=experiments/hh_ppo.py --config.data.path=DATA \
     --config.policy=runs/hh_sft --config.reward=runs/hh_reward --workdir=runs/hh_ppo
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

@@ -6,7 +6,7 @@ Command: alignjax train --config=experiments/hh_pretrain.py --config.data.path=D
     --workdir=runs/hh_pretrain
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

@@ -6,7 +6,7 @@ Command: alignjax train --config=experiments/hh_reward.py --config.data.path=DAT
     --config.policy=runs/hh_sft --workdir=runs/hh_reward
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

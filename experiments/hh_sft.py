@@ -6,7 +6,7 @@ Command: alignjax train --config=experiments/hh_sft.py --config.data.path=DATA \
     --config.policy=runs/hh_pretrain --workdir=runs/hh_sft
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/scale_1b.py:sft-v5e16 --config.data
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_1b
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 SLICES = {

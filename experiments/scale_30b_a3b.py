@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/scale_30b_a3b.py:sft-v5p8 --config.
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_30b_a3b
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 SLICES = {

@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/scale_671b.py:sft-v5p256 --config.d
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_671b
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 SLICES = {

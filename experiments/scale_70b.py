@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/scale_70b.py:sft-v5p512 --config.da
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_70b
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 SLICES = {

@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/scale_8b.py:sft-v5p64 --config.data
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_8b
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 SLICES = {

@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/smollm2_dpo.py --config.weights=MOD
     --config.data.tokenizer=MODEL --config.data.path=HH --workdir=runs/smollm2_dpo
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

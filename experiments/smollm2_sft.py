@@ -7,7 +7,7 @@ Command: alignjax train --config=experiments/smollm2_sft.py --config.weights=MOD
     --config.data.tokenizer=MODEL --config.data.path=GSM8K --workdir=runs/smollm2_sft
 """
 
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from experiments import common
 
 

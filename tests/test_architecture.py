@@ -41,7 +41,7 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 FILE_LIMIT = 400
 FUNCTION_LIMIT = 60
 LONG = {"alignjax/lifecycles/review_gates.py results": 69}  # one literal: the page's contents
-CONFIG_FILES = PACKAGE / "cli" / "config_file.py"  # runs the file that --config names
+CONFIG_FILES = PACKAGE / "core" / "source_file.py"  # runs the files that --config names
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERY = [
     file

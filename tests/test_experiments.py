@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from alignjax import experiment
 from alignjax.core import keys, trees
 from alignjax.data import corpus
-from alignjax.lifecycles import human, review
 from alignjax.models import transformer
 from alignjax.parallel import axes, mesh
+from alignjax.runs import experiment
 from alignjax.training import loop, optim, update
+from experiments.common import human, review
 
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")

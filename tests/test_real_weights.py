@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import evaluation
 from alignjax.models import scoring, transformer
 from alignjax.models.checkpoints import folder
+from alignjax.runs import evaluation
 from alignjax.sampling import transforms
 from alignjax.text import chat_format
 from tests.commands import cli, open_model

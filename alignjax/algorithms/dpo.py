@@ -1,31 +1,36 @@
 """Direct preference optimization and the other losses on pairs of answers."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from alignjax import compat as presets
 from alignjax import losses
+from alignjax.algorithms import preset
 from alignjax.core import mean, shapes
+from alignjax.data import pipeline
+from alignjax.evals import estimate, evaluator, policy
 from alignjax.models import model as models
 from alignjax.models import scoring
-from alignjax.training import algorithm
+from alignjax.parallel import hosts
+from alignjax.training import algorithm, method, program
 
 SIDES = ("chosen", "rejected")
-LOG_2 = math.log(2)
 
 
 @dataclasses.dataclass(kw_only=True)
-class DpoConfig:
+class DpoConfig(preset.PresetConfig):
     """A loss on pairs, as a paper or a release of another code base computes it.
 
     The numbers are those of the recipe (`alignjax.compat`): None is the preset's own value, and a
     number that the recipe does not have is an error.
     """
+
+    TABLE = "pairs"
+    WITHOUT = frozenset({"scores", "gold", "other", "shift"})
 
     method: str = "dpo"  # a loss on pairs of the preset: dpo, ipo, hinge, simpo, orpo, ...
     compat: str = "paper"  # whose formula, reduction and defaults
@@ -51,28 +56,14 @@ class DpoConfig:
         if self.beta is not None:
             shapes.check_number("algorithm.beta", self.beta, above=0)
         try:
-            jax.eval_shape(self.loss, same_policies(seed=0))
+            jax.eval_shape(self.terms, same_policies(seed=0))
         except ValueError as error:
             raise ValueError(f"{error} (algorithm)") from None
 
     @property
-    def recipe(self) -> presets.Recipe:
-        return presets.recipe(self.compat, self.method)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The numbers that are set."""
-        given = dataclasses.asdict(self)
-        return {k: v for k, v in given.items() if v is not None and k not in ("method", "compat")}
-
-    def loss(self, arrays: Mapping[str, Any]) -> dict[str, mean.Mean]:
-        """{term: Mean} of the pairs, the main term under the method's name."""
-        terms = self.recipe(arrays, **self.options)
-        return {self.method if name == "loss" else name: term for name, term in terms.items()}
-
-    def formula(self) -> str:
-        """One line for the log: the preset, what is averaged over what, every number."""
-        return self.recipe.echo(**self.options)
+    def has_reference(self) -> bool:
+        """Whether the loss compares with a reference."""
+        return "reference" in self.needs
 
 
 def same_policies(seed: int) -> dict[str, Any]:
@@ -87,100 +78,193 @@ def same_policies(seed: int) -> dict[str, Any]:
             f"reference_{side}_logprobs": logprobs,
             f"{side}_sum_p2": np.exp(logprobs),
             f"{side}_mask": mask,
+            f"{side}_sequence_mask": mask,
         }
     return {**arrays, "pair_mask": np.ones(2, bool)}
 
 
-# The loss where policy and reference agree, whatever the data, from the recipe's numbers.
-FIRST: dict[str, Callable[..., float]] = {
-    **dict.fromkeys(("dpo", "dpo_norm", "robust_dpo", "aot", "aot_unpaired"), lambda **_: LOG_2),
-    "ipo": lambda beta, **_: 0.25 / beta**2,
-    "hinge": lambda target_margin=1.0, **_: target_margin,
-    "sppo_hard": lambda beta, **_: 0.5 / beta**2,
-    "nca_pair": lambda **_: 2.0 * LOG_2,
-    "bco_pair": lambda **_: 2.0 * LOG_2,
-    "apo_zero": lambda **_: 1.0,
-    "apo_down": lambda **_: 1.0,
-    "discopop": lambda **_: 0.5 * LOG_2 + 0.5,
-}
+def answer_stats(
+    model: models.Model, params: models.Params, batch: algorithm.Batch
+) -> tuple[losses.TokenStats, algorithm.Terms]:
+    """(of every token of every answer [B, K, T], the model's own losses)."""
+    rows = scoring.flatten_choices(batch)
+    states, penalties = scoring.hidden_and_penalties(model, params, rows)
+    stats = scoring.stats_of(model, params, states, rows["tokens"])
+    return jax.tree.map(lambda x: x.reshape(batch["tokens"].shape), stats), penalties
 
 
-def first_loss(config: DpoConfig) -> float | None:
-    """The first update's loss, if it is known in advance."""
-    numbers = config.recipe.options(**config.options)
-    if config.method not in FIRST or numbers.get("wpo") or numbers.get("nll_weight"):
-        return None
-    return FIRST[config.method](**numbers)
+def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The recipe's arrays, one row for each comparison; columns [B, K, T] by "{}_name"."""
+    rows = scoring.flatten_choices(batch)
+    whole = {**rows, "loss_mask": rows["segments"] > 0}  # the prompt's tokens too
+    masks = {"{}_mask": rows, "{}_sequence_mask": whole}
+    shape = batch["tokens"].shape
+    counted = {name: scoring.counted(each).reshape(shape) for name, each in masks.items()}
+    arrays = {}
+    for name, column in {**columns, **counted}.items():
+        *both, mask = scoring.compared(column, batch)
+        for side, values in zip(SIDES, both, strict=True):
+            arrays[name.format(side)] = values.reshape(-1, values.shape[-1])
+    return {**arrays, "pair_mask": mask.reshape(-1)}
 
 
-def dpo(model: models.Model, config: DpoConfig) -> algorithm.Algorithm:
+def first_loss(config: DpoConfig, arrays: Mapping[str, jax.Array], rounding: float) -> Any:
+    """(loss, tolerance) of pairs on which the policy is the reference, from its log-probabilities.
+
+    Policy and reference are scored by two programs, which differ by at most `rounding` nats on a
+    token. Such errors are independent, so the loss is off by at most a few times rounding times the
+    norm of its gradient over all tokens.
+    """
+    reference = {side: arrays[f"reference_{side}_logprobs"] for side in SIDES}
+
+    def loss(logprobs: Mapping[str, jax.Array]) -> jax.Array:
+        named = {f"{side}_logprobs": x for side, x in logprobs.items()}
+        return config.terms({**arrays, **named})[config.method].value
+
+    @jax.jit
+    def run(reference: Any) -> tuple[jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(reference)
+        squares = jax.tree.map(lambda g: jnp.sum(g**2), gradient)
+        return value, jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+    value, norm = (float(x) for x in run(reference))
+    return value, 4.0 * rounding * norm + 1e-5 * max(abs(value), 1.0)
+
+
+def dpo(
+    model: models.Model, config: DpoConfig, *, reference: models.Model | None = None
+) -> algorithm.Algorithm:
     """Minimises a loss on pairs: -log sigmoid(beta (log pi/ref (chosen) - log pi/ref (rejected))).
 
-    Batch: tokens, loss_mask, segments, positions [B, K, T], and what is compared as
-    `scoring.compared` reads it.
-    Frozen: "reference", read once for all rows by `annotate`. The policy starts as the reference,
-    so DPO's first loss is log 2.
+    Batch: a table of pairs, and what is compared as `scoring.compared` reads it.
+    Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one. It is
+    of `model`, or of the model `reference`. Where it is the policy's own start the first loss is
+    known (log 2 for DPO) and checked.
     Reference: Rafailov et al. 2023, equation 7; `compat` names those of the other methods.
     """
     config.validate()
-    scale = config.options.get("beta", config.recipe.defaults.get("beta", 1.0))
-
-    def token_stats(params, batch):
-        """(of every token of every answer: [B, K, T], the model's own losses)."""
-        rows = scoring.flatten_choices(batch)
-        states, penalties = scoring.hidden_and_penalties(model, params, rows)
-        stats = scoring.stats_of(model, params, states, rows["tokens"])
-        return jax.tree.map(lambda x: x.reshape(batch["tokens"].shape), stats), penalties
-
-    def init(key, start):
-        return algorithm.copy(start["policy"])
+    needs = config.needs
+    has_reference = "reference" in needs
+    second = model if reference is None else reference
 
     def annotate(frozen, batch):
-        stats, _ = token_stats(model.bind(frozen["reference"], frozen), batch)
+        stats, _ = answer_stats(second, second.bind(frozen["reference"], frozen), batch)
         return {"reference_logprobs": stats.logprob}
 
-    def paired(params, frozen, batch, key):
-        """(the recipe's arrays, one row for each comparison; the model's own losses)."""
-        stats, penalties = token_stats(model.bind(params, frozen, key), batch)
-        counted = scoring.counted(scoring.flatten_choices(batch)).reshape(batch["tokens"].shape)
-        columns = {
-            "{}_logprobs": stats.logprob,
-            "reference_{}_logprobs": batch["reference_logprobs"],
-            "{}_sum_p2": stats.sum_p2,
-            "{}_mask": counted,
-        }
-        arrays = {}
-        for name, column in columns.items():
-            *both, mask = scoring.compared(column, batch)
-            for side, rows in zip(SIDES, both, strict=True):
-                arrays[name.format(side)] = rows.reshape(-1, rows.shape[-1])
-        return {**arrays, "pair_mask": mask.reshape(-1)}, penalties
-
     def loss(params, frozen, batch, key):
-        arrays, penalties = paired(params, frozen, batch, key)
-        terms, mask = {**config.loss(arrays), **penalties}, arrays["pair_mask"]
-        chosen, rejected = (
-            losses.score_sum(
-                arrays[f"{side}_logprobs"] - arrays[f"reference_{side}_logprobs"],
-                arrays[f"{side}_mask"],
-            )
-            for side in SIDES
-        )
+        stats, penalties = answer_stats(model, model.bind(params, frozen, key), batch)
+        columns = {"{}_logprobs": stats.logprob}
+        if has_reference:
+            columns["reference_{}_logprobs"] = batch["reference_logprobs"]
+        if "sum_p2" in needs:
+            columns["{}_sum_p2"] = stats.sum_p2
+        arrays = paired(batch, columns)
+        terms, mask = {**config.terms(arrays), **penalties}, arrays["pair_mask"]
+        chosen, rejected = config.recipe.rewards(arrays, **config.options)
         return terms, {
             **terms,
             "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
-            "chosen_reward": mean.masked(scale * chosen, mask),
-            "rejected_reward": mean.masked(scale * rejected, mask),
-            "margin": mean.masked(scale * (chosen - rejected), mask),
+            "chosen_reward": mean.masked(chosen, mask),
+            "rejected_reward": mean.masked(rejected, mask),
+            "margin": mean.masked(chosen - rejected, mask),
         }
 
-    # Two programs compute the same log-probabilities (annotate and loss): rounding is what remains.
-    value = first_loss(config)
-    tolerance = 10 * model.rounding * max(scale, value or 0.0, 1.0)
-    if value is None or model.drops_out:  # adapters that were trained before drop out too
-        first = {}
-    else:
-        first = {config.method: algorithm.Expected(value, tolerance)}
+    def first(batch):
+        # Another reference, sums of squares, and adapters that drop out make it unknown.
+        if not has_reference or reference is not None or "sum_p2" in needs or model.drops_out:
+            return {}
+        column = batch["reference_logprobs"]
+        columns = {"{}_logprobs": column, "reference_{}_logprobs": column}
+        value, tolerance = first_loss(config, paired(batch, columns), model.rounding)
+        return {config.method: algorithm.Expected(value, tolerance)}
+
     return algorithm.Algorithm(
-        init=init, loss=loss, annotate=annotate, only_annotate=("reference",), first=first
+        init=algorithm.from_policy(model),
+        loss=loss,
+        annotate=annotate if has_reference else None,
+        only_annotate=("reference",) if has_reference else (),
+        first=first,
+        coupled=config.recipe.coupled,
+        passes=(program.Pass("policy", trained=True),),
+        annotate_passes=(program.Pass("reference", plain=True),),
     )
+
+
+def _make_rewards(subject: evaluator.Subject) -> Any:
+    """Jitted (policy, reference or None, batch) -> (chosen, rejected, mask), one a comparison."""
+    config, networks = subject.config, subject.networks
+
+    @jax.jit
+    def score(policy: Any, reference: Any, batch: Any) -> Any:
+        columns = {"{}_logprobs": answer_stats(networks["policy"], policy, batch)[0].logprob}
+        if reference is not None:
+            stats, _ = answer_stats(networks["reference"], reference, batch)
+            columns["reference_{}_logprobs"] = stats.logprob
+        arrays = paired(batch, columns)
+        return *config.recipe.rewards(arrays, **config.options), arrays["pair_mask"]
+
+    return score
+
+
+def _compared(subject: evaluator.Subject) -> tuple[Any, Any]:
+    """(policy, reference or None)."""
+    has_reference = subject.config.has_reference
+    return subject.trees["policy"], subject.trees["reference"] if has_reference else None
+
+
+def _accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
+    """Share of held-out pairs that the method's own reward orders as people did; a tie counts
+    half."""
+    trees = _compared(subject)
+    table, score, margins = subject.corpus.read("pairs", "eval"), _make_rewards(subject), []
+    for batch, real in pipeline.in_order(table, subject.rows):
+        chosen, rejected, mask = hosts.to_host(score(*trees, hosts.to_global(batch)))
+        kept = np.repeat(np.arange(subject.rows) < real, len(mask) // subject.rows) & mask
+        margins.append((chosen - rejected)[kept])
+    margin = np.concatenate(margins)
+    return {"pair accuracy": estimate.mean((margin > 0) + 0.5 * (margin == 0))}
+
+
+def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    trees = _compared(subject)
+    batch = program.batch("pairs", subject.rows, subject.corpus)
+    passes: tuple[program.Pass, ...] = (program.Pass("policy"),)
+    if trees[1] is not None:
+        passes = (*passes, program.Pass("reference", plain=True))
+    return (
+        program.Program(
+            "evaluate pairs",
+            _make_rewards(subject),
+            (*trees, batch),
+            (("parameters", trees[0]), ("frozen", trees[1]), ("batch", batch)),
+            rows=2 * subject.rows,
+            length=subject.corpus.length,
+            passes=passes,
+        ),
+    )
+
+
+def _roles(config: DpoConfig) -> dict[str, method.Role]:
+    # Without a reference in the loss the start is still what a policy's KL is measured to.
+    return {
+        "policy": method.Role(trained=True, source="policy", required=True),
+        "reference": method.Role(
+            source="reference", otherwise=("policy",), only_evaluated=not config.has_reference
+        ),
+    }
+
+
+ACCURACY = evaluator.Evaluator(
+    "pair accuracy", _accuracy, reads=("policy",), optional=("reference",), programs=_programs
+)
+DpoConfig.METHOD = method.Method(
+    name="dpo",
+    make=lambda networks, config, task: dpo(
+        networks["policy"], config, reference=method.another(networks, "reference")
+    ),
+    table=lambda config: "pairs",
+    roles=_roles,
+    evaluators=lambda config: (ACCURACY, policy.SAMPLES),
+    formula=DpoConfig.formula,
+    curves=("loss", "margin"),
+)

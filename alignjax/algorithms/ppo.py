@@ -1,8 +1,8 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,19 @@ import numpy as np
 from alignjax import compat as presets
 from alignjax import losses
 from alignjax.core import mean, shapes
+from alignjax.evals import policy as policies
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
-from alignjax.rewards import learned
-from alignjax.sampling import generate, transforms
-from alignjax.training import algorithm
+from alignjax.rewards import hosted, learned
+from alignjax.sampling import generate, plan, transforms
+from alignjax.training import algorithm, method, program, update
+
+COLLECTED = ("old_logprobs", "old_values", "advantages", "returns")
 
 
 @dataclasses.dataclass(kw_only=True)
-class PpoConfig:
+class PpoConfig(method.MethodConfig):
     """PPO for language models (Ouyang et al. 2022; Huang et al. 2024).
 
     The losses of an update are those of a preset of `alignjax.compat`; a number of theirs that is
@@ -124,6 +127,14 @@ class PpoConfig:
         )
 
 
+class Networks(NamedTuple):
+    """The models of PPO's roles; all one where they share their shape and adapters."""
+
+    policy: models.Model
+    critic: models.Model
+    reference: models.Model
+
+
 def critic_of(params: Any, config: PpoConfig) -> tuple[Any, Any]:
     """(policy, critic) trees; one and the same with a shared critic.
 
@@ -133,7 +144,7 @@ def critic_of(params: Any, config: PpoConfig) -> tuple[Any, Any]:
 
 
 def policy_and_values(
-    model: models.Model,
+    networks: Networks,
     config: PpoConfig,
     params: Any,
     frozen: models.Frozen,
@@ -142,10 +153,13 @@ def policy_and_values(
 ) -> tuple[losses.TokenStats, jax.Array, dict[str, mean.Mean]]:
     """(token statistics under the sampled temperature, values of the prefixes, each [B, T]; the
     models' own losses). With a key adapters drop out, policy and critic each by itself."""
-    each = (None, None) if key is None else jax.random.split(key)
+    keys = (None, None) if key is None else jax.random.split(key)
+    model, critic_model = networks.policy, networks.critic
     policy, critic = (
-        model.bind(tree, frozen, own)
-        for tree, own in zip(critic_of(params, config), each, strict=True)
+        network.bind(tree, frozen, own)
+        for network, tree, own in zip(
+            (model, critic_model), critic_of(params, config), keys, strict=True
+        )
     )
     hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
     stats = scoring.stats_of(
@@ -153,9 +167,9 @@ def policy_and_values(
     )
     if config.shared_critic:
         return stats, scoring.align(model.scalar(policy, hidden)), penalties
-    hidden, more = scoring.hidden_and_penalties(model, critic, batch)
+    hidden, more = scoring.hidden_and_penalties(critic_model, critic, batch)
     penalties |= {f"value_{name}": term for name, term in more.items()}
-    return stats, scoring.align(model.scalar(critic, hidden)), penalties
+    return stats, scoring.align(critic_model.scalar(critic, hidden)), penalties
 
 
 def token_rewards(
@@ -196,18 +210,40 @@ def named(part: str, terms: dict[str, mean.Mean]) -> dict[str, mean.Mean]:
     return {part if only else f"{part}_{name}": term for name, term in terms.items()}
 
 
-def make_experience(model: models.Model, config: PpoConfig) -> Callable[..., Any]:
-    """Jitted (params, frozen, samples, scores, coefficient) -> (rows to train on, Metrics)."""
+class Scored(NamedTuple):
+    """What the networks say of samples, each [B, T]; kl in nats, 0 outside the completion."""
+
+    stats: losses.TokenStats
+    values: jax.Array
+    kl: jax.Array
+    reference_logprobs: jax.Array
+
+
+def make_experience(
+    networks: Networks, config: PpoConfig, *, chunks: int = 1
+) -> Callable[..., Any]:
+    """Jitted (params, frozen, samples, scores, coefficient) -> (rows to train on, Metrics).
+
+    chunks: parts in which the networks go over the rows, one after the other, so that collecting
+    needs no more memory than an update; rewards and advantages are those of the whole batch.
+    """
+
+    def score_rows(params: Any, frozen: models.Frozen, samples: generate.Samples) -> Scored:
+        batch = learned.as_batch(samples)
+        stats, values, _ = policy_and_values(networks, config, params, frozen, batch)
+        reference = networks.reference.bind(frozen["reference"], frozen)
+        reference_logprobs = scoring.token_stats(
+            networks.reference, reference, batch, temperature=config.sampling.temperature
+        ).logprob
+        kl = losses.k1(stats.logprob, reference_logprobs, samples.mask)
+        return Scored(stats, values, kl, reference_logprobs)
 
     @jax.jit
     def experience(params, frozen, samples, scores, coefficient):
         batch, mask = learned.as_batch(samples), samples.mask
-        stats, values, _ = policy_and_values(model, config, params, frozen, batch)
-        reference = model.bind(frozen["reference"], frozen)
-        reference_logprobs = scoring.token_stats(
-            model, reference, batch, temperature=config.sampling.temperature
-        ).logprob
-        kl = losses.k1(stats.logprob, reference_logprobs, mask)
+        stats, values, kl, reference_logprobs = update.in_chunks(
+            lambda part: score_rows(params, frozen, part), samples, chunks
+        )
         scores = scores - config.missing_eos_penalty * ~samples.ended
         arrays = {
             "old_logprobs": stats.logprob,
@@ -239,18 +275,29 @@ def make_experience(model: models.Model, config: PpoConfig) -> Callable[..., Any
 
 
 def ppo(
-    model: models.Model, config: PpoConfig, *, reward: learned.RewardFn, eos: int, pad: int
+    model: models.Model,
+    config: PpoConfig,
+    *,
+    reward: learned.RewardFn,
+    eos: int,
+    pad: int,
+    critic: models.Model | None = None,
+    reference: models.Model | None = None,
+    micro_batches: int = 1,
 ) -> algorithm.Algorithm:
     """Maximises E[reward] - beta KL(policy || reference) with the clipped surrogate.
 
-    Batch: prompts [B, P] right-padded, lengths [B]. Frozen: "reference", and what `reward` reads.
+    Batch: a table of prompts, right-padded. Frozen: "reference", and what `reward` reads. critic,
+    reference: their models, where they are not the policy's.
     Each token's reward is -beta (log pi - log ref); the last one also gets the score. Advantages
     are GAE over the completion, EOS included, with value 0 after it.
     Reference: Schulman et al. 2017, equation 7; Ouyang et al. 2022, equation 2.
     """
     config.validate()
+    networks = Networks(model, critic or model, reference or model)
     sample = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
-    experience = make_experience(model, config)
+    chunks = config.minibatches * micro_batches
+    experience = make_experience(networks, config, chunks=chunks)
     limit = generate.drift_limit(model, config.max_drift)
     surrogate, value_loss, weight = config.surrogate(), config.value_loss(), config.value_weight()
     numbers = surrogate.options(**config.surrogate_options())
@@ -261,15 +308,15 @@ def ppo(
         if config.shared_critic:
             return model.with_scalar(policy)
         # A critic that starts as the reward model already knows what scores well.
-        critic = start["reward"] if "reward" in start else model.with_scalar(start["policy"])
-        return {"policy": policy, "value": algorithm.copy(critic)}
+        value = start["value"] if "value" in start else model.with_scalar(start["policy"])
+        return {"policy": policy, "value": algorithm.copy(value)}
 
     def collect(state, frozen, batch, key):
         policy, _ = critic_of(state.params, config)
         policy = model.bind(policy, frozen)
         samples = sample(policy, batch["prompts"], batch["lengths"], key)
         # A reward computed on the host comes back without a layout.
-        scores = axes.shard(jnp.asarray(reward(frozen, samples), jnp.float32), "batch")
+        scores = axes.shard(jnp.asarray(reward(frozen, samples, batch), jnp.float32), "batch")
         coefficient = state.carry["kl_coefficient"]
         rows, metrics = experience(state.params, frozen, samples, scores, coefficient)
         generate.check_drift(metrics["drift"].total, limit)
@@ -285,7 +332,7 @@ def ppo(
 
     def loss(params, frozen, batch, key):
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values, penalties = policy_and_values(model, config, params, frozen, batch, key)
+        stats, values, penalties = policy_and_values(networks, config, params, frozen, batch, key)
         arrays = {
             "logprobs": stats.logprob,
             "old_logprobs": old,
@@ -309,14 +356,162 @@ def ppo(
             "clip_fraction": mean.masked(clipped, mask),
         }
 
+    def first(batch):
+        # Adapters that were trained before drop out too.
+        expected = algorithm.Expected(0.0, model.rounding)
+        return {} if model.drops_out else {"ratio_deviation": expected}
+
+    value = (program.Pass("value", head=False, trained=True),)
     return algorithm.Algorithm(
         init=init,
         loss=loss,
         collect=collect,
         plan=algorithm.Plan(epochs=config.epochs, minibatches=config.minibatches),
         carry={"kl_coefficient": np.float32(config.kl_coefficient)},
-        # Adapters that were trained before drop out too.
-        first={}
-        if model.drops_out
-        else {"ratio_deviation": algorithm.Expected(0.0, model.rounding)},
+        first=first,
+        programs=make_programs(networks, config, eos=eos, pad=pad, chunks=chunks),
+        passes=(program.Pass("policy", trained=True), *(() if config.shared_critic else value)),
     )
+
+
+def make_programs(
+    networks: Networks, config: PpoConfig, *, eos: int, pad: int, chunks: int
+) -> Callable[[program.Shapes], program.Collected]:
+    """What `collect` runs, in shapes: generate, score, experience."""
+
+    def programs(shapes: program.Shapes) -> program.Collected:
+        count, prompt_length = shapes.batch["prompts"].shape
+        policy, _ = critic_of(shapes.params, config)
+        base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
+        generation = plan.generation(
+            networks.policy,
+            config.sampling,
+            shapes.bound["policy"],
+            parts=(("parameters", policy), ("frozen", base)),
+            rows=count,
+            prompt_length=prompt_length,
+            eos=eos,
+            pad=pad,
+            key=shapes.key,
+        )
+        length = prompt_length + config.sampling.max_new_tokens
+        samples = plan.samples(count, length)
+        scores = program.rows({"scores": ((count,), np.float32)})["scores"]
+        calls = [generation]
+        if config.reward == "model":
+            calls.append(_score_program(shapes, samples, chunks))
+        coefficient = jax.ShapeDtypeStruct((), jnp.float32)
+        experience = make_experience(networks, config, chunks=chunks)
+        arguments = (shapes.params, shapes.frozen, samples, scores, coefficient)
+        passes = [program.Pass("policy"), program.Pass("reference", plain=True)]
+        if not config.shared_critic:
+            passes.append(program.Pass("value", head=False))
+        parts = (
+            ("parameters", shapes.params),
+            ("frozen", shapes.frozen),
+            ("batch", (samples, scores)),
+            ("other", coefficient),
+        )
+        calls.append(
+            program.Program(
+                "experience", experience, arguments, parts, count, length, tuple(passes)
+            )
+        )
+        rows = {name: ((count, length), dtype) for name, dtype in READ.items()}
+        rows |= {name: ((count, length), np.float32) for name in COLLECTED}
+        return program.Collected(tuple(calls), program.rows(rows))
+
+    return programs
+
+
+READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positions": np.int32}
+
+
+def _score_program(
+    shapes: program.Shapes, samples: generate.Samples, chunks: int
+) -> program.Program:
+    count, length = samples.tokens.shape
+    batch = jax.eval_shape(learned.as_batch, samples)
+    reward = shapes.bound["reward"]
+    return program.Program(
+        "score",
+        learned.make_score(shapes.networks["reward"], chunks=chunks),
+        (reward, batch),
+        (("frozen", reward), ("batch", batch)),
+        count,
+        length,
+        (program.Pass("reward", head=False, plain=True),),
+    )
+
+
+def _make(
+    networks: Mapping[str, models.Model], config: PpoConfig, task: method.Task
+) -> algorithm.Algorithm:
+    if config.reward == "gold":
+        if task.gold is None:
+            raise ValueError(
+                "algorithm.reward='gold' needs data with a known reward; this data has none "
+                "(data). Use algorithm.reward='model'."
+            )
+        reward = hosted.hosted(task.gold)
+    else:
+        chunks = config.minibatches * task.micro_batches
+        reward = learned.learned(
+            networks["reward"], reader=task.readers.get("reward"), chunks=chunks
+        )
+    return ppo(
+        networks["policy"],
+        config,
+        reward=reward,
+        eos=task.eos,
+        pad=task.pad,
+        critic=networks.get("value"),
+        reference=networks["reference"],
+        micro_batches=task.micro_batches,
+    )
+
+
+def _roles(config: PpoConfig) -> dict[str, method.Role]:
+    learns = config.reward == "model"
+    start = method.Role(trained=True, source="policy", required=True, head=config.shared_critic)
+    roles = {"policy": start}
+    if not config.shared_critic:
+        roles["value"] = method.Role(
+            trained=True,
+            source="critic",
+            part=method.CRITIC,
+            otherwise=("reward", "policy"),
+            head=True,
+        )
+    return {
+        **roles,
+        "reference": method.Role(source="reference", otherwise=("policy",)),
+        # Where the true reward is maximised the reward model may still be where the critic begins.
+        "reward": method.Role(
+            source="reward",
+            part=method.SCORER,
+            required=learns,
+            head=True,
+            reads_text=learns,
+            only_evaluated=not learns,
+        ),
+    }
+
+
+def _product(config: PpoConfig) -> dict[str, method.Part]:
+    if config.shared_critic:
+        return {method.POLICY: method.without_head(), method.CRITIC: method.whole()}
+    return {method.POLICY: method.entry("policy"), method.CRITIC: method.entry("value")}
+
+
+PpoConfig.METHOD = method.Method(
+    name="ppo",
+    make=_make,
+    table=lambda config: "prompts",
+    roles=_roles,
+    product=_product,
+    evaluators=lambda config: (policies.SAMPLES,),
+    formula=PpoConfig.formula,
+    sampling=lambda config: config.sampling,
+    curves=("score", "kl"),
+)

@@ -4,13 +4,14 @@ import dataclasses
 
 from alignjax import losses
 from alignjax.core import mean, shapes
+from alignjax.evals import likelihood
 from alignjax.models import model as models
 from alignjax.models import scoring
-from alignjax.training import algorithm
+from alignjax.training import algorithm, method, program
 
 
 @dataclasses.dataclass(kw_only=True)
-class PretrainConfig:
+class PretrainConfig(method.MethodConfig):
     """Cross-entropy, token mean."""
 
     z_loss: float = 0.0  # weight of logsumexp^2, which keeps logits near normalised
@@ -22,7 +23,7 @@ class PretrainConfig:
 def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm:
     """Minimises -log p(token | tokens before), averaged over all counted tokens of the batch.
 
-    Batch: tokens, loss_mask, segments, positions, each [B, T].
+    Batch: a table of documents.
     """
     config.validate()
 
@@ -38,4 +39,19 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
         metrics = {**terms, "entropy": mean.masked(stats.entropy, mask)}
         return terms, metrics
 
-    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss)
+    passes = (program.Pass("policy", trained=True),)
+    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss, passes=passes)
+
+
+PretrainConfig.METHOD = method.Method(
+    name="pretrain",
+    make=lambda networks, config, task: pretrain(networks["policy"], config),
+    table=lambda config: "documents",
+    roles=lambda config: {"policy": method.Role(trained=True, source="policy")},
+    evaluators=lambda config: (likelihood.of("documents"),),
+    formula=lambda config: (
+        "Minimises -log p(token | tokens before), averaged over all counted tokens of the batch. "
+        f"z_loss={config.z_loss}"
+    ),
+    curves=("nll",),
+)

@@ -1,57 +1,100 @@
-"""A Bradley-Terry reward model: one scalar at the last token of each answer."""
+"""A reward model of pairs: one scalar at the last token of each answer, Bradley-Terry."""
 
 import dataclasses
 import math
+from typing import Any
 
 from alignjax import losses
+from alignjax.algorithms import preset
 from alignjax.core import mean, shapes
+from alignjax.evals import preferences
 from alignjax.models import model as models
 from alignjax.models import scoring
-from alignjax.training import algorithm
+from alignjax.training import algorithm, method, program
 
 
 @dataclasses.dataclass(kw_only=True)
-class RewardConfig:
-    """Bradley-Terry on pairs."""
+class RewardConfig(preset.PresetConfig):
+    """Bradley-Terry on pairs, as a paper or a release computes it."""
 
+    TABLE = "pairs"
+
+    method: str = "bradley_terry"  # a loss on two scores of the preset
+    compat: str = "paper"  # whose formula, reduction and defaults
     label_smoothing: float = 0.0  # chance that a label is wrong
     centering: float = 0.0  # weight of (r_chosen + r_rejected)^2, which fixes the free offset
 
     def validate(self) -> None:
         shapes.check_number("algorithm.label_smoothing", self.label_smoothing, minimum=0, below=0.5)
         shapes.check_number("algorithm.centering", self.centering, minimum=0)
+        self.check()
+        if "scores" not in self.needs:
+            raise ValueError(
+                f"algorithm.method must be a loss on two scores; got {self.method!r} (algorithm). "
+                "Use bradley_terry."
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        named = {"label_smoothing": self.label_smoothing, "center_coefficient": self.centering}
+        return {name: value for name, value in named.items() if value}
+
+
+def score_answers(
+    model: models.Model, params: models.Params, batch: algorithm.Batch
+) -> tuple[Any, algorithm.Terms]:
+    """(scores [B, K] of all answers of a batch [B, K, T], the model's own losses)."""
+    rows = scoring.flatten_choices(batch)
+    scores, penalties = scoring.scores_and_penalties(model, params, rows)
+    return scores.reshape(batch["tokens"].shape[:2]), penalties
 
 
 def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
-    """Minimises -log sigmoid(r(chosen) - r(rejected)), averaged over pairs.
+    """Minimises -log sigmoid(r(chosen) - r(rejected) - margin), averaged over pairs.
 
-    Batch: tokens, segments, positions, loss_mask [B, K, T], and what is compared as
-    `scoring.compared` reads it. The scalar head starts at zero, so the first loss is log 2.
-    Reference: Ouyang et al. 2022, equation 1.
+    Batch: a table of pairs, and what is compared as `scoring.compared` reads it; its column margin
+    [B, C] is used where it is there. The scalar head starts at zero, so the first loss is known:
+    log 2 without a margin.
+    Reference: Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2.
     """
     config.validate()
 
-    def init(key, start):
-        return model.with_scalar(algorithm.from_policy(model)(key, start))
-
     def loss(params, frozen, batch, key):
-        params = model.bind(params, frozen, key)
-        answers = batch["tokens"].shape[1]
-        rows = scoring.flatten_choices(batch)
-        scores, penalties = scoring.scores_and_penalties(model, params, rows)
-        pairs = scoring.compared(scores.reshape(-1, answers), batch)
-        chosen, rejected, mask = (x.reshape(-1) for x in pairs)
-        nll = losses.bradley_terry(chosen, rejected, label_smoothing=config.label_smoothing)
-        terms = {"bradley_terry": mean.masked(nll, mask), **penalties}
-        if config.centering:
-            penalty = config.centering * losses.center_penalty(chosen, rejected)
-            terms["centering"] = mean.masked(penalty, mask)
+        scores, penalties = score_answers(model, model.bind(params, frozen, key), batch)
+        compared = scoring.compared(scores, batch)
+        chosen, rejected, mask = (x.reshape(-1) for x in compared)
+        arrays = {"chosen_scores": chosen, "rejected_scores": rejected, "pair_mask": mask}
+        if "margin" in batch:
+            arrays["margin"] = batch["margin"].reshape(-1)
+        terms = config.recipe(arrays, **config.options)
+        names = {"loss": "bradley_terry", "center": "centering"}
+        terms = {names.get(name, name): term for name, term in terms.items()} | penalties
         return terms, {
             **terms,
             "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
             "margin": mean.masked(chosen - rejected, mask),
         }
 
+    def first(batch):
+        if "margin" in batch:
+            return {}
+        return {"bradley_terry": algorithm.Expected(math.log(2), 1e-6)}
+
     return algorithm.Algorithm(
-        init=init, loss=loss, first={"bradley_terry": algorithm.Expected(math.log(2), 1e-6)}
+        init=algorithm.from_policy(model, head=True),
+        loss=loss,
+        first=first,
+        passes=(program.Pass("policy", head=False, trained=True),),
     )
+
+
+RewardConfig.METHOD = method.Method(
+    name="reward",
+    make=lambda networks, config, task: reward(networks["policy"], config),
+    table=lambda config: "pairs",
+    roles=lambda config: {"policy": method.Role(trained=True, source="policy", head=True)},
+    product=lambda config: {method.SCORER: method.whole()},
+    evaluators=lambda config: (preferences.SCORER,),
+    formula=RewardConfig.formula,
+    curves=("bradley_terry", "accuracy"),
+)

@@ -1,29 +1,46 @@
 """Supervised fine-tuning: cross-entropy on the answer's tokens only."""
 
 import dataclasses
+from typing import Any
 
 from alignjax import losses
+from alignjax.algorithms import preset
 from alignjax.core import mean, shapes
+from alignjax.evals import likelihood
 from alignjax.models import model as models
 from alignjax.models import scoring
-from alignjax.training import algorithm
+from alignjax.training import algorithm, method, program
 
 
 @dataclasses.dataclass(kw_only=True)
-class SftConfig:
-    """Cross-entropy on demonstrations."""
+class SftConfig(preset.PresetConfig):
+    """Cross-entropy on demonstrations, as a paper or a release computes it."""
 
-    label_smoothing: float = 0.0  # mass spread evenly over the vocabulary
+    TABLE = "demonstrations"
+
+    method: str = "token_nll"  # a loss on tokens of the preset: token_nll, smoothed_nll, dft
+    compat: str = "paper"  # whose formula, reduction and defaults
+    label_smoothing: float = 0.0  # mass spread evenly over the vocabulary; makes it smoothed_nll
 
     def validate(self) -> None:
         shapes.check_number("algorithm.label_smoothing", self.label_smoothing, minimum=0, below=1)
+        self.check()
+
+    @property
+    def recipe(self) -> Any:
+        smoothed = self.label_smoothing and self.method == "token_nll"
+        return preset.recipe(self.compat, "smoothed_nll" if smoothed else self.method, self.TABLE)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
 
 
 def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
     """Minimises -log p(answer token | prompt, answer before), averaged over all answer tokens.
 
-    Batch: tokens, loss_mask (true on answers), segments, positions, each [B, T].
-    Reference: Ouyang et al. 2022, section 3.1.
+    Batch: a table of demonstrations; the loss mask is true on answers.
+    Reference: Ouyang et al. 2022, section 3.1; `compat` names those of the other losses.
     """
     config.validate()
 
@@ -32,20 +49,29 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
         bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)
         stats = scoring.stats_of(model, bound, states, batch["tokens"])
-        nll = losses.token_nll(stats.logprob, mask)
-        target = nll
-        if config.label_smoothing:
-            target = losses.smoothed_nll(
-                stats.logprob,
-                stats.logsumexp,
-                stats.mean_logit,
-                mask,
-                label_smoothing=config.label_smoothing,
-            )
-        return {"target": mean.masked(target, mask), **penalties}, {
+        arrays = {
+            "token_logprobs": stats.logprob,
+            "logsumexp": stats.logsumexp,
+            "mean_logits": stats.mean_logit,
+            "mask": mask,
+        }
+        terms = config.recipe(arrays, **config.options)
+        return {**terms, **penalties}, {
             **penalties,
-            "nll": mean.masked(nll, mask),
+            "nll": mean.masked(losses.token_nll(stats.logprob, mask), mask),
             "entropy": mean.masked(stats.entropy, mask),
         }
 
-    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss)
+    passes = (program.Pass("policy", trained=True),)
+    return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss, passes=passes)
+
+
+SftConfig.METHOD = method.Method(
+    name="sft",
+    make=lambda networks, config, task: sft(networks["policy"], config),
+    table=lambda config: "demonstrations",
+    roles=lambda config: {"policy": method.Role(trained=True, source="policy")},
+    evaluators=lambda config: (likelihood.of("demonstrations"),),
+    formula=SftConfig.formula,
+    curves=("nll",),
+)

@@ -3,21 +3,19 @@
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import inspect
 import math
 import pathlib
 import re
-import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from alignjax.cli import outcome
+from alignjax.core import source_file
 
-MODULE = "alignjax_config_file"  # what a config file is called while it runs
 WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
 
 
@@ -130,34 +128,6 @@ def walk(node: Any, path: str, where: str) -> dict[str, Field]:
     return found
 
 
-@contextlib.contextmanager
-def importable(file: pathlib.Path) -> Iterator[None]:
-    """`from experiments import common` works inside, and leaves no module behind."""
-    folder = next((p for p in file.parents if p.name == "experiments"), file.parent)
-    root, written = str(folder.parent), sys.dont_write_bytecode
-    before = set(sys.modules)
-    tops = {"experiments", MODULE}
-    if folder.name not in before:
-        tops.add(folder.name)
-    aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
-    sys.path.insert(0, root)
-    if folder.name in tops and not (folder / "__init__.py").exists():
-        package = types.ModuleType(folder.name)  # else one of that name elsewhere would win
-        package.__path__ = [str(folder)]
-        sys.modules[folder.name] = package
-    sys.dont_write_bytecode = True  # a .pyc is told from its source by whole seconds only
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = written
-        if root in sys.path:
-            sys.path.remove(root)
-        for name in [n for n in sys.modules if n.partition(".")[0] in tops]:
-            del sys.modules[name]
-        sys.modules.update(aside)
-
-
 def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
     """(module, configuration, its fields) of FILE or FILE:VARIANT.
 
@@ -176,12 +146,9 @@ def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
         raise one_line_error(
             f"--config must be a readable Python file; got {given!r}: {reason}.{hint}"
         ) from None
-    module = types.ModuleType(MODULE)
-    module.__file__ = str(file)
-    with importable(file):
-        sys.modules[MODULE] = module
+    with contextlib.ExitStack() as stack:
         try:
-            exec(compile(source, str(file), "exec"), module.__dict__)
+            module = stack.enter_context(source_file.running(file, source))
             if not callable(module.__dict__.get("get_config")):
                 raise ValueError("the file must define get_config(arg: str = ''); got none.")
             config = module.__dict__["get_config"](*([variant] if colon else []))

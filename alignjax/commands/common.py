@@ -12,12 +12,16 @@ from collections.abc import Iterator
 
 import jax
 
-from alignjax import runs
 from alignjax.cli import flags, outcome
 from alignjax.core import errors
 from alignjax.parallel import processes
+from alignjax.runs import records
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
+BEST = flags.Option("best", bool, False, "the best state (loop.keep_best) in place of the last")
+DEFINITIONS = flags.Option(
+    "definitions", str, "", "file that defines the run's own method, data or model, if it has moved"
+)
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
 # The same command, started once for each process, is one run on the devices of all of them.
 PROCESSES = (
@@ -50,8 +54,8 @@ def join(parsed: flags.Parsed) -> None:
     stop_on_sigterm()  # JAX's own handler, set by joining, would swallow the signal
     processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
     shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
-    config = runs.flat(parsed.config) if parsed.config is not None else {}
-    processes.check_same("command and configuration", runs.as_json({**shared, **config}))
+    config = records.flat(parsed.config) if parsed.config is not None else {}
+    processes.check_same("command and configuration", records.as_json({**shared, **config}))
 
 
 def code_digest() -> str:
@@ -62,7 +66,7 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """A line for people, on stderr."""
     if processes.is_first():
         print(line, file=sys.stderr, flush=True)

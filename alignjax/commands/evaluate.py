@@ -2,9 +2,9 @@
 
 import json
 
-from alignjax import evaluation
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.runs import evaluation
 
 OPTIONS = (
     common.WORKDIR,
@@ -12,6 +12,8 @@ OPTIONS = (
     flags.Option("rows", int, 64, "rows scored at once"),
     flags.Option("seed", int, 0, "of the completions that are drawn"),
     flags.Option("json", bool, False, "print one JSON object instead of lines"),
+    common.BEST,
+    common.DEFINITIONS,
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -21,11 +23,16 @@ def main(parsed: flags.Parsed) -> None:
     """Prints each number with its standard error."""
     options = parsed.options
     common.join(parsed)
-    found = evaluation.evaluate(
-        common.run_folder(parsed), rows=options["rows"], seed=options["seed"]
+    numbers = evaluation.evaluate(
+        common.run_folder(parsed),
+        rows=options["rows"],
+        seed=options["seed"],
+        best=options["best"],
+        log=common.log,
+        definitions=options["definitions"],
     )
     if options["json"]:
-        common.tell(json.dumps({name: value.as_dict() for name, value in found.items()}))
+        common.tell(json.dumps({name: value.as_dict() for name, value in numbers.items()}))
         return
-    for name, value in found.items():
+    for name, value in numbers.items():
         common.tell(f"{name}: {value.value:.4f} ± {value.se:.4f} (n = {value.n})")

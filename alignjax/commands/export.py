@@ -2,17 +2,19 @@
 
 import pathlib
 
-from alignjax import exchange
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import shapes
 from alignjax.models.config import DTYPES
+from alignjax.runs import exchange
 
 OPTIONS = (
     common.WORKDIR,
     flags.Option("to", str, "", "the model folder to write, new or empty"),
     flags.Option("dtype", str, "", "float32 or bfloat16; empty is that of the run"),
     flags.Option("adapters", bool, False, "write the adapters alone, in peft's format"),
+    common.BEST,
+    common.DEFINITIONS,
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -30,5 +32,7 @@ def main(parsed: flags.Parsed) -> None:
         pathlib.Path(options["to"]),
         dtype=options["dtype"],
         adapters=options["adapters"],
-        say=common.say,
+        best=options["best"],
+        log=common.log,
+        definitions=options["definitions"],
     )

@@ -1,8 +1,8 @@
 """alignjax import: open weights as a run's folder."""
 
-from alignjax import exchange, experiment
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.runs import exchange, experiment
 
 OPTIONS = (common.WORKDIR, common.DEBUG)
 NEEDS_CONFIG = True
@@ -16,5 +16,5 @@ def main(parsed: flags.Parsed) -> None:
             f"({parsed.name})."
         )
     workdir = common.workdir(parsed)
-    exchange.import_model(parsed.config, workdir, say=common.say)
+    exchange.import_model(parsed.config, workdir, log=common.log)
     print(f"finished: {workdir}")

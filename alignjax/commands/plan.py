@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from alignjax import experiment
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import shapes
 from alignjax.planning import planner, report, sweep, sweep_report, topology
+from alignjax.runs import experiment
 
 OPTIONS = (
     flags.Option("topology", str, "", "v5e:4x4, v5p:2x2x4, ..., cuda:8 or cpu:8"),
@@ -34,7 +34,7 @@ def main(parsed: flags.Parsed) -> int:
     if options["sweep"]:
         return _sweep(parsed.config, machine, name, options)
     wanted = options["evaluation"]
-    made = planner.plan(parsed.config, machine, common.say, evaluation=wanted)
+    made = planner.plan(parsed.config, machine, common.log, evaluation=wanted)
     common.tell(json.dumps(report.table(made, name)) if options["json"] else report.text(made))
     return 0 if made.fits else 1
 
@@ -44,7 +44,7 @@ def _sweep(
 ) -> int:
     """The best of several ways to run; exit 1 where none fits."""
     shapes.check_number("--compiles", options["compiles"], minimum=1)
-    made = sweep.sweep(config, machine, common.say, compiles=options["compiles"])
+    made = sweep.sweep(config, machine, common.log, compiles=options["compiles"])
     as_json = options["json"]
     common.tell(json.dumps(sweep_report.table(made, name)) if as_json else sweep_report.text(made))
     return 0 if made.best is not None else 1

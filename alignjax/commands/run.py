@@ -1,11 +1,9 @@
 """alignjax run: a lifecycle, from pretraining to the report."""
 
-from typing import Any
-
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import errors
-from alignjax.lifecycles import human, review, stages
+from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.reporting import report
 
@@ -15,14 +13,10 @@ NEEDS_CONFIG = True
 
 def main(parsed: flags.Parsed) -> int | None:
     """Runs what is not finished, prints the table; exit 1 when a gate is missed."""
-    lifecycles: dict[type, Any] = {
-        review.ReviewLifecycle: review.run,
-        human.HumanLifecycle: human.run,
-    }
-    run = lifecycles.get(type(parsed.config))
-    if run is None:
+    config = parsed.config
+    if not isinstance(config, lifecycle.Lifecycle):
         raise ValueError(
-            f"alignjax run takes a lifecycle; got {type(parsed.config).__name__} ({parsed.name}). "
+            f"alignjax run takes a lifecycle; got {type(config).__name__} ({parsed.name}). "
             "Use `alignjax train` for a single experiment."
         )
     workdir = common.workdir(parsed)
@@ -30,12 +24,12 @@ def main(parsed: flags.Parsed) -> int | None:
     common.keep_freed_memory()
     common.stop_on_sigterm()
     with common.compilation_cache(workdir):
-        gates = run(parsed.config, workdir, common.say)
+        gates = lifecycle.run(config, workdir, common.log)
     # The experiment states its numbers for the configuration in the file, not for a changed one.
     if processes.is_first():
         if not {name for name in parsed.overrides if name != "data.path"}:
             expected = getattr(parsed.module, "EXPECTED", {}).get(parsed.variant, {})
-            stages.add_expected(workdir / "results.json", expected)
+            lifecycle.add_expected(workdir / "results.json", expected)
         print(report.write(workdir))
         print(f"\nreport: {workdir / 'report.html'}")
     missed = [gate.name for gate in gates if not gate.passed]

@@ -1,9 +1,9 @@
 """alignjax sample: completions of a trained run, or of open weights."""
 
-from alignjax import evaluation
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.evals import adapted
+from alignjax.runs import evaluation
 from alignjax.sampling import transforms
 
 OPTIONS = (
@@ -24,6 +24,8 @@ OPTIONS = (
     flags.Option("top_k", int, 0, "keep the k most likely tokens; 0 keeps all"),
     flags.Option("top_p", float, 1.0, "keep the most likely tokens up to this mass"),
     flags.Option("seed", int, 0, "of the draws"),
+    common.BEST,
+    common.DEFINITIONS,
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -43,7 +45,8 @@ def main(parsed: flags.Parsed) -> None:
         answers = _of_weights(options, config, shared)
     else:
         folder = common.run_folder(parsed)
-        answers = evaluation.sample(folder, config=config, **shared)
+        own = {name: options[name] for name in ("best", "definitions")}
+        answers = evaluation.sample(folder, config=config, **shared, **own)
     for prompt, completion in answers:
         print(f"> {prompt}\n{completion}\n")
 

@@ -1,10 +1,16 @@
 """alignjax train: one experiment."""
 
-from alignjax import experiment
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.runs import experiment, train
+from alignjax.training import speed
 
-OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEBUG)
+OPTIONS = (
+    common.WORKDIR,
+    *common.PROCESSES,
+    flags.Option("profile", str, "", "START:STEPS to trace into profile/, for TensorBoard"),
+    common.DEBUG,
+)
 NEEDS_CONFIG = True
 
 
@@ -15,10 +21,10 @@ def main(parsed: flags.Parsed) -> None:
             f"alignjax train takes an experiment; got {type(parsed.config).__name__} "
             f"({parsed.name}). Use `alignjax run` for a lifecycle."
         )
-    workdir = common.workdir(parsed)
+    workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
     common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()
     with common.compilation_cache(workdir):
-        experiment.train(parsed.config, workdir, name=parsed.name, say=common.say)
+        train.train(parsed.config, workdir, name=parsed.name, log=common.log, profile=profile)
     common.tell(f"finished: {workdir}")

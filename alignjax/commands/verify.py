@@ -2,9 +2,9 @@
 
 import jax
 
-from alignjax import evaluation
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.runs import evaluation
 
 OPTIONS = (common.WORKDIR, common.DEBUG)
 NEEDS_CONFIG = False

@@ -33,6 +33,11 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "wpo": "WPO's, if asked",
         "wpo_at_most_1": "WPO's, cut at 1, if asked",
         "udm": "UDM's, of undesirable answers, if asked",
+        "sampler_gate": "ratio of trainer to sampler, gated, with correction",
+        "token_filter": "0 or 1: the top entropy_share of tokens, rows near the policy",
+        "token_filter_and_sampler": "0 or 1: the top entropy_share of tokens, rows near the "
+        "policy; times the ratio of trainer to sampler",
+        "token_weights": "token_weights of the arrays",
     },
     "reduction": {
         "": "none",
@@ -42,6 +47,10 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "row_mean": "mean over each row's tokens, then over rows",
         "row_sum": "sum over each row's tokens, then mean over rows",
         "token_mean": "mean over all tokens",
+        "whitening": "to mean 0 and variance 1 over all tokens",
+        "whitening_of_samples": "to mean 0 and variance 1 over all samples",
+        "whitening_over_tokens": "at each token of a sample, to mean 0 and variance 1 (over n - 1)",
+        "whitening_unbiased": "to mean 0 and variance 1 (over n - 1) over all tokens",
     },
 }
 PARTS = ("score", "divergence", "divergences", "link", "weight", "reduction", "terms")

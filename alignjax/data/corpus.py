@@ -1,26 +1,28 @@
 """What an experiment asks of its data, whatever the data is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Table = dict[str, np.ndarray]
+from alignjax.data import tables
+from alignjax.text import chat
 
-# documents, demonstrations: tokens, loss_mask, segments, positions [N, T]
-# pairs: the same [N, K, T] over the answers to a prompt; where there are more than two, also
-#   preferred [N, P, 2] and pair_mask [N, P], the comparisons; else answer 0 is the chosen one
-# prompts: prompts [N, P] padded right, lengths [N]
-KINDS = ("documents", "demonstrations", "pairs", "prompts")
+Table = tables.Table
+Log = Callable[[str], None]  # takes a line for people
 
 
 class Corpus(NamedTuple):
     """Tables of token ids, and what is needed to read them.
 
-    table: (kind, split) -> Table; kinds as in KINDS, splits "train" and "eval".
+    kinds: which tables of `tables.KINDS` there are. table: (kind, split) -> Table; splits "train"
+      and "eval".
     gold: (tokens [N, T], lengths [N]) -> [N], the known true reward; None where there is none.
     text: ids -> readable text. fingerprints: named hashes of everything that the ids depend on.
-    summary: lines about what was read, dropped and cut.
+    speaker: the tokenizer with its layout of conversations; None where rows are no text.
+    conversation: (split, index) -> the turns of the prompt with this `index`, for models that read
+      text with a tokenizer of their own; None where rows are no text.
+    world: the generator of synthetic data. summary: lines about what was read, dropped and cut.
     """
 
     vocab_size: int
@@ -28,9 +30,72 @@ class Corpus(NamedTuple):
     eos: int
     length: int
     prompt_length: int
+    kinds: tuple[str, ...]
     table: Callable[[str, str], Table]
     text: Callable[[np.ndarray], str]
     fingerprints: Mapping[str, str]
-    gold: Any = None
+    gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    speaker: chat.Speaker | None = None
+    conversation: Callable[[str, int], Sequence[chat.Turn]] | None = None
     world: Any = None
     summary: tuple[str, ...] = ()
+
+    def read(self, kind: str, split: str) -> Table:
+        """The table of a kind, compared with the contract.
+
+        Raises:
+          ValueError: this data has no such table, or the table breaks the contract.
+        """
+        if kind not in self.kinds:
+            raise ValueError(
+                f"data must hold {kind}; got data with {', '.join(self.kinds)} (data)."
+            )
+        return tables.check(self.table(kind, split), kind)
+
+
+class DataConfig:
+    """What every data configuration is: a dataclass, with its options as fields, that makes a
+    corpus. A subclass in any file is data that every method can be trained on.
+    """
+
+    def validate(self) -> None:
+        """Raises ValueError where an option is wrong."""
+
+    def make(self, log: Log) -> Corpus:
+        """The corpus; `log` takes lines on what was kept, cut and dropped.
+
+        Raises:
+          ValueError: the data are missing or bad.
+        """
+        raise NotImplementedError
+
+    def outline(self) -> Corpus:
+        """The corpus's sizes without its rows, for plans; only sizes, kinds, pad and eos are read.
+
+        The default reads the data; a subclass whose data may not be here says its sizes itself.
+        """
+        return self.make(lambda line: None)
+
+    def where(self) -> tuple[str, ...]:
+        """Names of fields that say where the data lie, not what they are: they may change when a
+        run goes on, for fingerprints tell whether the data are the same."""
+        return ()
+
+
+def outline(*, vocab_size: int, length: int, prompt_length: int, kinds: Sequence[str]) -> Corpus:
+    """A corpus of sizes alone, as `DataConfig.outline` returns it."""
+
+    def table(kind: str, split: str) -> Table:
+        raise ValueError("an outline of data has no rows (corpus.outline). Use DataConfig.make.")
+
+    return Corpus(
+        vocab_size=vocab_size,
+        pad=0,
+        eos=1,
+        length=length,
+        prompt_length=prompt_length,
+        kinds=tuple(kinds),
+        table=table,
+        text=str,
+        fingerprints={},
+    )

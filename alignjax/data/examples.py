@@ -180,7 +180,7 @@ def prompt_table(
     A prompt above P tokens loses its oldest turns, never BOS, a leading system turn if that
     fits, or the last human turn; a last turn that is too long alone loses its beginning.
 
-    Returns: tokens [N, P], lengths [N] in tokens, index [N]: the row's place in `rows`.
+    Returns: prompts [N, P], lengths [N] in tokens, index [N]: the row's place in `rows`.
     Raises: ValueError for prompt_length below 4, no row, or too large a share truncated.
     """
     _check_prompt_length(prompt_length)
@@ -191,12 +191,32 @@ def prompt_table(
         tokens[number, : len(ids)] = ids
         lengths[number] = len(ids)
         truncated += cut
-    table = {"tokens": tokens, "lengths": lengths, "index": np.arange(len(rows), dtype=np.int32)}
+    table = {"prompts": tokens, "lengths": lengths, "index": np.arange(len(rows), dtype=np.int32)}
     counts = Counts(
         read=len(rows), kept=len(rows), truncated_prompts=truncated, truncated=truncated,
         tokens=int(lengths.sum()),
     )  # fmt: skip
     return table, _checked(counts, max_truncated_share, "prompt_table")
+
+
+def answer_ids(
+    tokenizer: chat.Speaker,
+    prompt: collections.abc.Sequence[chat.Turn],
+    answer: str,
+    length: int,
+    prompt_length: int,
+    *,
+    ended: bool,
+) -> list[int]:
+    """Returns the ids of a prompt, cut as in `prompt_table`, and an answer to it, at most `length`.
+
+    Without `ended` the token that ends an answer is left out.
+    """
+    ids, turns, _ = _prompt_ids(tokenizer, prompt, prompt_length)
+    more, mask = chat.continue_chat(tokenizer, turns, [chat.Turn(chat.ASSISTANT, answer)])
+    if not ended and any(mask):
+        more = more[: len(mask) - 1 - mask[::-1].index(True)]
+    return [*ids, *more][:length]
 
 
 def _language_rows(tokenizer, documents, length: int, pack: bool) -> Table:

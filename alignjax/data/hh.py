@@ -1,17 +1,19 @@
 """Human preferences as a corpus: transcripts, a tokenizer trained on them, and their tables."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from alignjax.core import shapes
-from alignjax.data import corpus, examples, sources
+from alignjax.data import corpus, derive, examples, sources
 from alignjax.text import chat, chat_format
 from alignjax.text import tokenizer as tokenizers
 from alignjax.text.tokenizers import load
 
+KINDS = ("documents", "demonstrations", "pairs", "rankings", "unpaired", "prompts")
+
 
 @dataclasses.dataclass(kw_only=True)
-class HhConfig:
+class HhConfig(corpus.DataConfig):
     """A folder of {"chosen", "rejected"} transcripts: jsonl, jsonl.gz or array_record."""
 
     path: str = "data/hh-rlhf"  # the folder, or one file
@@ -43,6 +45,20 @@ class HhConfig:
                 f"data.prompt_length must be below data.length; got {self.prompt_length} and "
                 f"{self.length} (data). Leave room for an answer."
             )
+
+    def make(self, log: corpus.Log) -> corpus.Corpus:
+        return make_corpus(self, log)
+
+    def outline(self) -> corpus.Corpus:
+        return corpus.outline(
+            vocab_size=self.vocab_size,
+            length=self.length,
+            prompt_length=self.prompt_length,
+            kinds=KINDS,
+        )
+
+    def where(self) -> tuple[str, ...]:
+        return ("path",)
 
 
 def conversations(rows) -> list[tuple[chat.Turn, ...]]:
@@ -85,8 +101,36 @@ def make_tokenizer(
     return tokenizers.train_tokenizer(texts, config.vocab_size)
 
 
-def make_corpus(config: HhConfig, say: Callable[[str], None]) -> corpus.Corpus:
-    """The corpus of a folder; `say` gets a line of counts (kept, cut, dropped) for each table.
+def _table(
+    config: HhConfig,
+    tokenizer: chat.Speaker,
+    rows: Sequence[sources.Preference],
+    kind: str,
+) -> tuple[corpus.Table, examples.Counts]:
+    share = config.max_truncated_share
+    if kind == "documents":
+        return examples.text_table(tokenizer, conversations(rows), config.length, pack=config.pack)
+    if kind == "demonstrations":
+        return examples.language_table(
+            tokenizer,
+            conversations(rows),
+            config.length,
+            pack=config.pack,
+            max_truncated_share=share,
+        )
+    if kind == "prompts":
+        return examples.prompt_table(
+            tokenizer, rows, config.prompt_length, max_truncated_share=share
+        )
+    table, counts = examples.pair_table(
+        tokenizer, rows, config.length, config.prompt_length, max_truncated_share=share
+    )
+    derived = {"unpaired": derive.unpaired, "rankings": derive.rankings}
+    return derived[kind](table) if kind in derived else table, counts
+
+
+def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
+    """The corpus of a folder; `log` takes a line of counts (kept, cut, dropped) for each table.
 
     Raises:
       ValueError: the folder, a row or a number is bad; one line says which.
@@ -96,30 +140,9 @@ def make_corpus(config: HhConfig, say: Callable[[str], None]) -> corpus.Corpus:
     tokenizer = make_tokenizer(config, splits)
 
     def table(kind: str, split: str) -> corpus.Table:
-        rows, share = splits[split].rows, config.max_truncated_share
-        if kind == "documents":
-            made, count = examples.text_table(
-                tokenizer, conversations(rows), config.length, pack=config.pack
-            )
-        elif kind == "demonstrations":
-            made, count = examples.language_table(
-                tokenizer,
-                conversations(rows),
-                config.length,
-                pack=config.pack,
-                max_truncated_share=share,
-            )
-        elif kind == "pairs":
-            made, count = examples.pair_table(
-                tokenizer, rows, config.length, config.prompt_length, max_truncated_share=share
-            )
-        else:
-            made, count = examples.prompt_table(
-                tokenizer, rows, config.prompt_length, max_truncated_share=share
-            )
-            made = {"prompts": made["tokens"], "lengths": made["lengths"]}
-        say(f"{kind} of {split}: {count}")
-        return made
+        rows, counts = _table(config, tokenizer, splits[split].rows, kind)
+        log(f"{kind} of {split}: {counts}")
+        return rows
 
     return corpus.Corpus(
         vocab_size=tokenizer.vocab_size,
@@ -127,6 +150,7 @@ def make_corpus(config: HhConfig, say: Callable[[str], None]) -> corpus.Corpus:
         eos=tokenizer.eos_id,
         length=config.length,
         prompt_length=config.prompt_length,
+        kinds=KINDS,
         table=table,
         text=lambda ids: tokenizer.decode(int(i) for i in ids),
         fingerprints={
@@ -134,5 +158,7 @@ def make_corpus(config: HhConfig, say: Callable[[str], None]) -> corpus.Corpus:
             "train": splits["train"].fingerprint,
             "eval": splits["eval"].fingerprint,
         },
-        summary=tuple(f"{name}: {found.summary()}" for name, found in splits.items()),
+        speaker=tokenizer,
+        conversation=lambda split, index: splits[split].rows[index].prompt,
+        summary=tuple(f"{name}: {preferences.summary()}" for name, preferences in splits.items()),
     )

@@ -2,15 +2,16 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 
 from alignjax.core import shapes
 from alignjax.data import corpus, examples, records, sources
 from alignjax.text import chat, chat_format
 
+KINDS = ("documents", "demonstrations", "prompts")
+
 
 @dataclasses.dataclass(kw_only=True)
-class InstructConfig:
+class InstructConfig(corpus.DataConfig):
     """A folder of JSONL rows with a question and an answer, and the tokenizer of open weights."""
 
     path: str = "data/gsm8k"  # the folder, or one file; file names say train or eval
@@ -40,6 +41,17 @@ class InstructConfig:
                     f"data.{name} must be given; got '' (data). Name the "
                     f"{'model folder' if name == 'tokenizer' else 'field'}."
                 )
+
+    def make(self, log: corpus.Log) -> corpus.Corpus:
+        return make_corpus(self, log)
+
+    def outline(self) -> corpus.Corpus:
+        return corpus.outline(
+            vocab_size=0, length=self.length, prompt_length=self.prompt_length, kinds=KINDS
+        )
+
+    def where(self) -> tuple[str, ...]:
+        return ("path",)
 
 
 def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]], str]:
@@ -78,8 +90,11 @@ def make_format(config: InstructConfig) -> chat_format.ChatFormat:
     return chat_format.load_chat_format(config.tokenizer, template=config.template, pad=config.pad)
 
 
-def make_corpus(config: InstructConfig, say: Callable[[str], None]) -> corpus.Corpus:
-    """The corpus of a folder; `say` gets a line of counts for each table.
+def make_corpus(config: InstructConfig, log: corpus.Log) -> corpus.Corpus:
+    """The corpus of a folder; `log` takes a line of counts for each table.
+
+    Documents are whole conversations, every token of them a target; in demonstrations the answers'
+    tokens alone are.
 
     Raises:
       ValueError: the folder, a row, the tokenizer or a number is bad; one line says which.
@@ -91,23 +106,19 @@ def make_corpus(config: InstructConfig, say: Callable[[str], None]) -> corpus.Co
     def table(kind: str, split: str) -> corpus.Table:
         rows, _ = splits[split]
         share = config.max_truncated_share
-        if kind in ("documents", "demonstrations"):
-            made, count = examples.language_table(
+        if kind == "documents":
+            columns, counts = examples.text_table(form, rows, config.length, pack=config.pack)
+        elif kind == "demonstrations":
+            columns, counts = examples.language_table(
                 form, rows, config.length, pack=config.pack, max_truncated_share=share
             )
-        elif kind == "prompts":
-            asked = [chat.Pair(turns[:1], turns[1:], turns[1:], False) for turns in rows]
-            made, count = examples.prompt_table(
-                form, asked, config.prompt_length, max_truncated_share=share
-            )
-            made = {"prompts": made["tokens"], "lengths": made["lengths"]}
         else:
-            raise ValueError(
-                f"data must hold {kind} for this method; got questions and answers (data). "
-                "Use preference data, or a method that needs none."
+            questions = [chat.Pair(turns[:1], turns[1:], turns[1:], False) for turns in rows]
+            columns, counts = examples.prompt_table(
+                form, questions, config.prompt_length, max_truncated_share=share
             )
-        say(f"{kind} of {split}: {count}")
-        return made
+        log(f"{kind} of {split}: {counts}")
+        return columns
 
     return corpus.Corpus(
         vocab_size=form.vocab_size,
@@ -115,11 +126,14 @@ def make_corpus(config: InstructConfig, say: Callable[[str], None]) -> corpus.Co
         eos=form.eos_id,
         length=config.length,
         prompt_length=config.prompt_length,
+        kinds=KINDS,
         table=table,
         text=lambda ids: form.decode(int(i) for i in ids),
         fingerprints={
             "tokenizer": form.fingerprint,
             **{split: fingerprint for split, (_, fingerprint) in splits.items()},
         },
+        speaker=form,
+        conversation=lambda split, index: splits[split][0][index][:1],
         summary=tuple(f"{split}: {len(rows)} rows" for split, (rows, _) in splits.items()),
     )

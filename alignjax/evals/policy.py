@@ -8,15 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.core import keys
-from alignjax.data import corpus, pipeline
+from alignjax.data import corpus as corpora
+from alignjax.data import pipeline, tables
+from alignjax.evals import estimate, evaluator
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.rewards import learned
-from alignjax.sampling import generate, transforms
+from alignjax.sampling import generate, plan, transforms
+from alignjax.training import program
+
+PROMPTS = 2048  # of the eval split that a policy is sampled on, at most
 
 
-class Drawn(NamedTuple):
+class Completions(NamedTuple):
     """One completion a prompt, as host arrays over N prompts; T tokens a row.
 
     kl: nats a completion, the sum over its tokens of KL(policy || reference) of the next-token
@@ -29,12 +34,41 @@ class Drawn(NamedTuple):
     ended: np.ndarray
     kl: np.ndarray
     entropy: np.ndarray
-    score: np.ndarray  # by the reward model; nan where none was given
+    score: np.ndarray  # by the reward model; nan where there is none
 
     @property
     def completion_lengths(self) -> np.ndarray:
         """Tokens of each completion, EOS included."""
         return self.lengths - self.prompt_lengths
+
+
+def make_measure(
+    model: models.Model, temperature: float, reference_model: models.Model | None = None
+) -> Callable[[Any, Any, generate.Samples], tuple[jax.Array, jax.Array, jax.Array]]:
+    """Jitted (policy, reference or None, samples) -> (KL [B], entropy [B], largest drift)."""
+
+    @jax.jit
+    def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
+        batch, mask = learned.as_batch(samples), samples.mask
+        hidden = scoring.hidden_states(model, policy, batch)
+        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], temperature=temperature)
+        if reference is None:
+            kl = jnp.zeros_like(stats.logprob)
+        else:
+            kl = scoring.token_divergence(
+                model,
+                policy,
+                hidden,
+                reference,
+                batch,
+                temperature=temperature,
+                other_model=reference_model,
+            )
+        drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
+        sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
+        return *sums, drift
+
+    return measure
 
 
 def make_sampler(
@@ -45,49 +79,120 @@ def make_sampler(
     pad: int,
     rows: int,
     max_drift: float = 0.0,
-) -> Callable[..., Drawn]:
-    """(policy, reference, prompts, seed, *, reward=None) -> Drawn.
+    reference_model: models.Model | None = None,
+    score: learned.RewardFn | None = None,
+) -> Callable[..., Completions]:
+    """(policy, reference, prompts, seed, *, reward=None) -> Completions.
 
     `rows` prompts are sampled at a time. The drift between sampler and scorer is checked on every
-    batch, where the sampled law is the model's own.
+    batch, where the sampled distribution is the model's own. The parameters `reward` are read by
+    `score` as frozen["reward"]; it is that of a reward model of the policy's shape unless given.
     """
     run = generate.make_generate(model, config, eos=eos, pad=pad)
-    temperature = config.temperature or 1.0
-    score_rows = learned.learned(model)
-
-    @jax.jit
-    def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
-        batch, mask = learned.as_batch(samples), samples.mask
-        heat = {"temperature": temperature}
-        hidden = scoring.hidden_states(model, policy, batch)
-        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], **heat)
-        if reference is None:
-            kl = jnp.zeros_like(stats.logprob)
-        else:
-            kl = scoring.token_divergence(model, policy, hidden, reference, batch, **heat)
-        drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
-        sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
-        return *sums, drift
+    measure = make_measure(model, config.temperature or 1.0, reference_model)
+    score_rows = learned.learned(model) if score is None else score
 
     def sample(
-        policy: Any, reference: Any, prompts: corpus.Table, seed: int, *, reward: Any = None
-    ) -> Drawn:
+        policy: Any, reference: Any, prompts: tables.Table, seed: int, *, reward: Any = None
+    ) -> Completions:
         key = keys.stream(seed, "evaluation")
         parts = []
         for number, (batch, real) in enumerate(pipeline.in_order(prompts, rows)):
-            given = hosts.to_global(batch)
-            samples = run(policy, given["prompts"], given["lengths"], keys.at(key, number))
+            columns = hosts.to_global(batch)
+            samples = run(policy, columns["prompts"], columns["lengths"], keys.at(key, number))
             # A policy's divergence from itself needs no second model.
             other = None if reference is policy else reference
             kl, entropy, drift = measure(policy, other, samples)
             if not config.is_truncated:
                 generate.check_drift(drift, generate.drift_limit(model, max_drift))
-            columns = [samples.tokens, samples.lengths, samples.prompt_lengths, samples.ended]
-            columns += [kl, entropy]
+            arrays = [samples.tokens, samples.lengths, samples.prompt_lengths, samples.ended]
             missing = jnp.full(samples.lengths.shape, jnp.nan)
-            columns.append(missing if reward is None else score_rows({"reward": reward}, samples))
-            parts.append([x[:real] for x in hosts.to_host(columns)])
+            scores = missing
+            if reward is not None:
+                scores = score_rows({"reward": reward}, samples, columns)
+            arrays += [kl, entropy, scores]
+            parts.append([x[:real] for x in hosts.to_host(arrays)])
         joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return Drawn(*joined)
+        return Completions(*joined)
 
     return sample
+
+
+def sampling_of(subject: evaluator.Subject) -> transforms.SamplingConfig:
+    """How the method samples; plain sampling to the data's length where it does not say."""
+    corpus = subject.corpus
+    return subject.sampling or transforms.SamplingConfig(
+        max_new_tokens=corpus.length - corpus.prompt_length
+    )
+
+
+def prompts_of(corpus: corpora.Corpus) -> tables.Table:
+    """The prompts of the eval split that policies are judged on."""
+    return {name: x[:PROMPTS] for name, x in corpus.read("prompts", "eval").items()}
+
+
+def _judge(subject: evaluator.Subject) -> evaluator.Numbers:
+    corpus, networks, trees = subject.corpus, subject.networks, subject.trees
+    sample = make_sampler(
+        networks["policy"],
+        sampling_of(subject),
+        eos=corpus.eos,
+        pad=corpus.pad,
+        rows=subject.rows,
+        reference_model=networks.get("reference"),
+        score=subject.rewards.get("reward"),
+    )
+    policy, reward = trees["policy"], trees.get("reward")
+    reference = trees.get("reference", policy)
+    completions = sample(policy, reference, prompts_of(corpus), subject.seed, reward=reward)
+    numbers = {}
+    if corpus.gold is not None:
+        gold = corpus.gold(completions.tokens, completions.lengths)
+        numbers["gold reward"] = estimate.mean(gold)
+    if reward is not None:
+        numbers["reward model score"] = estimate.mean(completions.score)
+    if "reference" in trees:
+        numbers["KL to the reference, nats"] = estimate.mean(completions.kl)
+    numbers["length, tokens"] = estimate.mean(completions.completion_lengths)
+    numbers["ended"] = estimate.mean(completions.ended)
+    return numbers
+
+
+def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    corpus, networks, trees = subject.corpus, subject.networks, subject.trees
+    sampling, key = sampling_of(subject), jax.eval_shape(lambda: jax.random.key(0))
+    policy, length = trees["policy"], corpus.prompt_length + sampling.max_new_tokens
+    generation = plan.generation(
+        networks["policy"],
+        sampling,
+        policy,
+        parts=(("parameters", policy),),
+        rows=subject.rows,
+        prompt_length=corpus.prompt_length,
+        eos=corpus.eos,
+        pad=corpus.pad,
+        key=key,
+        name="evaluate generate",
+    )
+    samples = plan.samples(subject.rows, length)
+    reference = trees.get("reference")
+    passes: tuple[program.Pass, ...] = (program.Pass("policy"),)
+    if reference is not None:
+        passes = (*passes, program.Pass("reference", plain=True))
+    measure = program.Program(
+        "evaluate divergence",
+        make_measure(networks["policy"], sampling.temperature or 1.0, networks.get("reference")),
+        (policy, reference, samples),
+        (("parameters", policy), ("frozen", reference), ("batch", samples)),
+        rows=subject.rows,
+        length=length,
+        passes=passes,
+        more_heads=("policy",) if reference is not None else (),
+    )
+    return generation, measure
+
+
+# Reward, exact KL to the reference and length of a policy's completions.
+SAMPLES = evaluator.Evaluator(
+    "samples", _judge, reads=("policy",), optional=("reference", "reward"), programs=_programs
+)

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.data import corpus, pipeline
-from alignjax.evals import estimate
+from alignjax.data import pipeline, tables
+from alignjax.evals import estimate, evaluator
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
+from alignjax.training import program
 
 AnswerScores = Callable[[Any, Any], jax.Array]  # (trees, batch [B, K, T]) -> [B, K]
 
@@ -26,23 +27,29 @@ def reward_scores(model: models.Model) -> AnswerScores:
     return jax.jit(score)
 
 
-def implicit_scores(model: models.Model) -> AnswerScores:
+def implicit_scores(
+    model: models.Model, reference_model: models.Model | None = None
+) -> AnswerScores:
     """log pi/ref [B, K] of a batch of answers, nats; trees are (policy, reference).
 
     Reference: Rafailov et al. 2023, equation 5, up to beta.
     """
+    both = (model, model if reference_model is None else reference_model)
 
     def score(trees: Any, batch: Any) -> jax.Array:
         rows = scoring.flatten_choices(batch)
         mask = scoring.counted(rows)
-        policy, reference = (scoring.token_stats(model, t, rows).logprob for t in trees)
+        policy, reference = (
+            scoring.token_stats(each, tree, rows).logprob
+            for each, tree in zip(both, trees, strict=True)
+        )
         ratio = jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1)
         return ratio.reshape(-1, batch["tokens"].shape[1])
 
     return jax.jit(score)
 
 
-def answer_scores(score: AnswerScores, trees: Any, table: corpus.Table, rows: int) -> np.ndarray:
+def answer_scores(score: AnswerScores, trees: Any, table: tables.Table, rows: int) -> np.ndarray:
     """Scores [N, K] of all answers of a table."""
     parts = [
         hosts.to_host(score(trees, hosts.to_global(batch)))[:real]
@@ -51,7 +58,7 @@ def answer_scores(score: AnswerScores, trees: Any, table: corpus.Table, rows: in
     return np.concatenate(parts)
 
 
-def in_pairs(values: np.ndarray, table: corpus.Table) -> np.ndarray:
+def in_pairs(values: np.ndarray, table: tables.Table) -> np.ndarray:
     """[M, 2]: the values [N, K] of every compared pair of a table, the preferred one first."""
     chosen, rejected, mask = (np.asarray(x) for x in scoring.compared(jnp.asarray(values), table))
     return np.stack([chosen[mask], rejected[mask]], axis=1)
@@ -61,3 +68,61 @@ def accuracy(scores: np.ndarray) -> estimate.Estimate:
     """Share of pairs [N, 2] whose choice 0 scores higher; a tie counts half."""
     margin = scores[:, 0] - scores[:, 1]
     return estimate.mean((margin > 0) + 0.5 * (margin == 0))
+
+
+def _pair_program(
+    subject: evaluator.Subject, run: Any, trees: dict[str, Any], passes: tuple[program.Pass, ...]
+) -> program.Program:
+    batch = program.batch("pairs", subject.rows, subject.corpus)
+    named = tuple(trees.values())
+    return program.Program(
+        "evaluate pairs",
+        run,
+        (named[0] if len(named) == 1 else named, batch),
+        (
+            ("parameters", named[0]),
+            *(("frozen", tree) for tree in named[1:]),
+            ("batch", batch),
+        ),
+        rows=2 * subject.rows,
+        length=subject.corpus.length,
+        passes=passes,
+    )
+
+
+def _scorer_accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
+    table = subject.corpus.read("pairs", "eval")
+    score = reward_scores(subject.networks["scorer"])
+    scores = answer_scores(score, subject.trees["scorer"], table, subject.rows)
+    return {"pair accuracy": accuracy(in_pairs(scores, table))}
+
+
+def _scorer_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    run = reward_scores(subject.networks["scorer"])
+    trees = {"scorer": subject.trees["scorer"]}
+    return (_pair_program(subject, run, trees, (program.Pass("scorer", head=False),)),)
+
+
+def _implicit_accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
+    table = subject.corpus.read("pairs", "eval")
+    score = implicit_scores(subject.networks["policy"], subject.networks["reference"])
+    trees = (subject.trees["policy"], subject.trees["reference"])
+    scores = answer_scores(score, trees, table, subject.rows)
+    return {"pair accuracy": accuracy(in_pairs(scores, table))}
+
+
+def _implicit_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    run = implicit_scores(subject.networks["policy"], subject.networks["reference"])
+    trees = {name: subject.trees[name] for name in ("policy", "reference")}
+    passes = (program.Pass("policy"), program.Pass("reference", plain=True))
+    return (_pair_program(subject, run, trees, passes),)
+
+
+# Share of held-out pairs that a reward model orders as people did.
+SCORER = evaluator.Evaluator(
+    "pair accuracy", _scorer_accuracy, reads=("scorer",), programs=_scorer_programs
+)
+# The same of the log-ratio of a policy to its reference.
+IMPLICIT = evaluator.Evaluator(
+    "pair accuracy", _implicit_accuracy, reads=("policy", "reference"), programs=_implicit_programs
+)

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import SingleDeviceSharding
 
-from alignjax import experiment
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import abstract, analytic, gradients, hlo, programs, schedule
+from alignjax.planning import analytic, gradients, hlo, programs, schedule
 from alignjax.planning import collectives as exchanges
 from alignjax.planning import flops as counting
 from alignjax.planning import memory as memories
 from alignjax.planning import topology as machines
+from alignjax.runs import experiment
 
 USABLE = 0.975  # of HBM: the runtime keeps some; libtpu's own limits are 97.7% to 98.4%
 
@@ -107,29 +107,29 @@ class Plan(NamedTuple):
 def plan(
     config: experiment.Experiment,
     machine: machines.Machine,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     evaluation: bool = False,
 ) -> Plan:
-    """Compiles every program of a run, and of its evaluation if that is asked for. `say` gets a
+    """Compiles every program of a run, and of its evaluation if that is asked for. `log` gets a
     line before each and one after it.
 
     Raises:
       ValueError: the sizes do not fit each other or the machine; nothing was compiled.
     """
-    config = abstract.without_data(config)
+    config = programs.without_data(config)
     mesh = meshes.make_mesh(config.mesh, machine.devices)
     with meshes.use(mesh):
         run = programs.build(config, dense=machine.kind != "tpu", evaluation=evaluation)
         sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
         found = []
         for number, call in enumerate(run.calls, 1):
-            say(f"{call.name}: compiling, {number} of {len(run.calls)}, for {machine.name}")
+            log(f"{call.name}: compiling, {number} of {len(run.calls)}, for {machine.name}")
             made = examine(call, run, machine, sizes)
             state = "does not fit" if not made.fits else "done"
-            say(f"{call.name}: {state}, {made.compile_seconds:.0f} s")
+            log(f"{call.name}: {state}, {made.compile_seconds:.0f} s")
             found.append(made)
-    method = experiment.method_name(config.algorithm)
+    method = config.algorithm.METHOD.name
     count = sum(x.size for x in jax.tree.leaves(run.state.params))
     return Plan(machine, method, count, sizes, tuple(found))
 

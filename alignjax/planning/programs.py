@@ -1,29 +1,27 @@
-"""The programs that a run executes, as jitted functions and the shapes of their arguments."""
+"""The programs that a run executes, as jitted functions and the shapes of their arguments.
 
-import contextlib
+A run is put together by the same assembly as in training (runs/assembly.py), of shapes.
+"""
+
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from alignjax import experiment
-from alignjax.algorithms import dpo, ppo
-from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import model as models
-from alignjax.models import transformer
 from alignjax.models.adapters import adapt
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import abstract, analytic, evaluating
-from alignjax.rewards import learned
-from alignjax.sampling import generate, placement, transforms
+from alignjax.planning import analytic
+from alignjax.runs import assembly, experiment, judging, sources
 from alignjax.training import algorithm as algorithms
-from alignjax.training import loop, optim, update
+from alignjax.training import loop, program, stepping, update
+from alignjax.training import method as methods
+
+ROWS = 64  # that an evaluation scores at once; more where the mesh has more shards of a batch
 
 
 class Call(NamedTuple):
@@ -60,7 +58,7 @@ class Call(NamedTuple):
 class Run(NamedTuple):
     """A run in shapes. held: trees that stay on the devices all along, (category, tree)."""
 
-    shape: model_config.TransformerConfig
+    shape: model_config.ModelConfig
     state: algorithms.TrainState
     frozen: Mapping[str, Any]
     held: tuple[tuple[str, Any], ...]
@@ -68,51 +66,36 @@ class Run(NamedTuple):
 
 
 NO_WORK = analytic.Work(0.0, 0.0)  # it moves data
-COLLECTED = ("old_logprobs", "old_values", "advantages", "returns")
 
 
-class _Build(NamedTuple):
-    """What the parts of `build` share."""
+class _Plan(NamedTuple):
+    """What the parts of `build` share. counts: by role; None where the formulas do not hold."""
 
-    config: experiment.Experiment
-    corpus: corpora.Corpus
-    shape: model_config.TransformerConfig
-    model: models.Model
+    parts: assembly.Assembly
     method: algorithms.Algorithm
-    start: dict[str, Any]
+    state: algorithms.TrainState
     frozen: dict[str, Any]
-    state: Any
     key: Any
-    tx_of: Callable[[Any], Any]
-    counts: analytic.Shape | None  # None where the formulas do not hold
+    counts: Mapping[str, analytic.Shape | None]
+
+    @property
+    def config(self) -> experiment.Experiment:
+        return self.parts.config
 
     @property
     def shards(self) -> tuple[int, int]:
         return axes.axis_size("batch"), axes.axis_size("vocab")
 
-    def passes(
-        self,
-        count: int,
-        length: int,
-        *,
-        trained: bool = False,
-        head: bool = True,
-        plain: bool = False,
-    ) -> tuple[analytic.Work, ...] | None:
-        """One model over whole rows; plain: without adapters."""
-        if self.counts is None:
-            return None
-        shape = self.counts.plain if plain else self.counts
-        body = analytic.body(shape, count, length, trained=trained)
-        if not head:
-            return (body,)
-        return body, analytic.head(shape, count, length, self.shards, trained=trained)
 
-
-def joined(*passes: tuple[analytic.Work, ...] | None) -> analytic.Work | None:
-    """The work of several passes; None where one is not known."""
-    known = [each for each in passes if each is not None]
-    return analytic.together(*sum(known, ())) if len(known) == len(passes) else None
+def without_data(config: experiment.Experiment) -> experiment.Experiment:
+    """A copy whose missing folders have names: a plan reads none of them."""
+    roles = config.algorithm.METHOD.roles(config.algorithm)
+    missing = {
+        role.source: role.source
+        for role in roles.values()
+        if role.required and not config.source(role)
+    }
+    return dataclasses.replace(config, **missing)
 
 
 def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool = False) -> Run:
@@ -122,253 +105,290 @@ def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool
     multiplies all rows.
 
     Raises:
-      ValueError: the configuration's sizes do not fit each other or the mesh.
+      ValueError: the configuration's sizes do not fit each other or the mesh, or the method does
+        not say what its `collect` runs.
     """
     config.validate()
-    corpus = abstract.corpus(config)
-    shape = experiment.resolve_model(config.model, corpus, config.weights)
-    plain = transformer.transformer(shape)
-    model = adapt.adapt(plain, config.adapter)
-    method = experiment.make_method(config.algorithm, model, corpus)
-    loop.check_sizes(config.loop, method.plan)
+    corpus = config.data.outline()
+    if config.weights or config.model.vocab_size:
+        corpus = corpus._replace(vocab_size=0)
+    experiment.check_table(config, corpus)
+    parts = assembly.Assembly(config, corpus, sources.Shapes())
+    method = parts.algorithm()
+    loop.check_sizes(config.loop, method.plan, coupled=method.coupled)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    start, frozen = abstract.starts(config, plain, model, key)
+    start, frozen = parts.start(), parts.frozen()
     updates = config.loop.steps * method.plan.epochs * method.plan.minibatches
-
-    def tx_of(params: Any) -> Any:
-        return optim.make_optimizer(config.optim, params, updates)
+    tx_of = loop.transformation(config.optim, updates)
 
     def initial(start: Any, key: Any) -> Any:
-        return loop.make_state(method, tx_of, key, start)
+        return stepping.make_state(method, tx_of, key, start)
 
     state = jax.eval_shape(initial, start, key)
-    counts = None
-    if not config.optim.freeze:
-        counts = analytic.shape_of(shape, config.adapter, dense)
-    made = _Build(config, corpus, shape, model, method, start, frozen, state, key, tx_of, counts)
+    plan = _Plan(parts, method, state, frozen, key, _counts(parts, dense))
     init = Call(
         "init", jax.jit(initial), (start, key), (("frozen", start), ("other", key)), 0, 0, None
     )
-    stages = _online(made) if isinstance(config.algorithm, ppo.PpoConfig) else _offline(made)
     held = (
         ("parameters", state.params),
         ("optimizer", state.opt_state),
-        ("frozen", _kept(made)),
+        ("frozen", _kept(plan)),
         ("other", (state.step, state.carry)),
     )
-    after = _evaluation(made) if evaluation else ()
-    return Run(shape, state, frozen, held, (init, *stages, *after))
+    after = _evaluation(plan) if evaluation else ()
+    return Run(parts.shape, state, frozen, held, (init, *_training(plan, tx_of), *after))
 
 
-def _kept(made: _Build) -> dict[str, Any]:
+def _counts(parts: assembly.Assembly, dense: bool) -> dict[str, analytic.Shape | None]:
+    """How the products of each role are counted."""
+    counts: dict[str, analytic.Shape | None] = {}
+    for name in parts.networks(evaluated=True):
+        network = parts.network(name)
+        adapted = network.model is not parts.plain and network.model is parts.model
+        adapter = parts.config.adapter if adapted else adapt.FullConfig()
+        known = isinstance(network.config, model_config.TransformerConfig)
+        if parts.config.optim.freeze or not known:
+            counts[name] = None
+        else:
+            counts[name] = analytic.shape_of(network.config, adapter, dense)
+    return counts
+
+
+def _kept(plan: _Plan) -> dict[str, Any]:
     """What is frozen and still read in the loop."""
-    return {n: tree for n, tree in made.frozen.items() if n not in made.method.only_annotate}
+    return {n: tree for n, tree in plan.frozen.items() if n not in plan.method.only_annotate}
 
 
-def _update(made: _Build, batch: Any, tokens: int, work: analytic.Work | None) -> Call:
-    state, plan = made.state, made.method.plan
+def _work(plan: _Plan, own: program.Program) -> analytic.Work | None:
+    """The work of a program by the formulas; None where they do not hold."""
+    counts = plan.counts
+    if own.generation is not None:
+        role, prompt, new = own.generation
+        shape = counts.get(role)
+        if shape is None:
+            return None
+        if own.mesh is not None:
+            with meshes.use(own.mesh):
+                shape = shape._replace(model=axes.axis_size("ff"), seq=axes.axis_size("time"))
+        return analytic.generation(shape, own.rows, prompt, new)
+    if own.passes is None:
+        return None
+    works = []
+    for each in own.passes:
+        shape = counts.get(_role_of(plan, each.role))
+        if shape is None:
+            return None
+        shape = shape.plain if each.plain else shape
+        works.append(analytic.body(shape, own.rows, own.length, trained=each.trained))
+        if each.head:
+            more = each.role in own.more_heads and analytic.tiled(
+                shape, own.rows, own.length, plan.shards
+            )
+            head = analytic.head(shape, own.rows, own.length, plan.shards, trained=each.trained)
+            works += [head] * (2 if more else 1)
+    return analytic.together(*works)
+
+
+def _role_of(plan: _Plan, name: str) -> str:
+    """The role whose network a part of the product is."""
+    product = plan.parts.record.product(plan.config.algorithm)
+    return name if name in plan.counts or name not in product else product[name].role
+
+
+def _call(plan: _Plan, own: program.Program, per_step: int, **options: Any) -> Call:
     return Call(
+        own.name,
+        own.run,
+        own.arguments,
+        own.parts,
+        per_step,
+        own.rows * own.length,
+        _work(plan, own),
+        rounds=own.rounds,
+        cache=own.cache,
+        mesh=own.mesh,
+        **options,
+    )
+
+
+def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
+    """annotate, what `collect` runs, and the update."""
+    config, method, corpus = plan.config, plan.method, plan.parts.corpus
+    kind = plan.parts.record.table(config.algorithm)
+    count = config.loop.batch_size
+    batch: dict[str, Any] = program.batch(kind, count, corpus)
+    calls = []
+    if method.annotate is not None:
+        rows = program.batch(kind, count // config.loop.micro_batches, corpus)
+        calls.append(_call(plan, _annotation(plan, rows), 0))
+        batch |= jax.eval_shape(method.annotate, plan.frozen, batch)
+    if method.over_table is not None:
+        batch = _over_table(plan, batch)
+    collected = _collected(plan, batch)
+    calls += [_call(plan, own, 1) for own in collected.programs]
+    rows = dict(collected.rows)
+    parts = method.plan.minibatches
+    if method.plan != algorithms.Plan():
+        calls.append(_take(plan, rows))
+    part = {name: _cut(x, parts) for name, x in rows.items()}
+    last = _update(plan, tx_of, part)
+    if parts > 1 or collected.programs:  # the part is a copy of some of these rows
+        last = last._replace(beside=(("batch", rows),))
+    return (*calls, last)
+
+
+def _sizes(batch: Mapping[str, Any]) -> tuple[int, int]:
+    """(rows, tokens of a row) of a batch as the models read it."""
+    shape = batch["tokens"].shape if "tokens" in batch else (len(next(iter(batch.values()))), 0)
+    return int(np.prod(shape[:-1])), int(shape[-1])
+
+
+def _annotation(plan: _Plan, batch: Mapping[str, Any]) -> program.Program:
+    count, length = _sizes(batch)
+    return program.Program(
+        "annotate",
+        jax.jit(plan.method.annotate),  # type: ignore[arg-type]
+        (plan.frozen, batch),
+        (("frozen", plan.frozen), ("batch", batch)),
+        count,
+        length,
+        plan.method.annotate_passes or None,
+    )
+
+
+def _over_table(plan: _Plan, batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with the columns that the method makes of the whole table, from a table of one
+    row's zeros."""
+    rows = {name: np.zeros((2, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+    assert plan.method.over_table is not None
+    count = next(iter(batch.values())).shape[0]
+    more = plan.method.over_table(rows)
+    added = program.rows(
+        {n: ((count, *x.shape[1:]), x.dtype) for n, x in more.items() if x is not None}
+    )
+    return {n: x for n, x in {**batch, **added}.items() if more.get(n, x) is not None}
+
+
+def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
+    """What `collect` runs and gives."""
+    method, parts = plan.method, plan.parts
+    if method.collect is algorithms.as_is:
+        return program.Collected((), batch)
+    arguments = (plan.state, _kept(plan), batch, plan.key)
+    if method.programs is not None:
+        shapes = program.Shapes(
+            networks=parts.networks(),
+            params=plan.state.params,
+            bound=_bound_roles(plan),
+            frozen=plan.frozen,
+            carry=plan.state.carry,
+            batch=batch,
+            key=plan.key,
+        )
+        return method.programs(shapes)
+    try:
+        rows, _, _ = jax.eval_shape(method.collect, *arguments)
+    except (jax.errors.JAXTypeError, TypeError) as error:
+        raise ValueError(
+            f"the collect of {parts.record.name} must be traceable, or list what it runs in "
+            f"Algorithm.programs; got {type(error).__name__} (plan). See training/program.py."
+        ) from None
+    own = program.Program(
+        "collect",
+        jax.jit(method.collect),
+        arguments,
+        (
+            ("parameters", plan.state.params),
+            ("optimizer", plan.state.opt_state),
+            ("frozen", _kept(plan)),
+            ("batch", batch),
+            ("other", (plan.state.step, plan.state.carry, plan.key)),
+        ),
+        *_sizes(batch),
+        method.collect_passes or None,
+    )
+    return program.Collected((own,), rows)
+
+
+def _bound_roles(plan: _Plan) -> dict[str, Any]:
+    """role -> the tree that its model reads."""
+    parts, frozen = plan.parts, plan.frozen
+    bound = {}
+    for name, model in parts.networks().items():
+        if parts.roles[name].trained:
+            several = len(methods.trained_roles(parts.roles)) > 1
+            tree = plan.state.params[name] if several else plan.state.params
+        else:
+            tree = frozen[name]
+        bound[name] = bind(model, tree, frozen)
+    return bound
+
+
+def bind(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
+    """A tree in shapes as its model reads it."""
+    return jax.eval_shape(model.bind, tree, frozen) if "base" in frozen else tree
+
+
+def _cut(x: Any, parts: int) -> Any:
+    shape = (x.shape[0] // parts, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _update(plan: _Plan, tx_of: Any, batch: Mapping[str, Any]) -> Call:
+    state, steps = plan.state, plan.method.plan
+    own = program.Program(
         "update",
         update.make_update(
-            made.method.loss,
-            made.tx_of(state.params),
-            micro_batches=made.config.loop.micro_batches,
+            plan.method.loss,
+            tx_of(state.params),
+            micro_batches=plan.config.loop.micro_batches,
         ),
-        (state, _kept(made), batch, made.key),
+        (state, _kept(plan), batch, plan.key),
         (
             ("parameters", state.params),
             ("optimizer", state.opt_state),
-            ("frozen", _kept(made)),
+            ("frozen", _kept(plan)),
             ("batch", batch),
-            ("other", (state.step, state.carry, made.key)),
+            ("other", (state.step, state.carry, plan.key)),
         ),
-        plan.epochs * plan.minibatches,
-        tokens,
-        work,
+        *_sizes(batch),
+        plan.method.passes or None,
     )
+    return _call(plan, own, steps.epochs * steps.minibatches)
 
 
-def _offline(made: _Build) -> tuple[Call, ...]:
-    """The programs of methods that train on rows as the data gives them."""
-    config, length = made.config, made.corpus.length
-    pairs = experiment.table_kind(config.algorithm) == "pairs"
-    sizes = (config.loop.batch_size, 2, length) if pairs else (config.loop.batch_size, length)
-    count = math.prod(sizes[:-1])
-    given = abstract.rows(abstract.READ, *sizes)
-    calls: tuple[Call, ...] = ()
-    if made.method.annotate is not None:
-        work = joined(made.passes(count, length, plain=True))
-        parts = (("frozen", made.frozen), ("batch", given))
-        run = jax.jit(made.method.annotate)
-        calls = (Call("annotate", run, (made.frozen, given), parts, 0, count * length, work),)
-    batch = dict(given)
-    if isinstance(config.algorithm, dpo.DpoConfig):
-        batch |= abstract.rows({"reference_logprobs": np.float32}, *sizes)
-    has_head = experiment.method_name(config.algorithm) != "reward"
-    work = joined(made.passes(count, length, trained=True, head=has_head))
-    return (*calls, _update(made, batch, count * length, work))
-
-
-def _policy(made: _Build) -> Any:
-    """The language model that is trained."""
-    params, chosen = made.state.params, made.config.algorithm
-    return ppo.critic_of(params, chosen)[0] if isinstance(chosen, ppo.PpoConfig) else params
-
-
-def _bound(made: _Build, params: Any) -> Any:
-    """A tree as the model reads it."""
-    adapted = not isinstance(made.config.adapter, adapt.FullConfig)
-    return jax.eval_shape(made.model.bind, params, made.frozen) if adapted else params
-
-
-def _generate(made: _Build, sampling: transforms.SamplingConfig, count: int) -> Call:
-    corpus, model, frozen = made.corpus, made.model, made.frozen
-    prompt, new = corpus.prompt_length, sampling.max_new_tokens
-    prompts, lengths = (
-        abstract.rows({"prompts": np.int32}, count, prompt),
-        abstract.rows({"n": np.int32}, count),
-    )
-    policy, adapted = _policy(made), "base" in frozen
-    bound, given = _bound(made, policy), (prompts["prompts"], lengths["n"])
-    parts = [("parameters", policy), ("frozen", {"base": frozen["base"]} if adapted else {})]
-    if (mesh := placement.mesh_of(model, sampling.model_axis)) is not None:
-        bound = jax.eval_shape(model.narrow, model.without_scalar(bound))
-        bound = abstract.laid_out(bound, placement.layouts(model, bound, mesh))
-        given = abstract.laid_out(given, placement.rows(mesh, given))
-        parts = [("parameters", bound)]
-    plain = dataclasses.replace(sampling, model_axis=0)
-    counts = made.counts
-    with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
-        if counts is not None:
-            counts = counts._replace(model=axes.axis_size("ff"), seq=axes.axis_size("time"))
-        cache = jax.eval_shape(lambda: model.cache(count, prompt + new))
-    return Call(
-        "generate",
-        generate.make_generate(model, plain, eos=corpus.eos, pad=corpus.pad),
-        (bound, *given, made.key),
-        (*parts, ("batch", given), ("other", made.key)),
-        1,
-        count * (prompt + new),
-        None if counts is None else analytic.generation(counts, count, prompt, new),
-        rounds=new,
-        cache=cache,
-        mesh=mesh,
-    )
-
-
-def _score(made: _Build, samples: generate.Samples) -> Call:
-    count, length = samples.tokens.shape
-    score = learned.learned(made.model)
-    trees = {name: made.frozen[name] for name in ("reward", "base") if name in made.frozen}
-    return Call(
-        "score",
-        jax.jit(score),
-        (trees, samples),
-        (("frozen", trees), ("batch", samples)),
-        1,
-        count * length,
-        joined(made.passes(count, length, head=False, plain=True)),
-    )
-
-
-def _experience(made: _Build, chosen: ppo.PpoConfig, samples: generate.Samples) -> Call:
-    count, length = samples.tokens.shape
-    params, frozen = made.state.params, made.frozen
-    scores = abstract.rows({"scores": np.float32}, count)["scores"]
-    coefficient = jax.ShapeDtypeStruct((), jnp.float32)
-    bodies = [made.passes(count, length), made.passes(count, length, plain=True)]
-    if not chosen.shared_critic:
-        bodies.append(made.passes(count, length, head=False))
-    return Call(
-        "experience",
-        ppo.make_experience(made.model, chosen),
-        (params, frozen, samples, scores, coefficient),
-        (
-            ("parameters", params),
-            ("frozen", frozen),
-            ("batch", (samples, scores)),
-            ("other", coefficient),
-        ),
-        1,
-        count * length,
-        joined(*bodies),
-    )
-
-
-def _take(made: _Build, chosen: ppo.PpoConfig, collected: Any, length: int) -> Call:
-    """Rows of a collected batch, in the order of one of its permutations (training/loop.py)."""
-    count = made.config.loop.batch_size
-    whole, mesh = abstract.rows(collected, count, length), None
+def _take(plan: _Plan, rows: Mapping[str, Any]) -> Call:
+    """Rows of a collected batch, in the order of one of its permutations (stepping.minibatches)."""
+    steps, mesh = plan.method.plan, None
     if axes.has_mesh():
         mesh = jax.sharding.NamedSharding(jax.sharding.get_mesh(), jax.sharding.PartitionSpec())
-    order = jax.ShapeDtypeStruct((count // chosen.minibatches,), np.int32, sharding=mesh)
+    count = next(iter(rows.values())).shape[0] // steps.minibatches
+    order = jax.ShapeDtypeStruct((count,), np.int32, sharding=mesh)
 
     def take(batch: Any, order: Any) -> Any:
-        return {name: axes.take(x, order, "batch slot") for name, x in batch.items()}
+        return {
+            name: axes.take(x, order, "batch" + " slot" * (x.ndim - 1)) for name, x in batch.items()
+        }
 
-    parts = (("batch", whole), ("other", order))
-    often = chosen.epochs * chosen.minibatches
-    return Call("take", jax.jit(take), (whole, order), parts, often, 0, NO_WORK)
+    parts = (("batch", rows), ("other", order))
+    often = steps.epochs * steps.minibatches
+    return Call("take", jax.jit(take), (rows, order), parts, often, 0, NO_WORK)
 
 
-def _evaluation(made: _Build) -> tuple[Call, ...]:
+def _evaluation(plan: _Plan) -> tuple[Call, ...]:
     """What `alignjax evaluate` runs, at the number of rows that it takes by default."""
-    config, corpus, model = made.config, made.corpus, made.model
-    method, count = (
-        experiment.method_name(config.algorithm),
-        evaluating.rows_at_once(made.shards[0]),
-    )
-    policy, length = _bound(made, _policy(made)), corpus.length
-    found: list[tuple[evaluating.Program, int]] = []
-    if method in ("pretrain", "sft"):
-        made_of = evaluating.likelihood(model, policy, abstract.rows(abstract.READ, count, length))
-        return (_judging(made, made_of, count, length),)
-    pairs = abstract.rows(abstract.READ, count, 2, length)
-    if method == "reward":
-        return (
-            _judging(made, evaluating.reward_accuracy(model, policy, pairs), 2 * count, length),
-        )
-    reference = _bound(made, made.frozen["reference"])
-    if method == "dpo":
-        judge = evaluating.implicit_accuracy(model, policy, reference, pairs)
-        found.append((judge, 2 * count))
-    sampling = getattr(config.algorithm, "sampling", None) or transforms.SamplingConfig(
-        max_new_tokens=length - corpus.prompt_length
-    )
-    whole = corpus.prompt_length + sampling.max_new_tokens
-    samples = abstract.samples(count, whole)
-    temperature = sampling.temperature or 1.0
-    judge = evaluating.divergence(model, policy, reference, samples, temperature)
-    drawn = _generate(made, sampling, count)._replace(name="evaluate generate", per_step=0)
-    calls = [_judging(made, each, n, length) for each, n in found]
-    return (*calls, drawn._replace(alone=True), _judging(made, judge, count, whole))
-
-
-def _judging(made: _Build, judge: evaluating.Program, count: int, length: int) -> Call:
-    work = evaluating.work(made.counts, judge, count, length, made.shards)
-    given = tuple(tree for _, tree in judge.parts)
-    return Call(judge.name, judge.run, given, judge.parts, 0, count * length, work, alone=True)
-
-
-def _online(made: _Build) -> tuple[Call, ...]:
-    """The programs of PPO: generate, score, experience, update."""
-    chosen, count = made.config.algorithm, made.config.loop.batch_size
-    assert isinstance(chosen, ppo.PpoConfig)
-    length = made.corpus.prompt_length + chosen.sampling.max_new_tokens
-    samples = abstract.samples(count, length)
-    calls = [_generate(made, chosen.sampling, count)]
-    if chosen.reward == "model":
-        calls.append(_score(made, samples))
-    calls.append(_experience(made, chosen, samples))
-    collected = {**abstract.READ, **dict.fromkeys(COLLECTED, np.float32)}
-    part = count // chosen.minibatches
-    trained = [made.passes(part, length, trained=True)]
-    if not chosen.shared_critic:
-        trained.append(made.passes(part, length, trained=True, head=False))
-    batch = abstract.rows(collected, part, length)
-    calls += (
-        [_take(made, chosen, collected, length)] if made.method.plan != algorithms.Plan() else []
-    )
-    last = _update(made, batch, part * length, joined(*trained))
-    whole = abstract.rows(collected, count, length)  # the part is a copy of some of these rows
-    return (*calls, last._replace(beside=(("batch", whole),)))
+    parts = plan.parts
+    shards = plan.shards[0]
+    rows = -(-ROWS // shards) * shards
+    named = judging.parts_of(parts, plan.state.params, plan.frozen, bind=bind)
+    for name in parts.networks(evaluated=True):
+        if not parts.roles[name].trained:
+            named[name] = (parts.judged_model(name), parts.judged(name))
+    networks = {name: model for name, (model, _) in named.items()}
+    trees = {name: tree for name, (_, tree) in named.items()}
+    subject = judging.subject(parts, networks, trees, rows=rows, seed=0)
+    calls = []
+    for judge in judging.judges(parts, named):
+        for own in judge.programs(subject) if judge.programs else ():
+            calls.append(_call(plan, own, 0, alone=True))
+    return tuple(calls)

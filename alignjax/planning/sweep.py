@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax import experiment
 from alignjax.models import config as model_config
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import abstract, analytic, memory, planner, programs
+from alignjax.planning import analytic, memory, planner, programs
 from alignjax.planning import topology as machines
+from alignjax.runs import experiment
 
 MICRO = (1, 2, 4, 8, 16, 32)
 AGAIN = {"none": 1.0, "full": 4 / 3}  # compute of a step with what is done twice; others between
@@ -211,7 +211,7 @@ def _seconds(
 def sweep(
     config: experiment.Experiment,
     machine: machines.Machine,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     compiles: int = 12,
 ) -> Sweep:
@@ -223,7 +223,7 @@ def sweep(
     Raises:
       ValueError: the configuration is wrong, or no choice divides it.
     """
-    config = abstract.without_data(config)
+    config = programs.without_data(config)
     single = dataclasses.replace(config, mesh=meshes.MeshConfig())
     sizes = sizes_of(single)
     every = guesses(sizes, config, machine)
@@ -236,11 +236,11 @@ def sweep(
     limit = planner.USABLE * machine.chip.hbm or math.inf
     left = [guess for guess in every if guess.least <= limit]
     pruned, skipped = len(every) - len(left), 0
-    say(f"sweep: {len(every)} choices divide; {pruned} can't fit by arithmetic")
+    log(f"sweep: {len(every)} choices divide; {pruned} can't fit by arithmetic")
     tried: list[Tried] = []
     while left and len(tried) < compiles:
         guess = left.pop(0)
-        say(f"sweep: {len(tried) + 1} of at most {compiles}: {guess.choice.options()}")
+        log(f"sweep: {len(tried) + 1} of at most {compiles}: {guess.choice.options()}")
         made = attempt(config, machine, guess)
         tried.append(made)
         same = [each for each in left if each.choice.mesh == guess.choice.mesh]

@@ -1,6 +1,7 @@
 """Rewards computed on the hosts: rules, verifiers, a world's own reward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,15 +13,17 @@ from alignjax.sampling import generate
 
 
 def hosted(score: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> learned.RewardFn:
-    """(frozen, samples) -> [B] by a function of NumPy arrays, (tokens [N, T], lengths [N]) -> [N].
+    """A reward by a function of NumPy arrays, (tokens [N, T], lengths [N]) -> [N].
 
     Each process scores the rows that its own devices hold, so the function must judge every row by
     itself.
     """
 
-    def reward(frozen: models.Frozen, samples: generate.Samples) -> jax.Array:
+    def reward(
+        frozen: models.Frozen, samples: generate.Samples, columns: Mapping[str, Any]
+    ) -> jax.Array:
         own = (hosts.to_local(x) for x in (samples.tokens, samples.lengths))
-        found = {"score": np.asarray(score(*own), np.float32)}
-        return hosts.to_global(found, samples.tokens.shape[0])["score"]
+        scores = {"score": np.asarray(score(*own), np.float32)}
+        return hosts.to_global(scores, samples.tokens.shape[0])["score"]
 
     return reward

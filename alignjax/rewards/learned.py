@@ -1,15 +1,32 @@
 """The score of a trained reward model."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from alignjax.models import model as models
 from alignjax.models import scoring
+from alignjax.parallel import hosts
 from alignjax.sampling import generate
+from alignjax.training import update
 
-RewardFn = Callable[[models.Frozen, generate.Samples], Any]  # -> [B] fp32, reward units
+
+class RewardFn(Protocol):
+    """(frozen, samples, columns) -> [B] fp32, reward units. A host function.
+
+    columns: those of the batch that the prompts came from, [B, ...].
+    """
+
+    def __call__(
+        self, frozen: models.Frozen, samples: generate.Samples, columns: Mapping[str, Any]
+    ) -> Any: ...
+
+
+# (tokens [N, T], lengths, prompt_lengths, index, each [N]) -> the rows that another tokenizer makes
+# of the same text: tokens, segments, positions, each [N, T'].
+Reader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
 def as_batch(samples: generate.Samples) -> dict[str, jax.Array]:
@@ -23,11 +40,40 @@ def as_batch(samples: generate.Samples) -> dict[str, jax.Array]:
     }
 
 
-def learned(model: models.Model, name: str = "reward") -> RewardFn:
-    """(frozen, samples) -> [B]: the scalar head of frozen[name] at each row's last token."""
+def make_score(model: models.Model, *, chunks: int = 1) -> Callable[[Any, Any], jax.Array]:
+    """Jitted (bound params, batch) -> [B]: the scalar head at each row's last token.
+
+    chunks: equal parts of the rows, one after the other, to save memory.
+    """
 
     @jax.jit
-    def score(params: Any, samples: generate.Samples) -> jax.Array:
-        return scoring.sequence_scores(model, params, as_batch(samples))
+    def score(params: Any, batch: Any) -> jax.Array:
+        def one(rows: Any) -> jax.Array:
+            return scoring.sequence_scores(model, params, rows)
 
-    return lambda frozen, samples: score(model.bind(frozen[name], frozen), samples)
+        return update.in_chunks(one, batch, chunks)
+
+    return score
+
+
+def learned(
+    model: models.Model, name: str = "reward", *, reader: Reader | None = None, chunks: int = 1
+) -> RewardFn:
+    """The scalar head of frozen[name] at each row's last token.
+
+    reader: for a model with a tokenizer of its own: it is given the text of every row anew, which
+    each process makes of its own rows on the host. chunks: as in `make_score`.
+    """
+    score = make_score(model, chunks=chunks)
+
+    def reward(
+        frozen: models.Frozen, samples: generate.Samples, columns: Mapping[str, Any]
+    ) -> jax.Array:
+        batch: Mapping[str, Any] = as_batch(samples)
+        if reader is not None:
+            named = (samples.tokens, samples.lengths, samples.prompt_lengths, columns["index"])
+            rows = reader(*(hosts.to_local(x) for x in named))
+            batch = hosts.to_global(rows, samples.tokens.shape[0])
+        return score(model.bind(frozen[name], frozen), batch)
+
+    return reward

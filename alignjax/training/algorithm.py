@@ -1,23 +1,27 @@
 """What an algorithm is: pure functions and a small plan. The loop asks for nothing else."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.core import mean, struct
 from alignjax.models import model as models
+from alignjax.training import program
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, Any]  # columns by name, see data/tables.py
+Terms = dict[str, mean.Mean]
+Metrics = dict[str, mean.Mean]
 
 
 @struct.pytree
 class TrainState:
     """Everything that a step changes and a checkpoint holds."""
 
-    step: Any  # collected batches so far
-    params: Any
+    step: jax.Array  # collected batches so far
+    params: models.Params
     opt_state: Any
     carry: Any  # the algorithm's own state: an adaptive coefficient, running moments
 
@@ -36,44 +40,95 @@ class Expected(NamedTuple):
     tolerance: float
 
 
-def as_is(state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array) -> Any:
+class Init(Protocol):
+    """(key, start) -> params, only what is trained.
+
+    start: trees of other runs or of open weights by role ("policy", "value"), as far as there are
+    any; a method that may begin from nothing makes its own.
+    """
+
+    def __call__(self, key: jax.Array, start: Mapping[str, models.Params]) -> models.Params: ...
+
+
+class Loss(Protocol):
+    """(params, frozen, batch, key) -> ({term: Mean}, Metrics). Pure and differentiated.
+
+    The objective is the sum over terms of total / weight, with each weight summed over the whole
+    batch before any gradient is taken; so weights may depend on masks alone, never on params.
+    """
+
+    def __call__(
+        self, params: models.Params, frozen: models.Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[Terms, Metrics]: ...
+
+
+class Collect(Protocol):
+    """(state, frozen, batch, key) -> (batch, carry, Metrics). A host function, no gradient."""
+
+    def __call__(
+        self, state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array
+    ) -> tuple[Batch, Any, Metrics]: ...
+
+
+class Annotate(Protocol):
+    """(frozen, batch) -> columns that never change during the run, one entry a row."""
+
+    def __call__(self, frozen: models.Frozen, batch: Batch) -> dict[str, jax.Array]: ...
+
+
+def as_is(
+    state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array
+) -> tuple[Batch, Any, Metrics]:
     """The `collect` of supervised methods: the batch is used as the data gives it."""
     return batch, state.carry, {}
 
 
 class Algorithm(NamedTuple):
-    """A training method.
+    """A training method over models.
 
-    init: (key, start) -> params, only what is trained. `start` holds the trees of earlier runs by
-      name ("policy", "reward"); a method that may begin from nothing makes its own.
-    loss: (params, frozen, batch, key) -> ({term: Mean}, Metrics). Pure and differentiated. The
-      objective is the sum over terms of total / weight, with each weight summed over the whole
-      batch before any gradient is taken; so weights may depend on masks alone, never on params.
-    collect: (state, frozen, batch, key) -> (batch, carry, Metrics). A host function, no gradient.
-    annotate: (frozen, batch) -> columns that never change during the run (reference
-      log-probabilities), computed once for all rows before the first step. None: there are none.
-    only_annotate: names in `frozen` that `annotate` alone reads; they are let go of after it.
+    init, loss, collect, annotate: see the protocols. annotate (reference log-probabilities) is run
+      once for all rows before the first step; None: there is nothing to compute.
+    only_annotate: roles in `frozen` that `annotate` alone reads; they are let go of after it.
+    over_table: {column: NumPy array of all training rows} -> further columns of all rows, on the
+      host, after `annotate`: what depends on the data as a whole, such as counts of classes. The
+      columns that it names with None are dropped.
     plan: how often a collected batch is used.
     carry: the method's own state at the start.
-    first: metrics of the first update of a fresh run whose values are known; the run stops if one
-      is missed.
+    first: the first update's batch -> metrics of it whose values are known in advance; the run
+      stops if one is missed. Of fresh runs only.
+    coupled: whether the loss of a row depends on the other rows of the update, so that
+      micro-batches would change it.
+    programs: what `collect` runs, for plans, see program.py; None where `collect` itself can be
+      traced, or is `as_is`.
+    passes: whole-row passes over models in one update of a batch, for FLOPs formulas; empty is not
+      known. annotate_passes: the same of `annotate`.
     """
 
-    init: Callable[[jax.Array, Mapping[str, models.Params]], models.Params]
-    loss: Callable[..., tuple[dict[str, mean.Mean], dict[str, mean.Mean]]]
-    collect: Callable[..., tuple[Batch, Any, dict[str, mean.Mean]]] = as_is
-    annotate: Callable[[models.Frozen, Batch], dict[str, jax.Array]] | None = None
+    init: Init
+    loss: Loss
+    collect: Collect = as_is
+    annotate: Annotate | None = None
     only_annotate: tuple[str, ...] = ()
+    over_table: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray | None]] | None = None
     plan: Plan = Plan()
     carry: Any = ()
-    first: Mapping[str, Expected] = {}
+    first: Callable[[Batch], Mapping[str, Expected]] = lambda batch: {}
+    coupled: bool = False
+    programs: Callable[[program.Shapes], program.Collected] | None = None
+    passes: tuple[program.Pass, ...] = ()
+    annotate_passes: tuple[program.Pass, ...] = ()
+    collect_passes: tuple[program.Pass, ...] = ()
 
 
-def from_policy(model: models.Model) -> Callable[..., models.Params]:
-    """The `init` of methods that go on from a policy, or begin with a new one."""
+def from_policy(model: models.Model, *, head: bool = False) -> Init:
+    """The `init` of methods that go on from a policy, or begin with a new one.
+
+    head: with a scalar head, zero at the start.
+    """
 
     def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
-        return copy(start["policy"]) if "policy" in start else model.init(key)
+        params = copy(start["policy"]) if "policy" in start else model.init(key)
+        return model.with_scalar(params) if head else params
 
     return init
 

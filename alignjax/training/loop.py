@@ -1,19 +1,40 @@
-"""The one train loop: restore or init, then collect, update, log, checkpoint."""
+"""The loop of a run in its folder: restore or begin, step, log, save, judge, stop by signals."""
 
 import dataclasses
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
-from alignjax.core import errors, keys, mean, shapes, struct
-from alignjax.parallel import axes, hosts, processes
-from alignjax.training import algorithm, checkpoint, metrics, optim, progress, update
+from alignjax.core import errors, keys, shapes
+from alignjax.parallel import hosts, processes
+from alignjax.training import (
+    algorithm,
+    checkpoint,
+    evaluators,
+    optim,
+    run_log,
+    speed,
+    stepping,
+)
+
+# Fields that may change when a run goes on.
+HARMLESS = (
+    "steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "max_skipped",
+    "save_patience",
+    "evaluate_every",
+    "evaluate_rows",
+    "keep_best",
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,10 +49,22 @@ class LoopConfig:
     log_every: int = 20  # steps between flushes of metrics.jsonl
     max_skipped: int = 5  # non-finite updates in a row before the run stops with exit code 3
     save_patience: int = 600  # seconds in which a save must get on, or the run stops
+    evaluate_every: int = 0  # steps between evaluations on the eval split; 0 is none in the loop
+    evaluate_rows: int = 64  # rows scored at once there
+    keep_best: str = ""  # number whose best state is kept in best/; -NAME where less is better
 
     def validate(self) -> None:
         for field in dataclasses.fields(self):
-            shapes.check_number(f"loop.{field.name}", getattr(self, field.name), minimum=1)
+            if field.type is int:
+                minimum = 0 if field.name == "evaluate_every" else 1
+                shapes.check_number(
+                    f"loop.{field.name}", getattr(self, field.name), minimum=minimum
+                )
+        if self.keep_best and not self.evaluate_every:
+            raise ValueError(
+                "loop.keep_best must have evaluations to go by; got evaluate_every=0 (loop). Set "
+                "--config.loop.evaluate_every=STEPS."
+            )
 
 
 class Signals:
@@ -63,43 +96,14 @@ def due(step: int, every: int) -> bool:
     return step % every == 0
 
 
-def make_state(
-    method: algorithm.Algorithm, tx_of: Callable[[Any], Any], key: jax.Array, start: Any
-) -> algorithm.TrainState:
-    """The state before the first step."""
-    params = method.init(key, start)
-    return algorithm.TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=tx_of(params).init(params),
-        carry=algorithm.copy(method.carry),
-    )
-
-
-@jax.jit
-def _take(batch: Any, rows: jax.Array) -> Any:
-    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), batch)
-
-
-def minibatches(batch: Any, plan: algorithm.Plan, key: jax.Array) -> Any:
-    """The parts of a collected batch in the order of use: each epoch its own permutation."""
-    if plan == algorithm.Plan():
-        yield batch
-        return
-    rows = jax.tree.leaves(batch)[0].shape[0]
-    for epoch in range(plan.epochs):
-        order = jax.random.permutation(keys.at(key, epoch), rows)
-        for part in jnp.split(order, plan.minibatches):
-            yield _take(batch, part)
-
-
-def check_sizes(config: LoopConfig, plan: algorithm.Plan) -> None:
-    """Refuses portions that do not divide each other.
+def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = False) -> None:
+    """Refuses portions that do not divide each other, or a coupled loss in micro-batches.
 
     Raises:
       ValueError: naming the sizes.
     """
     config.validate()
+    stepping.check_coupled(coupled, config.micro_batches)
     parts = plan.minibatches * config.micro_batches
     if config.batch_size % parts:
         raise ValueError(
@@ -110,52 +114,64 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan) -> None:
     hosts.check_rows("loop.batch_size / minibatches / micro_batches", config.batch_size // parts)
 
 
-def _check_first(method: algorithm.Algorithm, found: Mapping[str, mean.Mean]) -> None:
-    for name, expected in method.first.items():
-        value = float(found[name].value)
-        if not abs(value - expected.value) <= expected.tolerance:
-            raise errors.Failure(
-                f"the first update must find {name} = {expected.value:.6g} within "
-                f"{expected.tolerance:g}; got {value:.6g}. Policy and reference differ, the head "
-                "is not zero, or data and masks are wrong."
-            )
+Optimizer = optim.OptimConfig | optax.GradientTransformation
+
+
+def transformation(optimizer: Optimizer, updates: int) -> Callable[[Any], Any]:
+    """params -> the optax transformation over so many updates."""
+    if isinstance(optimizer, optim.OptimConfig):
+        return lambda params: optim.make_optimizer(optimizer, params, updates)
+    return lambda params: optimizer
+
+
+def learning_rate(
+    optimizer: Optimizer, config: LoopConfig, each: int
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Step numbers -> the learning rate of each one's last update; None where that is not known.
+
+    each: updates a step.
+    """
+    if not isinstance(optimizer, optim.OptimConfig):
+        return None
+    schedule = optim.make_schedule(optimizer, config.steps * each)
+    return lambda steps: np.broadcast_to(schedule((steps + 1) * each - 1), steps.shape)
 
 
 def train(
     method: algorithm.Algorithm,
     *,
-    batch_at: Callable[[int], Mapping[str, Any]],
+    batch_at: Callable[[int], Mapping[str, np.ndarray]],
     start: dict[str, Any],
     frozen: Mapping[str, Any],
-    optimizer: optim.OptimConfig,
+    optimizer: Optimizer,
     config: LoopConfig,
     seed: int,
     workdir: pathlib.Path,
     meta: Mapping[str, Any],
     name: str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
+    evaluators: Sequence[evaluators.Evaluator] = (),
+    profile: speed.Window | None = None,
 ) -> algorithm.TrainState:
     """Trains to the last step, resuming where the folder's newest good checkpoint stands.
 
     Args:
-      method: the algorithm. batch_at: step -> host batch, a pure function.
-        With several processes it holds this process's rows of the batch, `hosts.own_rows`.
-      start, frozen: named trees, see Algorithm. `start` is emptied: what the caller does not hold
+      method: the algorithm. batch_at, frozen: as in `stepping.steps`.
+      start: named trees, see `algorithm.Init`. It is emptied: what the caller does not hold
         elsewhere leaves the devices before a checkpoint is restored or the first step is made.
-      meta: saved beside each checkpoint.
+      optimizer: a configuration, or any optax transformation.
+      meta: saved beside each checkpoint. evaluators: run in the loop. profile: steps to trace.
 
     Raises:
       ValueError: sizes do not divide, or the checkpoint holds another tree.
       errors.Failure, errors.NonFinite, errors.Preempted: see core/errors.py.
     """
-    check_sizes(config, method.plan)
-    updates = config.steps * method.plan.epochs * method.plan.minibatches
-
-    def tx_of(params: Any) -> optax.GradientTransformation:
-        return optim.make_optimizer(optimizer, params, updates)
+    check_sizes(config, method.plan, coupled=method.coupled)
+    each = method.plan.epochs * method.plan.minibatches
+    tx_of = transformation(optimizer, config.steps * each)
 
     def initial(start: Any) -> algorithm.TrainState:
-        return make_state(method, tx_of, keys.stream(seed, "init"), start)
+        return stepping.make_state(method, tx_of, keys.stream(seed, "init"), start)
 
     abstract = jax.eval_shape(initial, start)
     checkpoints = checkpoint.Checkpoints(
@@ -163,113 +179,80 @@ def train(
     )
     if checkpoints.steps():
         start.clear()
-    restored = checkpoints.restore(abstract, say)
-    fresh = restored is None
+    restored = checkpoints.restore(abstract, log)
     state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
     start.clear()
-    if fresh:
+    if restored is None:
         checkpoints.prepare(state)
     begin = int(state.step)
-    run_update = update.make_update(
-        method.loss, tx_of(abstract.params), micro_batches=config.micro_batches
-    )
-    collect_key, order_key, loss_key = (
-        keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
-    )
-    log = _Log(workdir, name, config, begin)
-    stopped = False
-    with Signals() as signals, checkpoints:
-        for step in range(begin, config.steps):
-            given = hosts.to_global(batch_at(step), config.batch_size)
-            batch, carry, found = method.collect(state, frozen, given, keys.at(collect_key, step))
-            state = struct.replace(state, carry=carry)  # before the update donates the old one
-            parts: list[Any] = []
-            for number, part in enumerate(
-                minibatches(batch, method.plan, keys.at(order_key, step))
-            ):
-                part_key = keys.at(keys.at(loss_key, step), number)
-                state, new = run_update(state, frozen, part, part_key)
-                if fresh and step == 0 and number == 0:
-                    _check_first(method, new)
-                parts.append(new)
-            state = struct.replace(state, step=state.step + 1)
-            log.add(step, {**found, **_total(parts)})
+    lines = run_log.RunLog(workdir, name, config, begin, learning_rate(optimizer, config, each))
+    clock = speed.Clock(method, abstract.params, profile, workdir)
+    judging = _Judging(evaluators, config, workdir, log)
+    stopped, step = False, begin
+    with Signals() as signals, checkpoints, judging, clock:
+        loop = stepping.steps(
+            method,
+            clock.counting(batch_at),
+            tx_of(abstract.params),
+            state=state,
+            frozen=frozen,
+            until=config.steps,
+            seed=seed,
+            micro_batches=config.micro_batches,
+            rows=config.batch_size,
+        )
+        for state, metrics in loop:
+            step += 1
+            last = step == config.steps
+            lines.add(step - 1, metrics, judging.judge(step, last, state, meta))
+            clock.step(step)
             checkpoints.check()
-            last = step + 1 == config.steps
             stopped = processes.should_stop(signals.count > 0) and not last
-            if last or stopped or due(step + 1, config.checkpoint_every):
-                log.flush()
+            if last or stopped or due(step, config.checkpoint_every):
+                lines.flush(clock)
                 checkpoints.save(state, {**meta, "finished": last})
-            elif due(step + 1, config.log_every):
-                log.flush()
+            elif due(step, config.log_every):
+                lines.flush(clock)
             if stopped:
                 break
     processes.barrier()
     if stopped:
         raise errors.Preempted(
-            f"stopped by a signal after step {step + 1} of {config.steps}; the state is saved. The "
+            f"stopped by a signal after step {step} of {config.steps}; the state is saved. The "
             "same command goes on from there."
         )
-    log.close()
+    lines.close(clock)
     return state
 
 
-_add = jax.jit(mean.add)
+class _Judging:
+    """The evaluators of a run, and the best state by one of their numbers."""
 
+    def __init__(
+        self,
+        judges: Sequence[evaluators.Evaluator],
+        config: LoopConfig,
+        workdir: pathlib.Path,
+        log: Callable[[str], None],
+    ):
+        self._judges = judges
+        self._best = None
+        if config.keep_best:
+            self._best = evaluators.Best(workdir, config.keep_best, log)
 
-def _total(parts: list[Mapping[str, mean.Mean]]) -> Mapping[str, mean.Mean]:
-    total = parts[0]
-    for more in parts[1:]:
-        total = _add(total, more)
-    return total
+    def judge(
+        self, step: int, last: bool, state: algorithm.TrainState, meta: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """The numbers of those that run after this step."""
+        judges = evaluators.due(self._judges, step, last=last)
+        numbers = evaluators.judge(judges, state)
+        if self._best is not None and judges:
+            self._best.offer(numbers, state, meta)
+        return numbers
 
+    def __enter__(self) -> "_Judging":
+        return self
 
-class _Log:
-    """Metrics on their way to the files. Values stay on the device until a flush.
-
-    Every process reads them, for each must stop where they are not finite; the first one writes.
-    """
-
-    def __init__(self, workdir: pathlib.Path, name: str, config: LoopConfig, begin: int):
-        self._config, self._writer, self._bar = config, None, None
-        if processes.is_first():
-            self._writer = metrics.Writer(workdir, start=begin)
-            self._bar = progress.Progress(name, config.steps, start=begin)
-        self._waiting: list[tuple[int, Mapping[str, mean.Mean]]] = []
-        self._skipped = 0
-        self._note = ""
-
-    def add(self, step: int, found: Mapping[str, mean.Mean]) -> None:
-        self._waiting.append((step, found))
-
-    def flush(self) -> None:
-        """Writes what waits.
-
-        Raises:
-          errors.NonFinite: too many updates in a row were skipped.
-        """
-        for step, found in self._waiting:
-            values = mean.floats(found)
-            if self._writer:
-                self._writer.write(step, values)
-            self._skipped = self._skipped + 1 if values["skipped"] else 0
-            self._note = f"loss {values['loss']:.4f}"
-            if self._skipped >= self._config.max_skipped:
-                if self._writer:
-                    self._writer.flush()
-                raise errors.NonFinite(
-                    f"{self._skipped} steps in a row had a non-finite loss or gradient, the last "
-                    f"is step {step}. Parameters are those of the last good update; lower the "
-                    "learning rate or look at the data of these steps."
-                )
-        if self._waiting and self._bar:
-            self._bar.update(self._waiting[-1][0] + 1, self._note)
-        self._waiting.clear()
-        if self._writer:
-            self._writer.flush()
-
-    def close(self) -> None:
-        self.flush()
-        if self._writer and self._bar:
-            self._writer.close()
-            self._bar.close(self._note)
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if self._best is not None and error is None:
+            self._best.close()

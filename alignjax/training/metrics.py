@@ -1,4 +1,8 @@
-"""metrics.jsonl, one row a step with every digit, and the same as TensorBoard files."""
+"""metrics.jsonl, one row a step with every digit, and the same as TensorBoard files.
+
+How fast a run was stands apart, in speed.jsonl: metrics are the same bytes whenever the same run is
+done again, on whatever machine of the kind.
+"""
 
 import json
 import math
@@ -6,6 +10,7 @@ import pathlib
 from typing import Any
 
 FILE = "metrics.jsonl"
+SPEED = "speed.jsonl"
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -31,6 +36,7 @@ class Writer:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         partial.replace(self.path)
         self._file = self.path.open("a")
+        self._speed = (workdir / SPEED).open("a")
         self._board = _board(workdir, start)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -40,13 +46,23 @@ class Writer:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def write_speed(self, step: int, rates: dict[str, float]) -> None:
+        """One row of rates since the last one."""
+        if not rates:
+            return
+        self._speed.write(json.dumps({"step": step, **rates}) + "\n")
+        for name, value in rates.items():
+            self._board.add_scalar(f"speed/{name}", value, step)
+
     def flush(self) -> None:
         """Everything written so far is in the files."""
         self._file.flush()
+        self._speed.flush()
 
     def close(self) -> None:
-        """Flushes and closes both files."""
+        """Flushes and closes all files."""
         self._file.close()
+        self._speed.close()
         self._board.close()
 
 

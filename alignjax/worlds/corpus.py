@@ -8,12 +8,23 @@ from typing import Any
 import numpy as np
 
 from alignjax.core import shapes
-from alignjax.data import corpus
+from alignjax.data import corpus, derive
 from alignjax.worlds import gold, review
+
+KINDS = (
+    "documents",
+    "demonstrations",
+    "pairs",
+    "rankings",
+    "unpaired",
+    "scored",
+    "steps",
+    "prompts",
+)
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReviewConfig:
+class ReviewConfig(corpus.DataConfig):
     """How much is drawn from a ReviewWorld."""
 
     world: review.ReviewWorldConfig = dataclasses.field(default_factory=review.ReviewWorldConfig)
@@ -32,6 +43,12 @@ class ReviewConfig:
         for name in ("document_noise", "token_noise"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
 
+    def make(self, log: corpus.Log) -> corpus.Corpus:
+        return make_corpus(self)
+
+    def where(self) -> tuple[str, ...]:
+        return ("pairs",)
+
 
 def rows(tokens: np.ndarray, lengths: np.ndarray, *, start: int) -> corpus.Table:
     """The columns of right-padded documents [..., T] whose tokens from `start` on are counted."""
@@ -45,29 +62,51 @@ def rows(tokens: np.ndarray, lengths: np.ndarray, *, start: int) -> corpus.Table
     }
 
 
+def default() -> corpus.DataConfig:
+    """The data of an experiment that names none: nothing has to be downloaded."""
+    return ReviewConfig()
+
+
 def make_corpus(config: ReviewConfig) -> corpus.Corpus:
-    """The corpus of one world. Everything but the pairs is drawn from the world's seed."""
+    """The corpus of one world. Everything but the pairs is drawn from the world's seed.
+
+    Unpaired answers and rankings come from the pairs. Scored rows are demonstrations with their
+    gold reward, and so are steps: each adjective of a review is one, right where it earns reward.
+    """
     config.validate()
     world = review.make_review_world(config.world)
-    sizes = {"documents": config.documents, "demonstrations": config.demonstrations}
+    sizes = {"documents": config.documents, "prompts": config.prompts}
+    derived = {"pairs": dict, "unpaired": derive.unpaired, "rankings": _rankings}
 
-    def draw(kind: str, split: str) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+    def sample(kind: str, split: str) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
         words = [config.world.seed, *(f"{kind}/{split}".encode())]
         rng = np.random.default_rng(words)
-        size = config.eval_rows if split == "eval" else sizes.get(kind, config.prompts)
+        size = config.eval_rows if split == "eval" else sizes.get(kind, config.demonstrations)
         return rng, *review.sample_documents(world, rng, size)
 
     def table(kind: str, split: str) -> corpus.Table:
-        if kind == "pairs":
-            return read_pairs(config.pairs, split)
-        rng, tokens, lengths = draw(kind, split)
+        if kind in derived:
+            return derived[kind](read_pairs(config.pairs, split))
+        rng, tokens, lengths = sample(kind, split)
+        width = world.prompt_length
         if kind == "documents":
             noise = (config.document_noise, config.token_noise)
             return rows(review.corrupt(world, rng, tokens, lengths, *noise), lengths, start=1)
-        if kind == "demonstrations":
-            return rows(tokens, lengths, start=world.prompt_length)
-        width = world.prompt_length
-        return {"prompts": tokens[:, :width], "lengths": np.full(len(tokens), width, np.int32)}
+        if kind == "prompts":
+            return {
+                "prompts": tokens[:, :width],
+                "lengths": np.full(len(tokens), width, np.int32),
+                "index": np.arange(len(tokens), dtype=np.int32),
+            }
+        columns = rows(tokens, lengths, start=width)
+        if kind == "scored":
+            columns["scores"] = gold.gold_reward(world, tokens, lengths).astype(np.float32)
+        elif kind == "steps":
+            adjectives = np.isin(tokens, [*world.kinds["pos"], *world.kinds["neg"]])
+            earned = gold.token_rewards(world, tokens, lengths) > 0
+            columns["step_mask"] = adjectives & columns["loss_mask"]
+            columns["step_labels"] = (columns["step_mask"] & earned).astype(np.float32)
+        return columns
 
     identity = hashlib.sha256(repr(dataclasses.asdict(config.world)).encode()).hexdigest()
     pairs = pathlib.Path(config.pairs)
@@ -78,12 +117,21 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
         eos=world.eos,
         length=world.length,
         prompt_length=world.prompt_length,
+        kinds=KINDS,
         table=table,
         text=lambda ids: review.words(world, np.asarray(ids)),
         fingerprints={"world": identity, "pairs": digest},
         gold=lambda tokens, lengths: gold.gold_reward(world, tokens, lengths),
         world=world,
     )
+
+
+def _rankings(pairs: corpus.Table) -> corpus.Table:
+    """A prompt's answers in the order of their true rewards; equal rewards are tied."""
+    order = np.array([np.unique(-row, return_inverse=True)[1] for row in pairs["gold"]])
+    columns = {name: pairs[name] for name in derive.ROWS}
+    there = np.ones(order.shape, bool)
+    return {**columns, "ranks": order.astype(np.float32), "answer_mask": there}
 
 
 def read_pairs(path: str, split: str) -> corpus.Table:

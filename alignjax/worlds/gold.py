@@ -70,18 +70,30 @@ def gold_reward(world: review.ReviewWorld, tokens: np.ndarray, lengths: np.ndarr
     Raises:
         ValueError: if a row does not begin with BOS and a topic, or shapes do not fit.
     """
+    total = np.zeros(len(tokens))
+    for reward in token_rewards(world, tokens, lengths).T:  # in the order of the tokens
+        total += reward
+    return total
+
+
+def token_rewards(world: review.ReviewWorld, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns each token's part of the gold reward, [n, T] float64; arguments as `gold_reward`.
+
+    The penalty of a document without EOS stands at its BOS.
+    """
     tokens, lengths = np.asarray(tokens), np.asarray(lengths)
     _check_documents(world, tokens, lengths)
     tables = gold_tables(world)
     topic = tokens[:, 1] - world.kinds["topic"][0]
     state = np.zeros(len(tokens), int)
     final = tokens[np.arange(len(tokens)), lengths - 1]
-    total = np.where(final == world.eos, 0.0, NO_EOS)
+    rewards = np.zeros(tokens.shape)
+    rewards[:, 0] = np.where(final == world.eos, 0.0, NO_EOS)
     for t in range(1, tokens.shape[1]):
         last, token = tokens[:, t - 1], tokens[:, t]
-        total += np.where(t < lengths, tables.reward[topic, state, last, token], 0.0)
+        rewards[:, t] = np.where(t < lengths, tables.reward[topic, state, last, token], 0.0)
         state = tables.next_state[state, token]
-    return total
+    return rewards
 
 
 def _check_documents(world: review.ReviewWorld, tokens: np.ndarray, lengths: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from alignjax.models import transformer
 from alignjax.models.adapters import adapt, many
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.training import loop, optim, update
+from alignjax.training import optim, stepping, update
 from tests.models.adapters import kinds
 from tests.training import tiny
 
@@ -36,7 +36,7 @@ def stepped(name, kind, steps=3):
     def tx_of(params):
         return optim.make_optimizer(tiny.optimizer(), params, 100)
 
-    state = jax.jit(lambda s: loop.make_state(method, tx_of, jax.random.key(7), s))(start)
+    state = jax.jit(lambda s: stepping.make_state(method, tx_of, jax.random.key(7), s))(start)
     run = update.make_update(method.loss, tx_of(state.params))
     annotate = jax.jit(method.annotate) if method.annotate else lambda frozen, given: {}
     found = []
@@ -92,7 +92,7 @@ def test_a_step_keeps_the_layout_of_adapters_and_lowers_for_a_pod(kind):
             nonlocal tx
             start = {"policy": model.init(key)}
             tx = optim.make_optimizer(optim.OptimConfig(), start["policy"], 10)
-            return loop.make_state(method, lambda p: tx, key, start), {"base": plain.init(key)}
+            return stepping.make_state(method, lambda p: tx, key, start), {"base": plain.init(key)}
 
         key = jax.eval_shape(lambda: jax.random.key(0))
         state, frozen = jax.eval_shape(make, key)

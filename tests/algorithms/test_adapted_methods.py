@@ -10,7 +10,7 @@ import pytest
 from alignjax.core import struct, trees
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt
-from alignjax.training import loop, optim, update
+from alignjax.training import optim, stepping, update
 from tests.models.adapters import kinds
 from tests.training import tiny
 
@@ -49,7 +49,7 @@ def prepared(method_name, kind, base):
         tx = optim.make_optimizer(tiny.optimizer(), params, 100)
         return tx
 
-    state = loop.make_state(method, tx_of, jax.random.key(0), start)
+    state = stepping.make_state(method, tx_of, jax.random.key(0), start)
     batch = jax.tree.map(jnp.asarray, tiny.batch(method_name, 0, ROWS))
     if method.annotate:
         batch |= jax.jit(method.annotate)(frozen, batch)
@@ -76,7 +76,7 @@ def test_a_step_moves_the_adapters_alone(name, kind, base):
     assert trees.size(state.opt_state) <= 2 * trees.size(state.params) + 8
     run = update.make_update(method.loss, tx)
     state, metrics = run(state, frozen, batch, jax.random.key(0))
-    for key, expected in method.first.items():
+    for key, expected in method.first(batch).items():
         assert abs(float(metrics[key].value) - expected.value) <= expected.tolerance
     if name == "dpo":
         assert abs(float(metrics["dpo"].value) - math.log(2)) < 1e-6

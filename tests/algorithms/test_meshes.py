@@ -12,7 +12,7 @@ from alignjax.models import transformer
 from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
-from alignjax.training import loop, optim, update
+from alignjax.training import optim, stepping, update
 from tests.training import tiny
 
 MESHES = {
@@ -63,8 +63,8 @@ def abstract_step(name):
     def make(key):
         policy = model.init(key)
         scored = model.with_scalar(policy)
-        start = {"policy": policy, "reward": scored}
-        state = loop.make_state(
+        start = {"policy": policy, "value": scored}
+        state = stepping.make_state(
             method, lambda p: optim.make_optimizer(optim.OptimConfig(), p, 10), key, start
         )
         return state, {"reference": policy, "reward": scored}

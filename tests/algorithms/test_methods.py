@@ -43,7 +43,8 @@ def prepared(name, **changes):
 def test_the_first_update_finds_what_the_method_promises(name):
     method, state, frozen, tx, batch, found = prepared(name)
     _, metrics = update.make_update(method.loss, tx)(state, frozen, batch, jax.random.key(0))
-    for key, expected in method.first.items():
+    first = method.first(batch)
+    for key, expected in first.items():
         assert abs(float(metrics[key].value) - expected.value) <= expected.tolerance
     promised = {
         "dpo": ("dpo", math.log(2)),
@@ -53,10 +54,10 @@ def test_the_first_update_finds_what_the_method_promises(name):
     }
     if name in promised:
         key, value = promised[name]
-        assert method.first[key].value == pytest.approx(value, abs=1e-7)
+        assert first[key].value == pytest.approx(value, abs=1e-7)
         assert abs(float(metrics[key].value) - value) < 1e-5
     else:
-        assert not method.first
+        assert not first
         assert abs(float(metrics["nll"].value) - math.log(tiny.VOCAB)) < 0.3
     if found:
         np.testing.assert_allclose(found["kl"].value, 0.0, atol=1e-4)
@@ -214,7 +215,7 @@ def moved(params):
 def test_the_score_lands_on_the_last_token_of_a_completion():
     """With gamma = lambda = 1 and zero values the return is the reward still to come."""
 
-    def three(frozen, samples):
+    def three(frozen, samples, columns):
         return jnp.full(samples.lengths.shape, 3.0)
 
     plain = {"decay": 1.0, "whiten_advantages": False, "kl_coefficient": 0.0}
@@ -321,7 +322,7 @@ def test_a_wrong_number_is_refused_by_name():
 def test_equal_and_extreme_rewards_give_finite_losses(score):
     """R35."""
 
-    def rule(frozen, samples):
+    def rule(frozen, samples, columns):
         return jnp.full(samples.lengths.shape, score)
 
     (rows, _, _), state, frozen = collected(rule)

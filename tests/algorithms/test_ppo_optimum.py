@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignjax import evaluation, runs
 from alignjax.evals import policy as policies
+from alignjax.runs import evaluation
 from alignjax.sampling import transforms
 from alignjax.worlds import oracle
 from tests.commands import cli
@@ -22,7 +22,7 @@ PROMPTS, DRAWS = 256, 128
 
 CONFIG = """
 from alignjax.algorithms.ppo import PpoConfig
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
@@ -54,7 +54,7 @@ def get_config(stage):
 def draw(run: evaluation.Run, policy: Any, reference: Any, prompts: np.ndarray) -> Any:
     """(gold reward, KL to the reference) [P, DRAWS] of completions drawn from a policy."""
     sample = policies.make_sampler(
-        run.model, transforms.SamplingConfig(max_new_tokens=18),
+        run.model("policy"), transforms.SamplingConfig(max_new_tokens=18),
         eos=run.corpus.eos, pad=run.corpus.pad, rows=2048,
     )  # fmt: skip
     repeated = np.repeat(prompts, DRAWS, axis=0)
@@ -90,12 +90,9 @@ def run(folder: pathlib.Path) -> dict[str, float]:
             )  # fmt: skip
     opened = evaluation.open_run(folder / "ppo")
     reference, policy = (
-        runs.load_policy(
-            folder / stage, opened.model, opened.config.model, opened.corpus.fingerprints
-        )
-        for stage in ("sft", "ppo")
+        evaluation.open_run(folder / stage).joined("policy") for stage in ("sft", "ppo")
     )
-    prompts = opened.corpus.table("prompts", "eval")["prompts"][:PROMPTS]
+    prompts = opened.corpus.read("prompts", "eval")["prompts"][:PROMPTS]
     exact = oracle.exact_optimum(opened.corpus.world, prompts, (BETA,))
     gold, kl = draw(opened, policy, reference, prompts)
     sft_gold, _ = draw(opened, reference, reference, prompts)

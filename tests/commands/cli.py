@@ -60,10 +60,10 @@ def stage_config(folder: pathlib.Path, stage: pathlib.Path, changes: str = "") -
             f"""\
             import pathlib
 
-            from alignjax import evaluation
+            from alignjax.runs import folder
 
             def get_config(variant=""):
-                _, config = evaluation.read_record(pathlib.Path({str(stage)!r}))
+                config = folder.read(pathlib.Path({str(stage)!r})).config
                 {changes or "pass"}
                 return config
             """

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from alignjax import evaluation
 from alignjax.models.checkpoints import folder, safetensors_io
+from alignjax.runs import evaluation
 from alignjax.sampling import transforms
 from tests.commands import cli, open_model
 
@@ -15,7 +15,7 @@ pytest.importorskip("tokenizers", reason="open weights need alignjax[hf]")
 CONFIG = """
 from alignjax.algorithms import sft
 from alignjax.data.instructions import InstructConfig
-from alignjax.experiment import Experiment
+from alignjax.runs.experiment import Experiment
 from alignjax.models.adapters import adapt, lora
 from alignjax.training.loop import LoopConfig
 

@@ -223,7 +223,7 @@ def experiment_file(tmp_path, body):
     file = tmp_path / "one.py"
     file.write_text(
         "from alignjax.algorithms import dpo, ppo, reward, sft\n"
-        "from alignjax.experiment import Experiment\n"
+        "from alignjax.runs.experiment import Experiment\n"
         "from alignjax.training.loop import LoopConfig\n"
         "from alignjax.worlds.corpus import ReviewConfig\n"
         "DATA = ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=8)\n"

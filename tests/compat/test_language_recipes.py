@@ -44,12 +44,12 @@ MASKED = {"score_regression": False, "outcome_reward": False, "bradley_terry": F
 
 def arrays_for(method):
     """What the method takes; labels and ranks are like those of data."""
-    rng, given = np.random.default_rng(1), draw()
+    rng, arrays = np.random.default_rng(1), draw()
     for name, shape in OTHERS.get(method, {}).items():
-        given[name] = rng.random(shape) if name == "labels" else rng.normal(size=shape)
+        arrays[name] = rng.random(shape) if name == "labels" else rng.normal(size=shape)
     if MASKED.get(method, True):
-        given["mask"] = MASKS.get(method, MASK)
-    return given
+        arrays["mask"] = MASKS.get(method, MASK)
+    return arrays
 
 
 def objective(terms):
@@ -63,10 +63,10 @@ def near(got, want):
 @pytest.mark.parametrize("method", language.RECIPES)
 def test_micro_batches_join_to_the_batch(method):
     """Parts of unlike length: means of means would differ."""
-    recipe, given = compat.recipe("paper", method), arrays_for(method)
-    whole = recipe(given)
+    recipe, arrays = compat.recipe("paper", method), arrays_for(method)
+    whole = recipe(arrays)
     first, second = (
-        recipe({name: x[part] for name, x in given.items()}) for part in (slice(1), slice(1, B))
+        recipe({name: x[part] for name, x in arrays.items()}) for part in (slice(1), slice(1, B))
     )
     for term in whole:
         near((first[term] + second[term]).value, whole[term].value)
@@ -75,9 +75,9 @@ def test_micro_batches_join_to_the_batch(method):
 
 @pytest.mark.parametrize("method", language.RECIPES)
 def test_weights_do_not_depend_on_numbers(method):
-    recipe, given = compat.recipe("paper", method), arrays_for(method)
-    other = {name: x if name == "mask" else 0.5 * x for name, x in given.items()}
-    for a, b in zip(recipe(given).values(), recipe(other).values(), strict=True):
+    recipe, arrays = compat.recipe("paper", method), arrays_for(method)
+    other = {name: x if name == "mask" else 0.5 * x for name, x in arrays.items()}
+    for a, b in zip(recipe(arrays).values(), recipe(other).values(), strict=True):
         assert float(a.weight) == float(b.weight)
 
 
@@ -89,26 +89,26 @@ def test_what_is_missing_is_named(method):
 
 
 def test_language_models_by_hand():
-    given = {"token_logprobs": jnp.log(jnp.array([[0.5, 0.25, 0.1], [0.5, 0.5, 0.5]]))}
-    given["mask"] = np.array([[1, 1, 0], [1, 0, 0]])
-    near(objective(compat.recipe("paper", "token_nll")(given)), 4 / 3 * LOG2)
-    near(objective(compat.recipe("paper", "dft")(given)), (0.5 + 0.5 + 0.5) / 3 * LOG2)
-    given |= {"logsumexp": jnp.full((2, 3), 2.0), "mean_logits": jnp.full((2, 3), -1.0)}
-    smoothed = compat.recipe("paper", "smoothed_nll")(given, label_smoothing=0.25)
+    arrays = {"token_logprobs": jnp.log(jnp.array([[0.5, 0.25, 0.1], [0.5, 0.5, 0.5]]))}
+    arrays["mask"] = np.array([[1, 1, 0], [1, 0, 0]])
+    near(objective(compat.recipe("paper", "token_nll")(arrays)), 4 / 3 * LOG2)
+    near(objective(compat.recipe("paper", "dft")(arrays)), (0.5 + 0.5 + 0.5) / 3 * LOG2)
+    arrays |= {"logsumexp": jnp.full((2, 3), 2.0), "mean_logits": jnp.full((2, 3), -1.0)}
+    smoothed = compat.recipe("paper", "smoothed_nll")(arrays, label_smoothing=0.25)
     near(objective(smoothed), 0.75 * 4 / 3 * LOG2 + 0.25 * 3)
-    near(objective(compat.recipe("paper", "z_loss")(given, coefficient=0.5)), 2.0)
+    near(objective(compat.recipe("paper", "z_loss")(arrays, coefficient=0.5)), 2.0)
 
 
 def test_rewards_by_hand():
-    given = {"chosen_scores": jnp.array([LOG3, 0.0]), "rejected_scores": jnp.array([0.0, LOG3])}
+    arrays = {"chosen_scores": jnp.array([LOG3, 0.0]), "rejected_scores": jnp.array([0.0, LOG3])}
     reward = compat.recipe("paper", "bradley_terry")
-    near(objective(reward(given)), 2 * LOG2 - LOG3 / 2)
-    centred = reward(given, center_coefficient=0.1)
+    near(objective(reward(arrays)), 2 * LOG2 - LOG3 / 2)
+    centred = reward(arrays, center_coefficient=0.1)
     near(centred["center"].value, 0.1 * LOG3**2)
     near(objective(centred), 2 * LOG2 - LOG3 / 2 + 0.1 * LOG3**2)
-    moved = reward({**given, "margin": jnp.array([LOG3, -LOG3])})
+    moved = reward({**arrays, "margin": jnp.array([LOG3, -LOG3])})
     near(objective(moved), LOG2)
-    one = reward({**given, "pair_mask": np.array([1, 0])}, center_coefficient=0.1)
+    one = reward({**arrays, "pair_mask": np.array([1, 0])}, center_coefficient=0.1)
     near(objective(one), 2 * LOG2 - LOG3 + 0.1 * LOG3**2)
     steps = {
         "logits": jnp.array([[[0.0, LOG3], [5.0, 5.0], [LOG3, 0.0]]]),
@@ -124,19 +124,19 @@ def test_rewards_by_hand():
 
 def test_distillation_by_hand():
     """Student (1/2, 1/2), teacher (3/4, 1/4); the masked token does not count."""
-    given = {
+    arrays = {
         "student_logits": jnp.zeros((1, 2, 2)),
         "teacher_logits": jnp.array([[[LOG3, 0.0], [9.0, 0.0]]]),
         "mask": np.array([[1, 0]]),
     }
     forward, reverse = 0.75 * LOG3 - LOG2, LOG2 - LOG3 / 2
-    near(objective(compat.recipe("paper", "forward_kl")(given)), forward)
-    near(objective(compat.recipe("paper", "reverse_kl")(given)), reverse)
+    near(objective(compat.recipe("paper", "forward_kl")(arrays)), forward)
+    near(objective(compat.recipe("paper", "reverse_kl")(arrays)), reverse)
     for preset, method in (("paper", "generalised_jsd"), ("trl-1.16", "distillation")):
         recipe = compat.recipe(preset, method)
-        near(objective(recipe(given, beta=0.0)), forward)
-        near(objective(recipe(given, beta=1.0)), reverse)
-    softer = compat.recipe("paper", "forward_kl")(given, temperature=0.5)  # teacher (9/10, 1/10)
+        near(objective(recipe(arrays, beta=0.0)), forward)
+        near(objective(recipe(arrays, beta=1.0)), reverse)
+    softer = compat.recipe("paper", "forward_kl")(arrays, temperature=0.5)  # teacher (9/10, 1/10)
     near(objective(softer), 0.9 * math.log(9) - math.log(5))
     defaults = {
         p: compat.recipe("trl-1.16", p).defaults for p in ("generalised_jsd", "distillation")
@@ -144,17 +144,17 @@ def test_distillation_by_hand():
     assert defaults["generalised_jsd"]["beta"] == 0.5
     assert defaults["distillation"]["beta"] == 1.0
     with pytest.raises(ValueError, match="temperature must be finite and > 0; got 0"):
-        compat.recipe("paper", "forward_kl")(given, temperature=0.0)
+        compat.recipe("paper", "forward_kl")(arrays, temperature=0.0)
 
 
 def test_no_gradient_reaches_the_teacher():
-    given = {**draw(), "mask": MASK}
+    arrays = {**draw(), "mask": MASK}
     recipe = compat.recipe("paper", "generalised_jsd")
 
     def loss(student, teacher):
-        return objective(recipe({**given, "student_logits": student, "teacher_logits": teacher}))
+        return objective(recipe({**arrays, "student_logits": student, "teacher_logits": teacher}))
 
-    logits = given["student_logits"], given["teacher_logits"]
+    logits = arrays["student_logits"], arrays["teacher_logits"]
     student, teacher = jax.grad(loss, (0, 1))(*logits)
     assert np.any(np.asarray(student) != 0)
     np.testing.assert_array_equal(teacher, 0)

@@ -17,10 +17,10 @@ from tests.conformance import compare, golden
 def recorded(preset: str, method: str) -> list[golden.Golden]:
     """The goldens of a method whose recipe differs on purpose."""
     files = [file for file in golden.files() if file.name.startswith(preset)]
-    found = [g for file in files for g in golden.load(file)[0]]
-    found = [g for g in found if g.method == method and g.difference]
-    assert found
-    return found
+    result = [g for file in files for g in golden.load(file)[0]]
+    result = [g for g in result if g.method == method and g.difference]
+    assert result
+    return result
 
 
 # --- KL: an exact enumeration of a policy over V answers of one token ---
@@ -53,48 +53,48 @@ def exact_gradient(*, forward: bool = False):
 
 
 def test_expected_gradient_of_k1_as_a_loss_is_zero():
-    found = expected_gradient(lambda logprobs: losses.k1(logprobs, REFERENCE))
-    np.testing.assert_allclose(found, 0.0, atol=1e-6)
+    result = expected_gradient(lambda logprobs: losses.k1(logprobs, REFERENCE))
+    np.testing.assert_allclose(result, 0.0, atol=1e-6)
     assert np.abs(exact_gradient()).max() > 0.05
 
 
 @pytest.mark.parametrize(("estimator", "forward"), [("k2", False), ("k3", True)])
 def test_expected_gradients_of_the_estimators_that_are_allowed(estimator, forward):
-    found = expected_gradient(lambda x: losses.kl_loss(x, REFERENCE, estimator=estimator))
-    np.testing.assert_allclose(found, exact_gradient(forward=forward), atol=1e-6)
+    result = expected_gradient(lambda x: losses.kl_loss(x, REFERENCE, estimator=estimator))
+    np.testing.assert_allclose(result, exact_gradient(forward=forward), atol=1e-6)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_exact_gradient_is_that_of_reverse_kl_for_every_estimator(estimator, off_policy):
     def per_token(logprobs):
-        given = {
+        arrays = {
             "logprobs": logprobs,
             "old_logprobs": OLD,
             "reference_logprobs": REFERENCE,
             "mask": np.ones((V, 1)),
         }
         return kl.values(
-            Arrays(given, "test"),
+            Arrays(arrays, "test"),
             estimator=estimator,
             cap=None,
             exact_gradient=True,
             maximum_ratio=10.0 if off_policy else None,
         )
 
-    found = expected_gradient(per_token, OLD if off_policy else None)
-    np.testing.assert_allclose(found, exact_gradient(), atol=1e-6)
+    result = expected_gradient(per_token, OLD if off_policy else None)
+    np.testing.assert_allclose(result, exact_gradient(), atol=1e-6)
 
 
 @pytest.mark.parametrize("preset", ["verl-0.9", "openrlhf-0.11"])
 def test_k1_as_a_loss_pushes_all_tokens_alike(preset):
     """Its gradient there knows neither the policy nor the reference."""
     weight = compat.recipe(preset, "kl_loss").defaults["weight"]
-    for found in recorded(preset, "kl_loss"):
-        mask = found.inputs["mask"]
-        capped = np.abs(found.inputs["logprobs"] - found.inputs["reference_logprobs"]) > 10
+    for result in recorded(preset, "kl_loss"):
+        mask = result.inputs["mask"]
+        capped = np.abs(result.inputs["logprobs"] - result.inputs["reference_logprobs"]) > 10
         alike = weight * mask / mask.sum() * (1 if preset == "verl-0.9" else ~capped)
-        np.testing.assert_allclose(found.gradients["logprobs"], alike, atol=1e-9)
+        np.testing.assert_allclose(result.gradients["logprobs"], alike, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -146,73 +146,73 @@ def test_orpo_of_tunix_changes_with_the_length():
 
 
 def test_odds_of_certain_answers_stay_finite_where_tunix_gives_nan():
-    for found in recorded("tunix-0.1.7", "orpo"):
-        assert np.isnan(found.gradients["chosen_logprobs"]).any()
-        loss = lambda x, given=found.inputs: sum(  # noqa: E731
+    for result in recorded("tunix-0.1.7", "orpo"):
+        assert np.isnan(result.gradients["chosen_logprobs"]).any()
+        loss = lambda x, arrays=result.inputs: sum(  # noqa: E731
             term.value
             for term in compat.recipe("tunix-0.1.7", "orpo")(
-                {**given, "chosen_logprobs": x}
+                {**arrays, "chosen_logprobs": x}
             ).values()
         )
-        value, gradient = jax.value_and_grad(loss)(jnp.asarray(found.inputs["chosen_logprobs"]))
+        value, gradient = jax.value_and_grad(loss)(jnp.asarray(result.inputs["chosen_logprobs"]))
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
 
 
 # --- reward models, policies ---
 def test_log_exp_loss_overflows_where_the_loss_is_linear():
-    for found in recorded("openrlhf-0.11", "bradley_terry"):
-        assert np.isinf(found.value)
-        behind = found.inputs["rejected_scores"] - found.inputs["chosen_scores"]
-        (term,) = compat.recipe("openrlhf-0.11", "bradley_terry")(found.inputs).values()
+    for result in recorded("openrlhf-0.11", "bradley_terry"):
+        assert np.isinf(result.value)
+        behind = result.inputs["rejected_scores"] - result.inputs["chosen_scores"]
+        (term,) = compat.recipe("openrlhf-0.11", "bradley_terry")(result.inputs).values()
         assert float(term.value) == pytest.approx(behind.mean(), rel=1e-6)
 
 
 def test_clip_cov_of_verl_has_our_gradient_and_another_value():
-    for found in recorded("verl-0.9", "clip_cov"):
-        errors = compare.errors([found])
+    for result in recorded("verl-0.9", "clip_cov"):
+        errors = compare.errors([result])
         assert errors.gradient < compare.GRADIENT_TOLERANCE
         assert errors.value > 1e-2
         plain = compat.recipe("verl-0.9", "ppo_clip")(
-            found.inputs, clip_low=1.0, clip_high=9.0, dual_clip=None
+            result.inputs, clip_low=1.0, clip_high=9.0, dual_clip=None
         )["loss"]
-        (ours,) = compat.recipe("verl-0.9", "clip_cov")(found.inputs, **found.options).values()
+        (ours,) = compat.recipe("verl-0.9", "clip_cov")(result.inputs, **result.options).values()
         assert float(ours.value) == pytest.approx(float(plain.value), rel=1e-6)  # that of PPO
 
 
 def test_one_token_decides_over_the_ppo_of_tunix():
-    for found in recorded("tunix-0.1.7", "ppo_clip"):
-        log_ratio = found.inputs["logprobs"] - found.inputs["old_logprobs"]
+    for result in recorded("tunix-0.1.7", "ppo_clip"):
+        log_ratio = result.inputs["logprobs"] - result.inputs["old_logprobs"]
         worst = np.unravel_index(np.argmax(log_ratio), log_ratio.shape)
-        alone = -found.inputs["advantages"][worst] * np.exp(np.float64(log_ratio[worst]))
-        assert found.value == pytest.approx(alone / found.inputs["mask"].sum(), rel=1e-3)
-        assert found.value > 1e12
-        (term,) = compat.recipe("tunix-0.1.7", "ppo_clip")(found.inputs).values()
-        assert term.value < np.abs(found.inputs["advantages"]).max() * np.exp(20)
+        alone = -result.inputs["advantages"][worst] * np.exp(np.float64(log_ratio[worst]))
+        assert result.value == pytest.approx(alone / result.inputs["mask"].sum(), rel=1e-3)
+        assert result.value > 1e12
+        (term,) = compat.recipe("tunix-0.1.7", "ppo_clip")(result.inputs).values()
+        assert term.value < np.abs(result.inputs["advantages"]).max() * np.exp(20)
 
 
 def test_tunix_distils_into_padding():
-    for found in recorded("tunix-0.1.7", "forward_kl"):
-        padded = found.inputs["mask"] == 0
-        assert np.abs(found.gradients["student_logits"][padded]).max() > 1e-3
+    for result in recorded("tunix-0.1.7", "forward_kl"):
+        padded = result.inputs["mask"] == 0
+        assert np.abs(result.gradients["student_logits"][padded]).max() > 1e-3
 
 
 # --- advantages ---
 def test_openrlhf_loses_the_bootstrap_across_a_turn():
     """Its result is that of an episode in which the other speaker's tokens are steps of value 0."""
-    for found in recorded("openrlhf-0.11", "gae"):
-        mask = found.inputs["mask"]
+    for result in recorded("openrlhf-0.11", "gae"):
+        mask = result.inputs["mask"]
         recipe = compat.recipe("openrlhf-0.11", "returns")
-        options = {"kl_weight": 0.01, **found.options}
-        own = np.asarray(recipe(found.inputs, **options))
-        score = estimators.at_last_token(jnp.clip(found.inputs["rewards"], -10, 10), mask)
-        kl = found.inputs["logprobs"] - found.inputs["reference_logprobs"]
-        rewards, values = (score - 0.01 * kl) * mask, found.inputs["values"] * mask
+        options = {"kl_weight": 0.01, **result.options}
+        own = np.asarray(recipe(result.inputs, **options))
+        score = estimators.at_last_token(jnp.clip(result.inputs["rewards"], -10, 10), mask)
+        penalty = result.inputs["logprobs"] - result.inputs["reference_logprobs"]
+        rewards, values = (score - 0.01 * penalty) * mask, result.inputs["values"] * mask
         advantages, returns = losses.gae(
             rewards, values, np.ones_like(mask), discount=0.9, decay=0.8
         )
         theirs = losses.whiten(advantages, mask)
-        np.testing.assert_allclose(found.value, theirs, atol=1e-5)
+        np.testing.assert_allclose(result.value, theirs, atol=1e-5)
         last_turn = np.s_[:, 5:]
         np.testing.assert_allclose(own[last_turn], returns[last_turn], atol=1e-5)
         assert np.abs(own[:, 2] - returns[:, 2]).max() > 0.1
@@ -229,9 +229,9 @@ def test_a_perfect_value_function_leaves_no_advantage_across_a_turn():
 
 
 def test_a_lone_answer_keeps_its_raw_reward_in_verl():
-    for found in recorded("verl-0.9", "group_relative"):
-        np.testing.assert_allclose(found.value, found.inputs["rewards"], rtol=1e-5)
-        np.testing.assert_array_equal(compat.recipe("verl-0.9", "group_relative")(found.inputs), 0)
+    for result in recorded("verl-0.9", "group_relative"):
+        np.testing.assert_allclose(result.value, result.inputs["rewards"], rtol=1e-5)
+        np.testing.assert_array_equal(compat.recipe("verl-0.9", "group_relative")(result.inputs), 0)
 
 
 def test_gpg_of_verl_takes_an_all_right_group_for_a_signal():
@@ -243,10 +243,10 @@ def test_gpg_of_verl_takes_an_all_right_group_for_a_signal():
         for r in (1, 0)
     )
     np.testing.assert_array_equal(all_right, all_wrong)
-    for found in recorded("verl-0.9", "gpg"):
+    for result in recorded("verl-0.9", "gpg"):
         samples, others_than_zero = 6, 4
         centred = mixed - mixed.mean()
-        np.testing.assert_allclose(found.value[1], centred * samples / others_than_zero, rtol=1e-6)
+        np.testing.assert_allclose(result.value[1], centred * samples / others_than_zero, rtol=1e-6)
         np.testing.assert_allclose(all_right[1], centred * 2, rtol=1e-6)
 
 

@@ -131,13 +131,13 @@ def test_on_policy_gradient_is_that_of_reinforce(preset, method):
     """Without old_logprobs the policy itself is the old one."""
     arrays = {k: x for k, x in batch().items() if k != "old_logprobs"}
     reduce, numbers = AT_RATIO_1[method]
-    found = gradient(preset, method, arrays, **ON_POLICY.get((preset, method), {}))
+    result = gradient(preset, method, arrays, **ON_POLICY.get((preset, method), {}))
 
     def plain(logprobs):
         token = losses.reinforce(logprobs, arrays["advantages"], MASK)
         return reduce(token, MASK, **numbers).value
 
-    near(found, jax.grad(plain)(jnp.asarray(arrays["logprobs"])))
+    near(result, jax.grad(plain)(jnp.asarray(arrays["logprobs"])))
 
 
 def test_dapo_is_one_mean_over_the_batch_or_one_per_prompt():
@@ -159,11 +159,11 @@ def test_micro_batch_means_are_not_the_batch_mean():
     not."""
     arrays = batch()
     halves = [{k: x[i : i + 3] for k, x in arrays.items()} for i in (0, 3)]
-    found = [terms("trl-1.16", "dapo", half)["policy"] for half in halves]
-    assert found[0].weight != found[1].weight
+    result = [terms("trl-1.16", "dapo", half)["policy"] for half in halves]
+    assert result[0].weight != result[1].weight
     whole = float(value("trl-1.16", "dapo", arrays))
-    near((found[0] + found[1]).value, whole)
-    assert abs(float(found[0].value + found[1].value) / 2 - whole) > 1e-3
+    near((result[0] + result[1]).value, whole)
+    assert abs(float(result[0].value + result[1].value) / 2 - whole) > 1e-3
 
 
 def test_epsilon_high_of_trl_cispo_is_the_bound_itself():
@@ -218,27 +218,29 @@ def test_sampler_weights_apply_to_batches_that_have_them():
     with_sampler = {**arrays, "sampler_logprobs": sampler}
     plain = value("trl-1.16", "dapo", arrays)
     near(value("trl-1.16", "dapo", with_sampler, sampler_level=None), plain)
-    found = value("trl-1.16", "dapo", with_sampler, sampler_level="token")
-    each = losses.ppo_clip(*(arrays[k] for k in ("logprobs", "old_logprobs", "advantages", "mask")))
+    result = value("trl-1.16", "dapo", with_sampler, sampler_level="token")
+    per_token = losses.ppo_clip(
+        *(arrays[k] for k in ("logprobs", "old_logprobs", "advantages", "mask"))
+    )
     weights = np.full((B, T), np.exp(0.1))
     weights[0, 0] = 1.0
-    near(found, np.sum(np.asarray(each) * weights) / MASK.sum())
+    near(result, np.sum(np.asarray(per_token) * weights) / MASK.sum())
     longest = value("trl-1.16", "dapo", with_sampler, sampler_maximum=np.exp(0.35))
     kept = np.where(np.isnan(sampler), 0.0, 0.1 * MASK).sum(-1) < 0.35
     scale = np.exp(np.where(np.isnan(sampler), 0.0, 0.1 * MASK).sum(-1)) * kept
-    near(longest, np.sum(np.asarray(each) * scale[:, None]) / MASK.sum())
+    near(longest, np.sum(np.asarray(per_token) * scale[:, None]) / MASK.sum())
 
 
 def test_entropy_and_kl_are_terms_of_their_own():
     entropy = np.random.default_rng(3).exponential(size=(B, T)).astype(np.float32)
     arrays = batch(entropy=entropy)
-    found = terms("trl-1.16", "dapo", arrays, kl_weight=0.1, entropy_weight=0.5)
-    assert set(found) == {"policy", "kl", "entropy"}
-    near(found["entropy"].value, -0.5 * entropy[MASK == 1].mean())
+    result = terms("trl-1.16", "dapo", arrays, kl_weight=0.1, entropy_weight=0.5)
+    assert set(result) == {"policy", "kl", "entropy"}
+    near(result["entropy"].value, -0.5 * entropy[MASK == 1].mean())
     rho = np.exp(arrays["logprobs"] - arrays["old_logprobs"])
     gap = arrays["reference_logprobs"] - arrays["logprobs"]
     k3 = (np.exp(gap) - 1 - gap)[MASK == 1]
-    near(found["kl"].value, 0.1 * (k3 * rho[MASK == 1]).mean(), 1e-5)
+    near(result["kl"].value, 0.1 * (k3 * rho[MASK == 1]).mean(), 1e-5)
     plain = terms("trl-1.16", "dapo", arrays, kl_weight=0.1, kl_corrected=False)
     near(plain["kl"].value, 0.1 * k3.mean(), 1e-5)
 
@@ -246,10 +248,10 @@ def test_entropy_and_kl_are_terms_of_their_own():
 def test_top_entropy_tokens_alone_get_a_policy_gradient():
     entropy = np.arange(B * T, dtype=np.float32).reshape(B, T)
     arrays = batch(entropy=entropy)
-    found = np.asarray(gradient("trl-1.16", "dapo", arrays, entropy_share=0.25))
+    result = np.asarray(gradient("trl-1.16", "dapo", arrays, entropy_share=0.25))
     highest = np.quantile(entropy[MASK == 1], 0.75)
-    assert np.all(found[entropy < highest] == 0)
-    assert np.any(found[(MASK == 1) & (entropy >= highest)])
+    assert np.all(result[entropy < highest] == 0)
+    assert np.any(result[(MASK == 1) & (entropy >= highest)])
     weight = terms("trl-1.16", "dapo", arrays, entropy_share=0.25)["policy"].weight
     assert weight == MASK.sum()  # TRL still divides by all tokens
 
@@ -257,9 +259,11 @@ def test_top_entropy_tokens_alone_get_a_policy_gradient():
 def test_off_policy_rows_are_dropped_only_where_the_advantage_is_negative():
     old = batch()["logprobs"] + 0.3
     arrays = batch(old_logprobs=old, advantages=np.array([1, -1, 1, -1, 1, -1], np.float32))
-    found = np.asarray(gradient("trl-1.16", "grpo", arrays, off_policy_threshold=0.2, clip_low=0.9))
-    assert np.all(found[1::2] == 0)
-    assert np.all(found[::2, 0] != 0)
+    result = np.asarray(
+        gradient("trl-1.16", "grpo", arrays, off_policy_threshold=0.2, clip_low=0.9)
+    )
+    assert np.all(result[1::2] == 0)
+    assert np.all(result[::2, 0] != 0)
 
 
 # --- advantages ---
@@ -267,11 +271,11 @@ REWARDS = np.array([[1.0, 2.0, 6.0], [np.nan, 3.0, 5.0], [np.nan, np.nan, 4.0]],
 
 
 def test_missing_rewards_enter_no_statistic():
-    found = compat.recipe("trl-1.16", "group_relative")({"rewards": REWARDS}, scale="none")
-    near(found, [[-2, -1, 3], [0, -1, 1], [0, 0, 0]])
+    result = compat.recipe("trl-1.16", "group_relative")({"rewards": REWARDS}, scale="none")
+    near(result, [[-2, -1, 3], [0, -1, 1], [0, 0, 0]])
     std = np.nanstd(REWARDS, ddof=1)
     whole = compat.recipe("trl-1.16", "group_relative")({"rewards": REWARDS}, scale="batch")
-    near(whole, np.asarray(found) / (std + 1e-4))
+    near(whole, np.asarray(result) / (std + 1e-4))
     baseline = compat.recipe("trl-1.16", "leave_one_out")({"rewards": REWARDS}, kl_weight=0.0)
     near(baseline, [[-3, -1.5, 4.5], [0, -2, 2], [0, 0, 0]])
     near(compat.recipe("paper", "leave_one_out")({"rewards": REWARDS}), baseline)
@@ -283,11 +287,11 @@ def test_gdpo_normalises_before_the_sum():
     small = rng.normal(size=(2, 4)).astype(np.float32)
     large = 1e3 * rng.normal(size=(2, 4)).astype(np.float32)
     both = {"rewards": np.stack([small, large], -1), "reward_weights": np.ones(2, np.float32)}
-    found = np.asarray(compat.recipe("trl-1.16", "gdpo")(both))
+    result = np.asarray(compat.recipe("trl-1.16", "gdpo")(both))
     swapped = {**both, "rewards": np.stack([1e3 * small, 1e-3 * large], -1)}
-    near(compat.recipe("trl-1.16", "gdpo")(swapped), found, 2e-3)
+    near(compat.recipe("trl-1.16", "gdpo")(swapped), result, 2e-3)
     summed = compat.recipe("trl-1.16", "group_relative")({"rewards": small + large})
-    assert np.abs(np.asarray(summed) - found).max() > 0.1
+    assert np.abs(np.asarray(summed) - result).max() > 0.1
 
 
 def test_ppo_score_is_in_the_slot_after_the_answer():
@@ -299,9 +303,9 @@ def test_ppo_score_is_in_the_slot_after_the_answer():
     rewards = compat.recipe("trl-1.12", "rewards")(scored, kl_weight=0.1)
     near(rewards, [[-0.1, -0.1, 5, 0], [-0.1, -0.1, -0.1, 6.9]])
     values = {"values": zeros + 1, "old_values": zeros + 1, "returns": zeros, "mask": mask}
-    found = terms("trl-1.12", "value_clip", values)["value"]
-    assert found.weight == 3 + 4
-    near(found.value, 0.1 * 0.5)
+    result = terms("trl-1.12", "value_clip", values)["value"]
+    assert result.weight == 3 + 4
+    near(result.value, 0.1 * 0.5)
     returns = compat.recipe("trl-1.12", "returns")(
         {"rewards": rewards, "values": zeros, "mask": mask}, decay=1.0
     )

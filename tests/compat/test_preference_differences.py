@@ -10,7 +10,7 @@ from tests.conformance import golden
 
 
 def goldens(name: str, method: str, difference: str = "", **options) -> list[golden.Golden]:
-    found = [
+    result = [
         g
         for g in golden.load(golden.FOLDER / f"{name}.npz")[0]
         if g.method == method
@@ -18,8 +18,8 @@ def goldens(name: str, method: str, difference: str = "", **options) -> list[gol
         and bool(difference) == bool(g.difference)
         and options.items() <= g.options.items()
     ]
-    assert found
-    return found
+    assert result
+    return result
 
 
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
@@ -40,8 +40,8 @@ def log_ratios(inputs: dict) -> list[np.ndarray]:
 @pytest.mark.parametrize("divergence", ["js", "alpha"])
 def test_trl_0_28_configured_with_a_divergence_computes_reverse_kl(divergence):
     for g in goldens("trl-0.28-pairs", "dpo", "no effect", divergence=divergence):
-        found = compat.recipe("trl-0.28", "dpo")(g.inputs, beta=g.options["beta"])
-        assert float(found["loss"].value) == pytest.approx(float(g.value), rel=1e-6)
+        result = compat.recipe("trl-0.28", "dpo")(g.inputs, beta=g.options["beta"])
+        assert float(result["loss"].value) == pytest.approx(float(g.value), rel=1e-6)
 
 
 def test_trl_0_28_counts_ld_positions_from_the_start_of_the_prompt():

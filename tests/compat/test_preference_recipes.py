@@ -166,8 +166,8 @@ def test_first_loss_where_policy_and_reference_agree(preset, method):
     if method not in first:
         assert method in {"r_dpo", *REFERENCE_FREE}  # they have tests of their own
         return
-    found = values(recipe(arrays))
-    assert sum(found.values()) == pytest.approx(first[method], rel=1e-6)
+    result = values(recipe(arrays))
+    assert sum(result.values()) == pytest.approx(first[method], rel=1e-6)
 
 
 # Without a reference: where chosen, rejected and gold answer have probability e^-0.5 per token, of
@@ -204,8 +204,8 @@ def test_first_loss_of_equal_answers_without_a_reference(preset, method):
         arrays[f"{text}logprobs"] = np.full((B, T), -0.5, np.float32)
         arrays[f"{text}mask"] = np.array([[0, 1, 1, 0, 0, 0, 0]] * B)
     wanted = {**REFERENCE_FREE, **(PER_ANSWER if preset == "paper" else {})}[method]
-    found = sum(values(compat.recipe(preset, method)(arrays)).values())
-    assert found == pytest.approx(wanted, rel=1e-6)
+    result = sum(values(compat.recipe(preset, method)(arrays)).values())
+    assert result == pytest.approx(wanted, rel=1e-6)
 
 
 def test_r_dpo_starts_from_the_lengths():
@@ -213,8 +213,8 @@ def test_r_dpo_starts_from_the_lengths():
     for side in ("chosen_", "rejected_"):
         arrays[f"reference_{side}logprobs"] = arrays[f"{side}logprobs"]
     longer = (arrays["chosen_mask"].sum(1) - arrays["rejected_mask"].sum(1)) * 0.01
-    found = values(compat.recipe("paper", "r_dpo")(arrays))["loss"]
-    assert found == pytest.approx(float(np.mean(np.log1p(np.exp(-longer)))), rel=1e-6)
+    result = values(compat.recipe("paper", "r_dpo")(arrays))["loss"]
+    assert result == pytest.approx(float(np.mean(np.log1p(np.exp(-longer)))), rel=1e-6)
 
 
 BETA = {"beta": 0.3}
@@ -250,14 +250,14 @@ SAME = [  # two recipes with the same formula, and options for each
 @pytest.mark.parametrize(("one", "other"), SAME, ids=lambda x: f"{x[0]}-{x[1]}")
 def test_recipes_with_one_formula_agree(one, other):
     """So what was compared with a release holds for the paper's formula too."""
-    found = [values(compat.recipe(p, m)(draw(), **options)) for p, m, options in (one, other)]
-    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    result = [values(compat.recipe(p, m)(draw(), **options)) for p, m, options in (one, other)]
+    assert result[0] == pytest.approx(result[1], rel=1e-6)
 
 
 def test_recipes_with_one_name_and_two_formulas_differ():
     for method, presets in {"ipo": ("paper", "trl-1.16"), "cpo": ("paper", "trl-1.16")}.items():
-        found = [values(compat.recipe(preset, method)(draw(), beta=0.3)) for preset in presets]
-        assert abs(sum(found[0].values()) - sum(found[1].values())) > 0.1
+        result = [values(compat.recipe(preset, method)(draw(), beta=0.3)) for preset in presets]
+        assert abs(sum(result[0].values()) - sum(result[1].values())) > 0.1
 
 
 def test_bco_of_the_paper_has_a_mean_for_each_kind():
@@ -286,8 +286,8 @@ def test_wpo_weights_have_a_maximum_in_trl_0_28_only(preset, maximum):
         values(compat.recipe(preset, "hinge")(rows(arrays, np.array([i])), beta=0.3))["loss"]
         for i in range(B)
     ]
-    found = values(compat.recipe(preset, "hinge")(arrays, beta=0.3, wpo=True))["loss"]
-    assert found == pytest.approx(np.mean(np.minimum(weights, maximum) * singles), rel=1e-5)
+    result = values(compat.recipe(preset, "hinge")(arrays, beta=0.3, wpo=True))["loss"]
+    assert result == pytest.approx(np.mean(np.minimum(weights, maximum) * singles), rel=1e-5)
 
 
 def test_every_pair_loss_has_the_formula_of_a_paper():

@@ -63,16 +63,16 @@ def alphapo(alpha: float) -> tuple[float, float]:
 def test_rewards_of_pairs_by_hand(preset, method, options, wanted):
     recipe = compat.recipe(preset, method)
     arrays = {**PAIR, **(REFERENCE if "reference" in recipe.reads else {})}
-    found = recipe.rewards(arrays, **options)
-    assert [x.shape for x in found] == [(1,), (1,)]
-    np.testing.assert_allclose(np.ravel(found), wanted, rtol=1e-5)
+    rewards = recipe.rewards(arrays, **options)
+    assert [x.shape for x in rewards] == [(1,), (1,)]
+    np.testing.assert_allclose(np.ravel(rewards), wanted, rtol=1e-5)
 
 
 def test_a_reward_model_says_its_scores():
     arrays = {"chosen_scores": np.float32([1, 2]), "rejected_scores": np.float32([3, 4])}
     for preset in ("paper", "trl-1.16", "openrlhf-0.11"):
-        found = compat.recipe(preset, "bradley_terry").rewards(arrays)
-        np.testing.assert_array_equal(found, [[1, 2], [3, 4]])
+        rewards = compat.recipe(preset, "bradley_terry").rewards(arrays)
+        np.testing.assert_array_equal(rewards, [[1, 2], [3, 4]])
 
 
 def test_rewards_of_single_answers_by_hand():
@@ -83,8 +83,8 @@ def test_rewards_of_single_answers_by_hand():
     }
     for preset, method in (("paper", "kto"), ("paper", "bco"), ("trl-1.16", "kto"),
                            ("trl-1.13", "bco"), ("paper", "apo_zero_unpaired")):  # fmt: skip
-        found = compat.recipe(preset, method).rewards(arrays, beta=0.5)
-        np.testing.assert_allclose(found, [-0.2], rtol=1e-5)
+        rewards = compat.recipe(preset, method).rewards(arrays, beta=0.5)
+        np.testing.assert_allclose(rewards, [-0.2], rtol=1e-5)
 
 
 def test_no_gradient_flows_into_rewards():

@@ -139,14 +139,13 @@ def test_reads_are_what_is_read(preset, method):
     touched = set()
     for options in batches.variants(preset, method, recipe.defaults):
         for dropped in ((), ("reference_point",), ("sampler",)):
-            given = Recorder(lacking(arrays, set(dropped) & recipe.optional))
-            recipe(given, **options)
-            touched |= given.names
+            recorder = Recorder(lacking(arrays, set(dropped) & recipe.optional))
+            recipe(recorder, **options)
+            touched |= recorder.names
             allowed = recipe.needs(**options) | recipe.optional
-            for name in given.names - POLICY:
+            for name in recorder.names - POLICY:
                 assert not reads_of(name) or reads_of(name) & allowed, (options, name)
-    found = set().union(*map(reads_of, touched))
-    assert recipe.reads <= found
+    assert recipe.reads <= set().union(*map(reads_of, touched))
     assert all(reads_of(n) & recipe.reads or n in POLICY or n.endswith("mask") for n in touched)
 
 

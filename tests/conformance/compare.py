@@ -36,12 +36,12 @@ def errors(goldens: Sequence[Golden]) -> Errors:
     run_with_gradient = jax.jit(jax.value_and_grad(run, has_aux=True))
     value_errors, gradient_errors = [], [float("nan")]
     for golden in goldens:
-        given = {name: jnp.asarray(x) for name, x in golden.inputs.items()}
-        differentiated = {name: given.pop(name) for name in golden.gradients}
+        inputs = {name: jnp.asarray(x) for name, x in golden.inputs.items()}
+        differentiated = {name: inputs.pop(name) for name in golden.gradients}
         if differentiated:
-            (_, value), gradients = run_with_gradient(differentiated, given)
+            (_, value), gradients = run_with_gradient(differentiated, inputs)
         else:
-            (_, value), gradients = run({}, given), {}
+            (_, value), gradients = run({}, inputs), {}
         value_errors.append(relative(np.asarray(value), golden.value, floor=1.0))
         gradient_errors += [
             relative(np.asarray(gradients[name]), wanted, floor=1e-6)

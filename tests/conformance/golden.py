@@ -78,8 +78,8 @@ def files() -> list[pathlib.Path]:
 
 def groups() -> list[list[Golden]]:
     """All goldens, those that differ in their seed alone together."""
-    found: dict[tuple[str, str], list[Golden]] = {}
+    by_name: dict[tuple[str, str], list[Golden]] = {}
     for file in files():
         for golden in load(file)[0]:
-            found.setdefault((golden.name, golden.difference), []).append(golden)
-    return list(found.values())
+            by_name.setdefault((golden.name, golden.difference), []).append(golden)
+    return list(by_name.values())

@@ -43,17 +43,17 @@ def recorded_with(preset: str) -> str:
     """Versions of the packages behind a preset's goldens."""
     versions: dict[str, str] = {}
     for file in golden.files():
-        goldens, found = golden.load(file)
+        goldens, recorded = golden.load(file)
         if goldens[0].preset == preset:
-            versions |= found
+            versions |= recorded
     return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def row(method: str, difference: str, groups: list[list[golden.Golden]], measure: bool) -> str:
     preset = groups[0][0].preset
-    found = [compare.errors(goldens) for goldens in groups] if measure else []
-    value = rounded([e.value for e in found])
-    gradient = rounded([e.gradient for e in found if not math.isnan(e.gradient)])
+    errors = [compare.errors(goldens) for goldens in groups] if measure else []
+    value = rounded([e.value for e in errors])
+    gradient = rounded([e.gradient for e in errors if not math.isnan(e.gradient)])
     source = compat.recipe(preset, method).source
     cases = sum(len(goldens) for goldens in groups)
     remark = f"differs: {difference}" if difference else ""

@@ -22,11 +22,11 @@ def marked():
 
 @pytest.mark.parametrize("goldens", list(marked()), ids=lambda goldens: goldens[0].name)
 def test_recipe_agrees_with_the_reference(goldens):
-    found = compare.errors(goldens)
+    result = compare.errors(goldens)
     if goldens[0].difference:
-        assert not found.agrees, "a named difference is gone: say so in the recorder"
+        assert not result.agrees, "a named difference is gone: say so in the recorder"
     else:
-        assert found.agrees, found
+        assert result.agrees, result
 
 
 def test_every_recipe_of_a_release_is_compared():

@@ -135,8 +135,8 @@ def test_pair_prompt_equals_prompt_table(tok, pair):
     for number, size in enumerate(prompts["lengths"]):
         assert size == table["prompt_lengths"][number]
         for side in (0, 1):
-            assert (table["tokens"][number, side, :size] == prompts["tokens"][number, :size]).all()
-        assert (prompts["tokens"][number, size:] == tok.pad_id).all()
+            assert (table["tokens"][number, side, :size] == prompts["prompts"][number, :size]).all()
+        assert (prompts["prompts"][number, size:] == tok.pad_id).all()
 
 
 def test_pairs_that_cannot_be_compared_are_dropped_and_counted(tok, pair):
@@ -174,7 +174,7 @@ def test_prompts_are_cut_from_the_left_by_whole_turns(tok):
     def cut(turns, limit):
         row = chat.Pair(turns, (a("y"),), (a("n"),), False)
         table, counts = examples.prompt_table(tok, [row], limit, max_truncated_share=1)
-        return table["tokens"][0, : table["lengths"][0]].tolist(), counts.truncated
+        return table["prompts"][0, : table["lengths"][0]].tolist(), counts.truncated
 
     whole, truncated = cut(turns, 12)
     assert (len(whole), truncated) == (12, 0)

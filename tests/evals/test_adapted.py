@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import evaluation
 from alignjax.commands import sample
 from alignjax.evals import adapted
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt, ia3, lora, merge, peft_format
 from alignjax.models.checkpoints import folder
+from alignjax.runs import evaluation
 from alignjax.sampling import transforms
 from tests.commands import open_model
 from tests.models.adapters import kinds

@@ -8,10 +8,10 @@ import types
 import numpy as np
 import pytest
 
-from alignjax.lifecycles import review, review_gates, stages
 from alignjax.worlds import oracle
 from alignjax.worlds import review as world_review
 from experiments import lifecycle
+from experiments.common import review, review_gates, stages
 
 
 def labelled(gold, temperature, seed=0, tokens=None):

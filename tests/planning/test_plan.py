@@ -8,12 +8,12 @@ import re
 import jax
 import pytest
 
-from alignjax import experiment
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import abstract, analytic, memory, planner, report, topology
+from alignjax.runs import experiment
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training import loop as loops
 from alignjax.training import update
@@ -177,7 +177,7 @@ def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeyp
     begun = make("sft", data=small, model={"vocab_size": 48})  # of the world whose reward it is
     if name == "ppo":
         with tiny.quick_compiles():
-            experiment.train(begun, tmp_path / "sft", name="sft", say=lambda line: None)
+            train.train(begun, tmp_path / "sft", name="sft", log=lambda line: None)
         config = dataclasses.replace(begun, algorithm=chosen, policy=str(tmp_path / "sft"))
     else:
         config = begun
@@ -195,7 +195,7 @@ def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeyp
 
     with monkeypatch.context() as patch, tiny.quick_compiles():
         patch.setattr(update, "make_update", watched)
-        experiment.train(config, tmp_path / name, name=name, say=lambda line: None)
+        train.train(config, tmp_path / name, name=name, log=lambda line: None)
     planned = plan(config, machine).programs[-1].memory.arguments
     state, frozen, batch, key = real[0]
     assert planned["parameters"] + planned["optimizer"] + planned["other"] == state + key

@@ -134,7 +134,7 @@ def config_file(folder: pathlib.Path, changes: str = "", fault: str = "") -> pat
         import os
 
         from alignjax.algorithms import sft
-        from alignjax.experiment import Experiment
+        from alignjax.runs.experiment import Experiment
         from alignjax.models.config import TransformerConfig
         from alignjax.training.loop import LoopConfig
         from alignjax.worlds.corpus import ReviewConfig

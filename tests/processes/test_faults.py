@@ -118,7 +118,7 @@ def test_a_terminated_process_makes_all_save_the_same_step(tmp_path, victim):
 NO_CORPUS = """
 import os, signal
 
-from alignjax import experiment
+from alignjax.runs import experiment
 
 inner = experiment.make_corpus
 
@@ -169,7 +169,7 @@ def batch(self, step):
 pipeline.Batches.batch = batch
 """
 BAD_FILE = """
-from alignjax import experiment
+from alignjax.runs import experiment
 
 def make_corpus(config, say):
     raise ValueError("data.path must hold rows; got none.")
@@ -208,7 +208,7 @@ def test_an_exception_on_one_host_ends_all_with_the_first_cause(tmp_path, fault,
 
 
 DATA = """
-from alignjax import experiment
+from alignjax.runs import experiment
 
 inner = experiment.make_corpus
 

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from alignjax import experiment
 from alignjax.cli import config_file
 from alignjax.training import metrics
 from tests.commands import cli
@@ -52,7 +51,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     _, config, _ = config_file.load(str(file))
     config.loop.steps = 2
     with tiny.quick_compiles():
-        experiment.train(config, tmp_path / "one", name="one", say=lambda line: None)
+        train.train(config, tmp_path / "one", name="one", log=lambda line: None)
     assert processes.codes() == [0, 0], processes.report()
     assert_close(tmp_path / "one", two)
     assert processes.out(0) == f"finished: {two}\n"

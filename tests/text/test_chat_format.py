@@ -90,19 +90,19 @@ def test_long_prompts_lose_old_turns_then_the_beginning_of_the_last(formats, fam
     short, _ = chat.encode_chat(talk, PROMPT[2:], generation_prompt=True)
     rows = [pair(PROMPT, "a", "b")]
     table, counts = examples.prompt_table(talk, rows, len(whole) - 1, max_truncated_share=1.0)
-    assert table["tokens"][0, : len(short)].tolist() == short
+    assert table["prompts"][0, : len(short)].tolist() == short
     assert counts.truncated_prompts == 1
     long = [pair([T("human", "x" * 300 + " the end?")], "a", "b")]
     bare, _ = chat.encode_chat(talk, [T("human", "")], generation_prompt=True)
     table, _ = examples.prompt_table(talk, long, len(bare) + 12, max_truncated_share=1.0)
-    shown = talk.decode(table["tokens"][0, : table["lengths"][0]].tolist())
+    shown = talk.decode(table["prompts"][0, : table["lengths"][0]].tolist())
     assert "the end?" in shown
     assert table["lengths"][0] <= len(bare) + 12
     pairs, _ = examples.pair_table(
         talk, long, len(bare) + 40, len(bare) + 12, max_truncated_share=1
     )
     length = table["lengths"][0]
-    np.testing.assert_array_equal(pairs["tokens"][0, 0, :length], table["tokens"][0, :length])
+    np.testing.assert_array_equal(pairs["tokens"][0, 0, :length], table["prompts"][0, :length])
     with pytest.raises(ValueError, match=r"must hold the template's own \d+ tokens"):
         examples.prompt_table(talk, long, max(len(bare) - 1, 4), max_truncated_share=1.0)
 
@@ -176,4 +176,4 @@ def test_a_prompt_one_token_short_of_the_limit_is_whole(tok):
     rows = [pair([T("system", "x" * 50), human], "a", "b")]
     for room in (0, 1, 2, 5):
         table, _ = examples.prompt_table(tok, rows, len(alone) + room, max_truncated_share=1.0)
-        assert table["tokens"][0, : table["lengths"][0]].tolist() == alone
+        assert table["prompts"][0, : table["lengths"][0]].tolist() == alone

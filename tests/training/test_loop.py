@@ -12,7 +12,7 @@ import pytest
 from alignjax.core import errors, mean, struct
 from alignjax.data import pipeline
 from alignjax.models import transformer
-from alignjax.training import algorithm, checkpoint, loop, metrics
+from alignjax.training import algorithm, checkpoint, loop, metrics, stepping
 from tests.training import tiny
 
 DATA = {
@@ -58,7 +58,7 @@ def train(workdir, method=None, *, asked=None, data=DATA, start=(), frozen=(), *
         workdir=workdir,
         meta={"method": "toy"},
         name="toy",
-        say=print,
+        log=print,
     )
 
 
@@ -124,7 +124,7 @@ def test_due():
 def test_minibatches_cover_each_row_once_an_epoch():
     batch = {"row": jnp.arange(24), "more": jnp.arange(48).reshape(24, 2)}
     plan = algorithm.Plan(epochs=3, minibatches=4)
-    parts = list(loop.minibatches(batch, plan, jax.random.key(0)))
+    parts = list(stepping.minibatches(batch, plan, jax.random.key(0)))
     assert len(parts) == 12
     orders = []
     for epoch in range(3):
@@ -134,9 +134,9 @@ def test_minibatches_cover_each_row_once_an_epoch():
     assert len(set(orders)) == 3
     for part in parts:
         np.testing.assert_array_equal(part["more"][:, 0], 2 * part["row"])
-    again = list(loop.minibatches(batch, plan, jax.random.key(0)))
+    again = list(stepping.minibatches(batch, plan, jax.random.key(0)))
     jax.tree.map(np.testing.assert_array_equal, parts, again)
-    assert next(loop.minibatches(batch, algorithm.Plan(), jax.random.key(0))) is batch
+    assert next(stepping.minibatches(batch, algorithm.Plan(), jax.random.key(0))) is batch
 
 
 def test_sizes_must_divide(any_mesh):
@@ -163,7 +163,7 @@ def test_bad_numbers_are_refused_before_anything_is_written(tmp_path, field, val
 
 
 def test_a_missed_invariant_of_the_first_update_stops_the_run(tmp_path):
-    wrong = toy(first={"square": algorithm.Expected(123.0, 1e-3)})
+    wrong = toy(first=lambda batch: {"square": algorithm.Expected(123.0, 1e-3)})
     with pytest.raises(errors.Failure, match=r"must find square = 123 within 0.001; got"):
         train(tmp_path, wrong)
     assert not checkpoint.exists(tmp_path)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax import experiment
 from alignjax.algorithms import dpo, pretrain
 from alignjax.core import mean
 from alignjax.data import pipeline
 from alignjax.models import config as model_config
+from alignjax.runs import experiment
+from alignjax.runs import train as runs
 from alignjax.training import algorithm, loop
 from alignjax.worlds import corpus
 from tests.commands import cli
@@ -56,7 +57,7 @@ def train(workdir, method, start, steps, **changes):
         workdir=workdir,
         meta={},
         name="toy",
-        say=print,
+        log=print,
     )
 
 
@@ -115,7 +116,7 @@ def policy(tmp_path):
         loop=loop.LoopConfig(steps=1, batch_size=8),
     )
     folder = tmp_path / "policy"
-    experiment.train(config, folder, name="policy", say=lambda line: None)
+    runs.train(config, folder, name="policy", log=lambda line: None)
     return folder, config
 
 
@@ -138,7 +139,7 @@ def test_dpo_lets_go_of_the_reference_once_its_log_probabilities_are_known(
 
     embed = (corpus.make_corpus(config.data).vocab_size, 88)
     monkeypatch.setattr(pipeline.Batches, "batch", batch)
-    experiment.train(config, tmp_path / "dpo", name="dpo", say=lambda line: None)
+    runs.train(config, tmp_path / "dpo", name="dpo", log=lambda line: None)
     assert found == [3, 3]  # policy and moments
 
 

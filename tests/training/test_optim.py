@@ -7,7 +7,7 @@ import pytest
 
 from alignjax.core import trees
 from alignjax.models import transformer
-from alignjax.training import loop, optim
+from alignjax.training import optim, stepping
 from tests.training import tiny
 
 PARAMS = {
@@ -144,7 +144,7 @@ def test_optimizer_state_is_laid_out_as_its_parameters(any_mesh):
         tree = {"policy": params, "value": model.with_scalar(params)}
         method = tiny.make("ppo", model)
         start = {"policy": params, "reward": tree["value"]}
-        return loop.make_state(
+        return stepping.make_state(
             method, lambda p: optim.make_optimizer(optim.OptimConfig(), p, 10), key, start
         )
 

@@ -102,8 +102,8 @@ def test_the_loop_that_finds_weights_runs_no_forward_pass():
 
     def needs_forward(params, frozen, batch, key):
         terms, metrics = method.loss(params, frozen, batch, key)
-        term = terms["target"]
-        return {"target": mean.Mean(total=term.total, weight=term.weight + term.total)}, metrics
+        term = terms["loss"]
+        return {"loss": mean.Mean(total=term.total, weight=term.weight + term.total)}, metrics
 
     def flops(loss, count, rows):
         run = jax.jit(update.make_gradients(loss, micro_batches=count))

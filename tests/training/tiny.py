@@ -19,7 +19,7 @@ from alignjax.models import transformer
 from alignjax.parallel import hosts
 from alignjax.rewards import learned
 from alignjax.sampling import transforms
-from alignjax.training import algorithm, loop, optim, update
+from alignjax.training import algorithm, optim, stepping, update
 
 VOCAB, LENGTH, PROMPT, NEW = 24, 12, 4, 6
 PAD, EOS = 0, 1
@@ -89,7 +89,7 @@ def batch(name: str, seed: int, count: int) -> dict[str, np.ndarray]:
     return rows(seed, count, 2) if name in ("reward", "dpo") else rows(seed, count)
 
 
-def count_fives(frozen: Any, samples: Any) -> Any:
+def count_fives(frozen: Any, samples: Any, columns: Any) -> Any:
     """A reward rule: how often a completion holds token 5."""
     return jnp.sum((samples.tokens == 5) & samples.mask, axis=1).astype(jnp.float32)
 
@@ -107,7 +107,7 @@ def make(name: str, model: models.Model, **changes: Any) -> algorithm.Algorithm:
         case "sft":
             return sft.sft(model, sft.SftConfig(**changes))
         case "reward":
-            return reward.reward(model, reward.RewardConfig(centering=0.01, **changes))
+            return reward.reward(model, reward.RewardConfig(**{"centering": 0.01, **changes}))
         case "dpo":
             return dpo.dpo(model, dpo.DpoConfig(**{"beta": 0.5, **changes}))
     score = changes.pop("reward", None) or learned.learned(model)
@@ -140,7 +140,7 @@ def ready(name: str, model: models.Model, config: Any = None, **changes: Any) ->
         return policy, struct.replace(model.with_scalar(policy), scalar=head)
 
     policy, scored = jax.jit(trees)()
-    start = {"policy": policy, "reward": scored}
+    start = {"policy": policy, "value": scored}
     frozen = {"reference": policy, "reward": scored}
     txs = {}
 
@@ -148,7 +148,7 @@ def ready(name: str, model: models.Model, config: Any = None, **changes: Any) ->
         txs["tx"] = optim.make_optimizer(config or optimizer(), params, 100)
         return txs["tx"]
 
-    state = jax.jit(lambda s: loop.make_state(method, tx_of, key, s))(start)
+    state = jax.jit(lambda s: stepping.make_state(method, tx_of, key, s))(start)
     return Ready(method, state, frozen, txs["tx"])
 
 

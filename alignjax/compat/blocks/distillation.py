@@ -93,7 +93,7 @@ def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Ter
     """{term: Mean}."""
     link = settings.block(LINKS, "link", recipe.link)
     per_token = link(arrays, **settings.accepted(link, options))
-    terms = {recipe.term: reductions.reduced(per_token, arrays, recipe.reduction, options)}
+    terms = {recipe.term: reductions.mean_of(per_token, arrays, recipe.reduction, options)}
     for name in recipe.terms:
         term = settings.block(TERMS, "term", name)
         terms |= term(arrays, **settings.accepted(term, options))

@@ -51,7 +51,7 @@ def _minus_kl(
     return at_end - kl_weight * kl.penalty(arrays, estimator=estimator, cap=kl.CAP)
 
 
-def centred_minus_kl(
+def group_baseline_minus_kl(
     arrays: Arrays, *, kl_weight: float, estimator: str, cap: float | None
 ) -> jax.Array:
     """`minus_kl` of scores less their group's mean."""
@@ -59,7 +59,7 @@ def centred_minus_kl(
     return _minus_kl(centred, arrays, kl_weight, estimator, cap)
 
 
-def batch_centred_minus_kl(
+def batch_baseline_minus_kl(
     arrays: Arrays, *, kl_weight: float, estimator: str, cap: float | None
 ) -> jax.Array:
     """`minus_kl` of scores less the batch's mean."""
@@ -92,8 +92,8 @@ def group_relative_minus_kl(
 SCORES: Mapping[str, Callable[..., Any]] = {
     "": nothing,
     "advantages": advantages,
-    "batch_centred_minus_kl": batch_centred_minus_kl,
-    "centred_minus_kl": centred_minus_kl,
+    "batch_baseline_minus_kl": batch_baseline_minus_kl,
+    "group_baseline_minus_kl": group_baseline_minus_kl,
     "group_relative_minus_kl": group_relative_minus_kl,
     "leave_one_out_minus_kl": leave_one_out_minus_kl,
     "minus_kl": minus_kl,
@@ -102,12 +102,12 @@ SCORES: Mapping[str, Callable[..., Any]] = {
 
 
 # --- reductions: how an estimate is normalised ---
-def unchanged(x: jax.Array, arrays: Arrays) -> jax.Array:
+def identity(x: jax.Array, arrays: Arrays) -> jax.Array:
     """As it is."""
     return x
 
 
-def whitened(
+def whitening(
     x: jax.Array,
     arrays: Arrays,
     *,
@@ -119,22 +119,22 @@ def whitened(
     return losses.whiten(x, arrays["mask"], shift_mean=shift_mean, eps=eps, unbiased=unbiased)
 
 
-def whitened_unbiased(x: jax.Array, arrays: Arrays) -> jax.Array:
+def whitening_unbiased(x: jax.Array, arrays: Arrays) -> jax.Array:
     """The same with the variance over n - 1."""
     return losses.whiten(x, arrays["mask"], unbiased=True)
 
 
-def whitened_samples(x: jax.Array, arrays: Arrays, *, eps: float = 1e-8) -> jax.Array:
+def whitening_of_samples(x: jax.Array, arrays: Arrays, *, eps: float = 1e-8) -> jax.Array:
     """To mean 0 and variance 1 over the samples with a reward."""
     return losses.whiten(x, is_valid(arrays["rewards"]), eps=eps)
 
 
-def spread_and_whitened(x: jax.Array, arrays: Arrays) -> jax.Array:
-    """Estimates of samples at every token of theirs, then `whitened_unbiased` (verl)."""
-    return whitened_unbiased(over_tokens(x, arrays["mask"]), arrays)
+def whitening_over_tokens(x: jax.Array, arrays: Arrays) -> jax.Array:
+    """Estimates of samples at every token of theirs, then `whitening_unbiased` (verl)."""
+    return whitening_unbiased(over_tokens(x, arrays["mask"]), arrays)
 
 
-def normalised(x: jax.Array, arrays: Arrays, *, normalise: bool) -> jax.Array:
+def normalisation(x: jax.Array, arrays: Arrays, *, normalise: bool) -> jax.Array:
     """Over all tokens to mean 0, and to variance 1 if `normalise` (OpenRLHF)."""
     mask = arrays["mask"]
     if normalise:
@@ -144,12 +144,12 @@ def normalised(x: jax.Array, arrays: Arrays, *, normalise: bool) -> jax.Array:
 
 
 REDUCTIONS: Mapping[str, Callable[..., jax.Array]] = {
-    "": unchanged,
-    "normalised": normalised,
-    "spread_and_whitened": spread_and_whitened,
-    "whitened": whitened,
-    "whitened_samples": whitened_samples,
-    "whitened_unbiased": whitened_unbiased,
+    "": identity,
+    "normalisation": normalisation,
+    "whitening_over_tokens": whitening_over_tokens,
+    "whitening": whitening,
+    "whitening_of_samples": whitening_of_samples,
+    "whitening_unbiased": whitening_unbiased,
 }
 
 

@@ -35,7 +35,7 @@ def over_tokens(per_sample: Any, mask: Any) -> jax.Array:
     return jnp.where(jnp.asarray(mask) != 0, jnp.reshape(per_sample, (-1, 1)), 0.0)
 
 
-def unchanged(rewards: Any, arrays: Arrays) -> Any:
+def identity(rewards: Any, arrays: Arrays) -> Any:
     """What the score gave."""
     return rewards
 
@@ -81,7 +81,7 @@ def group_relative_by(rewards: Any, arrays: Arrays, *, scale: str) -> jax.Array:
     return losses.group_relative(rewards, keep, scale=scale != "none", spread=spread)
 
 
-def centred(rewards: Any, arrays: Arrays) -> jax.Array:
+def group_baseline(rewards: Any, arrays: Arrays) -> jax.Array:
     """Rewards less their group's mean."""
     return losses.group_relative(rewards, is_valid(rewards), scale=False)
 
@@ -248,9 +248,9 @@ def minillm(rewards: None, arrays: Arrays, *, discount: float, length_normalise:
 
 
 LINKS: Mapping[str, Callable[..., Any]] = {
-    "": unchanged,
+    "": identity,
     "adaptive_kl": adaptive_kl,
-    "centred": centred,
+    "group_baseline": group_baseline,
     "gae": gae,
     "gae_to_next_slot": gae_to_next_slot,
     "gdpo": gdpo,

@@ -135,7 +135,7 @@ def slic(
 LINKS_WITH_GOLD: Mapping[str, Callable[..., jax.Array]] = {"slic": slic, "tpo": losses.tpo}
 
 
-def linked(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> jax.Array:
+def pair_losses(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> jax.Array:
     """The loss of each pair, [B]; of each chosen token, [B, T], where the score is "tokens"."""
     if recipe.score == pair_scores.TOKENS:
         keep = pair_scores.token_mask(arrays, "chosen_mask")

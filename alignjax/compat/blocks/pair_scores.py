@@ -93,7 +93,7 @@ def scores(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> list
 
 
 # --- divergences: f' of an f-divergence, as a function of the score ---
-def unchanged(x: jax.Array) -> jax.Array:
+def identity(x: jax.Array) -> jax.Array:
     """The score itself."""
     return x
 
@@ -109,7 +109,7 @@ def power_from_one(x: jax.Array, *, alpha: float) -> jax.Array:
 
 
 DIVERGENCES: Mapping[str, Callable[..., jax.Array]] = {
-    "": unchanged,
+    "": identity,
     "alpha": losses.alpha_divergence,
     "forward_kl": losses.forward_kl_divergence,
     "js": losses.js_divergence,

@@ -60,13 +60,13 @@ def wpo_weights(arrays: Arrays) -> jax.Array:
     return chosen * rejected
 
 
-def unweighted(per_pair: jax.Array, arrays: Arrays) -> jax.Array:
+def no_weight(per_pair: jax.Array, arrays: Arrays) -> jax.Array:
     """All pairs alike."""
     return per_pair
 
 
 WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {
-    "": unweighted,
+    "": no_weight,
     "wpo": wpo,
     "wpo_at_most_1": wpo_at_most_1,
 }
@@ -154,7 +154,7 @@ TERMS: Mapping[str, Callable[..., Terms]] = {
 def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Terms:
     """{term: Mean}."""
     weight = settings.block(WEIGHTS, "weight", recipe.weight)
-    per_pair = pair_links.linked(recipe, arrays, options)
+    per_pair = pair_links.pair_losses(recipe, arrays, options)
     per_pair = weight(per_pair, arrays, **settings.accepted(weight, options))
     reduce = settings.block(REDUCTIONS, "reduction", recipe.reduction)
     terms = {recipe.term: reduce(per_pair, arrays)}

@@ -26,7 +26,7 @@ Reduce = Callable[[jax.Array, Arrays], mean.Mean]
 
 
 # --- weights on losses, without gradient ---
-def unweighted(values: jax.Array, arrays: Arrays) -> jax.Array:
+def no_weight(values: jax.Array, arrays: Arrays) -> jax.Array:
     """All tokens alike."""
     return values
 
@@ -46,7 +46,7 @@ def entropy_mask(arrays: Arrays, share: float) -> Any:
     return losses.above_quantile(arrays["entropy"], arrays["mask"], quantile=1.0 - share)
 
 
-def kept(
+def token_filter(
     values: jax.Array,
     arrays: Arrays,
     *,
@@ -63,7 +63,7 @@ def kept(
     return reductions.over_time(values, arrays) * keep
 
 
-def kept_and_sampler(
+def token_filter_and_sampler(
     values: jax.Array,
     arrays: Arrays,
     *,
@@ -74,7 +74,7 @@ def kept_and_sampler(
     sampler_maximum: float | None,
     sampler_minimum: float | None,
 ) -> jax.Array:
-    """`kept`, times trainer over sampler where the batch has sampler_logprobs."""
+    """`token_filter`, times trainer over sampler where the batch has sampler_logprobs."""
     weights = policy_links.sampler_weights(
         arrays,
         level=sampler_level,
@@ -82,7 +82,7 @@ def kept_and_sampler(
         maximum=sampler_maximum,
         minimum=sampler_minimum,
     )
-    counted = kept(
+    counted = token_filter(
         values, arrays, entropy_share=entropy_share, off_policy_threshold=off_policy_threshold
     )
     return counted * weights
@@ -117,9 +117,9 @@ def sampler_gate(
 
 
 WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {
-    "": unweighted,
-    "kept": kept,
-    "kept_and_sampler": kept_and_sampler,
+    "": no_weight,
+    "token_filter": token_filter,
+    "token_filter_and_sampler": token_filter_and_sampler,
     "sampler_gate": sampler_gate,
     "token_weights": token_weights,
 }
@@ -148,7 +148,7 @@ def kl_term(
         )
     else:
         per_token = kl.values(arrays, estimator=estimator, cap=kl_cap)
-    return {"kl": reductions.scaled(reduce(per_token, arrays), kl_weight or 0.0)}
+    return {"kl": reductions.scale(reduce(per_token, arrays), kl_weight or 0.0)}
 
 
 def entropy_term(
@@ -159,7 +159,7 @@ def entropy_term(
         return {}
     keep = entropy_mask(arrays, entropy_share)
     bonus = losses.token_mean(losses.entropy_bonus(arrays["entropy"], keep), keep)
-    return {"entropy": reductions.scaled(bonus, entropy_weight or 0.0)}
+    return {"entropy": reductions.scale(bonus, entropy_weight or 0.0)}
 
 
 TERMS: Mapping[str, Callable[..., Terms]] = {"kl": kl_term, "entropy": entropy_term}
@@ -176,11 +176,11 @@ def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Ter
     values = weight(values, arrays, **settings.accepted(weight, options))
 
     def reduce(x: jax.Array, arrays: Arrays) -> mean.Mean:
-        return reductions.reduced(x, arrays, recipe.reduction, options)
+        return reductions.mean_of(x, arrays, recipe.reduction, options)
 
     term = reduce(values, arrays)
     if "weight" in options:
-        term = reductions.scaled(term, options["weight"])
+        term = reductions.scale(term, options["weight"])
     terms = {recipe.term: term}
     for name in recipe.terms:
         beside = settings.block(TERMS, "term", name)

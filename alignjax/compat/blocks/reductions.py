@@ -78,7 +78,7 @@ REDUCTIONS: Mapping[str, Callable[..., mean.Mean]] = {
 }
 
 
-def reduced(
+def mean_of(
     values: jax.Array, arrays: Arrays, reduction: str, options: Mapping[str, Any]
 ) -> mean.Mean:
     """Losses of tokens [B, T], or of rows [B], as a mean; the option `reduction` goes first."""
@@ -86,6 +86,6 @@ def reduced(
     return reduce(values, arrays, **settings.accepted(reduce, options))
 
 
-def scaled(term: mean.Mean, factor: float) -> mean.Mean:
+def scale(term: mean.Mean, factor: float) -> mean.Mean:
     """`factor` times the mean."""
     return mean.Mean(total=factor * term.total, weight=term.weight)

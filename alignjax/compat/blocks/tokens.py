@@ -71,4 +71,4 @@ def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Ter
     """{term: Mean}."""
     link = settings.block(LINKS, "link", recipe.link)
     per_token = link(arrays, **settings.accepted(link, options))
-    return {recipe.term: reductions.reduced(per_token, arrays, recipe.reduction, options)}
+    return {recipe.term: reductions.mean_of(per_token, arrays, recipe.reduction, options)}

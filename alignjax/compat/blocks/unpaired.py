@@ -89,7 +89,7 @@ LINKS: Mapping[str, Callable[..., jax.Array]] = {"bco": bco, "kto": kto, "kto_at
 
 
 # --- weights of answers, [B], without gradient ---
-def unweighted(per_answer: jax.Array, arrays: Arrays) -> jax.Array:
+def no_weight(per_answer: jax.Array, arrays: Arrays) -> jax.Array:
     """All answers alike."""
     return per_answer
 
@@ -111,7 +111,7 @@ def udm(
     return per_answer * jnp.where(jnp.asarray(arrays["desirable"]) != 0, 1.0, weight)
 
 
-WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {"": unweighted, "udm": udm}
+WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {"": no_weight, "udm": udm}
 
 
 # --- reductions ---

@@ -48,7 +48,7 @@ RECIPES = {
         table="estimates",
         score="rewards",
         link="gae_to_next_slot",
-        reduction="whitened_unbiased",
+        reduction="whitening_unbiased",
         reads=frozenset({"rewards", "values"}),
         formula="sum over l of (discount decay)^l delta_{t+l} over the answer and the slot after "
         "it; (A - mean) / sqrt(unbiased variance + 1e-8) over the answers' tokens; rewards "

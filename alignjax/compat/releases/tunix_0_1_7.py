@@ -146,7 +146,7 @@ RECIPES = {
         "sum over l of (discount decay)^l delta_{t+l}, whitened over all tokens (variance "
         "over n - 1)",
         f"{CORE}, compute_gae_advantages",
-        reduction="whitened_unbiased",
+        reduction="whitening_unbiased",
         reads=("rewards", "values"),
         discount=1.0,
         decay=0.95,

@@ -8,18 +8,19 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax import evaluation, experiment, runs
-from alignjax.algorithms import dpo, ppo, reward, sft
+from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import trees
 from alignjax.models import config as model_config
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt, ia3, lora
-from alignjax.models.checkpoints import folder
+from alignjax.models.checkpoints import folder as open_weights
+from alignjax.runs import evaluation, experiment, folder, sources, train
 from alignjax.sampling import transforms
 from alignjax.training import checkpoint
 from alignjax.training import loop as loops
 from alignjax.training import optim as optims
 from alignjax.worlds import corpus as worlds
+from tests.commands import cli
 from tests.training import tiny
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -31,8 +32,9 @@ SHAPE = model_config.TransformerConfig(
 pytestmark = pytest.mark.slow  # whole runs: .ci/run has a step for them
 
 
-def configure(data, steps=3, **changes):
+def configure(data, steps=3, algorithm=None, **changes):
     return experiment.Experiment(
+        algorithm=algorithm or pretrain.PretrainConfig(),
         model=SHAPE,
         data=data,
         optim=optims.OptimConfig(schedule="constant", warmup_steps=0),
@@ -41,16 +43,16 @@ def configure(data, steps=3, **changes):
     )
 
 
-def run(folder, config):
-    experiment.train(config, folder, name=folder.name, say=lambda line: None)
+def run(workdir, config):
+    train.train(config, workdir, name=workdir.name, log=lambda line: None)
 
 
-def record(folder):
-    return json.loads((folder / "config.json").read_text())
+def record(workdir):
+    return json.loads((workdir / "config.json").read_text())
 
 
-def first(folder):
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+def first(workdir):
+    return json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +83,14 @@ def space(tmp_path_factory):
         yield root, data
 
 
-def opened(root, name):
-    """(corpus fingerprints, shape, plain model)."""
-    found = evaluation.open_run(root / name)
-    return found.model, found.config.model, found.corpus.fingerprints
+def params(workdir):
+    """What a run trained: adapters alone where it has some."""
+    return folder.load_params(workdir, evaluation.open_run(workdir).parts.plain)
 
 
 def test_runs_hold_adapters_only_and_name_their_base(space):
     root, _ = space
-    base, _ = runs.load_own_policy(root / "pretrain", *opened(root, "pretrain"))
+    base = params(root / "pretrain")
     for name in ("sft", "reward", "dpo", "fresh", "ppo"):
         about = record(root / name)["base"]
         assert about == {
@@ -97,21 +98,19 @@ def test_runs_hold_adapters_only_and_name_their_base(space):
             "folder": str(root / "pretrain"),
             "identity": checkpoint.identity(base),
         }
-        own, meta = runs.load_run(root / name, *opened(root, name))
+        own = params(root / name)
         sizes = {path: x.shape for path, x in trees.named_leaves(own).items()}
         adapters = {path for path in sizes if path.endswith(("down", "up"))}
         assert sizes.keys() - adapters == {path for path in sizes if path.endswith("scalar")}
         assert len(adapters) == (8 if name == "ppo" else 4)
-        assert runs.adapter_of(meta) == LORA
-        held = meta["shapes"]
+        assert folder.read(root / name).config.adapter == LORA
+        held = cli.stored_checksums(root / name)
         assert not any("embed" in path or "norm" in path for path in held)
 
 
 def test_each_stage_goes_on_from_the_adapters_before_it(space):
     root, _ = space
-    given = opened(root, "sft")
-    tuned, _ = runs.load_own_policy(root / "sft", *given)
-    moved, _ = runs.load_own_policy(root / "dpo", *given)
+    tuned, moved = params(root / "sft"), params(root / "dpo")
 
     def distance(a, b):
         pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
@@ -125,9 +124,8 @@ def test_each_stage_goes_on_from_the_adapters_before_it(space):
         assert first(root / name)["dpo"] == pytest.approx(np.log(2), abs=1e-5)
     assert first(root / "reward")["bradley_terry"] == pytest.approx(np.log(2), abs=1e-6)
     assert abs(first(root / "ppo")["kl"]) < 1e-4
-    critic, _ = runs.load_run(root / "ppo", *given)
-    scored, _ = runs.load_own_reward(root / "reward", *given)
-    assert distance(critic["value"], scored) < 0.02
+    critic, scored = params(root / "ppo")["value"], params(root / "reward")
+    assert distance(critic, scored) < 0.02
 
 
 def test_what_a_run_leaves_is_evaluated_and_sampled_as_any_other(space):
@@ -151,10 +149,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(space, tmp_path):
     loop = loops.LoopConfig(steps=2, batch_size=16)
     run(tmp_path / "run", dataclasses.replace(config, loop=loop))
     run(tmp_path / "run", config)
-    given = opened(root, "sft")
-    whole, _ = runs.load_run(root / "sft", *given)
-    parts, _ = runs.load_run(tmp_path / "run", *given)
-    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    jax.tree.map(np.testing.assert_array_equal, params(root / "sft"), params(tmp_path / "run"))
     other = dataclasses.replace(config, adapter=lora.LoraConfig(rank=3))
     with pytest.raises(ValueError, match=r"config.adapter.rank: 2 there, 3 now"):
         run(tmp_path / "run", other)
@@ -165,11 +160,11 @@ def test_whole_training_takes_adapters_in(space, tmp_path):
     root, data = space
     config = configure(data, steps=1, algorithm=dpo.DpoConfig(), policy=str(root / "sft"))
     run(tmp_path / "run", config)
-    params, _ = runs.load_run(tmp_path / "run", *opened(root, "pretrain"))
-    assert not adapt.has_adapters(params)
+    own = params(tmp_path / "run")
+    assert not adapt.has_adapters(own)
     assert first(tmp_path / "run")["dpo"] == pytest.approx(np.log(2), abs=1e-5)
-    base, _ = runs.load_run(root / "pretrain", *opened(root, "pretrain"))
-    assert np.abs(params.blocks[0].attention.query - base.blocks[0].attention.query).max() > 1e-3
+    base = params(root / "pretrain")
+    assert np.abs(own.blocks[0].attention.query - base.blocks[0].attention.query).max() > 1e-3
 
 
 def test_wrong_starts_are_refused(space, tmp_path):
@@ -195,16 +190,20 @@ def test_another_base_in_its_folder_is_refused(space, tmp_path):
     run(tmp_path / "run", config)
     run(tmp_path / "base", configure(data, steps=2))
     with pytest.raises(ValueError, match="the base of adapters must be the weights"):
-        runs.load_policy(tmp_path / "run", *opened(tmp_path, "run"))
+        evaluation.open_run(tmp_path / "run").joined("policy")
 
 
 def test_open_weights_are_a_base_by_their_numbers():
     path = GOLDENS / "base"
-    found = folder.open_model(path)
-    tree = found.load()
+    stored = open_weights.open_model(path)
+    tree = stored.load()
     about = {"kind": "weights", "folder": str(path), "identity": checkpoint.identity(tree)}
-    given = (transformer.transformer(found.config), found.config, {})
-    again = runs.load_base({"base": about}, *given)
-    jax.tree.map(np.testing.assert_array_equal, tree, again)
+    plain = transformer.transformer(stored.config)
+
+    def base(about):
+        origin = sources.Origin(path="run", config=stored.config, base=about)
+        return sources.Stored().base(origin, plain, stored.config)
+
+    jax.tree.map(np.testing.assert_array_equal, tree, base(about))
     with pytest.raises(ValueError, match="the base of adapters must be the weights"):
-        runs.load_base({"base": {**about, "identity": "other"}}, *given)
+        base({**about, "identity": "other"})

@@ -6,14 +6,14 @@ import math
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.data.hh import HhConfig
 from alignjax.data.instructions import InstructConfig
-from alignjax.experiment import Experiment, Training
-from alignjax.lifecycles.human import HumanLifecycle
 from alignjax.models.adapters.lora import LoraConfig
 from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
+from alignjax.runs.experiment import Experiment, Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
+from experiments.common.human import HumanLifecycle
 
 VARIANTS = ("", "gpu8", "tiny", "micro")
 

@@ -2,28 +2,36 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from alignjax import losses, runs
+from alignjax import losses
+from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.evals import best_of_n, estimate, likelihood, preferences
 from alignjax.evals import policy as policies
-from alignjax.lifecycles import review_gates, stages
-from alignjax.parallel import mesh as meshes
+from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
+from alignjax.runs.experiment import Training
 from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import oracle, review
+from experiments.common import review_gates
+from experiments.common.human import trained_by
 
 
 @dataclasses.dataclass(kw_only=True)
-class ReviewLifecycle(stages.Lifecycle):
+class ReviewLifecycle(lifecycle.Lifecycle):
     """pretrain -> SFT -> pairs -> reward model -> best-of-n, DPO, PPO -> report."""
 
     data: corpora.ReviewConfig = dataclasses.field(default_factory=corpora.ReviewConfig)
+    pretrain: Training = trained_by(pretrain.PretrainConfig)
+    sft: Training = trained_by(sft.SftConfig)
+    reward: Training = trained_by(reward.RewardConfig)
+    dpo: Training = trained_by(dpo.DpoConfig)
+    ppo: Training = trained_by(ppo.PpoConfig)
     pair_prompts: int = 4096  # prompts whose completions are compared
     pair_draws: int = 4  # completions a prompt; all their pairs are labelled
     label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
@@ -51,27 +59,17 @@ class ReviewLifecycle(stages.Lifecycle):
             for value in getattr(self, name):
                 shapes.check_number(name, value, above=0)
 
-
-def run(
-    config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]
-) -> list[stages.Gate]:
-    """Runs every stage that is not finished, writes results.json, returns the gates."""
-    config.validate()
-    with meshes.use(meshes.make_mesh(config.mesh)):
-        lifecycle = _Lifecycle(config, workdir, say)  # before anything is written
-        runs.claim(workdir, {"config": dataclasses.asdict(config)}, harmless=stages.HARMLESS)
-        return lifecycle.run()
+    def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
+        return _Course(self, space)
 
 
-class _Lifecycle:
-    """One run of the stages; holds what they share: the world, the frontier, the sampler."""
+class _Course:
+    """The stages, and what they share: the world, the frontier, the sampler."""
 
-    def __init__(self, config: ReviewLifecycle, workdir: pathlib.Path, say: Callable[[str], None]):
-        self.config = config
-        self.corpus = corpora.make_corpus(config.data)
-        self.space = stages.Workspace(workdir, config, self.corpus, say)
+    def __init__(self, config: ReviewLifecycle, space: lifecycle.Workspace):
+        self.config, self.space, self.corpus = config, space, space.corpus
         self.world = self.corpus.world
-        self.prompts = self.corpus.table("prompts", "eval")
+        self.prompts = self.corpus.read("prompts", "eval")
         self.frontier = oracle.exact_optimum(self.world, self.prompts["prompts"])
         new = self.world.length - self.world.prompt_length
         self.sample = policies.make_sampler(
@@ -82,21 +80,27 @@ class _Lifecycle:
             rows=config.eval_batch,
         )
 
-    def run(self) -> list[stages.Gate]:
-        config, train = self.config, self.space.train
-        train("pretrain", config.pretrain)
-        train("sft", config.sft, policy="pretrain")
-        data = dataclasses.replace(config.data, pairs=str(self._pairs()))
-        train("reward", config.reward, policy="sft", data=data)
-        for stage, (kind, beta) in policy_stages(config).items():
+    @property
+    def stages(self) -> Sequence[lifecycle.Stage]:
+        config, stage = self.config, lifecycle.Stage
+
+        def labelled() -> corpora.ReviewConfig:
+            return dataclasses.replace(config.data, pairs=str(self._pairs()))
+
+        listed = [
+            stage("pretrain", config.pretrain),
+            stage("sft", config.sft, policy="pretrain"),
+            stage("reward", config.reward, policy="sft", data=labelled),
+        ]
+        for name, (kind, beta) in policy_stages(config).items():
             if kind == "dpo":
-                changes = stages.changed(config.dpo, beta=beta)
-                train(stage, changes, policy="sft", data=data)
+                training = lifecycle.changed(config.dpo, beta=beta)
+                listed.append(stage(name, training, policy="sft", data=labelled))
             else:
                 source = "gold" if kind == "ppo-gold" else "model"
-                changes = stages.changed(config.ppo, kl_coefficient=beta, reward=source)
-                train(stage, changes, policy="sft", reward="reward")
-        return self._results()
+                training = lifecycle.changed(config.ppo, kl_coefficient=beta, reward=source)
+                listed.append(stage(name, training, policy="sft", reward="reward"))
+        return listed
 
     def _draw(self, prompts: np.ndarray, draws: int, purpose: str, reward: Any = None) -> Any:
         """`draws` completions of the SFT policy for each prompt, as [P, draws, ...] arrays."""
@@ -120,7 +124,7 @@ class _Lifecycle:
         if not processes.from_first(file.exists):
             parts = []
             for split, count in (("train", self.config.pair_prompts), ("eval", 512)):
-                prompts = self.corpus.table("prompts", split)["prompts"][:count]
+                prompts = self.corpus.read("prompts", split)["prompts"][:count]
                 tokens, lengths, gold, _ = self._draw(
                     prompts, self.config.pair_draws, f"pairs/{split}"
                 )
@@ -148,7 +152,7 @@ class _Lifecycle:
                 self.space.policy("sft"),
                 self.prompts,
                 self.config.seed,
-                reward=self.space.reward(),
+                reward=self.space.scorer("reward"),
             )
             gold = self.corpus.gold(drawn.tokens, drawn.lengths)
             start = self.world.prompt_length
@@ -177,7 +181,7 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             kind = "documents" if stage == "pretrain" else "demonstrations"
-            table = self.corpus.table(kind, "eval")
+            table = self.corpus.read(kind, "eval")
             nll, tokens = likelihood.row_nll(
                 self.space.model, self.space.policy(stage), table, self.config.eval_batch
             )
@@ -200,7 +204,7 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
-            score, params = preferences.reward_scores(self.space.model), self.space.reward()
+            score, params = preferences.reward_scores(self.space.model), self.space.scorer("reward")
             scores = preferences.answer_scores(score, params, table, self.config.eval_batch)
             scores, gold = (preferences.in_pairs(x, table) for x in (scores, table["gold"]))
             by_gold = np.sign(gold[:, :1] - gold[:, 1:])
@@ -218,7 +222,7 @@ class _Lifecycle:
         def make() -> dict[str, Any]:
             prompts = self.prompts["prompts"][: self.config.best_of_prompts]
             _, _, gold, score = self._draw(
-                prompts, self.config.best_of, "best-of-n", self.space.reward()
+                prompts, self.config.best_of, "best-of-n", self.space.scorer("reward")
             )
             rows = []
             for name, by in (("rm", score), ("gold", gold)):
@@ -239,7 +243,7 @@ class _Lifecycle:
 
         return self.space.remember("best-of-n", "evaluation", make)
 
-    def _results(self) -> list[stages.Gate]:
+    def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
         names = ["pretrain", "sft", *policy_stages(self.config)]
         found = review_gates.Findings(
             excess={stage: self._excess(stage) for stage in ("pretrain", "sft")},
@@ -250,8 +254,7 @@ class _Lifecycle:
         )
         gates = review_gates.gates(self.config, found) if self.config.gates else []
         results = review_gates.results(self.config, found, gates, self.space)
-        stages.write_json(self.space.folder / "results.json", results)
-        return gates
+        return results, gates
 
 
 def policy_stages(config: ReviewLifecycle) -> dict[str, tuple[str, float]]:

@@ -9,13 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from alignjax import evaluation, experiment, runs
-from alignjax.models import transformer
+from alignjax.algorithms import imported
 from alignjax.models.adapters import merge, peft_config, peft_format
 from alignjax.models.checkpoints import folder as folders
 from alignjax.models.checkpoints import heads
+from alignjax.models.config import TransformerConfig
 from alignjax.parallel import mesh as meshes
+from alignjax.runs import assembly, evaluation, experiment, folder, sources
 from alignjax.training import algorithm, checkpoint
+from alignjax.training import method as methods
 
 # What stands beside the weights in a model folder and belongs to its tokenizer.
 TOKENIZER_FILES = (
@@ -38,55 +40,60 @@ def export_run(
     *,
     dtype: str = "",
     adapters: bool = False,
-    say: Callable[[str], None] = print,
+    best: bool = False,
+    log: Callable[[str], None] = print,
+    definitions: str = "",
 ) -> None:
     """Writes a run's model as a folder that transformers loads, or its adapters as one for peft.
 
-    A reward model becomes a sequence classifier with one label; the other methods' policy a causal
-    language model. Adapters are merged into it. The tokenizer's files come along where the run
-    began from a model folder.
+    A reward model becomes a sequence classifier with one label; a policy a causal language model.
+    Adapters are merged into it. The tokenizer's files come along where the run began from a model
+    folder.
 
     Args:
       workdir: the run's folder. to: the folder to write, new or empty.
       dtype: of the tensors; empty is that of the run's parameters.
       adapters: write the policy's adapters alone, in peft's format.
+      best: the best state that the loop kept.
 
     Raises:
       ValueError: no run there, no family of transformers is this model, or the target is in use.
     """
-    _, config = evaluation.read_record(workdir)
-    with meshes.use(meshes.make_mesh(config.mesh)):
-        run = evaluation.open_run(workdir)
-        shape, fingerprints = run.config.model, run.corpus.fingerprints
+    record = evaluation.open_record(workdir, log, definitions)
+    with meshes.use(meshes.make_mesh(record.config.mesh)):
+        run = evaluation.Run(workdir, record, best=best)
         if adapters:
             _export_adapters(run, to)
-            say(f"written: {to} (adapters for peft)")
+            log(f"written: {to} (adapters for peft)")
             return
-        fields = _fields(config, shape)
+        part = methods.POLICY if methods.POLICY in run.product else methods.SCORER
+        shape = run.parts.shape
+        if not isinstance(shape, TransformerConfig):
+            raise ValueError(
+                f"only a Transformer can be exported; got {type(shape).__name__} ({workdir}). "
+                "Write such a model's weights with its own library."
+            )
+        fields = _fields(run.config, shape)
         kind = jnp.dtype(dtype) if dtype else None
-        if run.method == "reward":
-            params = merge.whole(runs.load_reward(workdir, run.model, shape, fingerprints))
-            heads.save_reward(to, shape, params, fields, dtype=kind)
-        else:
-            params = merge.whole(runs.load_policy(workdir, run.model, shape, fingerprints))
-            folders.save_model(to, shape, params, fields, dtype=kind)
-    copied = _copy_tokenizer(config.weights, to)
-    say(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
+        params = merge.whole(run.joined(part))
+        save = folders.save_model if part == methods.POLICY else heads.save_reward
+        save(to, shape, params, fields, dtype=kind)
+    copied = _copy_tokenizer(run.config.weights, to)
+    log(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
 
 
 def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
-    """The adapters of a run's policy in peft's format."""
-    given = (run.model, run.config.model, run.corpus.fingerprints)
-    own, meta = runs.load_own_policy(run.folder, *given)
-    adapter = runs.adapter_of(meta)
-    if not isinstance(adapter, peft_config.Config):
+    """The adapters of a run's policy, or of its reward model, in peft's format."""
+    adapter, about = run.config.adapter, run.record.values.get("base")
+    if about is None or not isinstance(adapter, peft_config.Config):
         raise ValueError(
             f"--adapters must be asked of a run that trained LoRA, IA3 or a prefix; {run.folder} "
             f"has {type(adapter).__name__}. Leave it out."
         )
-    base = runs.load_base(meta, *given)
-    name = meta["base"]["folder"]
-    peft_format.save(to, adapter, own, run.config.model, base=base, base_name=name)
+    part = methods.POLICY if methods.POLICY in run.product else methods.SCORER
+    base = run.frozen()["base"]
+    shape, name = run.parts.shape, about["folder"]
+    peft_format.save(to, adapter, run.own(part), shape, base=base, base_name=name)
 
 
 def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
@@ -107,7 +114,7 @@ def _copy_tokenizer(weights: str, to: pathlib.Path) -> bool:
 
 
 def import_model(
-    config: experiment.Experiment, workdir: pathlib.Path, *, say: Callable[[str], None] = print
+    config: experiment.Experiment, workdir: pathlib.Path, *, log: Callable[[str], None] = print
 ) -> None:
     """Makes a run's folder of an experiment's open weights, as others take for their `policy`.
 
@@ -121,19 +128,18 @@ def import_model(
         raise ValueError(
             "weights must name the model to import; got '' (import). Set --config.weights=MODEL."
         )
-    corpus = experiment.make_corpus(config.data, say)
-    shape = experiment.resolve_model(config.model, corpus, config.weights, config.weights_layers)
+    config = dataclasses.replace(config, algorithm=imported.ImportedConfig())
+    corpus = experiment.make_corpus(config.data, log)
     with meshes.use(meshes.make_mesh(config.mesh)):
-        transformer.transformer(shape)  # refuses sizes that the mesh does not divide
-        params = folders.open_model(config.weights).load(shape)
-        record = {
-            "method": "import",
-            "formula": f"open weights of {config.weights}",
-            "config": dataclasses.asdict(dataclasses.replace(config, model=shape)),
-            "fingerprints": dict(corpus.fingerprints),
-            "start": {"policy": checkpoint.identity(params)},
-        }
-        runs.claim(workdir, record)
+        parts = assembly.Assembly(config, corpus, sources.Stored())
+        params = folders.open_model(config.weights).load(parts.shape)
+        record = folder.describe(
+            dataclasses.replace(config, model=parts.shape),
+            corpus,
+            formula=f"open weights of {config.weights}",
+            start={"policy": checkpoint.identity(params)},
+        )
+        folder.claim(workdir, record)
         state = algorithm.TrainState(
             step=jnp.zeros((), jnp.int32), params=params, opt_state=(), carry=()
         )
@@ -141,4 +147,4 @@ def import_model(
         checkpoints.save(state, {**record, "finished": True})
         checkpoints.wait()
         checkpoints.close()
-    say(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters: {workdir}")
+    log(f"{sum(x.size for x in jax.tree.leaves(params)):,} parameters: {workdir}")

@@ -1,64 +1,52 @@
 """The lifecycle on human preferences: a folder of chosen and rejected transcripts."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from alignjax import experiment, runs
+from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import shapes
 from alignjax.data import baselines, hh
 from alignjax.evals import estimate, likelihood, preferences
 from alignjax.evals import policy as policies
-from alignjax.lifecycles import stages
-from alignjax.parallel import mesh as meshes
+from alignjax.lifecycles import lifecycle
+from alignjax.runs.experiment import Training
+
+
+def trained_by(algorithm: type) -> Any:
+    """A field whose default trains with an algorithm's defaults."""
+    return dataclasses.field(default_factory=lambda: Training(algorithm=algorithm()))
 
 
 @dataclasses.dataclass(kw_only=True)
-class HumanLifecycle(stages.Lifecycle):
+class HumanLifecycle(lifecycle.Lifecycle):
     """pretrain -> SFT -> reward model -> DPO and PPO -> report."""
 
     data: hh.HhConfig = dataclasses.field(default_factory=hh.HhConfig)
+    pretrain: Training = trained_by(pretrain.PretrainConfig)
+    sft: Training = trained_by(sft.SftConfig)
+    reward: Training = trained_by(reward.RewardConfig)
+    dpo: Training = trained_by(dpo.DpoConfig)
+    ppo: Training = trained_by(ppo.PpoConfig)
     eval_prompts: int = 256  # prompts on which policies are sampled
 
     def validate(self) -> None:
         super().validate()
         shapes.check_number("eval_prompts", self.eval_prompts, minimum=1)
 
-
-def run(
-    config: HumanLifecycle, workdir: pathlib.Path, say: Callable[[str], None]
-) -> list[stages.Gate]:
-    """Runs every stage that is not finished and writes results.json. There are no gates: what a
-    model of this size reaches on real preferences is reported as it is."""
-    config.validate()
-    with meshes.use(meshes.make_mesh(config.mesh)):
-        lifecycle = _Lifecycle(config, workdir, say)
-        record = {
-            "config": dataclasses.asdict(config),
-            "fingerprints": dict(lifecycle.corpus.fingerprints),
-        }
-        runs.claim(workdir, record, harmless=stages.HARMLESS)
-        train, space = lifecycle.space.train, lifecycle.space
-        train("pretrain", config.pretrain)
-        train("sft", config.sft, policy="pretrain")
-        train("reward", config.reward, policy="sft")
-        train("dpo", config.dpo, policy="sft")
-        train("ppo", config.ppo, policy="sft", reward="reward")
-        stages.write_json(space.folder / "results.json", lifecycle.results())
-    return []
+    def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
+        return _Course(self, space)
 
 
-class _Lifecycle:
-    """One run of the stages; holds what their evaluations share."""
+class _Course:
+    """The stages, and what their evaluations share. There are no gates: what a model of this size
+    reaches on real preferences is reported as it is."""
 
-    def __init__(self, config: HumanLifecycle, workdir: pathlib.Path, say: Callable[[str], None]):
-        self.config = config
-        self.corpus = experiment.make_corpus(config.data, say)
-        self.space = stages.Workspace(workdir, config, self.corpus, say)
-        table = self.corpus.table("prompts", "eval")
+    def __init__(self, config: HumanLifecycle, space: lifecycle.Workspace):
+        self.config, self.space, self.corpus = config, space, space.corpus
+        table = self.corpus.read("prompts", "eval")
         self.prompts = {name: x[: config.eval_prompts] for name, x in table.items()}
         sampling: Any = config.ppo.algorithm
         self.sample = policies.make_sampler(
@@ -70,11 +58,25 @@ class _Lifecycle:
             max_drift=sampling.max_drift,
         )
 
+    @property
+    def stages(self) -> Sequence[lifecycle.Stage]:
+        config, stage = self.config, lifecycle.Stage
+        return (
+            stage("pretrain", config.pretrain),
+            stage("sft", config.sft, policy="pretrain"),
+            stage("reward", config.reward, policy="sft"),
+            stage("dpo", config.dpo, policy="sft"),
+            stage("ppo", config.ppo, policy="sft", reward="reward"),
+        )
+
+    def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
+        return self.results(), []
+
     def _likelihood(self, stage: str, kind: str) -> dict[str, Any]:
         """Held-out negative log-likelihood of a stage, nats a token."""
 
         def make() -> dict[str, Any]:
-            table = self.corpus.table(kind, "eval")
+            table = self.corpus.read(kind, "eval")
             rows = self.config.eval_batch
             policy = self.space.policy(stage)
             return likelihood.token_nll(self.space.model, policy, table, rows).as_dict()
@@ -90,7 +92,7 @@ class _Lifecycle:
                 self.space.policy("sft"),
                 self.prompts,
                 self.config.seed,
-                reward=self.space.reward(),
+                reward=self.space.scorer("reward"),
             )
             texts = [
                 self.corpus.text(row[start:end])
@@ -113,7 +115,7 @@ class _Lifecycle:
         """Share of held-out pairs that a stage orders as people did."""
 
         def make() -> dict[str, Any]:
-            table = self.corpus.table("pairs", "eval")
+            table = self.corpus.read("pairs", "eval")
             scores = preferences.answer_scores(score, trees(), table, self.config.eval_batch)
             return preferences.accuracy(preferences.in_pairs(scores, table)).as_dict()
 
@@ -124,7 +126,7 @@ class _Lifecycle:
 
         def make() -> dict[str, Any]:
             splits = hh.read(self.config.data)
-            kept = self.corpus.table("pairs", "eval")["index"]
+            kept = self.corpus.read("pairs", "eval")["index"]
             rows = [splits["eval"].rows[i] for i in kept]
             words = baselines.bag_of_words_accuracy(splits["train"].rows, rows)
             return {
@@ -140,7 +142,9 @@ class _Lifecycle:
     def results(self) -> dict[str, Any]:
         """The contents of results.json."""
         space = self.space
-        reward = self._accuracy("reward", preferences.reward_scores(space.model), space.reward)
+        reward = self._accuracy(
+            "reward", preferences.reward_scores(space.model), lambda: space.scorer("reward")
+        )
         implicit = self._accuracy(
             "dpo",
             preferences.implicit_scores(space.model),
@@ -166,7 +170,7 @@ class _Lifecycle:
             "title": "Human preferences: from pretraining to alignment",
             "description": "Accuracies are on the eval split; SFT, DPO and PPO are sampled on its "
             "prompts; RM score is the trained reward model's; KL is exact, to SFT.",
-            "environment": stages.environment(),
+            "environment": lifecycle.environment(),
             "seconds": space.seconds,
             "columns": [
                 {"key": "nll", "label": "eval nats/token", "digits": 3},

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.lifecycles import stages
+from alignjax.lifecycles import lifecycle
 from alignjax.worlds import oracle
 
 Cell = dict[str, float]
@@ -73,9 +73,9 @@ def _names(config: Any) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def gates(config: Any, found: Findings) -> list[stages.Gate]:
+def gates(config: Any, found: Findings) -> list[lifecycle.Gate]:
     """The gates, in the order of the lifecycle."""
-    gate, runs = stages.Gate, found.evaluations
+    gate, runs = lifecycle.Gate, found.evaluations
     dpo, learned, gold = _names(config)
     share = {
         n: efficiency(found, runs[n]["gold"], runs[n]["kl"])["value"] for n in dpo + learned + gold
@@ -139,7 +139,7 @@ def _best_row(found: Findings, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def results(
-    config: Any, found: Findings, judged: list[stages.Gate], space: stages.Workspace
+    config: Any, found: Findings, judged: list[lifecycle.Gate], space: lifecycle.Workspace
 ) -> dict[str, Any]:
     """The contents of results.json."""
     dpo, learned, gold = _names(config)
@@ -159,7 +159,7 @@ def results(
         "description": "Gold reward against exact KL to SFT, beside the exact KL-regularised "
         f"optimum of world {config.data.world.seed}. KL in nats a completion; best-of-n at its "
         "bound log n - (n-1)/n.",
-        "environment": stages.environment(),
+        "environment": lifecycle.environment(),
         "seconds": space.seconds,
         "columns": [
             {"key": "gold", "label": "gold reward", "digits": 2},

@@ -1,0 +1,74 @@
+"""What configurations share whose loss is a recipe: a preset, a method's name, and its numbers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from alignjax import compat as presets
+from alignjax.training import algorithm, method
+
+
+def recipe(
+    compat: str, name: str, table: str, without: frozenset[str] = frozenset()
+) -> presets.Recipe:
+    """How the preset `compat` computes the method `name` on a kind of table.
+
+    without: what there are no arrays for.
+
+    Raises:
+      ValueError: no such preset, or none of its methods that fit has the name.
+    """
+    return presets.recipe(compat, name, table=table, without=without)
+
+
+class PresetConfig(method.MethodConfig):
+    """A loss as a paper or a release of another code base computes it.
+
+    Fields of a subclass: `method` and `compat`, which name the recipe (`alignjax.compat`), and the
+    recipe's options: None is the preset's own value, and one that the recipe does not have is an
+    error. Fields that are no options are named in OWN.
+    """
+
+    TABLE: ClassVar[str]  # the kind of table that the recipes read
+    WITHOUT: ClassVar[frozenset[str]] = frozenset()  # what the algorithm has no arrays for
+    OWN: ClassVar[tuple[str, ...]] = ()
+    method: str
+    compat: str
+
+    @property
+    def recipe(self) -> presets.Recipe:
+        """The recipe.
+
+        Raises:
+          ValueError: no such preset, or none of its methods for this table has the name.
+        """
+        return recipe(self.compat, self.method, self.TABLE, self.WITHOUT)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The numbers that are set."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        for name in ("method", "compat", *self.OWN):
+            values.pop(name, None)
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the loss reads besides the policy's log-probabilities and masks."""
+        return self.recipe.needs(**self.options)
+
+    def terms(self, arrays: Mapping[str, Any]) -> algorithm.Terms:
+        """{term: Mean} of a batch, the main term under the method's name."""
+        terms = self.recipe(arrays, **self.options)
+        return {self.method if name == "loss" else name: term for name, term in terms.items()}
+
+    def formula(self) -> str:
+        """One line for the log: the preset, what is averaged over what, every number."""
+        return self.recipe.echo(**self.options)
+
+    def check(self) -> None:
+        """Raises ValueError where preset, method or the name of an option is unknown."""
+        try:
+            self.recipe.options(**self.options)
+        except ValueError as error:
+            raise ValueError(f"{error} (algorithm)") from None

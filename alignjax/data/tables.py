@@ -1,0 +1,180 @@
+"""The one batch contract: which columns each kind of table has, with axes, dtypes and units.
+
+Corpora fill these tables, methods name the kind that they train on, the planner and the tests make
+shapes of them. A table is {column: NumPy array}; its first axis counts rows.
+
+Axes: N rows, T tokens of a row, P tokens of a prompt, K answers to a prompt, C comparisons of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Table = dict[str, np.ndarray]
+
+
+class Column(NamedTuple):
+    """One array of a table.
+
+    axes: letters of its dimensions, "N K T". unit: what its numbers are. required: whether every
+    table of the kind has it.
+    """
+
+    dtype: Any
+    axes: str
+    unit: str
+    required: bool = True
+
+
+class Sizes(NamedTuple):
+    """Lengths of the axes of a table's rows: T, P, K and C."""
+
+    length: int
+    prompt_length: int
+    answers: int = 2
+    comparisons: int = 1
+
+    def of(self, letter: str) -> int:
+        """The size of one axis."""
+        return {
+            "T": self.length,
+            "P": self.prompt_length,
+            "K": self.answers,
+            "C": self.comparisons,
+        }[letter]
+
+
+class Kind(NamedTuple):
+    """A kind of table. extra: whether further columns [N, ...] may stand beside those named."""
+
+    name: str
+    columns: Mapping[str, Column]
+    extra: bool = False
+
+    def shapes(self, rows: int, sizes: Sizes) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """{column: (shape, dtype)} of the required columns of so many rows."""
+        return {
+            name: ((rows, *(sizes.of(axis) for axis in column.axes.split()[1:])), column.dtype)
+            for name, column in self.columns.items()
+            if column.required
+        }
+
+
+def _rows(axes: str) -> dict[str, Column]:
+    """What every row of tokens has."""
+    return {
+        "tokens": Column(np.int32, axes, "token ids"),
+        "loss_mask": Column(np.bool_, axes, "true where a token is a target"),
+        "segments": Column(np.int32, axes, "number of the document in a packed row; 0 is padding"),
+        "positions": Column(np.int32, axes, "tokens since the segment's first"),
+    }
+
+
+WEIGHT = Column(np.float32, "N", "weight of the row in the loss's mean", required=False)
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("documents", _rows("N T")),
+        Kind("demonstrations", _rows("N T")),
+        Kind(
+            "pairs",
+            {
+                **_rows("N K T"),
+                "preferred": Column(
+                    np.int32, "N C 2", "answers compared, the better first", required=False
+                ),
+                "pair_mask": Column(np.bool_, "N C", "true for real comparisons", required=False),
+                "margin": Column(
+                    np.float32, "N C", "reward units by which it is better", required=False
+                ),
+            },
+            extra=True,
+        ),
+        Kind(
+            "rankings",
+            {
+                **_rows("N K T"),
+                "ranks": Column(
+                    np.float32, "N K", "smaller is better; equal are tied; inf lost to all ranked"
+                ),
+                "answer_mask": Column(np.bool_, "N K", "true for answers that are there"),
+            },
+            extra=True,
+        ),
+        Kind(
+            "unpaired",
+            {**_rows("N T"), "desirable": Column(np.bool_, "N", "whether the answer is wanted")},
+            extra=True,
+        ),
+        Kind(
+            "scored",
+            {**_rows("N T"), "scores": Column(np.float32, "N", "score of the answer, its scale")},
+            extra=True,
+        ),
+        Kind(
+            "steps",
+            {
+                **_rows("N T"),
+                "step_mask": Column(np.bool_, "N T", "true on the last token of a labelled step"),
+                "step_labels": Column(np.float32, "N T", "1 right, 0 wrong, or a share between"),
+            },
+            extra=True,
+        ),
+        Kind(
+            "prompts",
+            {
+                "prompts": Column(np.int32, "N P", "token ids, padded right"),
+                "lengths": Column(np.int32, "N", "tokens of the prompt"),
+                "index": Column(np.int32, "N", "the row's number in its split", required=False),
+            },
+            extra=True,
+        ),
+    )
+}
+
+
+def check(table: Table, name: str) -> Table:
+    """The table, after comparing it with its kind.
+
+    Raises:
+      ValueError: a column is missing or not of the kind, or has another rank, size or dtype.
+    """
+    kind, sizes = KINDS[name], dict[str, int]()
+    missing = [n for n, c in kind.columns.items() if c.required and n not in table]
+    if missing:
+        raise ValueError(
+            f"a table of {name} must have the columns {', '.join(kind.columns)}; got "
+            f"{', '.join(table) or 'none'} (data). Add {', '.join(missing)}."
+        )
+    for column_name, array in table.items():
+        column = kind.columns.get(column_name)
+        if column is None:
+            if not kind.extra:
+                raise ValueError(
+                    f"a table of {name} must have no other columns than {', '.join(kind.columns)}; "
+                    f"got {column_name} (data). Leave it out."
+                )
+            column = Column(array.dtype, "N" + " *" * (np.ndim(array) - 1), "")
+        _check_column(name, column_name, column, np.asarray(array), sizes)
+    return table
+
+
+def _check_column(
+    name: str, column_name: str, column: Column, array: np.ndarray, sizes: dict[str, int]
+) -> None:
+    letters = column.axes.split()
+    fits = array.ndim == len(letters) and array.dtype == np.dtype(column.dtype)
+    for letter, size in zip(letters, array.shape, strict=False):
+        if letter.isdigit():
+            fits = fits and size == int(letter)
+        elif letter != "*":
+            fits = fits and sizes.setdefault(letter, size) == size
+    if not fits:
+        known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
+        raise ValueError(
+            f"column {column_name} of a table of {name} must be {np.dtype(column.dtype).name} "
+            f"[{column.axes}]{f' with {known}' if known else ''}; got {array.dtype.name} "
+            f"{list(array.shape)} (data)."
+        )

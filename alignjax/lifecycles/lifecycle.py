@@ -1,0 +1,247 @@
+"""Stages that start from one another's checkpoints: what a lifecycle is, and how it runs.
+
+An experiment file writes a lifecycle as a subclass of `Lifecycle`, or lists its stages
+(`listed.ListedLifecycle`). A finished stage is skipped when the same command is run again.
+"""
+
+import dataclasses
+import json
+import operator
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+import alignjax
+from alignjax.core import shapes
+from alignjax.data import corpus as corpora
+from alignjax.models import config as model_config
+from alignjax.models.adapters import adapt
+from alignjax.parallel import hosts, processes
+from alignjax.parallel import mesh as meshes
+from alignjax.runs import assembly, experiment, folder, records, sources, train
+from alignjax.training import checkpoint
+from alignjax.training import method as methods
+from alignjax.worlds import corpus as world_corpus
+
+RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+
+
+class Stage(NamedTuple):
+    """One experiment of a lifecycle.
+
+    name: of its folder. policy, reward, reference, critic, teacher: earlier stages that its
+    networks come from. data: where it is not the lifecycle's; made when the stage begins.
+    """
+
+    name: str
+    training: experiment.Training
+    policy: str = ""
+    reward: str = ""
+    reference: str = ""
+    critic: str = ""
+    teacher: str = ""
+    data: corpora.DataConfig | Callable[[], corpora.DataConfig] | None = None
+    adapter: adapt.AdapterConfig | None = None
+
+
+class Course(Protocol):
+    """A lifecycle on its folder: its stages, and what is reported of them afterwards."""
+
+    @property
+    def stages(self) -> Sequence[Stage]: ...
+
+    def report(self) -> "tuple[dict[str, Any], list[Gate]]":
+        """(the contents of results.json, the gates)."""
+        ...
+
+
+@dataclasses.dataclass(kw_only=True)
+class Lifecycle:
+    """What every lifecycle's configuration holds; a subclass adds its own options and a course."""
+
+    seed: int = 0  # of initial weights, data order and samples
+    model: model_config.ModelConfig = dataclasses.field(
+        default_factory=model_config.TransformerConfig
+    )
+    data: corpora.DataConfig = dataclasses.field(default_factory=world_corpus.default)
+    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    eval_batch: int = 64  # rows scored or sampled at once
+
+    def validate(self) -> None:
+        """Checks every field that can check itself."""
+        shapes.check_number("seed", self.seed, minimum=0)
+        shapes.check_number("eval_batch", self.eval_batch, minimum=1)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # A model's shape is complete once its data's vocabulary is known.
+            if hasattr(value, "validate") and field.name != "model":
+                value.validate()
+
+    def course(self, space: "Workspace") -> Course:
+        """The stages and the report; called before anything is written."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """A number that must satisfy a rule, such as `name` <= 0.04."""
+
+    name: str
+    value: float
+    rule: str
+    bound: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the rule holds; nan never passes."""
+        return bool(RULES[self.rule](self.value, self.bound))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        rule = f"{self.rule} {self.bound:g}"
+        return {"name": self.name, "value": self.value, "rule": rule, "passed": self.passed}
+
+
+def run(config: Lifecycle, workdir: pathlib.Path, log: corpora.Log) -> list[Gate]:
+    """Runs every stage that is not finished, writes results.json, returns the gates."""
+    config.validate()
+    with meshes.use(meshes.make_mesh(config.mesh)):
+        corpus = experiment.make_corpus(config.data, log)
+        space = Workspace(workdir, config, corpus, log)
+        course = config.course(space)
+        record = {"config": records.encode(config), "fingerprints": dict(corpus.fingerprints)}
+        folder.claim(workdir, record, may_differ=harmless(config))
+        for stage in course.stages:
+            space.train(stage)
+        results, gates = course.report()
+        write_json(workdir / "results.json", results)
+    return gates
+
+
+def harmless(config: Lifecycle) -> frozenset[str]:
+    """Names of what may differ when a lifecycle is continued."""
+    return frozenset(
+        (
+            *(f"config.mesh.{field.name}" for field in dataclasses.fields(meshes.MeshConfig)),
+            *(f"config.data.{name}" for name in config.data.where()),
+        )
+    )
+
+
+class Workspace:
+    """A lifecycle's folder, one subfolder a stage, and the model that all stages share.
+
+    `config` is the lifecycle's configuration; its seed, model, data and mesh go to every stage.
+    """
+
+    def __init__(self, folder: pathlib.Path, config: Any, corpus: corpora.Corpus, log: corpora.Log):
+        self.folder, self.config, self.corpus, self.log = folder, config, corpus, log
+        self.shape = assembly.resolve_model(config.model, corpus)
+        self.model = self.shape.make()
+        self.seconds: dict[str, float] = {}
+        hosts.check_rows("eval_batch", config.eval_batch)
+        self._source = sources.Stored()
+
+    def path(self, stage: str) -> pathlib.Path:
+        """The folder of a stage."""
+        return self.folder / stage
+
+    def train(self, stage: Stage) -> None:
+        """Trains a stage, once."""
+        self._source.release()  # the devices are the stage's alone
+        if checkpoint.is_finished(self.path(stage.name), stage.training.loop.steps):
+            self.log(f"{stage.name}: finished before, skipped")
+            return
+        begin = time.monotonic()
+        train.train(self.experiment(stage), self.path(stage.name), name=stage.name, log=self.log)
+        self.seconds[stage.name] = time.monotonic() - begin
+
+    def experiment(self, stage: Stage) -> experiment.Experiment:
+        """A stage as an experiment of its own."""
+        parts = {
+            field.name: getattr(stage.training, field.name)
+            for field in dataclasses.fields(experiment.Training)
+        }
+        named = {name: getattr(stage, name) for name in methods.SOURCES}
+        data = stage.data() if callable(stage.data) else stage.data
+        return experiment.Experiment(
+            **parts,
+            seed=self.config.seed,
+            model=self.config.model,
+            data=self.config.data if data is None else data,
+            mesh=self.config.mesh,
+            adapter=stage.adapter or adapt.FullConfig(),
+            **{name: str(self.path(other)) for name, other in named.items() if other},
+        )
+
+    def policy(self, stage: str) -> Any:
+        """The language model that a stage trained."""
+        return self.part(stage, methods.POLICY)
+
+    def scorer(self, stage: str) -> Any:
+        """The reward model that a stage trained."""
+        return self.part(stage, methods.SCORER)
+
+    def part(self, stage: str, part: str) -> Any:
+        """A part that a stage hands on, as its model reads it."""
+        origin = sources.open_origin(str(self.path(stage)))
+        origin.part_of((part,), part)
+        return self._source.joined(origin, part, self.model, self.shape)
+
+    def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The JSON that `make` returns, made once and read from the stage's folder afterwards."""
+        file = self.path(stage) / f"{name}.json"
+        if not processes.from_first(file.exists):
+            begin = time.monotonic()
+            write_json(file, make())
+            self.seconds[f"{stage} {name}"] = time.monotonic() - begin
+        return processes.from_first(lambda: json.loads(file.read_text()))
+
+
+def write_json(file: pathlib.Path, content: Any) -> None:
+    """Writes JSON whole or not at all; process 0 does."""
+    if processes.is_first():
+        _write_json(file, content)
+
+
+def _write_json(file: pathlib.Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(file)
+
+
+def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> None:
+    """Puts the numbers that an experiment states, {row label: {column: value}}, beside ours.
+
+    Called in process 0 alone.
+    """
+    results = json.loads(file.read_text())
+    for row in results["rows"]:
+        for name, value in expected.get(row["label"], {}).items():
+            if name in row["metrics"]:
+                row["metrics"][name]["expected"] = value
+    write_json(file, results)
+
+
+def changed(training: experiment.Training, **changes: Any) -> experiment.Training:
+    """The training with fields of its algorithm exchanged."""
+    return dataclasses.replace(
+        training,
+        algorithm=dataclasses.replace(training.algorithm, **changes),  # type: ignore[type-var]
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions and devices, for the report."""
+    kinds = {device.device_kind for device in jax.devices()}
+    return {
+        "alignjax": alignjax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "devices": f"{jax.device_count()} x {', '.join(sorted(kinds))}",
+    }

@@ -1,0 +1,93 @@
+"""A lifecycle that is a list of stages, each judged by its own method's evaluators."""
+
+import dataclasses
+from typing import Any
+
+from alignjax.lifecycles import lifecycle
+from alignjax.runs import evaluation
+
+
+@dataclasses.dataclass(kw_only=True)
+class ListedLifecycle(lifecycle.Lifecycle):
+    """Stages in the order in which they run.
+
+    ListedLifecycle(
+        data=..., model=...,
+        stages=(
+            Stage("sft", Training(algorithm=SftConfig(), ...)),
+            Stage("mine", Training(algorithm=MyConfig(), ...), policy="sft"),
+        ),
+    )
+    """
+
+    title: str = "A lifecycle"
+    stages: tuple[lifecycle.Stage, ...] = ()
+
+    def validate(self) -> None:
+        super().validate()
+        seen: list[str] = []
+        for stage in self.stages:
+            stage.training.validate()
+            for field in ("policy", "reward", "reference", "critic", "teacher"):
+                other = getattr(stage, field)
+                if other and other not in seen:
+                    raise ValueError(
+                        f"{field} of the stage {stage.name} must be an earlier stage: "
+                        f"{', '.join(seen) or 'there is none'}; got {other!r} (stages)."
+                    )
+            if not stage.name or stage.name in seen:
+                raise ValueError(
+                    f"stages must have names of their own; got {stage.name!r} twice or empty."
+                )
+            seen.append(stage.name)
+        if not seen:
+            raise ValueError("stages must name at least one stage; got none.")
+
+    def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
+        return _Listed(self, space)
+
+
+class _Listed:
+    """The stages, and a table of what their evaluators say."""
+
+    def __init__(self, config: ListedLifecycle, space: lifecycle.Workspace):
+        self.config, self.space, self.stages = config, space, config.stages
+
+    def _numbers(self, stage: lifecycle.Stage) -> dict[str, Any]:
+        def make() -> dict[str, Any]:
+            numbers = evaluation.evaluate(
+                self.space.path(stage.name), rows=self.config.eval_batch, seed=self.config.seed
+            )
+            return {name: value.as_dict() for name, value in numbers.items()}
+
+        return self.space.remember(stage.name, "evaluation", make)
+
+    def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
+        numbers = {stage.name: self._numbers(stage) for stage in self.stages}
+        columns = dict.fromkeys(name for cells in numbers.values() for name in cells)
+        rows = [
+            {"stage": name, "label": name, "family": name, "metrics": cells}
+            for name, cells in numbers.items()
+        ]
+        curves = [
+            {
+                "stage": stage.name,
+                "label": stage.name,
+                "keys": list(stage.training.algorithm.METHOD.curves),
+            }
+            for stage in self.stages
+        ]
+        results = {
+            "title": self.config.title,
+            "description": "Each stage judged by its method's evaluators on the eval split.",
+            "environment": lifecycle.environment(),
+            "seconds": self.space.seconds,
+            "columns": [{"key": name, "label": name, "digits": 3} for name in columns],
+            "rows": rows,
+            "frontier": None,
+            "curves": curves,
+            "samples": [],
+            "gates": [],
+            "notes": list(self.space.corpus.summary),
+        }
+        return results, []

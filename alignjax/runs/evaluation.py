@@ -1,0 +1,223 @@
+"""A finished run read back from its folder: evaluated, sampled from, verified."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax.core import errors
+from alignjax.data import tables
+from alignjax.evals import estimate
+from alignjax.evals import policy as policies
+from alignjax.models import transformer
+from alignjax.models.checkpoints import folder as open_weights
+from alignjax.parallel import mesh as meshes
+from alignjax.runs import assembly, experiment, folder, judging, sources
+from alignjax.sampling import generate, transforms
+from alignjax.text import chat, chat_format
+from alignjax.training import checkpoint, evaluators
+from alignjax.training import method as methods
+
+
+class Run:
+    """A finished run. Make and use it inside the run's mesh."""
+
+    def __init__(self, workdir: pathlib.Path, record: folder.Record, *, best: bool = False) -> None:
+        """best: the best state that the loop kept, in place of the last."""
+        self.folder, self.record, self.config = workdir, record, record.config
+        self.where = workdir / evaluators.BEST if best else workdir
+        self.corpus = experiment.make_corpus(self.config.data, log=lambda line: None)
+        self.parts = assembly.Assembly(
+            self.config, self.corpus, sources.Stored(), split="eval", shape=self.config.model
+        )
+
+    @property
+    def product(self) -> Any:
+        """What the run hands on, by part."""
+        return self.parts.record.product(self.config.algorithm)
+
+    def own(self, part: str) -> Any:
+        """A part as the run trained it: adapters without their base."""
+        params = folder.load_params(self.where, self.parts.plain)
+        return self.product[part].take(self.model(part), params)
+
+    def joined(self, part: str) -> Any:
+        """A part as its model reads it."""
+        return self.model(part).bind(self.own(part), self.frozen())
+
+    def model(self, part: str) -> Any:
+        """The model that reads a part: it does not ask where the run began."""
+        role, networks = self.product[part].role, self.record.values.get("networks", {})
+        return folder.network_of(networks[role]) if role in networks else self.parts.model
+
+    def frozen(self) -> dict[str, Any]:
+        """The base under the run's adapters."""
+        if "base" not in self.record.values:
+            return {}
+        origin = sources.origin_of(str(self.folder), self.record)
+        return {"base": self.parts.source.base(origin, self.parts.plain, self.parts.shape)}
+
+
+def open_record(
+    workdir: pathlib.Path,
+    log: Callable[[str], None] = lambda line: None,
+    definitions: str = "",
+) -> folder.Record:
+    """The record of a run's folder; see `folder.read`."""
+    return folder.read(workdir, log, definitions)
+
+
+def open_run(workdir: pathlib.Path, **options: Any) -> Run:
+    """The run of a folder. Call it inside the run's mesh; options as those of `Run`."""
+    return Run(workdir, open_record(workdir), **options)
+
+
+def evaluate(
+    workdir: pathlib.Path,
+    *,
+    rows: int,
+    seed: int,
+    best: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+    definitions: str = "",
+) -> dict[str, estimate.Estimate]:
+    """The numbers that the run's method is judged by, on the eval split.
+
+    rows: scored at once. seed: of completions. best: the best state that the loop kept.
+    """
+    record = open_record(workdir, log, definitions)
+    with meshes.use(meshes.make_mesh(record.config.mesh)):
+        run = Run(workdir, record, best=best)
+        parts = run.parts
+        roles = [name for name, role in parts.roles.items() if not role.trained]
+        frozen = [name for name in roles if parts.is_there(name)]
+        networks = {part: run.model(part) for part in run.product}
+        networks |= {name: parts.judged_model(name) for name in frozen}
+        makers: dict[str, Callable[[], Any]] = {
+            name: (lambda name=name: run.joined(name)) for name in run.product
+        }
+        makers |= {name: (lambda name=name: parts.judged(name)) for name in frozen}
+        subject = judging.subject(parts, networks, judging.Trees(makers), rows=rows, seed=seed)
+        numbers: dict[str, estimate.Estimate] = {}
+        for judge in judging.judges(parts, makers):
+            numbers |= judge.run(subject)
+        return numbers
+
+
+def sample(
+    workdir: pathlib.Path,
+    *,
+    prompt: str,
+    count: int,
+    config: transforms.SamplingConfig,
+    seed: int,
+    best: bool = False,
+    definitions: str = "",
+) -> list[tuple[str, str]]:
+    """`count` pairs of prompt and completion, as text.
+
+    Raises:
+      ValueError: a prompt is given for data without a tokenizer, or is too long, or the run trained
+        no policy.
+    """
+    record = open_record(workdir, definitions=definitions)
+    with meshes.use(meshes.make_mesh(record.config.mesh)):
+        run = Run(workdir, record, best=best)
+        check_part(run, methods.POLICY, workdir)
+        policy, model = run.joined(methods.POLICY), run.model(methods.POLICY)
+        prompts = _prompts(run, prompt, count)
+        sampler = policies.make_sampler(
+            model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count
+        )
+        completions = sampler(policy, policy, prompts, seed)
+    text = run.corpus.text
+    columns = (completions.tokens, completions.prompt_lengths, completions.lengths)
+    return [
+        (text(row[:start]), text(row[start:end])) for row, start, end in zip(*columns, strict=True)
+    ]
+
+
+def check_part(run: Run, part: str, workdir: pathlib.Path) -> None:
+    """Raises ValueError where a run hands on no such part."""
+    if part not in run.product:
+        raise ValueError(
+            f"policy must be the run of a language model; got {workdir}, a "
+            f"{run.parts.record.name} run's {', '.join(run.product)}."
+        )
+
+
+def _prompts(run: Run, prompt: str, count: int) -> tables.Table:
+    if not prompt:
+        table = run.corpus.read("prompts", "eval")
+        return {name: x[:count] for name, x in table.items()}
+    if run.corpus.speaker is None:
+        raise ValueError(
+            "--prompt needs data with a tokenizer; this run's world has fixed prompts. Leave it "
+            "out."
+        )
+    return _question(run.corpus.speaker, prompt, count)
+
+
+def _question(speaker: Any, prompt: str, count: int) -> tables.Table:
+    """`count` times the same question, up to where the assistant answers."""
+    turns = [chat.Turn("human", prompt)]
+    ids, _ = chat.encode_chat(speaker, turns, generation_prompt=True)
+    tokens = np.tile(np.asarray(ids, np.int32), (count, 1))
+    return {"prompts": tokens, "lengths": np.full(count, len(ids), np.int32)}
+
+
+def sample_weights(
+    path: str,
+    *,
+    prompt: str,
+    count: int,
+    config: transforms.SamplingConfig,
+    seed: int,
+    template: str = "",
+    pad: str = "",
+) -> list[tuple[str, str]]:
+    """`count` answers of open weights to a prompt, as (prompt, answer).
+
+    Args:
+      path: a model folder or GGUF file, with its tokenizer.
+      template, pad: as in `chat_format.load_chat_format`.
+
+    Raises:
+      ValueError: the model, its tokenizer or its template is not to be read.
+    """
+    stored = open_weights.open_model(path)
+    form = chat_format.load_chat_format(path, template=template, pad=pad)
+    model = transformer.transformer(stored.config)
+    prompts = _question(form, prompt, count)
+    pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
+    run = generate.make_generate(model, config, eos=form.eos_id, pad=pad_id)
+    samples = jax.device_get(
+        run(stored.load(), prompts["prompts"], prompts["lengths"], jax.random.key(seed))
+    )
+    columns = (samples.tokens, samples.prompt_lengths, samples.lengths)
+    return [
+        (prompt, form.decode(int(i) for i in row[start:end]))
+        for row, start, end in zip(*columns, strict=True)
+    ]
+
+
+def verify(workdir: pathlib.Path) -> list[tuple[int, str]]:
+    """(step, what is wrong or "") of every checkpoint in a run's folder.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not checkpoint.exists(workdir):
+        raise ValueError(f"--workdir must hold checkpoints; got {workdir}.")
+    states = []
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    for step in checkpoints.steps():
+        try:
+            checkpoints.verify(step)
+            states.append((step, ""))
+        except errors.Failure as failure:
+            states.append((step, str(failure)))
+    checkpoints.close()
+    return states

@@ -1,0 +1,125 @@
+"""One experiment: a typed configuration of a complete run."""
+
+import dataclasses
+
+from alignjax.core import shapes
+from alignjax.data import corpus as corpora
+from alignjax.data import tables
+from alignjax.models import config as model_config
+from alignjax.models.adapters import adapt
+from alignjax.parallel import mesh as meshes
+from alignjax.training import loop as loops
+from alignjax.training import method as methods
+from alignjax.training import optim as optims
+from alignjax.worlds import corpus as world_corpus
+
+
+@dataclasses.dataclass(kw_only=True)
+class Training:
+    """How one stage trains."""
+
+    algorithm: methods.MethodConfig
+    optim: optims.OptimConfig = dataclasses.field(default_factory=optims.OptimConfig)
+    loop: loops.LoopConfig = dataclasses.field(default_factory=loops.LoopConfig)
+
+    def validate(self) -> None:
+        self.algorithm.validate()
+        self.optim.validate()
+        self.loop.validate()
+
+
+@dataclasses.dataclass(kw_only=True)
+class Experiment(Training):
+    """A complete run: what `alignjax train` takes.
+
+    Networks come from the folder of a run, or from open weights (a model folder or .gguf file).
+    """
+
+    seed: int = 0
+    model: model_config.ModelConfig = dataclasses.field(
+        default_factory=model_config.TransformerConfig
+    )
+    data: corpora.DataConfig = dataclasses.field(default_factory=world_corpus.default)
+    mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
+    weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
+    adapter: adapt.AdapterConfig = dataclasses.field(default_factory=adapt.FullConfig)
+    weights_layers: int = 0  # only their first layers; 0 is all
+    policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
+    reward: str = ""  # folder of the reward model's run
+    reference: str = ""  # what the policy is compared with; empty is where it starts
+    critic: str = ""  # where a critic starts; empty is the reward model or the policy
+    teacher: str = ""  # what a student learns from
+
+    def validate(self) -> None:
+        super().validate()
+        shapes.check_number("seed", self.seed, minimum=0)
+        shapes.check_number("weights_layers", self.weights_layers, minimum=0)
+        self.data.validate()
+        self.mesh.validate()
+        self.adapter.validate()
+        self._check_sources()
+
+    def _check_sources(self) -> None:
+        """Refuses networks that nothing gives, and folders that no network reads."""
+        name = self.algorithm.METHOD.name
+        if not isinstance(self.adapter, adapt.FullConfig) and not (self.policy or self.weights):
+            raise ValueError(
+                f"policy or weights must name what {name}'s adapters stand on; got neither. Set "
+                "--config.policy=RUN_FOLDER or --config.weights=MODEL."
+            )
+        roles = self.algorithm.METHOD.roles(self.algorithm)
+        for role_name, role in roles.items():
+            if role.required and not self.source(role):
+                also = ", or --config.weights=MODEL to start from open weights"
+                is_policy = role.source == "policy"
+                raise ValueError(
+                    f"{role.source} must name the folder of "
+                    f"{'the run to start from' if is_policy else 'the network'} for the "
+                    f"{role_name} of {name}; got ''. Set --config.{role.source}=RUN_FOLDER"
+                    f"{also if is_policy else ''}."
+                )
+        read = {role.source for role in roles.values()} | {"policy", "reward"}
+        for field in methods.SOURCES:
+            if getattr(self, field) and field not in read:
+                raise ValueError(
+                    f"{field} must be empty for {name}, which has no such network; got "
+                    f"{getattr(self, field)!r}. Leave --config.{field} out."
+                )
+
+    def source(self, role: methods.Role) -> str:
+        """Where a network comes from by its own field: a folder or file; "" if that is empty."""
+        if not role.source:
+            return ""
+        owner = self if role.source in methods.SOURCES else self.algorithm
+        path = getattr(owner, role.source)
+        return path or (self.weights if role.source == "policy" else "")
+
+
+def make_corpus(config: corpora.DataConfig, log: corpora.Log) -> corpora.Corpus:
+    """The corpus that a data config describes; `log` takes what was kept, cut and dropped."""
+    config.validate()
+    return config.make(log)
+
+
+def check_table(config: Experiment, corpus: corpora.Corpus) -> None:
+    """Refuses a method whose table the data do not have.
+
+    Raises:
+      ValueError: naming what there is, and the methods that read it.
+    """
+    kind = config.algorithm.METHOD.table(config.algorithm)
+    if kind in corpus.kinds:
+        return
+    shapes.check_choice(f"the table of {config.algorithm.METHOD.name}", kind, tables.KINDS)
+    reading = []
+    for each in methods.all_configs():
+        try:
+            fits = each.METHOD.table(each()) in corpus.kinds
+        except (TypeError, ValueError):
+            continue
+        if fits and each.METHOD.name not in reading:
+            reading.append(each.METHOD.name)
+    raise ValueError(
+        f"data must hold {kind} for {config.algorithm.METHOD.name}; got data with "
+        f"{', '.join(corpus.kinds)} (data). Methods that read these: {', '.join(reading)}."
+    )

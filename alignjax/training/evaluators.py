@@ -1,0 +1,83 @@
+"""Judgements in the loop: what is run every so many steps, and whose best state is kept."""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from alignjax.training import algorithm, checkpoint
+
+BEST = "best"  # folder of the best state
+
+
+class Number(Protocol):
+    """A number with its standard error."""
+
+    value: float
+    se: float
+
+
+class Evaluator(NamedTuple):
+    """A judgement. name: in messages. every: steps between runs; the last step is judged too.
+    run: state -> numbers by name."""
+
+    name: str
+    every: int
+    run: Callable[[algorithm.TrainState], Mapping[str, Number]]
+
+
+def due(evaluators: Sequence[Evaluator], step: int, *, last: bool) -> list[Evaluator]:
+    """Those that run after so many steps."""
+    return [each for each in evaluators if last or step % each.every == 0]
+
+
+def judge(evaluators: Sequence[Evaluator], state: algorithm.TrainState) -> dict[str, float]:
+    """Numbers for metrics.jsonl: "eval/NAME" and "eval/NAME se"."""
+    numbers: dict[str, float] = {}
+    for each in evaluators:
+        for name, number in each.run(state).items():
+            numbers[f"eval/{name}"] = float(number.value)
+            numbers[f"eval/{name} se"] = float(number.se)
+    return numbers
+
+
+class Best:
+    """The state whose metric is best so far, kept as a checkpoint of its own.
+
+    metric: a number's name as evaluators give it; "-NAME" where less is better.
+    """
+
+    def __init__(self, workdir: pathlib.Path, metric: str, log: Callable[[str], None]):
+        self.sign, self.name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
+        self.folder, self._log = pathlib.Path(workdir) / BEST, log
+        self._checkpoints: Any = checkpoint.Checkpoints(self.folder, keep=1)
+        self._value: float | None = None
+        steps = self._checkpoints.steps()
+        if steps:
+            self._value = float(self._checkpoints.meta(steps[-1])["best"]["value"])
+
+    def offer(
+        self, numbers: Mapping[str, float], state: algorithm.TrainState, meta: Mapping[str, Any]
+    ) -> None:
+        """Keeps the state if its metric is better than all before.
+
+        Raises:
+          ValueError: no evaluator gives the metric.
+        """
+        name = f"eval/{self.name}"
+        if name not in numbers:
+            known = [n.removeprefix("eval/") for n in numbers if not n.endswith(" se")]
+            raise ValueError(
+                f"loop.keep_best must be a number that is evaluated, or -NAME where less is "
+                f"better: {', '.join(known) or 'none is'}; got {self.name!r} (loop)."
+            )
+        value = numbers[name]
+        if self._value is not None and not self.sign * value > self.sign * self._value:
+            return
+        self._value = value
+        best = {"metric": self.name, "value": value, "step": int(state.step)}
+        self._checkpoints.save(state, {**meta, "best": best, "finished": True})
+        self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Waits for the last save."""
+        self._checkpoints.close()

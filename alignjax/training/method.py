@@ -1,0 +1,166 @@
+"""The record of a method: all that the rest of the package knows of it.
+
+A method is a configuration class that carries its record. An experiment file may define one of its
+own; nothing in the package has a list of them.
+
+    @dataclasses.dataclass(kw_only=True)
+    class MyConfig(method.MethodConfig):
+        strength: float = 0.1
+
+    def mine(model, config) -> algorithm.Algorithm: ...
+
+    MyConfig.METHOD = method.Method(
+        name="mine",
+        make=lambda networks, config, task: mine(networks["policy"], config),
+        table=lambda config: "pairs",
+        roles=lambda config: {"policy": method.Role(trained=True, source="policy")},
+        evaluators=lambda config: (likelihood.EVALUATOR,),
+    )
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from alignjax.models import model as models
+from alignjax.training import algorithm
+
+# Fields of an experiment that may name where a network comes from: a run's folder, or open weights.
+SOURCES = ("policy", "reward", "reference", "critic", "teacher")
+# What a finished run can hand on.
+POLICY, SCORER, CRITIC = "policy", "scorer", "critic"
+PARTS = (POLICY, SCORER, CRITIC)
+
+
+class Role(NamedTuple):
+    """A network of a method.
+
+    trained: whether it is updated; else it is frozen.
+    source: the field of the experiment that names where it comes from, "" for none.
+    part: which part of a run there is read: policy, scorer or critic.
+    otherwise: the roles in whose place it starts where its field is empty, in order of preference;
+      one whose network has another shape, or is not there, is passed over.
+    required: refuse the experiment where nothing gives it.
+    head: whether it has a scalar head; a start without one gets a zero head.
+    reads_text: whether it may have a tokenizer of its own and be given text.
+    only_evaluated: whether training does not read it; a finished run is judged by it.
+    """
+
+    trained: bool = False
+    source: str = ""
+    part: str = POLICY
+    otherwise: tuple[str, ...] = ()
+    required: bool = False
+    head: bool = False
+    reads_text: bool = False
+    only_evaluated: bool = False
+
+
+class Task(NamedTuple):
+    """What a method may know of the data.
+
+    gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
+    readers: by role, for networks with a tokenizer of their own: see `rewards.learned.Reader`.
+    micro_batches: parts of an update whose gradients are summed, to save memory; a `collect` over a
+      whole batch goes through as many.
+    """
+
+    eos: int
+    pad: int
+    length: int
+    prompt_length: int
+    micro_batches: int = 1
+    gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    readers: Mapping[str, Any] = {}
+
+
+class Part(NamedTuple):
+    """How a network that a run hands on is taken out of its params.
+
+    role: whose Model reads it. take: (model, params) -> that model's tree.
+    """
+
+    role: str
+    take: Callable[[models.Model, models.Params], models.Params]
+
+
+def whole(role: str = "policy") -> Part:
+    """The params themselves."""
+    return Part(role, lambda model, params: params)
+
+
+def entry(role: str) -> Part:
+    """params[role]."""
+    return Part(role, lambda model, params: params[role])
+
+
+def without_head(role: str = "policy") -> Part:
+    """The params without their scalar head."""
+    return Part(role, lambda model, params: model.without_scalar(params))
+
+
+class Method(NamedTuple):
+    """A method's record.
+
+    name: in messages and records. make: (networks by role, config, task) -> Algorithm.
+    table: config -> the kind of table that it trains on (data/tables.py).
+    roles: config -> its networks; the first trained one is the experiment's own model.
+    product: config -> what a run hands on, by part: policy, scorer, critic.
+    evaluators: config -> what a run is judged by (evals/evaluator.py).
+    formula: config -> one line for the log: what is minimised, averaged over what, every number.
+    sampling: config -> how the method samples; None where it does not.
+    curves: metrics that a report draws.
+    """
+
+    name: str
+    make: Callable[[Mapping[str, models.Model], Any, Task], algorithm.Algorithm]
+    table: Callable[[Any], str]
+    roles: Callable[[Any], Mapping[str, Role]]
+    product: Callable[[Any], Mapping[str, Part]] = lambda config: {POLICY: whole()}
+    evaluators: Callable[[Any], tuple[Any, ...]] = lambda config: ()
+    formula: Callable[[Any], str] | None = None
+    sampling: Callable[[Any], Any] = lambda config: None
+    curves: tuple[str, ...] = ("loss",)
+
+    def echo(self, config: Any) -> str:
+        """The formula, or the first line of the config's docstring, with every number."""
+        if self.formula is not None:
+            return self.formula(config)
+        numbers = ", ".join(
+            f"{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)
+        )
+        return f"{(type(config).__doc__ or self.name).splitlines()[0]} {numbers}".strip()
+
+
+class MethodConfig:
+    """What every method's configuration is: a dataclass with its options, and its record."""
+
+    METHOD: ClassVar[Method]
+
+    def validate(self) -> None:
+        """Raises ValueError where an option is wrong."""
+
+
+def another(
+    networks: Mapping[str, models.Model], role: str, beside: str = "policy"
+) -> models.Model | None:
+    """The network of a role where it is not that of `beside`; None where it is, or is missing."""
+    network = networks.get(role)
+    return None if network is networks[beside] else network
+
+
+def trained_roles(roles: Mapping[str, Role]) -> list[str]:
+    """Names of the networks that are updated, in order."""
+    return [name for name, role in roles.items() if role.trained]
+
+
+def all_configs() -> list[type[MethodConfig]]:
+    """The configuration classes of every method that has been imported, by name."""
+
+    def below(kind: type) -> list[type]:
+        return [each for sub in kind.__subclasses__() for each in (sub, *below(sub))]
+
+    kinds = [kind for kind in below(MethodConfig) if "METHOD" in vars(kind)]
+    return sorted(kinds, key=lambda kind: kind.METHOD.name)

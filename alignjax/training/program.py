@@ -1,0 +1,93 @@
+"""What a method says of its programs, so that they can be compiled for machines that are not here.
+
+`alignjax plan` builds the run as `train` does, with shapes in place of arrays, and compiles
+`annotate`, what `collect` runs, and the update. A `collect` that is one traceable function needs
+nothing; one that works on the host lists its jitted parts here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from alignjax.data import corpus, tables
+from alignjax.models import model as models
+from alignjax.parallel import axes, hosts
+
+
+class Pass(NamedTuple):
+    """A model over whole rows: once for each row of the program's batch.
+
+    role: whose model. head: whether the unembedding is used too. trained: with its backward pass.
+    plain: without the role's adapters.
+    """
+
+    role: str
+    head: bool = True
+    trained: bool = False
+    plain: bool = False
+
+
+class Shapes(NamedTuple):
+    """A run in shapes, on the mesh that is set.
+
+    networks: models by role. params: what is trained. bound: role -> the tree that its model reads.
+    frozen: by role. batch: columns as the data gives them. key: of the step.
+    """
+
+    networks: Mapping[str, models.Model]
+    params: Any
+    bound: Mapping[str, Any]
+    frozen: Mapping[str, Any]
+    carry: Any
+    batch: Mapping[str, Any]
+    key: Any
+
+
+class Program(NamedTuple):
+    """One jitted function with the shapes of its arguments.
+
+    parts: those arguments by what they are: parameters, frozen, batch, other. rows, length: of the
+    batch that it reads. passes: of models over all rows, None where that is not known; generation:
+    (role, prompt tokens, new tokens) of a decode loop instead. more_heads: roles whose logits are
+    computed once more where they come in tiles. cache: shapes of its key-value cache. mesh: where
+    it runs, if not on the run's mesh. rounds: of loops that the data ends, at most.
+    """
+
+    name: str
+    run: Any
+    arguments: tuple[Any, ...]
+    parts: tuple[tuple[str, Any], ...]
+    rows: int
+    length: int
+    passes: tuple[Pass, ...] | None = None
+    generation: tuple[str, int, int] | None = None
+    more_heads: tuple[str, ...] = ()
+    cache: Any = None
+    mesh: Any = None
+    rounds: int = 1
+
+
+class Collected(NamedTuple):
+    """The programs of one `collect`, and the rows that the update then trains on, in shapes."""
+
+    programs: tuple[Program, ...]
+    rows: Mapping[str, Any]
+
+
+def rows(
+    columns: Mapping[str, tuple[tuple[int, ...], Any]],
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Global arrays with the layout of a batch; columns: (shape, dtype) by name."""
+
+    def place(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        where = hosts.sharding(len(shape)) if axes.has_mesh() else None
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    return {name: place(shape, dtype) for name, (shape, dtype) in columns.items()}
+
+
+def batch(kind: str, count: int, data: corpus.Corpus) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of a kind of table, in shapes."""
+    sizes = tables.Sizes(data.length, data.prompt_length)
+    return rows(tables.KINDS[kind].shapes(count, sizes))

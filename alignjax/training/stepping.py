@@ -1,0 +1,201 @@
+"""The loop that one can call: steps of an algorithm in memory, without folder or signals.
+
+from alignjax import training
+
+state = training.initial_state(algorithm, tx, seed=0)
+for state, metrics in training.steps(algorithm, batches, tx, state=state, frozen=frozen):
+    print(mean.floats(metrics)["loss"])
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alignjax.core import errors, keys, mean, struct
+from alignjax.models import model as models
+from alignjax.parallel import axes, hosts
+from alignjax.training import algorithm, update
+
+HostBatch = Mapping[str, np.ndarray]
+
+
+def initial_state(
+    method: algorithm.Algorithm,
+    tx: optax.GradientTransformation,
+    *,
+    seed: int = 0,
+    start: Mapping[str, models.Params] | None = None,
+) -> algorithm.TrainState:
+    """The state before the first step.
+
+    start: trees of earlier runs by role, see `algorithm.Init`; none to begin anew.
+    """
+    key = keys.stream(seed, "init")
+    return jax.jit(lambda start: make_state(method, lambda params: tx, key, start))(start or {})
+
+
+def make_state(
+    method: algorithm.Algorithm, tx_of: Callable[[Any], Any], key: jax.Array, start: Any
+) -> algorithm.TrainState:
+    """The same, to be traced; tx_of: params -> the transformation."""
+    params = method.init(key, start)
+    return algorithm.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx_of(params).init(params),
+        carry=algorithm.copy(method.carry),
+    )
+
+
+def steps(
+    method: algorithm.Algorithm,
+    batches: Callable[[int], HostBatch] | Iterable[HostBatch],
+    tx: optax.GradientTransformation,
+    *,
+    state: algorithm.TrainState,
+    frozen: models.Frozen | None = None,
+    until: int | None = None,
+    seed: int = 0,
+    micro_batches: int = 1,
+    rows: int | None = None,
+) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
+    """(state, metrics) after every step: collect, then the updates of the algorithm's plan.
+
+    The state that was yielded is donated to the next step: copy what you want to keep. Metrics are
+    on the device; `core.mean.floats` reads them.
+
+    Args:
+      batches: step -> host batch, a pure function, or host batches one after the other. With
+        several processes each holds this process's rows of the batch, `hosts.own_rows`.
+      tx: any optax transformation over the algorithm's params.
+      state: where to begin, from `initial_state` or a checkpoint; its step counts on.
+      frozen: trees by role that are never updated.
+      until: the step to stop before; None ends with the batches.
+      seed: of everything random; draws are functions of (seed, step).
+      micro_batches: parts of an update whose gradients are summed, to save memory.
+      rows: of a whole batch, where processes hold parts of it.
+
+    Raises:
+      ValueError: sizes do not divide, or micro-batches would change a coupled loss.
+      errors.Failure: the first update of a fresh state misses what the algorithm promises.
+    """
+    check_coupled(method.coupled, micro_batches)
+    frozen = {} if frozen is None else frozen
+    run_update = update.make_update(method.loss, tx, micro_batches=micro_batches)
+    collect_key, order_key, loss_key = (
+        keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
+    )
+    begin = int(state.step)
+    for step, host_batch in _numbered(batches, begin, until):
+        columns = hosts.to_global(host_batch, rows)
+        batch, carry, collected = method.collect(state, frozen, columns, keys.at(collect_key, step))
+        state = struct.replace(state, carry=carry)  # before the update donates the old one
+        metrics: list[algorithm.Metrics] = []
+        for number, part in enumerate(minibatches(batch, method.plan, keys.at(order_key, step))):
+            check_rows(part, micro_batches)
+            part_key = keys.at(keys.at(loss_key, step), number)
+            expected = method.first(part) if step == 0 and number == 0 else {}
+            state, new = run_update(state, frozen, part, part_key)
+            check_first(expected, new)
+            metrics.append(new)
+        state = struct.replace(state, step=state.step + 1)
+        yield state, {**collected, **_total(metrics)}
+
+
+def _numbered(
+    batches: Callable[[int], HostBatch] | Iterable[HostBatch], begin: int, until: int | None
+) -> Iterator[tuple[int, HostBatch]]:
+    if not callable(batches):
+        for step, batch in enumerate(batches, begin):
+            if until is not None and step >= until:
+                return
+            yield step, batch
+        return
+    step = begin
+    while until is None or step < until:
+        yield step, batches(step)
+        step += 1
+
+
+def check_coupled(coupled: bool, micro_batches: int) -> None:
+    """Refuses micro-batches of a loss that compares the rows of a batch with one another.
+
+    Raises:
+      ValueError: there are any.
+    """
+    if coupled and micro_batches > 1:
+        raise ValueError(
+            "loop.micro_batches must be 1 for a loss that is coupled over the batch (it sorts all "
+            f"rows); got {micro_batches} (loop). Set it to 1, or use more devices."
+        )
+
+
+def check_rows(batch: Any, micro_batches: int) -> None:
+    """Refuses rows that micro-batches do not divide.
+
+    Raises:
+      ValueError: naming both.
+    """
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    if rows % micro_batches:
+        raise ValueError(
+            f"loop.micro_batches must divide the rows of an update; got {micro_batches} for {rows} "
+            "rows."
+        )
+
+
+def check_first(
+    expected: Mapping[str, algorithm.Expected], metrics: Mapping[str, mean.Mean]
+) -> None:
+    """Refuses a first update that misses what is known of it.
+
+    Raises:
+      errors.Failure: naming the metric and both values.
+    """
+    for name, known in expected.items():
+        value = float(metrics[name].value)
+        if not abs(value - known.value) <= known.tolerance:
+            raise errors.Failure(
+                f"the first update must find {name} = {known.value:.6g} within "
+                f"{known.tolerance:.3g}; got {value:.6g}. Policy and reference differ, the head "
+                "is not zero, or data and masks are wrong."
+            )
+
+
+@jax.jit
+def _take(batch: Any, rows: jax.Array) -> Any:
+    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), batch)
+
+
+def minibatches(batch: Any, plan: algorithm.Plan, key: jax.Array) -> Iterator[Any]:
+    """The parts of a collected batch in the order of use: each epoch its own permutation.
+
+    Raises:
+      ValueError: the plan's minibatches do not divide the rows.
+    """
+    if plan == algorithm.Plan():
+        yield batch
+        return
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    if rows % plan.minibatches:
+        raise ValueError(
+            f"minibatches must divide the rows of a batch; got {plan.minibatches} for {rows} rows."
+        )
+    for epoch in range(plan.epochs):
+        order = jax.random.permutation(keys.at(key, epoch), rows)
+        for part in jnp.split(order, plan.minibatches):
+            yield _take(batch, part)
+
+
+_add = jax.jit(mean.add)
+
+
+def _total(parts: list[algorithm.Metrics]) -> algorithm.Metrics:
+    total = parts[0]
+    for more in parts[1:]:
+        total = _add(total, more)
+    return total
