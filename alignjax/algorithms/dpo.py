@@ -216,7 +216,8 @@ def _accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
     """Share of held-out pairs that the method's own reward orders as people did; a tie counts
     half."""
     trees = _compared(subject)
-    table, score, margins = subject.corpus.read("pairs", "eval"), _make_rewards(subject), []
+    table, margins = subject.corpus.read("pairs", "eval"), []
+    score = subject.once("rewards of pairs", lambda: _make_rewards(subject))
     for batch, real in pipeline.in_order(table, subject.rows):
         chosen, rejected, mask = hosts.to_host(score(*trees, hosts.to_global(batch)))
         kept = np.repeat(np.arange(subject.rows) < real, len(mask) // subject.rows) & mask

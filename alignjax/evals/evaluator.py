@@ -18,7 +18,8 @@ class Subject(NamedTuple):
     networks, trees: by name, the parts that the run hands on (policy, scorer, critic) and its
       frozen roles (reference, reward, ...); trees are bound, as their models read them.
     config: the method's. sampling: how completions are drawn. rewards: how a frozen role scores
-      samples, by role. rows: scored at once. seed: of what is drawn.
+      samples, by role. rows: scored at once. seed: of what is drawn. programs: jitted functions
+      that judgements of the same networks share.
     """
 
     networks: Mapping[str, models.Model]
@@ -29,6 +30,13 @@ class Subject(NamedTuple):
     rewards: Mapping[str, learned.RewardFn]
     rows: int
     seed: int
+    programs: dict[str, Any]
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, the same object as long as `programs` is: compiled once."""
+        if name not in self.programs:
+            self.programs[name] = make()
+        return self.programs[name]
 
 
 class Evaluator(NamedTuple):

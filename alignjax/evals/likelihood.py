@@ -28,10 +28,13 @@ def make_score(model: models.Model) -> Callable[[Any, Any], tuple[jax.Array, jax
 
 
 def row_nll(
-    model: models.Model, params: Any, table: tables.Table, rows: int
+    model: models.Model, params: Any, table: tables.Table, rows: int, score: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(negative log-likelihood in nats, counted tokens) of every row, each [N]."""
-    score = make_score(model)
+    """(negative log-likelihood in nats, counted tokens) of every row, each [N].
+
+    score: `make_score(model)`, if it is there already.
+    """
+    score = make_score(model) if score is None else score
     parts = [
         [x[:real] for x in hosts.to_host(score(params, hosts.to_global(batch)))]
         for batch, real in pipeline.in_order(table, rows)
@@ -53,7 +56,9 @@ def of(kind: str) -> evaluator.Evaluator:
     def run(subject: evaluator.Subject) -> evaluator.Numbers:
         table = subject.corpus.read(kind, "eval")
         model, params = subject.networks["policy"], subject.trees["policy"]
-        return {"nats a token": token_nll(model, params, table, subject.rows)}
+        score = subject.once("likelihood", lambda: make_score(model))
+        sums = row_nll(model, params, table, subject.rows, score)
+        return {"nats a token": estimate.ratio(*sums)}
 
     def programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
         params, length = subject.trees["policy"], subject.corpus.length

@@ -133,14 +133,17 @@ def prompts_of(corpus: corpora.Corpus) -> tables.Table:
 
 def _judge(subject: evaluator.Subject) -> evaluator.Numbers:
     corpus, networks, trees = subject.corpus, subject.networks, subject.trees
-    sample = make_sampler(
-        networks["policy"],
-        sampling_of(subject),
-        eos=corpus.eos,
-        pad=corpus.pad,
-        rows=subject.rows,
-        reference_model=networks.get("reference"),
-        score=subject.rewards.get("reward"),
+    sample = subject.once(
+        "sampler",
+        lambda: make_sampler(
+            networks["policy"],
+            sampling_of(subject),
+            eos=corpus.eos,
+            pad=corpus.pad,
+            rows=subject.rows,
+            reference_model=networks.get("reference"),
+            score=subject.rewards.get("reward"),
+        ),
     )
     policy, reward = trees["policy"], trees.get("reward")
     reference = trees.get("reference", policy)

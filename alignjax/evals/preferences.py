@@ -92,7 +92,7 @@ def _pair_program(
 
 def _scorer_accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
     table = subject.corpus.read("pairs", "eval")
-    score = reward_scores(subject.networks["scorer"])
+    score = subject.once("scores", lambda: reward_scores(subject.networks["scorer"]))
     scores = answer_scores(score, subject.trees["scorer"], table, subject.rows)
     return {"pair accuracy": accuracy(in_pairs(scores, table))}
 
@@ -105,7 +105,8 @@ def _scorer_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
 
 def _implicit_accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
     table = subject.corpus.read("pairs", "eval")
-    score = implicit_scores(subject.networks["policy"], subject.networks["reference"])
+    networks = (subject.networks["policy"], subject.networks["reference"])
+    score = subject.once("log-ratios", lambda: implicit_scores(*networks))
     trees = (subject.trees["policy"], subject.trees["reference"])
     scores = answer_scores(score, trees, table, subject.rows)
     return {"pair accuracy": accuracy(in_pairs(scores, table))}

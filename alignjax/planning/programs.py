@@ -218,12 +218,13 @@ def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
     count = config.loop.batch_size
     batch: dict[str, Any] = program.batch(kind, count, corpus)
     calls = []
+    batch = _with_columns(batch, method.prepare)
     if method.annotate is not None:
-        rows = program.batch(kind, count // config.loop.micro_batches, corpus)
+        parts = config.loop.micro_batches
+        rows = {name: _cut(x, parts) for name, x in batch.items()}
         calls.append(_call(plan, _annotation(plan, rows), 0))
         batch |= jax.eval_shape(method.annotate, plan.frozen, batch)
-    if method.over_table is not None:
-        batch = _over_table(plan, batch)
+    batch = _with_columns(batch, method.over_table)
     collected = _collected(plan, batch)
     calls += [_call(plan, own, 1) for own in collected.programs]
     rows = dict(collected.rows)
@@ -256,17 +257,16 @@ def _annotation(plan: _Plan, batch: Mapping[str, Any]) -> program.Program:
     )
 
 
-def _over_table(plan: _Plan, batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with the columns that the method makes of the whole table, from a table of one
-    row's zeros."""
+def _with_columns(batch: dict[str, Any], make: algorithms.TableColumns | None) -> dict[str, Any]:
+    """The batch with the columns that the method makes of the whole table, as it makes them of a
+    small table of zeros."""
+    if make is None:
+        return batch
     rows = {name: np.zeros((2, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-    assert plan.method.over_table is not None
     count = next(iter(batch.values())).shape[0]
-    more = plan.method.over_table(rows)
-    added = program.rows(
-        {n: ((count, *x.shape[1:]), x.dtype) for n, x in more.items() if x is not None}
-    )
-    return {n: x for n, x in {**batch, **added}.items() if more.get(n, x) is not None}
+    table = algorithms.with_columns(rows, make)
+    more = {n: ((count, *x.shape[1:]), x.dtype) for n, x in table.items() if n not in batch}
+    return {**{n: x for n, x in batch.items() if n in table}, **program.rows(more)}
 
 
 def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:

@@ -76,6 +76,19 @@ class Annotate(Protocol):
     def __call__(self, frozen: models.Frozen, batch: Batch) -> dict[str, jax.Array]: ...
 
 
+TableColumns = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray | None]]
+
+
+def with_columns(
+    table: Mapping[str, np.ndarray], make: TableColumns | None
+) -> dict[str, np.ndarray]:
+    """A table with the columns that `make` computes of it, without those it names with None."""
+    if make is None:
+        return dict(table)
+    joined = {**table, **make(table)}
+    return {name: column for name, column in joined.items() if column is not None}
+
+
 def as_is(
     state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array
 ) -> tuple[Batch, Any, Metrics]:
@@ -89,9 +102,10 @@ class Algorithm(NamedTuple):
     init, loss, collect, annotate: see the protocols. annotate (reference log-probabilities) is run
       once for all rows before the first step; None: there is nothing to compute.
     only_annotate: roles in `frozen` that `annotate` alone reads; they are let go of after it.
-    over_table: {column: NumPy array of all training rows} -> further columns of all rows, on the
-      host, after `annotate`: what depends on the data as a whole, such as counts of classes. The
-      columns that it names with None are dropped.
+    prepare: {column: NumPy array of all training rows} -> further columns of all rows, on the host,
+      before `annotate`: answers set against other prompts, say.
+    over_table: the same after `annotate`: what depends on the data as a whole, such as counts of
+      classes. Columns that it names with None are dropped.
     plan: how often a collected batch is used.
     carry: the method's own state at the start.
     first: the first update's batch -> metrics of it whose values are known in advance; the run
@@ -109,7 +123,8 @@ class Algorithm(NamedTuple):
     collect: Collect = as_is
     annotate: Annotate | None = None
     only_annotate: tuple[str, ...] = ()
-    over_table: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray | None]] | None = None
+    prepare: TableColumns | None = None
+    over_table: TableColumns | None = None
     plan: Plan = Plan()
     carry: Any = ()
     first: Callable[[Batch], Mapping[str, Expected]] = lambda batch: {}

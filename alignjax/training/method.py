@@ -64,7 +64,7 @@ class Task(NamedTuple):
     gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
     readers: by role, for networks with a tokenizer of their own: see `rewards.learned.Reader`.
     micro_batches: parts of an update whose gradients are summed, to save memory; a `collect` over a
-      whole batch goes through as many.
+      whole batch goes through as many. batch_size: rows of a batch of the data; 0 is not known.
     """
 
     eos: int
@@ -72,6 +72,7 @@ class Task(NamedTuple):
     length: int
     prompt_length: int
     micro_batches: int = 1
+    batch_size: int = 0
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     readers: Mapping[str, Any] = {}
 
