@@ -1,0 +1,341 @@
+"""Preference optimization on single answers marked desirable or not: KTO, BCO, APO-zero."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import losses
+from alignjax.algorithms import preset
+from alignjax.core import mean, shapes
+from alignjax.data import pipeline
+from alignjax.data import unpaired as columns_of
+from alignjax.data.unpaired import MISMATCHED
+from alignjax.evals import estimate, evaluator, policy
+from alignjax.models import model as models
+from alignjax.models import scoring
+from alignjax.parallel import hosts
+from alignjax.training import algorithm, method, program, update
+
+Columns = Mapping[str, np.ndarray]
+ROWS = ("tokens", "loss_mask", "segments", "positions")
+
+
+@dataclasses.dataclass(kw_only=True)
+class UnpairedConfig(preset.PresetConfig):
+    """A loss on single answers, as a paper or a release of another code base computes it.
+
+    KTO's weights, where neither is set, are those that make both kinds count alike in all of the
+    training rows: w_D n_D = w_U n_U, the larger kind's being 1.
+    """
+
+    TABLE = "unpaired"
+
+    method: str = "kto"  # a loss on single answers of the preset: kto, bco, apo_zero_unpaired
+    compat: str = "paper"  # whose formula, reduction and defaults
+    beta: float | None = None  # strength of the pull to the reference, per nat of log-ratio
+    desirable_weight: float | None = None  # of desirable answers (KTO)
+    undesirable_weight: float | None = None  # of undesirable ones (KTO)
+    udm: bool | None = None  # weigh undesirable answers by how desirable their prompts are (BCO)
+    minimum_weight: float | None = None  # bounds of that weight
+    maximum_weight: float | None = None
+
+    def validate(self) -> None:
+        """Traces the loss on two answers, so that every name and number is checked.
+
+        Raises:
+          ValueError: an unknown name, an option that the recipe does not have, or out of range.
+        """
+        if self.beta is not None:
+            shapes.check_number("algorithm.beta", self.beta, above=0)
+        zeros = np.zeros((2, 4), np.float32)
+        arrays = {
+            "logprobs": zeros,
+            "reference_logprobs": zeros,
+            "mask": np.ones((2, 4), bool),
+            "desirable": np.array([True, False]),
+            "reference_point": np.float32(0),
+            "shift": np.float32(0),
+            "desirable_probability": np.full(2, 0.5, np.float32),
+        }
+        try:
+            jax.eval_shape(self.terms, arrays)
+        except ValueError as error:
+            raise ValueError(f"{error} (algorithm)") from None
+
+    @property
+    def counts_classes(self) -> bool:
+        """Whether the weights of both kinds come from their counts."""
+        named = "desirable_weight" in self.recipe.defaults
+        return named and self.desirable_weight is None and self.undesirable_weight is None
+
+    def formula(self) -> str:
+        counted = "; w_D n_D = w_U n_U by counts" if self.counts_classes else ""
+        return f"{super().formula()}{counted}"
+
+
+def rows_of(batch: algorithm.Batch, prefix: str = "") -> dict[str, Any]:
+    """The rows of a batch, or those under MISMATCHED names."""
+    return {name: batch[f"{prefix}{name}"] for name in ROWS}
+
+
+def prompt_states(model: models.Model, params: Any, batch: algorithm.Batch) -> jax.Array:
+    """[B, D]: the mean state over each row's prompt, what UDM tells prompts apart by."""
+    hidden = scoring.hidden_states(model, params, batch)
+    slot = jnp.arange(batch["tokens"].shape[1])[None]
+    starts = jnp.argmax(batch["loss_mask"], axis=1)[:, None]
+    prompt = ((slot < starts) & (batch["segments"] > 0))[..., None]
+    total = jnp.sum(jnp.where(prompt, hidden.astype(jnp.float32), 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(prompt, axis=1), 1)
+
+
+def _sums(logprobs: jax.Array, rows: algorithm.Batch) -> jax.Array:
+    """[B]: log-probability of each answer, nats."""
+    return jnp.sum(jnp.where(scoring.counted(rows), logprobs, 0.0), axis=1)
+
+
+def unpaired(
+    model: models.Model,
+    config: UnpairedConfig,
+    *,
+    reference: models.Model | None = None,
+    micro_batches: int = 1,
+) -> algorithm.Algorithm:
+    """Minimises KTO's w_D sig(beta (z0 - u)) or w_U sig(beta (u - z0)), u = log pi/ref (answer).
+
+    Batch: a table of unpaired answers. Frozen: "reference", read once for all rows.
+    z0 (KTO) is the mean log-ratio of the batch's mismatched answers, and BCO's shift the running
+    mean of rewards: `collect` computes both over the whole batch, so that micro-batches change
+    nothing.
+    Reference: Ethayarajh et al. 2024, equation 8; BCO: Jung et al. 2024; APO: D'Oosterlinck 2024.
+    """
+    config.validate()
+    needs, reads = config.needs, config.recipe.reads
+    second = model if reference is None else reference
+    weighs_prompts = "desirable_probability" in needs
+    has_point, has_shift = "mismatched" in reads, "shift" in reads
+    by_kind = config.recipe.reduction == "mean over each kind"
+
+    def annotate(frozen, batch):
+        params = second.bind(frozen["reference"], frozen)
+        columns = {
+            "reference_logprobs": scoring.token_stats(second, params, rows_of(batch)).logprob
+        }
+        if has_point:
+            rows = rows_of(batch, MISMATCHED)
+            sums = _sums(scoring.token_stats(second, params, rows).logprob, rows)
+            columns["reference_mismatched_sum"] = sums
+        if weighs_prompts:
+            columns["prompt_state"] = prompt_states(second, params, rows_of(batch))
+        return columns
+
+    def over_table(table: Columns) -> dict[str, Any]:
+        desirable, columns = table["desirable"], dict[str, Any]()
+        if config.counts_classes:
+            good, bad = columns_of.class_weights(desirable)
+            for name, weight in (("desirable_weight", good), ("undesirable_weight", bad)):
+                columns[name] = np.full(len(desirable), weight, np.float32)
+        if weighs_prompts:
+            probability = columns_of.desirable_probability(table["prompt_state"], desirable)
+            columns |= {"desirable_probability": probability, "prompt_state": None}
+        return columns
+
+    @jax.jit
+    def log_ratios(params: Any, frozen: models.Frozen, batch: algorithm.Batch) -> jax.Array:
+        """[B]: what is read of the policy without gradient, of its own or mismatched answers."""
+        bound = model.bind(params, frozen)
+
+        def ratio(part: algorithm.Batch) -> jax.Array:
+            rows = rows_of(part, MISMATCHED if has_point else "")
+            own = _sums(scoring.token_stats(model, bound, rows).logprob, rows)
+            if has_point:
+                return own - part["reference_mismatched_sum"]
+            return own - _sums(part["reference_logprobs"], part)
+
+        return update.in_chunks(ratio, dict(batch), micro_batches)
+
+    def collect(state, frozen, batch, key):
+        ratio = log_ratios(state.params, frozen, batch)
+        carry, like = state.carry, batch["reference_logprobs"][:, 0] * 0.0
+        if has_point:
+            point = losses.kto_reference_point(ratio)
+            metrics = {"reference_point": mean.single(point)}
+            return {**batch, "reference_point": like + point}, carry, metrics
+        rewards = config.options.get("beta", config.recipe.defaults["beta"]) * ratio
+        carry, shift = moved(carry, rewards, batch["desirable"], by_kind=by_kind)
+        return {**batch, "shift": like + shift}, carry, {"shift": mean.single(shift)}
+
+    def arrays_of(batch: algorithm.Batch, own: jax.Array) -> dict[str, Any]:
+        arrays = {
+            "logprobs": own,
+            "reference_logprobs": batch["reference_logprobs"],
+            "mask": scoring.counted(batch),
+            "desirable": batch["desirable"],
+        }
+        for name in ("reference_point", "shift"):
+            if name in batch:  # the same number in every row
+                arrays[name] = jax.lax.stop_gradient(jnp.max(batch[name]))
+        if weighs_prompts:
+            arrays["desirable_probability"] = batch["desirable_probability"]
+        return arrays
+
+    def terms_of(batch: algorithm.Batch, arrays: Mapping[str, Any]) -> algorithm.Terms:
+        options = dict(config.options)
+        if config.counts_classes:
+            names = ("desirable_weight", "undesirable_weight")
+            options |= {name: jnp.max(batch[name]) for name in names}
+        terms = config.recipe(arrays, **options)
+        return {config.method if name == "loss" else name: term for name, term in terms.items()}
+
+    def loss(params, frozen, batch, key):
+        bound = model.bind(params, frozen, key)
+        rows = rows_of(batch)
+        states, penalties = scoring.hidden_and_penalties(model, bound, rows)
+        stats = scoring.stats_of(model, bound, states, rows["tokens"])
+        arrays = arrays_of(batch, stats.logprob)
+        terms = {**terms_of(batch, arrays), **penalties}
+        rewards = config.recipe.rewards(arrays, **config.options)
+        good = batch["desirable"] != 0
+        return terms, {
+            **terms,
+            "desirable_reward": mean.masked(rewards, good),
+            "undesirable_reward": mean.masked(rewards, ~good),
+        }
+
+    def first(batch):
+        if reference is not None or model.drops_out:
+            return {}
+        own = batch["reference_logprobs"]
+
+        @jax.jit
+        def run(own: jax.Array) -> Any:
+            def value(own: jax.Array) -> Any:
+                terms = terms_of(batch, arrays_of(batch, own))
+                return {name: term.value for name, term in terms.items()}
+
+            norms = jax.tree.map(lambda g: jnp.sqrt(jnp.sum(g**2)), jax.jacrev(value)(own))
+            return value(own), norms
+
+        values, norms = jax.device_get(run(own))
+        return {
+            name: algorithm.Expected(
+                float(value), 4.0 * model.rounding * float(norms[name]) + 1e-5 * max(value, 1.0)
+            )
+            for name, value in values.items()
+        }
+
+    reference_passes = (program.Pass("reference", plain=True),) * (2 if has_point else 1)
+    collects = has_point or has_shift
+    return algorithm.Algorithm(
+        init=algorithm.from_policy(model),
+        loss=loss,
+        prepare=columns_of.mismatched if has_point else None,
+        annotate=annotate,
+        over_table=over_table if config.counts_classes or weighs_prompts else None,
+        only_annotate=("reference",),
+        collect=collect if collects else algorithm.as_is,
+        carry=no_rewards() if has_shift else (),
+        first=first,
+        passes=(program.Pass("policy", trained=True),),
+        annotate_passes=reference_passes,
+        collect_passes=(program.Pass("policy"),),
+    )
+
+
+def no_rewards() -> dict[str, np.ndarray]:
+    """The carry of a run that has seen no reward: running means of both kinds, and of all."""
+    return {name: np.zeros(2, np.float32) for name in ("desirable", "undesirable", "all")}
+
+
+def moved(
+    carry: Mapping[str, jax.Array], rewards: jax.Array, desirable: jax.Array, *, by_kind: bool
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(the carry with a batch's rewards [B] joined in, BCO's shift, in reward units).
+
+    The shift is half the sum of the running means of both kinds (Jung et al. 2024), or without
+    `by_kind` the running mean over all answers, as TRL has it.
+    """
+    good = desirable != 0
+    masks = {"desirable": good, "undesirable": ~good, "all": jnp.ones_like(good)}
+    new = {
+        name: jnp.stack(losses.running_mean(*carry[name], rewards, mask))
+        for name, mask in masks.items()
+    }
+    kinds = 0.5 * (new["desirable"][0] + new["undesirable"][0])
+    return new, kinds if by_kind else new["all"][0]
+
+
+# --- the record -------------------------------------------------------------------------------
+
+
+def _ranking(subject: evaluator.Subject) -> evaluator.Numbers:
+    """Chance that a desirable held-out answer has the larger log-ratio than an undesirable one.
+
+    The area under the ROC curve, with the error of DeLong et al. 1988.
+    """
+    networks, trees = subject.networks, subject.trees
+    table = subject.corpus.read("unpaired", "eval")
+
+    def make() -> Any:
+        @jax.jit
+        def ratio(policy_params: Any, reference_params: Any, batch: Any) -> jax.Array:
+            both = ((networks["policy"], policy_params), (networks["reference"], reference_params))
+            own, other = (
+                _sums(scoring.token_stats(model, params, batch).logprob, batch)
+                for model, params in both
+            )
+            return own - other
+
+        return ratio
+
+    score = subject.once("log-ratios of answers", make)
+    parts = [
+        hosts.to_host(score(trees["policy"], trees["reference"], hosts.to_global(batch)))[:real]
+        for batch, real in pipeline.in_order(table, subject.rows)
+    ]
+    return {"ranking of kinds": area(np.concatenate(parts), table["desirable"])}
+
+
+def area(scores: np.ndarray, desirable: np.ndarray) -> estimate.Estimate:
+    """The area under the ROC curve of scores [N]; ties count half."""
+    good, bad = scores[desirable], scores[~desirable]
+    wins = (good[:, None] > bad[None]) + 0.5 * (good[:, None] == bad[None])
+    by_good, by_bad = wins.mean(axis=1), wins.mean(axis=0)
+    variance = by_good.var() / max(len(good) - 1, 1) + by_bad.var() / max(len(bad) - 1, 1)
+    return estimate.Estimate(float(wins.mean()), float(np.sqrt(variance)), len(scores))
+
+
+RANKING = evaluator.Evaluator("ranking of kinds", _ranking, reads=("policy", "reference"))
+
+
+def _make(
+    networks: Mapping[str, models.Model], config: UnpairedConfig, task: method.Task
+) -> algorithm.Algorithm:
+    if task.batch_size == 1:
+        raise ValueError(
+            "loop.batch_size must be at least 2 for losses on single answers, which are compared "
+            "with the batch's mean; got 1 (loop). Raise it."
+        )
+    return unpaired(
+        networks["policy"],
+        config,
+        reference=method.another(networks, "reference"),
+        micro_batches=task.micro_batches,
+    )
+
+
+UnpairedConfig.METHOD = method.Method(
+    name="unpaired",
+    make=_make,
+    table=lambda config: "unpaired",
+    roles=lambda config: {
+        "policy": method.Role(trained=True, source="policy", required=True),
+        "reference": method.Role(source="reference", otherwise=("policy",)),
+    },
+    evaluators=lambda config: (RANKING, policy.SAMPLES),
+    formula=UnpairedConfig.formula,
+    curves=("loss", "desirable_reward", "undesirable_reward"),
+)

@@ -1,0 +1,78 @@
+"""Columns of tables of single answers that depend on all of their rows."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Columns = Mapping[str, np.ndarray]
+MISMATCHED = "mismatched_"  # an answer set against another row's prompt
+
+
+def mismatched(table: Columns) -> dict[str, np.ndarray]:
+    """Each row's prompt with the answer of the row after it, [N, T], under MISMATCHED names.
+
+    The prompt is what stands before a row's first target. In the order of the table, so that the
+    columns do not depend on batches.
+
+    Raises:
+      ValueError: there is one row alone.
+    """
+    count, length = table["tokens"].shape
+    if count < 2:
+        raise ValueError(
+            "unpaired answers must be at least 2, to be set against one another; got "
+            f"{count} (data)."
+        )
+    starts = np.argmax(table["loss_mask"], axis=1)[:, None]
+    other = np.roll(np.arange(count), -1)
+    slot = np.arange(length)[None]
+    source = slot - starts + starts[other]
+    inside = (slot >= starts) & (source < length)
+    source = np.clip(source, 0, length - 1)
+
+    def joined(name: str, own_prompt: np.ndarray) -> np.ndarray:
+        answers = np.take_along_axis(table[name][other], source, axis=1)
+        return np.where(slot < starts, own_prompt, np.where(inside, answers, 0))
+
+    real = joined("segments", table["segments"]) > 0
+    nothing = np.zeros_like(table["loss_mask"])
+    return {
+        f"{MISMATCHED}tokens": joined("tokens", table["tokens"]).astype(np.int32),
+        f"{MISMATCHED}loss_mask": joined("loss_mask", nothing).astype(bool) & real,
+        f"{MISMATCHED}segments": real.astype(np.int32),
+        f"{MISMATCHED}positions": np.where(real, slot, 0).astype(np.int32),
+    }
+
+
+def class_weights(desirable: np.ndarray) -> tuple[float, float]:
+    """(w_D, w_U) with w_D n_D = w_U n_U, that of the larger kind 1."""
+    good = float(np.sum(desirable))
+    bad = float(len(desirable) - good)
+    if not good or not bad:
+        return 1.0, 1.0
+    return max(bad / good, 1.0), max(good / bad, 1.0)
+
+
+def desirable_probability(states: np.ndarray, desirable: np.ndarray) -> np.ndarray:
+    """[N]: p(desirable | prompt) by a logistic regression on standardised states [N, D].
+
+    Weights are penalised by |w|^2 / 2 over all rows, as libraries have it by default.
+    Reference: Jung et al. 2024, section 5.
+    """
+    import scipy.optimize
+
+    states = states.astype(np.float64)
+    states = (states - states.mean(axis=0)) / np.maximum(states.std(axis=0), 1e-6)
+    x = np.concatenate([states, np.ones((len(states), 1))], axis=1)
+    sign = np.where(desirable, 1.0, -1.0)
+    counted = np.append(np.ones(states.shape[1]), 0.0)  # not the intercept
+
+    def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (x @ w)
+        value = np.logaddexp(0.0, -margin).sum() + 0.5 * counted @ w**2
+        pull = -sign * np.exp(-np.logaddexp(0.0, margin))
+        return value, x.T @ pull + counted * w
+
+    start = np.zeros(x.shape[1])
+    fit = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B")
+    return (1.0 / (1.0 + np.exp(-(x @ fit.x)))).astype(np.float32)
