@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 from alignjax.parallel import mesh as meshes
-from alignjax.planning import abstract, hlo, memory, planner, programs, schedule
+from alignjax.planning import hlo, memory, planner, programs, schedule
 from alignjax.planning import topology as machines
 from experiments import common
 
@@ -38,7 +38,7 @@ def token(shape: str, topology: str, model_axis: int, rows: int, slots: int) -> 
     place = common.Slice(
         mesh={"data": devices}, rows=rows, length=slots, remat="full", sampling=model_axis
     )
-    config = abstract.without_data(common.scale("ppo-here", shape, {"here": place}))
+    config = programs.without_data(common.scale("ppo-here", shape, {"here": place}))
     mesh = meshes.make_mesh(config.mesh, machine.devices)
     with meshes.use(mesh):
         calls = programs.build(config, dense=False).calls

@@ -12,7 +12,7 @@ import jax
 
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel.mesh import MeshConfig
-from alignjax.planning import abstract, collectives, hlo, programs, topology
+from alignjax.planning import collectives, hlo, programs, topology
 from tests.training import tiny
 
 FILE = pathlib.Path(__file__).with_name("collectives.json")
@@ -25,7 +25,7 @@ def counts(method: str, mesh: str) -> dict[str, int]:
     from tests.planning.test_plan import make
 
     machine = topology.find("cpu:8")
-    config = abstract.without_data(make(method, model={"layers": 2}, mesh=MESHES[mesh]))
+    config = programs.without_data(make(method, model={"layers": 2}, mesh=MESHES[mesh]))
     laid = meshes.make_mesh(config.mesh, machine.devices)
     assert laid is not None
     with meshes.use(laid), tiny.quick_compiles():

@@ -12,8 +12,8 @@ from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
-from alignjax.planning import abstract, analytic, memory, planner, report, topology
-from alignjax.runs import experiment
+from alignjax.planning import analytic, memory, planner, report, topology
+from alignjax.runs import experiment, train
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training import loop as loops
 from alignjax.training import update
@@ -147,7 +147,7 @@ def test_held_trees_count_once(machine):
 
 
 def tiny_prompt():
-    return abstract.corpus(make("ppo")).prompt_length
+    return make("ppo").data.outline().prompt_length
 
 
 def test_adapters_are_all_that_the_optimizer_holds(machine):
