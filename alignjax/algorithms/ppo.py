@@ -1,25 +1,22 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alignjax import compat as presets
 from alignjax import losses
+from alignjax.algorithms import ppo_experience as rollouts
 from alignjax.core import mean, shapes
 from alignjax.evals import policy as policies
 from alignjax.models import model as models
-from alignjax.models import scoring
 from alignjax.parallel import axes
 from alignjax.rewards import hosted, learned
-from alignjax.sampling import generate, plan, transforms
-from alignjax.training import algorithm, method, program, update
-
-COLLECTED = ("old_logprobs", "old_values", "advantages", "returns")
+from alignjax.sampling import generate, transforms
+from alignjax.training import algorithm, method, program
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -127,151 +124,10 @@ class PpoConfig(method.MethodConfig):
         )
 
 
-class Networks(NamedTuple):
-    """The models of PPO's roles; all one where they share their shape and adapters."""
-
-    policy: models.Model
-    critic: models.Model
-    reference: models.Model
-
-
-def critic_of(params: Any, config: PpoConfig) -> tuple[Any, Any]:
-    """(policy, critic) trees; one and the same with a shared critic.
-
-    Under adapters both are adapters over one base, each its own unless the critic is shared.
-    """
-    return (params, params) if config.shared_critic else (params["policy"], params["value"])
-
-
-def policy_and_values(
-    networks: Networks,
-    config: PpoConfig,
-    params: Any,
-    frozen: models.Frozen,
-    batch: algorithm.Batch,
-    key: jax.Array | None = None,
-) -> tuple[losses.TokenStats, jax.Array, dict[str, mean.Mean]]:
-    """(token statistics under the sampled temperature, values of the prefixes, each [B, T]; the
-    models' own losses). With a key adapters drop out, policy and critic each by itself."""
-    keys = (None, None) if key is None else jax.random.split(key)
-    model, critic_model = networks.policy, networks.critic
-    policy, critic = (
-        network.bind(tree, frozen, own)
-        for network, tree, own in zip(
-            (model, critic_model), critic_of(params, config), keys, strict=True
-        )
-    )
-    hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
-    stats = scoring.stats_of(
-        model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
-    )
-    if config.shared_critic:
-        return stats, scoring.align(model.scalar(policy, hidden)), penalties
-    hidden, more = scoring.hidden_and_penalties(critic_model, critic, batch)
-    penalties |= {f"value_{name}": term for name, term in more.items()}
-    return stats, scoring.align(critic_model.scalar(critic, hidden)), penalties
-
-
-def token_rewards(
-    samples: generate.Samples, scores: jax.Array, kl: jax.Array, coefficient: jax.Array
-) -> jax.Array:
-    """[B, T]: -coefficient * kl on every token, plus the row's score on its last one.
-
-    The last token is EOS where the completion ended, else the last before the limit. kl is 0
-    outside the completion.
-    """
-    is_last = jnp.arange(kl.shape[1])[None] == (samples.lengths - 1)[:, None]
-    return jnp.where(is_last, scores[:, None], 0.0) - coefficient * kl
-
-
-def estimate(
-    config: PpoConfig,
-    samples: generate.Samples,
-    arrays: dict[str, jax.Array],
-    kl: jax.Array,
-    coefficient: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """(advantages, returns), each [B, T]: GAE of the token rewards, as the preset makes them."""
-    numbers = {"discount": config.discount, "decay": config.decay}
-    if config.has_own_rewards():
-        make = {n: presets.recipe(config.compat, n) for n in ("rewards", "gae", "returns")}
-        rewards = make["rewards"](arrays, kl_weight=coefficient)
-        given = {**arrays, "rewards": rewards}
-        return make["gae"](given, **numbers), make["returns"](given, **numbers)
-    mask = arrays["mask"]
-    rewards = token_rewards(samples, arrays["scores"], kl, coefficient)
-    advantages, returns = losses.gae(rewards, arrays["values"], mask, **numbers)
-    return losses.whiten(advantages, mask) if config.whiten_advantages else advantages, returns
-
-
 def named(part: str, terms: dict[str, mean.Mean]) -> dict[str, mean.Mean]:
     """A recipe's terms under the name of the part of the loss that they make up."""
     only = len(terms) == 1
     return {part if only else f"{part}_{name}": term for name, term in terms.items()}
-
-
-class Scored(NamedTuple):
-    """What the networks say of samples, each [B, T]; kl in nats, 0 outside the completion."""
-
-    stats: losses.TokenStats
-    values: jax.Array
-    kl: jax.Array
-    reference_logprobs: jax.Array
-
-
-def make_experience(
-    networks: Networks, config: PpoConfig, *, chunks: int = 1
-) -> Callable[..., Any]:
-    """Jitted (params, frozen, samples, scores, coefficient) -> (rows to train on, Metrics).
-
-    chunks: parts in which the networks go over the rows, one after the other, so that collecting
-    needs no more memory than an update; rewards and advantages are those of the whole batch.
-    """
-
-    def score_rows(params: Any, frozen: models.Frozen, samples: generate.Samples) -> Scored:
-        batch = learned.as_batch(samples)
-        stats, values, _ = policy_and_values(networks, config, params, frozen, batch)
-        reference = networks.reference.bind(frozen["reference"], frozen)
-        reference_logprobs = scoring.token_stats(
-            networks.reference, reference, batch, temperature=config.sampling.temperature
-        ).logprob
-        kl = losses.k1(stats.logprob, reference_logprobs, samples.mask)
-        return Scored(stats, values, kl, reference_logprobs)
-
-    @jax.jit
-    def experience(params, frozen, samples, scores, coefficient):
-        batch, mask = learned.as_batch(samples), samples.mask
-        stats, values, kl, reference_logprobs = update.in_chunks(
-            lambda part: score_rows(params, frozen, part), samples, chunks
-        )
-        scores = scores - config.missing_eos_penalty * ~samples.ended
-        arrays = {
-            "old_logprobs": stats.logprob,
-            "reference_logprobs": reference_logprobs,
-            "scores": scores,
-            "values": values,
-            "mask": mask,
-        }
-        advantages, returns = estimate(config, samples, arrays, kl, coefficient)
-        drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
-        rows = {
-            **batch,
-            "old_logprobs": stats.logprob,
-            "old_values": values,
-            "advantages": advantages,
-            "returns": returns,
-        }
-        return rows, {
-            "score": mean.of(scores),
-            "kl": mean.of(jnp.sum(kl, axis=1)),
-            "kl_coefficient": mean.of(coefficient),
-            "length": mean.of(jnp.sum(mask, axis=1)),
-            "ended": mean.of(samples.ended),
-            "entropy": mean.masked(stats.entropy, mask),
-            "drift": mean.of(drift),
-        }
-
-    return experience
 
 
 def ppo(
@@ -294,10 +150,10 @@ def ppo(
     Reference: Schulman et al. 2017, equation 7; Ouyang et al. 2022, equation 2.
     """
     config.validate()
-    networks = Networks(model, critic or model, reference or model)
+    networks = rollouts.Networks(model, critic or model, reference or model)
     sample = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
     chunks = config.minibatches * micro_batches
-    experience = make_experience(networks, config, chunks=chunks)
+    experience = rollouts.make_experience(networks, config, chunks=chunks)
     limit = generate.drift_limit(model, config.max_drift)
     surrogate, value_loss, weight = config.surrogate(), config.value_loss(), config.value_weight()
     numbers = surrogate.options(**config.surrogate_options())
@@ -312,7 +168,7 @@ def ppo(
         return {"policy": policy, "value": algorithm.copy(value)}
 
     def collect(state, frozen, batch, key):
-        policy, _ = critic_of(state.params, config)
+        policy, _ = rollouts.critic_of(state.params, config)
         policy = model.bind(policy, frozen)
         samples = sample(policy, batch["prompts"], batch["lengths"], key)
         # A reward computed on the host comes back without a layout.
@@ -332,7 +188,9 @@ def ppo(
 
     def loss(params, frozen, batch, key):
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values, penalties = policy_and_values(networks, config, params, frozen, batch, key)
+        stats, values, penalties = rollouts.policy_and_values(
+            networks, config, params, frozen, batch, key
+        )
         arrays = {
             "logprobs": stats.logprob,
             "old_logprobs": old,
@@ -369,78 +227,8 @@ def ppo(
         plan=algorithm.Plan(epochs=config.epochs, minibatches=config.minibatches),
         carry={"kl_coefficient": np.float32(config.kl_coefficient)},
         first=first,
-        programs=make_programs(networks, config, eos=eos, pad=pad, chunks=chunks),
+        programs=rollouts.make_programs(networks, config, eos=eos, pad=pad, chunks=chunks),
         passes=(program.Pass("policy", trained=True), *(() if config.shared_critic else value)),
-    )
-
-
-def make_programs(
-    networks: Networks, config: PpoConfig, *, eos: int, pad: int, chunks: int
-) -> Callable[[program.Shapes], program.Collected]:
-    """What `collect` runs, in shapes: generate, score, experience."""
-
-    def programs(shapes: program.Shapes) -> program.Collected:
-        count, prompt_length = shapes.batch["prompts"].shape
-        policy, _ = critic_of(shapes.params, config)
-        base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
-        generation = plan.generation(
-            networks.policy,
-            config.sampling,
-            shapes.bound["policy"],
-            parts=(("parameters", policy), ("frozen", base)),
-            rows=count,
-            prompt_length=prompt_length,
-            eos=eos,
-            pad=pad,
-            key=shapes.key,
-        )
-        length = prompt_length + config.sampling.max_new_tokens
-        samples = plan.samples(count, length)
-        scores = program.rows({"scores": ((count,), np.float32)})["scores"]
-        calls = [generation]
-        if config.reward == "model":
-            calls.append(_score_program(shapes, samples, chunks))
-        coefficient = jax.ShapeDtypeStruct((), jnp.float32)
-        experience = make_experience(networks, config, chunks=chunks)
-        arguments = (shapes.params, shapes.frozen, samples, scores, coefficient)
-        passes = [program.Pass("policy"), program.Pass("reference", plain=True)]
-        if not config.shared_critic:
-            passes.append(program.Pass("value", head=False))
-        parts = (
-            ("parameters", shapes.params),
-            ("frozen", shapes.frozen),
-            ("batch", (samples, scores)),
-            ("other", coefficient),
-        )
-        calls.append(
-            program.Program(
-                "experience", experience, arguments, parts, count, length, tuple(passes)
-            )
-        )
-        rows = {name: ((count, length), dtype) for name, dtype in READ.items()}
-        rows |= {name: ((count, length), np.float32) for name in COLLECTED}
-        return program.Collected(tuple(calls), program.rows(rows))
-
-    return programs
-
-
-READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positions": np.int32}
-
-
-def _score_program(
-    shapes: program.Shapes, samples: generate.Samples, chunks: int
-) -> program.Program:
-    count, length = samples.tokens.shape
-    batch = jax.eval_shape(learned.as_batch, samples)
-    reward = shapes.bound["reward"]
-    return program.Program(
-        "score",
-        learned.make_score(shapes.networks["reward"], chunks=chunks),
-        (reward, batch),
-        (("frozen", reward), ("batch", batch)),
-        count,
-        length,
-        (program.Pass("reward", head=False, plain=True),),
     )
 
 

@@ -14,8 +14,8 @@ class ListedLifecycle(lifecycle.Lifecycle):
     ListedLifecycle(
         data=..., model=...,
         stages=(
-            Stage("sft", Training(algorithm=SftConfig(), ...)),
-            Stage("mine", Training(algorithm=MyConfig(), ...), policy="sft"),
+            Stage("tuned", Training(algorithm=FirstConfig(), ...)),
+            Stage("mine", Training(algorithm=MyConfig(), ...), policy="tuned"),
         ),
     )
     """

@@ -326,7 +326,7 @@ def _bound_roles(plan: _Plan) -> dict[str, Any]:
 
 def bind(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
     """A tree in shapes as its model reads it."""
-    return jax.eval_shape(model.bind, tree, frozen) if "base" in frozen else tree
+    return sources.shapes_of(model.bind, tree, frozen) if "base" in frozen else tree
 
 
 def _cut(x: Any, parts: int) -> Any:
