@@ -30,9 +30,7 @@ class RankedRewardConfig(preset.PresetConfig):
         self.check()
 
 
-def ordered_pairs(
-    scores: jax.Array, ranks: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def ordered_pairs(scores: Any, ranks: Any, mask: Any) -> tuple[Any, Any]:
     """(whether the better answer has the larger score, whether it is better), [B, K, K].
 
     Entry (i, j) is about answer i before answer j; equal scores count half.

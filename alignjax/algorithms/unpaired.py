@@ -261,7 +261,7 @@ def moved(
     good = desirable != 0
     masks = {"desirable": good, "undesirable": ~good, "all": jnp.ones_like(good)}
     new = {
-        name: jnp.stack(losses.running_mean(*carry[name], rewards, mask))
+        name: jnp.stack(losses.running_mean(carry[name][0], carry[name][1], rewards, mask))
         for name, mask in masks.items()
     }
     kinds = 0.5 * (new["desirable"][0] + new["undesirable"][0])

@@ -167,6 +167,7 @@ class Workspace:
             for field in dataclasses.fields(experiment.Training)
         }
         named = {name: getattr(stage, name) for name in methods.SOURCES}
+        paths: dict[str, Any] = {n: str(self.path(other)) for n, other in named.items() if other}
         data = stage.data() if callable(stage.data) else stage.data
         return experiment.Experiment(
             **parts,
@@ -175,7 +176,7 @@ class Workspace:
             data=self.config.data if data is None else data,
             mesh=self.config.mesh,
             adapter=stage.adapter or adapt.FullConfig(),
-            **{name: str(self.path(other)) for name, other in named.items() if other},
+            **paths,
         )
 
     def policy(self, stage: str) -> Any:

@@ -90,7 +90,7 @@ class _Plan(NamedTuple):
 def without_data(config: experiment.Experiment) -> experiment.Experiment:
     """A copy whose missing folders have names: a plan reads none of them."""
     roles = config.algorithm.METHOD.roles(config.algorithm)
-    missing = {
+    missing: dict[str, Any] = {
         role.source: role.source
         for role in roles.values()
         if role.required and not config.source(role)
@@ -150,7 +150,8 @@ def _counts(parts: assembly.Assembly, dense: bool) -> dict[str, analytic.Shape |
         if parts.config.optim.freeze or not known:
             counts[name] = None
         else:
-            counts[name] = analytic.shape_of(network.config, adapter, dense)
+            shape: Any = network.config
+            counts[name] = analytic.shape_of(shape, adapter, dense)
     return counts
 
 

@@ -31,7 +31,7 @@ class Choice(NamedTuple):
             config,
             mesh=dataclasses.replace(config.mesh, **dict(self.mesh)),
             loop=dataclasses.replace(config.loop, micro_batches=self.micro_batches),
-            model=dataclasses.replace(config.model, remat=self.remat),
+            model=dataclasses.replace(config.model, remat=self.remat),  # type: ignore[type-var]
         )
 
     def options(self) -> str:
@@ -101,7 +101,8 @@ def sizes_of(config: experiment.Experiment) -> _Sizes:
     run = programs.build(config)
     update = next(call for call in run.calls if call.name == "update")
     batch = dict(update.parts)["batch"]["tokens"]
-    shape, moe = run.shape, run.shape.moe
+    shape: Any = run.shape
+    moe = shape.moe
     params = memory.tree_bytes(run.state.params)
     others = memory.tree_bytes(run.state.opt_state) + memory.tree_bytes(run.frozen)
     sparse = sum(len(numbers) for has, numbers in shape.stacks() if has)

@@ -1,5 +1,6 @@
 """A finished run read back from its folder: evaluated, sampled from, verified."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -96,9 +97,9 @@ def evaluate(
         networks = {part: run.model(part) for part in run.product}
         networks |= {name: parts.judged_model(name) for name in frozen}
         makers: dict[str, Callable[[], Any]] = {
-            name: (lambda name=name: run.joined(name)) for name in run.product
+            name: functools.partial(run.joined, name) for name in run.product
         }
-        makers |= {name: (lambda name=name: parts.judged(name)) for name in frozen}
+        makers |= {name: functools.partial(parts.judged, name) for name in frozen}
         subject = judging.subject(parts, networks, judging.Trees(makers), rows=rows, seed=seed)
         numbers: dict[str, estimate.Estimate] = {}
         for judge in judging.judges(parts, makers):

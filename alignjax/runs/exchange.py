@@ -73,11 +73,12 @@ def export_run(
                 f"only a Transformer can be exported; got {type(shape).__name__} ({workdir}). "
                 "Write such a model's weights with its own library."
             )
-        fields = _fields(run.config, shape)
+        exported: Any = shape
+        fields = _fields(run.config, exported)
         kind = jnp.dtype(dtype) if dtype else None
         params = merge.whole(run.joined(part))
-        save = folders.save_model if part == methods.POLICY else heads.save_reward
-        save(to, shape, params, fields, dtype=kind)
+        save: Any = folders.save_model if part == methods.POLICY else heads.save_reward
+        save(to, exported, params, fields, dtype=kind)
     copied = _copy_tokenizer(run.config.weights, to)
     log(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
 
@@ -132,7 +133,8 @@ def import_model(
     corpus = experiment.make_corpus(config.data, log)
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
-        params = folders.open_model(config.weights).load(parts.shape)
+        shape: Any = parts.shape
+        params = folders.open_model(config.weights).load(shape)
         record = folder.describe(
             dataclasses.replace(config, model=parts.shape),
             corpus,

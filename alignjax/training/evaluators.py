@@ -12,8 +12,10 @@ BEST = "best"  # folder of the best state
 class Number(Protocol):
     """A number with its standard error."""
 
-    value: float
-    se: float
+    @property
+    def value(self) -> float: ...
+    @property
+    def se(self) -> float: ...
 
 
 class Evaluator(NamedTuple):

@@ -5,7 +5,7 @@ import pathlib
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Union
 
 import jax
 import numpy as np
@@ -114,7 +114,7 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = Fal
     hosts.check_rows("loop.batch_size / minibatches / micro_batches", config.batch_size // parts)
 
 
-Optimizer = optim.OptimConfig | optax.GradientTransformation
+Optimizer = Union[optim.OptimConfig, optax.GradientTransformation]  # noqa: UP007
 
 
 def transformation(optimizer: Optimizer, updates: int) -> Callable[[Any], Any]:

@@ -160,8 +160,11 @@ def trained_roles(roles: Mapping[str, Role]) -> list[str]:
 def all_configs() -> list[type[MethodConfig]]:
     """The configuration classes of every method that has been imported, by name."""
 
-    def below(kind: type) -> list[type]:
-        return [each for sub in kind.__subclasses__() for each in (sub, *below(sub))]
+    def below(kind: type[MethodConfig]) -> list[type[MethodConfig]]:
+        kinds: list[type[MethodConfig]] = []
+        for own in kind.__subclasses__():
+            kinds += [own, *below(own)]
+        return kinds
 
     kinds = [kind for kind in below(MethodConfig) if "METHOD" in vars(kind)]
     return sorted(kinds, key=lambda kind: kind.METHOD.name)

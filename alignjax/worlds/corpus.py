@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,11 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
     config.validate()
     world = review.make_review_world(config.world)
     sizes = {"documents": config.documents, "prompts": config.prompts}
-    derived = {"pairs": dict, "unpaired": derive.unpaired, "rankings": _rankings}
+    derived: dict[str, Callable[[corpus.Table], corpus.Table]] = {
+        "pairs": dict,
+        "unpaired": derive.unpaired,
+        "rankings": _rankings,
+    }
 
     def sample(kind: str, split: str) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
         words = [config.world.seed, *(f"{kind}/{split}".encode())]

@@ -8,7 +8,7 @@ import pytest
 from alignjax.core import struct
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt, lora, sites
-from alignjax.training import stepping, optim, update
+from alignjax.training import optim, stepping, update
 from tests.models.adapters import kinds
 from tests.training import tiny
 
