@@ -8,6 +8,7 @@ from alignjax.data import tables
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import mesh as meshes
+from alignjax.runs import kinds
 from alignjax.training import loop as loops
 from alignjax.training import method as methods
 from alignjax.training import optim as optims
@@ -112,7 +113,7 @@ def check_table(config: Experiment, corpus: corpora.Corpus) -> None:
         return
     shapes.check_choice(f"the table of {config.algorithm.METHOD.name}", kind, tables.KINDS)
     reading = []
-    for each in methods.all_configs():
+    for each in kinds.methods():
         try:
             fits = each.METHOD.table(each()) in corpus.kinds
         except (TypeError, ValueError):

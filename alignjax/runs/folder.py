@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from alignjax.core import source_file
 from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import model as models
@@ -76,22 +77,21 @@ def read(
             f"--workdir must be the folder of a run of `alignjax train` or a lifecycle's stage; "
             f"got {workdir}. Name one that holds checkpoints."
         )
-    return parse(values, str(workdir), log, definitions)
+    if definitions:
+        source_file.stand_in(definitions)
+    return parse(values, str(workdir), log)
 
 
 def parse(
     values: Mapping[str, Any],
     where: str,
     log: Callable[[str], None] = lambda line: None,
-    definitions: str = "",
 ) -> Record:
     """The record of JSON values; errors and arguments as `read`."""
     records.check_format(values, where)
     values = upgrade.upgraded(values)
     absent: list[str] = []
-    config = records.decode(
-        values["config"], experiment.Experiment, absent.append, definitions=definitions
-    )
+    config = records.decode(values["config"], experiment.Experiment, absent.append)
     for line in absent:
         log(f"{where}: {line}")
     return Record(config, values)

@@ -135,7 +135,9 @@ def test_without_a_reference_there_is_no_pass_and_metrics_use_the_methods_own_re
 @pytest.mark.parametrize("method", ["aot", "aot_unpaired"])
 def test_coupled_losses_refuse_micro_batches(method):
     algorithm = tiny.make("dpo", transformer.transformer(tiny.shape()), method=method)
-    with pytest.raises(ValueError, match=r"loop.micro_batches must be 1 for a loss that is coupled"):
+    with pytest.raises(
+        ValueError, match=r"loop.micro_batches must be 1 for a loss that is coupled"
+    ):
         loop.check_sizes(
             loop.LoopConfig(micro_batches=2), algorithm.plan, coupled=algorithm.coupled
         )
