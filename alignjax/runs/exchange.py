@@ -93,8 +93,9 @@ def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
         )
     part = methods.POLICY if methods.POLICY in run.product else methods.SCORER
     base = run.frozen()["base"]
-    shape, name = run.parts.shape, about["folder"]
-    peft_format.save(to, adapter, run.own(part), exported, base=base, base_name=name)
+    shape: Any = run.parts.shape
+    name = about["folder"]
+    peft_format.save(to, adapter, run.own(part), shape, base=base, base_name=name)
 
 
 def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
