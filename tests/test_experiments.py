@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
+from alignjax.algorithms import ppo_experience
 from alignjax.core import keys, trees
-from alignjax.data import corpus
+from alignjax.data import tables
 from alignjax.models import transformer
 from alignjax.parallel import axes, mesh
-from alignjax.runs import experiment
-from alignjax.training import loop, optim, update
-from experiments.common import human, review
+from alignjax.runs import assembly
+from alignjax.training import loop, optim, stepping, update
+from alignjax.training import method as records
+from experiments.common.human import HumanLifecycle
+from experiments.common.review import ReviewLifecycle
 
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
@@ -23,6 +26,7 @@ FILES = sorted(
 VARIANTS = {
     "lifecycle": ("", "micro"),
     "smollm2": ("", "cpu", "tiny"),
+    "review": ("", "ranked", "scored", "outcome", "process", "process-micro"),
     "scale": ("", "pretrain", "dpo-lora", "tiny", "micro"),
 }
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
@@ -78,36 +82,35 @@ def test_a_method_alone_is_on_the_first_slice_that_has_it():
 
 
 def test_lifecycle_classes():
-    assert isinstance(
-        load(pathlib.Path("experiments/lifecycle.py")).get_config(), review.ReviewLifecycle
-    )
+    assert isinstance(load(pathlib.Path("experiments/lifecycle.py")).get_config(), ReviewLifecycle)
     hh = load(pathlib.Path("experiments/hh_lifecycle.py")).get_config("tiny")
-    assert isinstance(hh, human.HumanLifecycle)
+    assert isinstance(hh, HumanLifecycle)
 
 
-def abstract_batch(config: experiment.Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes that a full-size update reads, with the layout of the batch axes."""
-    stage = experiment.method_name(config.algorithm)
-    shape = (config.loop.batch_size, config.data.length)
-    if stage in ("reward", "dpo"):
-        shape = (config.loop.batch_size, 2, config.data.length)
-    names = {name: jnp.int32 for name in ("tokens", "segments", "positions")}
-    names["loss_mask"] = jnp.bool_
-    if stage == "ppo":
-        new = config.algorithm.sampling.max_new_tokens
-        rows = config.loop.batch_size // config.algorithm.minibatches
-        shape = (rows, config.data.prompt_length + new)
-        for name in ("old_logprobs", "old_values", "advantages", "returns"):
-            names[name] = jnp.float32
+def abstract_batch(config, data, method, frozen):
+    """What a full-size update reads, in shapes with the layout of the batch axes."""
+    kind = config.algorithm.METHOD.table(config.algorithm)
+    rows = config.loop.batch_size
+    if kind == "prompts":
+        length = config.data.prompt_length + config.algorithm.sampling.max_new_tokens
+        shape = (rows // config.algorithm.minibatches, length)
+        names = {**ppo_experience.READ}
+        names |= dict.fromkeys(ppo_experience.COLLECTED, jnp.float32)
+        return on_mesh({name: (shape, dtype) for name, dtype in names.items()})
+    batch = on_mesh(tables.KINDS[kind].shapes(rows, tables.Sizes(data.length, data.prompt_length)))
+    if method.annotate is not None:
+        shape = batch["tokens"].shape
+        batch |= on_mesh({"reference_logprobs": (shape, jnp.float32)})
+    return batch
+
+
+def on_mesh(columns):
     batch = {}
-    for name, dtype in names.items():
-        spec = axes.spec(" ".join(["batch", *["time"] * (len(shape) - 1)]))
+    for name, (shape, dtype) in columns.items():
+        lead = ["batch"] if len(shape) < 3 else ["batch", "choice"]
+        spec = axes.spec(" ".join([*lead, *["time"] * (len(shape) - len(lead))]))
         sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
         batch[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    if stage == "dpo":
-        spec = axes.spec("batch choice time")
-        sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
-        batch["reference_logprobs"] = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
     return batch
 
 
@@ -117,15 +120,16 @@ def test_full_size_lowers_on_its_own_mesh(stage, variant, platform):
     config = load(pathlib.Path(f"experiments/hh_{stage}.py")).get_config(variant)
     devices = mesh.shape(config.mesh, {"": 16, "gpu8": 8}[variant])
     world = AbstractMesh(devices, mesh.AXIS_NAMES, axis_types=(AxisType.Explicit,) * 3)
-    data = corpus.Corpus(
-        vocab_size=config.data.vocab_size, pad=0, eos=2, length=config.data.length,
-        prompt_length=config.data.prompt_length, table=None, text=None, fingerprints={},
-    )  # fmt: skip
+    data = config.data.outline()
     key = keys.stream(0, "init")  # made before there are only abstract devices
     with jax.sharding.use_abstract_mesh(world):
-        shape = experiment.resolve_model(config.model, data)
+        shape = assembly.resolve_model(config.model, data)
         model = transformer.transformer(shape)
-        method = experiment.make_method(config.algorithm, model, data)
+        record = config.algorithm.METHOD
+        task = records.Task(eos=data.eos, pad=data.pad, length=data.length,
+                            prompt_length=data.prompt_length)  # fmt: skip
+        roles = record.roles(config.algorithm)
+        method = record.make(dict.fromkeys(roles, model), config.algorithm, task)
         loop.check_sizes(config.loop, method.plan)
 
         def tx_of(params):
@@ -133,14 +137,14 @@ def test_full_size_lowers_on_its_own_mesh(stage, variant, platform):
 
         def initial(key):
             policy = model.init(key)
-            start = {"policy": policy, "reward": model.with_scalar(policy)}
-            return loop.make_state(method, tx_of, key, start)
+            start = {"policy": policy, "value": model.with_scalar(policy)}
+            return stepping.make_state(method, tx_of, key, start)
 
         state = jax.eval_shape(initial, key)
         run = update.make_update(
             method.loss, tx_of(state.params), micro_batches=config.loop.micro_batches
         )
-        batch = abstract_batch(config)
+        batch = abstract_batch(config, data, method, {})
         after, _ = jax.eval_shape(run, state, {}, batch, key)
         before = {n: jax.typeof(x).sharding.spec for n, x in trees.named_leaves(state).items()}
         kept = {n: jax.typeof(x).sharding.spec for n, x in trees.named_leaves(after).items()}

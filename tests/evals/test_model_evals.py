@@ -173,11 +173,11 @@ def test_learned_reward_is_blind_to_what_follows_a_row():
         ),
     )
     score = learned.learned(MODEL, "proxy")
-    got = score({"proxy": REWARD}, samples)
+    got = score({"proxy": REWARD}, samples, {})
     want = [reference.hidden(REWARD, s, CONFIG)[-1] @ HEAD for s in sequences]
     np.testing.assert_allclose(got, want, atol=1e-4)
     dirty = np.where(np.arange(6) < samples.lengths[:, None], samples.tokens, 3)
-    again = score({"proxy": REWARD}, struct.replace(samples, tokens=dirty))
+    again = score({"proxy": REWARD}, struct.replace(samples, tokens=dirty), {})
     np.testing.assert_array_equal(again, got)
     batch = learned.as_batch(samples)
     np.testing.assert_array_equal(batch["segments"].sum(1), [5, 3])
