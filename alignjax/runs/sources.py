@@ -1,0 +1,302 @@
+"""Where networks come from: folders of runs and open weights, as arrays or as shapes alone."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from alignjax.models import config as model_config
+from alignjax.models import model as models
+from alignjax.models.adapters import adapt, merge
+from alignjax.models.checkpoints import folder as open_weights
+from alignjax.models.checkpoints import heads
+from alignjax.runs import experiment, folder
+from alignjax.text import chat, chat_format
+from alignjax.training import checkpoint
+from alignjax.training import method as methods
+
+WORDS = {
+    methods.POLICY: "language model",
+    methods.SCORER: "reward model",
+    methods.CRITIC: "critic",
+}
+
+
+class Reading(NamedTuple):
+    """A tokenizer with its layout of conversations, and the longest rows and prompts."""
+
+    speaker: chat.Speaker | None
+    length: int
+    prompt_length: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A place that networks come from.
+
+    config: of the model there. run: its experiment, None for open weights. adapter: what it
+    trained, None where that was whole weights. networks: configs of further trained roles. base:
+    kind, folder and identity of the weights under its adapters.
+    """
+
+    path: str
+    config: model_config.ModelConfig
+    run: experiment.Experiment | None = None
+    adapter: Any = None
+    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    base: Mapping[str, str] | None = None
+    length: int = 1024
+
+    @property
+    def is_run(self) -> bool:
+        return self.run is not None
+
+    @property
+    def base_identity(self) -> str:
+        return self.base["identity"] if self.base else ""
+
+    def product(self) -> Mapping[str, methods.Part]:
+        """What it hands on; open weights may be a language or a reward model."""
+        if self.run is None:
+            return {methods.POLICY: methods.whole(), methods.SCORER: methods.whole()}
+        return self.run.algorithm.METHOD.product(self.run.algorithm)
+
+    def part_of(self, wanted: tuple[str, ...], role: str) -> str:
+        """The first of these parts that it hands on.
+
+        Raises:
+          ValueError: there is none.
+        """
+        product = self.product()
+        for part in wanted:
+            if part in product:
+                return part
+        name = "open weights" if self.run is None else self.run.algorithm.METHOD.name
+        raise ValueError(
+            f"{role} must be the run of a {WORDS[wanted[0]]}; got {self.path}, a run of {name}."
+        )
+
+    def reading(self) -> Reading:
+        """The tokenizer of its network, and how long its rows are."""
+        if self.run is None:
+            speaker = chat_format.load_chat_format(self.path)
+            return Reading(speaker, self.length, self.length // 2)
+        corpus = self.run.data.make(lambda line: None)
+        return Reading(corpus.speaker, corpus.length, corpus.prompt_length)
+
+    def model_of(self, part: str, plain: models.Model) -> models.Model:
+        """The model, under its adapters if it has any, that reads a part."""
+        own = adapt.adapt(plain, self.adapter) if self.adapter is not None else plain
+        role = self.product()[part].role
+        return folder.network_of(self.networks[role]) if role in self.networks else own
+
+
+class Source(Protocol):
+    """What an assembly asks of folders. `plain` and `config`: the model without adapters.
+
+    own: a part as the run trained it, adapters without their base; joined: with it; merged: as
+    plain weights. release: let go of what was read.
+    """
+
+    def release(self) -> None: ...
+
+    def origin(self, path: str, like: Any = None) -> Origin | None: ...
+    def has_adapters(self, origin: Origin) -> bool: ...
+    def own(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
+    def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
+    def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
+    def base(self, origin: Origin, plain: Any, config: Any) -> Any: ...
+    def fresh(self, model: models.Model, key: jax.Array) -> Any: ...
+    def with_scalar(self, model: models.Model, tree: Any) -> Any: ...
+    def identity(self, tree: Any) -> str: ...
+
+
+def is_run(path: str) -> bool:
+    """Whether a path is the folder of a run."""
+    return folder.is_run(pathlib.Path(path))
+
+
+def open_origin(path: str, log: Callable[[str], None] = lambda line: None) -> Origin:
+    """The origin of a run's folder, a model folder or a .gguf file.
+
+    Raises:
+      ValueError: it is none of them, or of a newer release.
+    """
+    place = pathlib.Path(path)
+    if not folder.is_run(place) and _is_model(place):
+        config = open_weights.open_model(path).config
+        return Origin(path=path, config=config, fingerprints=_tokenizer_of(path))
+    return origin_of(path, folder.read(place, log))
+
+
+def origin_of(path: str, record: folder.Record) -> Origin:
+    """The origin of a run's folder, whose record is read already."""
+    run = record.config
+    is_whole = isinstance(run.adapter, adapt.FullConfig)
+    return Origin(
+        path=path,
+        config=run.model,
+        run=run,
+        adapter=None if is_whole else run.adapter,
+        fingerprints=record.values["fingerprints"],
+        networks=record.values.get("networks", {}),
+        base=record.values.get("base"),
+    )
+
+
+def _is_model(place: pathlib.Path) -> bool:
+    return place.suffix == ".gguf" or (place / folder.FILE).exists()
+
+
+def _tokenizer_of(path: str) -> dict[str, str]:
+    """The fingerprint of the tokenizer beside open weights; none where that is not to be read."""
+    try:
+        return {"tokenizer": chat_format.load_chat_format(path).fingerprint}
+    except ValueError:
+        return {}
+
+
+class Stored:
+    """Arrays: each device reads its own slices. A part is read once until `release`."""
+
+    def __init__(self) -> None:
+        self._trees: dict[tuple[str, str], Any] = {}
+
+    def release(self) -> None:
+        """Lets go of what was read."""
+        self._trees.clear()
+
+    def origin(self, path: str, like: Any = None) -> Origin | None:
+        return open_origin(path) if path else None
+
+    def has_adapters(self, origin: Origin) -> bool:
+        return origin.adapter is not None
+
+    def own(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        key = (origin.path, part)
+        if key not in self._trees:
+            self._trees[key] = self._read(origin, part, plain, config)
+        return self._trees[key]
+
+    def _read(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        if not origin.is_run:
+            read = heads.open_reward if part == methods.SCORER else open_weights.open_model
+            return read(origin.path).load(config)
+        params = folder.load_params(origin.path, plain)
+        return origin.product()[part].take(origin.model_of(part, plain), params)
+
+    def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        tree = self.own(origin, part, plain, config)
+        if not adapt.has_adapters(tree):
+            return tree
+        return adapt.bind(tree, {"base": self.base(origin, plain, config)})
+
+    def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        return merge.whole(self.joined(origin, part, plain, config))
+
+    def base(self, origin: Origin, plain: Any, config: Any) -> Any:
+        """The frozen weights under a run's adapters, by the folder and identity in its record.
+
+        Raises:
+          ValueError: the folder holds no such weights any more.
+        """
+        about = origin.base
+        assert about is not None
+        below = open_origin(about["folder"])
+        tree = self.joined(below, methods.POLICY, plain, config)
+        if self.identity(tree) != about["identity"]:
+            raise ValueError(
+                f"the base of adapters must be the weights they were trained over; "
+                f"{about['folder']} holds others now. Put those back, or train the adapters again."
+            )
+        return tree
+
+    def fresh(self, model: models.Model, key: jax.Array) -> Any:
+        return jax.jit(model.init)(key)
+
+    def with_scalar(self, model: models.Model, tree: Any) -> Any:
+        return model.with_scalar(tree)
+
+    def identity(self, tree: Any) -> str:
+        return checkpoint.identity(tree)
+
+
+def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result's shapes, as `jax.eval_shape` has them; but an argument that is returned as it
+    came is the same object, for it stands for the same array."""
+    traced, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    same = {
+        id(var): x for var, x in zip(traced.jaxpr.invars, jax.tree.leaves(arguments), strict=True)
+    }
+    leaves, structure = jax.tree.flatten(result)
+    outputs = [same.get(id(v), x) for v, x in zip(traced.jaxpr.outvars, leaves, strict=True)]
+    return jax.tree.unflatten(structure, outputs)
+
+
+class Shapes:
+    """Shapes alone. A path where nothing is stands for a network like the experiment's own."""
+
+    def __init__(self) -> None:
+        self._trees: dict[tuple[str, str, bool], Any] = {}
+
+    def release(self) -> None:
+        """Lets go of the shapes."""
+        self._trees.clear()
+
+    def origin(self, path: str, like: Any = None) -> Origin | None:
+        if not path:
+            return None
+        place = pathlib.Path(path)
+        if folder.is_run(place) or _is_model(place):
+            return open_origin(path)
+        return _Anything(
+            path=path,
+            config=model_config.TransformerConfig() if like is None else like.shape,
+            fingerprints={} if like is None else like.corpus.fingerprints,
+        )
+
+    def has_adapters(self, origin: Origin) -> bool:
+        return origin.adapter is not None
+
+    def own(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        is_whole = origin.adapter is None
+        key = (origin.path, part, is_whole)
+        if key not in self._trees:
+            model = plain if is_whole else adapt.adapt(plain, origin.adapter)
+            tree = self.fresh(model, jax.random.key(0))
+            has_head = part != methods.POLICY
+            self._trees[key] = self.with_scalar(model, tree) if has_head else tree
+        return self._trees[key]
+
+    def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        tree = self.own(origin, part, plain, config)
+        if not adapt.has_adapters(tree):
+            return tree
+        return shapes_of(adapt.bind, tree, {"base": self.base(origin, plain, config)})
+
+    def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
+        return self.own(dataclasses.replace(origin, adapter=None), part, plain, config)
+
+    def base(self, origin: Origin, plain: Any, config: Any) -> Any:
+        path = origin.base["folder"] if origin.base else origin.path
+        below = dataclasses.replace(origin, path=path, adapter=None)
+        return self.own(below, methods.POLICY, plain, config)
+
+    def fresh(self, model: models.Model, key: jax.Array) -> Any:
+        return jax.eval_shape(model.init, key)
+
+    def with_scalar(self, model: models.Model, tree: Any) -> Any:
+        return shapes_of(model.with_scalar, tree)
+
+    def identity(self, tree: Any) -> str:
+        return ""
+
+
+class _Anything(Origin):
+    """A place that is not there yet: it will hand on what it is asked for."""
+
+    def part_of(self, wanted: tuple[str, ...], role: str) -> str:
+        return wanted[0]
