@@ -79,7 +79,8 @@ def measure(
 ) -> Memory:
     """Memory from `compiled.memory_analysis()` and the trees of a program and of the run."""
     arguments = by_category(given)
-    padding = stats.argument_size_in_bytes - sum(arguments.values())
+    # An array that is given twice is there once, but the compiler counts it as often.
+    padding = stats.argument_size_in_bytes - sum(tree_bytes(tree) for _, tree in given)
     return Memory(
         arguments=arguments,
         resident=by_category(held_beside(held, given)),
