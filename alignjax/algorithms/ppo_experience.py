@@ -218,13 +218,13 @@ def _score_program(
     shapes: program.Shapes, samples: generate.Samples, chunks: int
 ) -> program.Program:
     count, length = samples.tokens.shape
-    batch = jax.eval_shape(learned.as_batch, samples)
+    batch = program.shapes_of(learned.as_batch, samples)
     reward = shapes.bound["reward"]
     return program.Program(
         "score",
         learned.make_score(shapes.networks["reward"], chunks=chunks),
         (reward, batch),
-        (("frozen", reward), ("batch", batch)),
+        (("frozen", reward), ("batch", (samples, batch))),
         count,
         length,
         (program.Pass("reward", head=False, plain=True),),

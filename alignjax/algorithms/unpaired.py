@@ -228,6 +228,8 @@ def unpaired(
         }
 
     reference_passes = (program.Pass("reference", plain=True),) * (2 if has_point else 1)
+    if weighs_prompts:
+        reference_passes += (program.Pass("reference", head=False, plain=True),)
     collects = has_point or has_shift
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
@@ -271,27 +273,29 @@ def moved(
 # --- the record -------------------------------------------------------------------------------
 
 
+def _make_log_ratios(subject: evaluator.Subject) -> Any:
+    """Jitted (policy, reference, batch) -> [B]: the log-ratio of each answer, nats."""
+    networks = subject.networks
+
+    @jax.jit
+    def ratio(policy_params: Any, reference_params: Any, batch: Any) -> jax.Array:
+        both = ((networks["policy"], policy_params), (networks["reference"], reference_params))
+        own, other = (
+            _sums(scoring.token_stats(model, params, batch).logprob, batch)
+            for model, params in both
+        )
+        return own - other
+
+    return ratio
+
+
 def _ranking(subject: evaluator.Subject) -> evaluator.Numbers:
     """Chance that a desirable held-out answer has the larger log-ratio than an undesirable one.
 
     The area under the ROC curve, with the error of DeLong et al. 1988.
     """
-    networks, trees = subject.networks, subject.trees
-    table = subject.corpus.read("unpaired", "eval")
-
-    def make() -> Any:
-        @jax.jit
-        def ratio(policy_params: Any, reference_params: Any, batch: Any) -> jax.Array:
-            both = ((networks["policy"], policy_params), (networks["reference"], reference_params))
-            own, other = (
-                _sums(scoring.token_stats(model, params, batch).logprob, batch)
-                for model, params in both
-            )
-            return own - other
-
-        return ratio
-
-    score = subject.once("log-ratios of answers", make)
+    trees, table = subject.trees, subject.corpus.read("unpaired", "eval")
+    score = subject.once("log-ratios of answers", lambda: _make_log_ratios(subject))
     parts = [
         hosts.to_host(score(trees["policy"], trees["reference"], hosts.to_global(batch)))[:real]
         for batch, real in pipeline.in_order(table, subject.rows)
@@ -308,7 +312,25 @@ def area(scores: np.ndarray, desirable: np.ndarray) -> estimate.Estimate:
     return estimate.Estimate(float(wins.mean()), float(np.sqrt(variance)), len(scores))
 
 
-RANKING = evaluator.Evaluator("ranking of kinds", _ranking, reads=("policy", "reference"))
+def _ranking_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    policy_tree, reference = subject.trees["policy"], subject.trees["reference"]
+    batch = program.batch("unpaired", subject.rows, subject.corpus)
+    return (
+        program.Program(
+            "evaluate answers",
+            _make_log_ratios(subject),
+            (policy_tree, reference, batch),
+            (("parameters", policy_tree), ("frozen", reference), ("batch", batch)),
+            rows=subject.rows,
+            length=subject.corpus.length,
+            passes=(program.Pass("policy"), program.Pass("reference", plain=True)),
+        ),
+    )
+
+
+RANKING = evaluator.Evaluator(
+    "ranking of kinds", _ranking, reads=("policy", "reference"), programs=_ranking_programs
+)
 
 
 def _make(

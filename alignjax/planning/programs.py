@@ -229,14 +229,12 @@ def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
     collected = _collected(plan, batch)
     calls += [_call(plan, own, 1) for own in collected.programs]
     rows = dict(collected.rows)
-    parts = method.plan.minibatches
-    if method.plan != algorithms.Plan():
-        calls.append(_take(plan, rows))
-    part = {name: _cut(x, parts) for name, x in rows.items()}
-    last = _update(plan, tx_of, part)
-    if parts > 1 or collected.programs:  # the part is a copy of some of these rows
-        last = last._replace(beside=(("batch", rows),))
-    return (*calls, last)
+    if method.plan == algorithms.Plan():
+        return (*calls, _update(plan, tx_of, rows))
+    calls.append(_take(plan, rows))
+    part = {name: _cut(x, method.plan.minibatches) for name, x in rows.items()}
+    last = _update(plan, tx_of, part)  # the part is a copy of some of these rows
+    return (*calls, last._replace(beside=(("batch", rows),)))
 
 
 def _sizes(batch: Mapping[str, Any]) -> tuple[int, int]:
@@ -288,7 +286,7 @@ def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
         )
         return method.programs(shapes)
     try:
-        rows, _, _ = jax.eval_shape(method.collect, *arguments)
+        rows, _, _ = program.shapes_of(method.collect, *arguments)
     except (jax.errors.JAXTypeError, TypeError) as error:
         raise ValueError(
             f"the collect of {parts.record.name} must be traceable, or list what it runs in "
@@ -327,7 +325,12 @@ def _bound_roles(plan: _Plan) -> dict[str, Any]:
 
 def bind(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
     """A tree in shapes as its model reads it."""
-    return sources.shapes_of(model.bind, tree, frozen) if "base" in frozen else tree
+    return program.shapes_of(model.bind, tree, frozen) if "base" in frozen else tree
+
+
+def _bind_apart(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
+    """The same in shapes that no other tree has."""
+    return jax.eval_shape(model.bind, tree, frozen)
 
 
 def _cut(x: Any, parts: int) -> Any:
@@ -381,7 +384,8 @@ def _evaluation(plan: _Plan) -> tuple[Call, ...]:
     parts = plan.parts
     shards = plan.shards[0]
     rows = -(-ROWS // shards) * shards
-    named = judging.parts_of(parts, plan.state.params, plan.frozen, bind=bind)
+    # The compiler counts a base as often as a program is given it: each tree has its own shapes.
+    named = judging.parts_of(parts, plan.state.params, plan.frozen, bind=_bind_apart)
     for name in parts.networks(evaluated=True):
         if not parts.roles[name].trained:
             named[name] = (parts.judged_model(name), parts.judged(name))

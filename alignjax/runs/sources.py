@@ -1,6 +1,7 @@
 """Where networks come from: folders of runs and open weights, as arrays or as shapes alone."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
 from alignjax.runs import experiment, folder
 from alignjax.text import chat, chat_format
-from alignjax.training import checkpoint
+from alignjax.training import checkpoint, program
 from alignjax.training import method as methods
 
 WORDS = {
@@ -54,10 +55,6 @@ class Origin:
     def is_run(self) -> bool:
         return self.run is not None
 
-    @property
-    def base_identity(self) -> str:
-        return self.base["identity"] if self.base else ""
-
     def product(self) -> Mapping[str, methods.Part]:
         """What it hands on; open weights may be a language or a reward model."""
         if self.run is None:
@@ -87,24 +84,35 @@ class Origin:
         corpus = self.run.data.make(lambda line: None)
         return Reading(corpus.speaker, corpus.length, corpus.prompt_length)
 
-    def model_of(self, part: str, plain: models.Model) -> models.Model:
-        """The model, under its adapters if it has any, that reads a part."""
-        own = adapt.adapt(plain, self.adapter) if self.adapter is not None else plain
-        role = self.product()[part].role
-        return folder.network_of(self.networks[role]) if role in self.networks else own
+    def network(self, part: str) -> tuple[model_config.ModelConfig, Any]:
+        """(the model's configuration, its adapter or None) of what reads a part."""
+        role = "" if self.run is None else self.product()[part].role
+        if role not in self.networks:
+            return self.config, self.adapter
+        config, adapter = folder.decode_network(self.networks[role])
+        return config, None if isinstance(adapter, adapt.FullConfig) else adapter
+
+    def taken(self, part: str, params: Any) -> Any:
+        """A part out of the params of the run."""
+        config, adapter = self.network(part)
+        plain = config.make()
+        model = plain if adapter is None else adapt.adapt(plain, adapter)
+        return self.product()[part].take(model, params)
 
 
 class Source(Protocol):
     """What an assembly asks of folders. `plain` and `config`: the model without adapters.
 
     own: a part as the run trained it, adapters without their base; joined: with it; merged: as
-    plain weights. release: let go of what was read.
+    plain weights. same_base: whether a run's adapters stand on the weights that a record's `base`
+    describes. release: let go of what was read.
     """
 
     def release(self) -> None: ...
 
     def origin(self, path: str, like: Any = None) -> Origin | None: ...
     def has_adapters(self, origin: Origin) -> bool: ...
+    def same_base(self, origin: Origin, about: Mapping[str, str]) -> bool: ...
     def own(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
@@ -185,8 +193,10 @@ class Stored:
         if not origin.is_run:
             read = heads.open_reward if part == methods.SCORER else open_weights.open_model
             return read(origin.path).load(config)
-        params = folder.load_params(origin.path, plain)
-        return origin.product()[part].take(origin.model_of(part, plain), params)
+        return origin.taken(part, folder.load_params(origin.path, origin.config.make()))
+
+    def same_base(self, origin: Origin, about: Mapping[str, str]) -> bool:
+        return origin.base is not None and origin.base["identity"] == about["identity"]
 
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
         tree = self.own(origin, part, plain, config)
@@ -224,23 +234,11 @@ class Stored:
         return checkpoint.identity(tree)
 
 
-def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result's shapes, as `jax.eval_shape` has them; but an argument that is returned as it
-    came is the same object, for it stands for the same array."""
-    traced, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    same = {
-        id(var): x for var, x in zip(traced.jaxpr.invars, jax.tree.leaves(arguments), strict=True)
-    }
-    leaves, structure = jax.tree.flatten(result)
-    outputs = [same.get(id(v), x) for v, x in zip(traced.jaxpr.outvars, leaves, strict=True)]
-    return jax.tree.unflatten(structure, outputs)
-
-
 class Shapes:
     """Shapes alone. A path where nothing is stands for a network like the experiment's own."""
 
     def __init__(self) -> None:
-        self._trees: dict[tuple[str, str, bool], Any] = {}
+        self._trees: dict[tuple[str, str], Any] = {}
 
     def release(self) -> None:
         """Lets go of the shapes."""
@@ -261,35 +259,49 @@ class Shapes:
     def has_adapters(self, origin: Origin) -> bool:
         return origin.adapter is not None
 
+    def same_base(self, origin: Origin, about: Mapping[str, str]) -> bool:
+        """By the folders where the identity of what is there now is not known."""
+        if origin.base is None:
+            return False
+        if about["identity"]:
+            return origin.base["identity"] == about["identity"]
+        one, other = (pathlib.Path(base["folder"]) for base in (origin.base, about))
+        return one.resolve() == other.resolve()
+
     def own(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
-        is_whole = origin.adapter is None
-        key = (origin.path, part, is_whole)
+        key = (origin.path, part)
         if key not in self._trees:
-            model = plain if is_whole else adapt.adapt(plain, origin.adapter)
-            tree = self.fresh(model, jax.random.key(0))
-            has_head = part != methods.POLICY
-            self._trees[key] = self.with_scalar(model, tree) if has_head else tree
+            self._trees[key] = self._of(origin, part, plain)
         return self._trees[key]
+
+    def _of(self, origin: Origin, part: str, plain: Any) -> Any:
+        if origin.run is not None:
+            record = folder.Record(origin.run, {"networks": origin.networks})
+            params = folder.trained_shapes(record, origin.config.make())
+            return program.shapes_of(functools.partial(origin.taken, part), params)
+        tree = self.fresh(plain, jax.random.key(0))
+        return tree if part == methods.POLICY else self.with_scalar(plain, tree)
 
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
         tree = self.own(origin, part, plain, config)
         if not adapt.has_adapters(tree):
             return tree
-        return shapes_of(adapt.bind, tree, {"base": self.base(origin, plain, config)})
+        return program.shapes_of(adapt.bind, tree, {"base": self.base(origin, plain, config)})
 
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
-        return self.own(dataclasses.replace(origin, adapter=None), part, plain, config)
+        return program.shapes_of(merge.whole, self.joined(origin, part, plain, config))
 
     def base(self, origin: Origin, plain: Any, config: Any) -> Any:
-        path = origin.base["folder"] if origin.base else origin.path
-        below = dataclasses.replace(origin, path=path, adapter=None)
-        return self.own(below, methods.POLICY, plain, config)
+        assert origin.base is not None
+        below = self.origin(origin.base["folder"])
+        assert below is not None
+        return self.joined(below, methods.POLICY, plain, config)
 
     def fresh(self, model: models.Model, key: jax.Array) -> Any:
         return jax.eval_shape(model.init, key)
 
     def with_scalar(self, model: models.Model, tree: Any) -> Any:
-        return shapes_of(model.with_scalar, tree)
+        return program.shapes_of(model.with_scalar, tree)
 
     def identity(self, tree: Any) -> str:
         return ""

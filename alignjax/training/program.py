@@ -5,7 +5,7 @@
 nothing; one that works on the host lists its jitted parts here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -91,3 +91,15 @@ def batch(kind: str, count: int, data: corpus.Corpus) -> dict[str, jax.ShapeDtyp
     """A batch of a kind of table, in shapes."""
     sizes = tables.Sizes(data.length, data.prompt_length)
     return rows(tables.KINDS[kind].shapes(count, sizes))
+
+
+def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result's shapes, as `jax.eval_shape` has them; but an argument that is returned as it
+    came is the same object, for it stands for the same array."""
+    traced, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    same = {
+        id(var): x for var, x in zip(traced.jaxpr.invars, jax.tree.leaves(arguments), strict=True)
+    }
+    leaves, structure = jax.tree.flatten(result)
+    outputs = [same.get(id(v), x) for v, x in zip(traced.jaxpr.outvars, leaves, strict=True)]
+    return jax.tree.unflatten(structure, outputs)
