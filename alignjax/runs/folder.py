@@ -158,12 +158,18 @@ def _encode_network(parts: Any, name: str) -> Any:
     return {"model": records.encode(network.config), "adapter": records.encode(adapter)}
 
 
-def network_of(values: Mapping[str, Any]) -> models.Model:
-    """The model that `_encode_network` wrote."""
+def decode_network(values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(configuration of the model, of its adapter) that `_encode_network` wrote."""
     model, adapter = (
         records.decode(values[name], hint, lambda line: None, name)
         for name, hint in (("model", model_config.ModelConfig), ("adapter", adapt.AdapterConfig))
     )
+    return model, adapter
+
+
+def network_of(values: Mapping[str, Any]) -> models.Model:
+    """The model that `_encode_network` wrote."""
+    model, adapter = decode_network(values)
     return adapt.adapt(model.make(), adapter)
 
 

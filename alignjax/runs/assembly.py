@@ -1,0 +1,394 @@
+"""How an experiment becomes networks, trees and an algorithm: once, for training and for plans.
+
+Each role of the method gets a Model of its own and, from where the experiment says, its
+parameters. What is read of folders goes through a `sources.Source`: real arrays for a run, shapes
+alone for a plan.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+from alignjax.core import keys
+from alignjax.data import corpus as corpora
+from alignjax.data import retokenise
+from alignjax.models import config as model_config
+from alignjax.models import model as models
+from alignjax.models.adapters import adapt
+from alignjax.models.checkpoints import folder as open_weights
+from alignjax.runs import experiment, sources
+from alignjax.training import algorithm as algorithms
+from alignjax.training import method as methods
+
+# Where a network that begins as another part of a run may be taken from, best first.
+PARTS = {
+    methods.POLICY: (methods.POLICY,),
+    methods.SCORER: (methods.SCORER,),
+    methods.CRITIC: (methods.CRITIC, methods.SCORER, methods.POLICY),
+}
+
+
+# Any finished policy can be judged by a reward model.
+JUDGE = methods.Role(
+    source="reward", part=methods.SCORER, head=True, reads_text=True, only_evaluated=True
+)
+
+
+class Network(NamedTuple):
+    """A role's model and where its parameters come from.
+
+    config: of the model. model: under the adapters that its tree has, if that is adapters alone.
+    origin: where it was found; None where it starts anew or as another role. part: of that run.
+    like: the role in whose place it starts. shares: whether its tree is adapters alone over the
+    same base as the policy's. reader: for a tokenizer of its own.
+    """
+
+    config: model_config.ModelConfig
+    model: models.Model
+    origin: sources.Origin | None = None
+    part: str = methods.POLICY
+    like: str = ""
+    shares: bool = False
+    reader: Any = None
+
+
+class Assembly:
+    """The parts of one experiment on the mesh that is set.
+
+    Raises ValueError, from any part: the model does not fit the data, or a folder does not fit its
+    role.
+    """
+
+    def __init__(
+        self,
+        config: experiment.Experiment,
+        corpus: corpora.Corpus,
+        source: sources.Source,
+        *,
+        split: str = "train",
+        shape: model_config.ModelConfig | None = None,
+    ):
+        """split: whose prompts are read again by networks with a tokenizer of their own. shape: of
+        a finished run, whose model is resolved already."""
+        self.config, self.corpus, self.source, self.split = config, corpus, source, split
+        self.record = config.algorithm.METHOD
+        self.roles = dict(self.record.roles(config.algorithm))
+        if config.reward and "reward" not in self.roles:
+            self.roles["reward"] = JUDGE
+        self.shape = shape or resolve_model(
+            config.model, corpus, config.weights, config.weights_layers
+        )
+        self.plain = self.shape.make()
+        self.model = adapt.adapt(self.plain, config.adapter)
+        self.is_adapted = not isinstance(config.adapter, adapt.FullConfig)
+        self.notes: list[str] = []
+        self._networks: dict[str, Network] = {}
+
+    # --- networks ---------------------------------------------------------------------------
+
+    def network(self, role: str) -> Network:
+        """The network of a role; see Network."""
+        if role not in self._networks:
+            self._networks[role] = self._find(role)
+        return self._networks[role]
+
+    def _find(self, name: str) -> Network:
+        role = self.roles[name]
+        if name == self.own:
+            return Network(self.shape, self.model)
+        path = self.config.source(role)
+        if path:
+            return self._from(path, name, role)
+        for other in role.otherwise:
+            network = self._instead(name, role, other)
+            if network is not None:
+                return network
+        return Network(self.shape, self.model)
+
+    @property
+    def own(self) -> str:
+        """The role that the experiment's own model plays: the first trained one."""
+        return methods.trained_roles(self.roles)[0]
+
+    @functools.cached_property
+    def own_origin(self) -> sources.Origin | None:
+        """Where the experiment's own model begins; None anew."""
+        return self.source.origin(self.config.source(self.roles[self.own]), like=self)
+
+    def _instead(self, name: str, role: methods.Role, other: str) -> Network | None:
+        """A network that starts as another role's does; None where that does not fit."""
+        if other not in self.roles:
+            return None
+        if other == self.own:
+            return Network(self.shape, self.model, like=other)
+        if not self.config.source(self.roles[other]):
+            return None
+        network = self.network(other)
+        fits = network.reader is None and network.config == self.shape
+        if role.trained and self.is_adapted:
+            fits = fits and network.shares and network.model is self.model
+        if not fits:
+            self.notes.append(
+                f"{name} starts as the {role.otherwise[-1]}: the {other}'s network has another "
+                "shape, tokenizer or adapters."
+            )
+            return None
+        return network._replace(like=other)
+
+    def _from(self, path: str, name: str, role: methods.Role) -> Network:
+        """The network of a role with a source of its own."""
+        origin = self.source.origin(path, like=self)
+        assert origin is not None  # the path is not empty
+        part = origin.part_of(PARTS[role.part], name)
+        reader = self._check_tokenizer(origin, name, role)
+        config, adapter = origin.network(part)
+        if not origin.is_run:  # stored weights say nothing of how they are computed with
+            names = [n for n in (*config.RUNNING, *config.PRECISION) if hasattr(self.shape, n)]
+            running = {name: getattr(self.shape, name) for name in names}
+            config = dataclasses.replace(config, **running)  # type: ignore[type-var]
+        same = not different_fields(config, self.shape) and reader is None
+        config = self.shape if same else config
+        plain = self.plain if same else config.make()
+        if not same or adapter is None or not self.is_adapted:
+            return Network(config, plain, origin, part, reader=reader)
+        shares = self.source.same_base(origin, self.base_about())
+        if not shares or (role.trained and adapter != self.config.adapter):
+            return Network(config, plain, origin, part)
+        is_ours = adapter == self.config.adapter
+        model = self.model if is_ours else adapt.adapt(self.plain, adapter)
+        return Network(config, model, origin, part, shares=True)
+
+    def _check_tokenizer(self, origin: sources.Origin, name: str, role: methods.Role) -> Any:
+        """A reader where the network has another tokenizer and may; None where it has the same."""
+        names = [n for n in ("tokenizer", "world") if n in origin.fingerprints]
+        if all(origin.fingerprints[n] == self.corpus.fingerprints.get(n) for n in names):
+            return None
+        kind = names[0]
+        other = origin.reading() if kind == "tokenizer" else None
+        if other is None or other.speaker is None or self.corpus.speaker is None:
+            raise ValueError(
+                f"the {kind} must be that of the {name}'s run, or ids would mean other tokens; got "
+                f"another one than in {origin.path}. Use the same {kind}."
+            )
+        if role.reads_text:
+            self.notes.append(f"{name} has a tokenizer of its own and is given text.")
+            return retokenise.reader(
+                self.corpus, self.split, other.speaker, other.length, other.prompt_length
+            )
+        difference = retokenise.first_difference(self.corpus.speaker, other.speaker)
+        raise ValueError(
+            f"the tokenizer must be that of the {name}'s run, or ids would mean other tokens; got "
+            f"another one in {origin.path}: {difference or 'its layout of conversations differs'}. "
+            "Use the same tokenizer."
+        )
+
+    def networks(self, *, evaluated: bool = False) -> dict[str, models.Model]:
+        """Models by role; those that are only evaluated if asked for."""
+        return {
+            name: self.network(name).model
+            for name, role in self.roles.items()
+            if self.is_there(name) and (evaluated or not role.only_evaluated)
+        }
+
+    def is_there(self, name: str) -> bool:
+        """Whether something gives a role's parameters."""
+        if self.roles[name].trained:
+            return True
+        network = self.network(name)
+        return network.origin is not None or self._starts_as_own(network)
+
+    def _starts_as_own(self, network: Network) -> bool:
+        return network.like == self.own and bool(self.config.source(self.roles[self.own]))
+
+    def algorithm(self) -> algorithms.Algorithm:
+        """The method over its networks."""
+        corpus = self.corpus
+        readers = {
+            name: self.network(name).reader
+            for name, role in self.roles.items()
+            if role.reads_text and self.is_there(name) and self.network(name).reader is not None
+        }
+        task = methods.Task(
+            eos=corpus.eos,
+            pad=corpus.pad,
+            length=corpus.length,
+            prompt_length=corpus.prompt_length,
+            micro_batches=self.config.loop.micro_batches,
+            batch_size=self.config.loop.batch_size,
+            gold=corpus.gold,
+            readers=readers,
+        )
+        return self.record.make(self.networks(), self.config.algorithm, task)
+
+    # --- parameters -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _policy(self) -> Any:
+        """The own role's tree where the run starts; adapters without their base; None anew."""
+        origin = self.own_origin
+        if origin is None:
+            return None
+        self._check_own(origin)
+        if not self.is_adapted:
+            # What is trained whole is merged: adapters of an earlier run become part of it.
+            return self.source.merged(origin, self._own_part(origin), self.plain, self.shape)
+        tree = self.source.own(origin, self._own_part(origin), self.plain, self.shape)
+        if not self.source.has_adapters(origin):
+            self._base = tree
+            return self.source.fresh(self.model, keys.stream(self.config.seed, "adapter"))
+        if origin.adapter != self.config.adapter:
+            raise ValueError(
+                f"adapter must be that of the run to go on from; got {self.config.adapter}, and "
+                f"{origin.adapter} in {origin.path}. Use the same, or name its base."
+            )
+        self._base = self.source.base(origin, self.plain, self.shape)
+        return tree
+
+    _base: Any = None
+
+    def _own_part(self, origin: sources.Origin) -> str:
+        return origin.part_of(PARTS[methods.POLICY], self.own)
+
+    def _check_own(self, origin: sources.Origin) -> None:
+        """Refuses a run to start from of another model or tokenizer."""
+        if not origin.is_run:
+            return
+        for name in different_fields(origin.config, self.shape):
+            raise ValueError(
+                f"model.{name} must be that of the run to start from; got "
+                f"{getattr(self.shape, name, None)!r}, and {getattr(origin.config, name, None)!r} "
+                f"in {origin.path}. Use the same model."
+            )
+        self._check_tokenizer(origin, "policy", methods.Role())
+
+    def base_about(self) -> dict[str, str]:
+        """Kind, folder and identity of the weights under the policy's adapters."""
+        return self._about
+
+    @functools.cached_property
+    def _about(self) -> dict[str, str]:
+        origin, _ = self.own_origin, self._policy
+        assert origin is not None
+        if origin.base is not None:
+            return dict(origin.base)
+        return {
+            "kind": "policy" if origin.is_run else "weights",
+            "folder": origin.path,
+            "identity": self.source.identity(self._base),
+        }
+
+    def start(self) -> dict[str, Any]:
+        """Trees that trained roles start from, as far as there are any."""
+        start = {}
+        if self._policy is not None:
+            start[self.own] = self._policy
+        for name in methods.trained_roles(self.roles)[1:]:
+            network = self.network(name)
+            if network.origin is None:
+                continue
+            read = self.source.own if network.shares else self.source.merged
+            tree = read(network.origin, network.part, _plain(self, network), network.config)
+            if self.roles[name].head and network.part == methods.POLICY:
+                tree = self.source.with_scalar(network.model, tree)
+            start[name] = tree
+        return start
+
+    def frozen(self) -> dict[str, Any]:
+        """Trees of frozen roles, and the base under adapters."""
+        policy = self._policy
+        frozen = {"base": self._base} if self.is_adapted else {}
+        for name, role in self.roles.items():
+            if not role.trained and not role.only_evaluated and self.is_there(name):
+                frozen[name] = self._frozen(name, policy)
+        return frozen
+
+    def _frozen(self, name: str, policy: Any) -> Any:
+        network = self.network(name)
+        if network.origin is not None:
+            read = self.source.own if network.shares else self.source.joined
+            return read(network.origin, network.part, _plain(self, network), network.config)
+        own = self.own_origin
+        if self.is_adapted and (own is None or not self.source.has_adapters(own)):
+            return adapt.empty(policy)  # the base itself: no second copy, nothing to compute
+        return policy
+
+    def release(self) -> None:
+        """Lets go of the trees that were read: what nobody else holds leaves the devices."""
+        vars(self).pop("_policy", None)
+        self._base = None
+        self.source.release()
+
+    def judged(self, name: str) -> Any:
+        """A frozen role's tree as its model reads it, for a finished run; None if nothing gives
+        it."""
+        if not self.is_there(name):
+            return None
+        network = self.network(name)
+        origin, part = network.origin, network.part
+        if origin is None:
+            origin = self.own_origin
+            assert origin is not None  # or it would not be there
+            part = self._own_part(origin)
+        return self.source.joined(origin, part, _plain(self, network), network.config)
+
+    def base(self) -> Any:
+        """The weights under the policy's adapters; None without adapters."""
+        _ = self._policy
+        return self._base
+
+    def judged_model(self, name: str) -> models.Model:
+        """The model that reads `judged`."""
+        return _plain(self, self.network(name))
+
+
+def _plain(parts: Assembly, network: Network) -> models.Model:
+    """A network's model without adapters."""
+    return parts.plain if network.config == parts.shape else network.model
+
+
+def different_fields(one: model_config.ModelConfig, other: model_config.ModelConfig) -> list[str]:
+    """Fields in which two models compute something else."""
+    if type(one) is not type(other):
+        return ["class"]
+    names = [f.name for f in dataclasses.fields(one)]  # type: ignore[arg-type]
+    return [n for n in names if n not in one.RUNNING and getattr(one, n) != getattr(other, n)]
+
+
+def resolve_model(
+    shape: model_config.ModelConfig,
+    corpus: corpora.Corpus,
+    weights: str = "",
+    layers: int = 0,
+) -> model_config.ModelConfig:
+    """The model's shape: that of open weights, or the given one with the data's vocabulary.
+
+    Raises:
+      ValueError: the vocabulary is too small for the data, or a shape is given beside weights.
+    """
+    if weights:
+        shape = _weights_shape(shape, weights, layers)
+    size = shape.vocab_size or corpus.vocab_size
+    if size < corpus.vocab_size:
+        raise ValueError(
+            f"model.vocab_size must cover the data's {corpus.vocab_size} tokens; got {size} "
+            "(model). Leave it 0 to take the data's, or use the tokenizer of the weights."
+        )
+    return shape.sized(size)
+
+
+def _weights_shape(
+    shape: model_config.ModelConfig, weights: str, layers: int
+) -> model_config.ModelConfig:
+    names = (*shape.RUNNING, *shape.PRECISION)
+    running = {name: getattr(shape, name) for name in names}
+    if shape != model_config.TransformerConfig(**running):
+        raise ValueError(
+            "model must be left as it is beside weights, but for "
+            f"{', '.join(sorted(names))}: the weights give the shape (model). Remove the others."
+        )
+    stored = open_weights.open_model(weights).config
+    if layers > stored.layers:
+        raise ValueError(
+            f"weights_layers must be at most the model's {stored.layers}; got {layers}."
+        )
+    return dataclasses.replace(stored, **running, layers=layers or stored.layers)
