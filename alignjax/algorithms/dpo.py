@@ -186,7 +186,7 @@ def dpo(
         first=first,
         coupled=config.recipe.coupled,
         passes=(program.Pass("policy", trained=True),),
-        annotate_passes=(program.Pass("reference", plain=True),),
+        annotate_passes=(program.Pass("reference"),),
     )
 
 
@@ -231,7 +231,7 @@ def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
     batch = program.batch("pairs", subject.rows, subject.corpus)
     passes: tuple[program.Pass, ...] = (program.Pass("policy"),)
     if trees[1] is not None:
-        passes = (*passes, program.Pass("reference", plain=True))
+        passes = (*passes, program.Pass("reference"))
     return (
         program.Program(
             "evaluate pairs",

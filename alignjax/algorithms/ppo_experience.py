@@ -193,7 +193,7 @@ def make_programs(
         coefficient = jax.ShapeDtypeStruct((), jnp.float32)
         experience = make_experience(networks, config, chunks=chunks)
         arguments = (shapes.params, shapes.frozen, samples, scores, coefficient)
-        passes = [program.Pass("policy"), program.Pass("reference", plain=True)]
+        passes = [program.Pass("policy"), program.Pass("reference")]
         if not config.shared_critic:
             passes.append(program.Pass("value", head=False))
         parts = (
@@ -227,5 +227,5 @@ def _score_program(
         (("frozen", reward), ("batch", (samples, batch))),
         count,
         length,
-        (program.Pass("reward", head=False, plain=True),),
+        (program.Pass("reward", head=False),),
     )

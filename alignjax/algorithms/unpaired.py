@@ -227,9 +227,9 @@ def unpaired(
             for name, value in values.items()
         }
 
-    reference_passes = (program.Pass("reference", plain=True),) * (2 if has_point else 1)
+    reference_passes = (program.Pass("reference"),) * (2 if has_point else 1)
     if weighs_prompts:
-        reference_passes += (program.Pass("reference", head=False, plain=True),)
+        reference_passes += (program.Pass("reference", head=False),)
     collects = has_point or has_shift
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
@@ -323,7 +323,7 @@ def _ranking_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]
             (("parameters", policy_tree), ("frozen", reference), ("batch", batch)),
             rows=subject.rows,
             length=subject.corpus.length,
-            passes=(program.Pass("policy"), program.Pass("reference", plain=True)),
+            passes=(program.Pass("policy"), program.Pass("reference")),
         ),
     )
 

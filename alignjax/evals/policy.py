@@ -181,7 +181,7 @@ def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
     reference = trees.get("reference")
     passes: tuple[program.Pass, ...] = (program.Pass("policy"),)
     if reference is not None:
-        passes = (*passes, program.Pass("reference", plain=True))
+        passes = (*passes, program.Pass("reference"))
     measure = program.Program(
         "evaluate divergence",
         make_measure(networks["policy"], sampling.temperature or 1.0, networks.get("reference")),

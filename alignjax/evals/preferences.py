@@ -115,7 +115,7 @@ def _implicit_accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
 def _implicit_programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
     run = implicit_scores(subject.networks["policy"], subject.networks["reference"])
     trees = {name: subject.trees[name] for name in ("policy", "reference")}
-    passes = (program.Pass("policy"), program.Pass("reference", plain=True))
+    passes = (program.Pass("policy"), program.Pass("reference"))
     return (_pair_program(subject, run, trees, passes),)
 
 

@@ -44,11 +44,6 @@ class Shape(NamedTuple):
     seq: int = 1
 
     @property
-    def plain(self) -> "Shape":
-        """The model without its adapters."""
-        return self._replace(adapters=0, whole=0)
-
-    @property
     def crowd(self) -> int:
         """Experts that each of a token's rows is multiplied by."""
         return self.config.moe.experts if self.dense and self.config.moe.experts else 1
@@ -72,16 +67,16 @@ def shape_of(config: TransformerConfig, adapter: adapt.AdapterConfig, dense: boo
         return shape
     if not isinstance(adapter, lora.LoraConfig) or adapter.dora:
         return None
-    found = adapter_weights(config, adapter)
-    whole = [info for info in found if not set(info.axes.split()) & {"kv", "ff", "vocab"}]
-    count, repeated = (sum(math.prod(info.shape) for info in part) for part in (found, whole))
+    infos = adapter_weights(config, adapter)
+    whole = [info for info in infos if not set(info.axes.split()) & {"kv", "ff", "vocab"}]
+    count, repeated = (sum(math.prod(info.shape) for info in part) for part in (infos, whole))
     return shape._replace(adapters=count, whole=repeated, learns=False)
 
 
 def adapter_weights(config: TransformerConfig, adapter: lora.LoraConfig) -> list[params.ParamInfo]:
     """LoRA's matrices of all layers: inputs x rank and rank x outputs of every adapted weight."""
-    made: Any = adapter.declare(transformer.declare(config))
-    return list(jax.tree.leaves(made, is_leaf=params.is_info))
+    declared: Any = adapter.declare(transformer.declare(config))
+    return list(jax.tree.leaves(declared, is_leaf=params.is_info))
 
 
 class _Layer(NamedTuple):
@@ -153,27 +148,27 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
     none, so under adapters it is once for them and twice for the adapters and for attention.
     """
     config, per = shape.config, 2.0 * rows * length
-    each = _layers(config)
+    layer = _layers(config)
     scores = rows * config.layers * _pair(config) * length**2
     seen = rows * _pair(config) * sum(visible(k, length, config.window) for k in config.kinds())
     factor = (3 if shape.learns else 2) if trained else 1
     moved = 3 if trained else 1  # adapters, and attention between what they change
-    useful = factor * per * (each.own + each.routed) + moved * (per * shape.adapters + seen)
-    run = factor * per * _run(shape, each) + moved * (per * shape.adapters_run + scores)
-    again, pairs = _again(shape, each) if trained else (0, 0.0)
+    useful = factor * per * (layer.own + layer.routed) + moved * (per * shape.adapters + seen)
+    run = factor * per * _run(shape, layer) + moved * (per * shape.adapters_run + scores)
+    again, pairs = _again(shape, layer) if trained else (0, 0.0)
     return Work(useful, run + per * again + pairs * scores, (moved + pairs) * scores)
 
 
-def _run(shape: Shape, each: _Layer) -> int:
+def _run(shape: Shape, layer: _Layer) -> int:
     """Weights that a token meets, counted as often as they are multiplied.
 
     Every device of the seq axis makes keys and values of all of a row's latents.
     """
-    repeated = (shape.model - 1) * each.whole + (shape.seq - 1) * each.latents
-    return each.own + repeated + shape.crowd * each.routed
+    repeated = (shape.model - 1) * layer.whole + (shape.seq - 1) * layer.latents
+    return layer.own + repeated + shape.crowd * layer.routed
 
 
-def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
+def _again(shape: Shape, layer: _Layer) -> tuple[int, float]:
     """(weights, share of the pairs' products) that `remat` computes again."""
     config = shape.config
     if config.remat == "none":
@@ -181,11 +176,11 @@ def _again(shape: Shape, each: _Layer) -> tuple[int, float]:
     # Of grouped queries all but "full" keep what was mixed, so that the scores alone are remade.
     scores = 1.0 if config.mla.kv_rank else 0.5
     # The last product of a layer is not needed for its gradient, unless a norm follows it.
-    routed_last = 0 if config.post_norms else shape.crowd * each.routed_last
+    routed_last = 0 if config.post_norms else shape.crowd * layer.routed_last
     if config.remat == "dots":  # a product of runs of rows is not among what it keeps
-        return shape.crowd * each.routed - routed_last, scores
-    own_last = 0 if config.post_norms else each.own_last
-    run = _run(shape, each) + shape.adapters_run - own_last - routed_last
+        return shape.crowd * layer.routed - routed_last, scores
+    own_last = 0 if config.post_norms else layer.own_last
+    run = _run(shape, layer) + shape.adapters_run - own_last - routed_last
     if config.remat == "heads":
         return run - config.layers * _projections(config), scores
     return run, scores if config.remat == "attention" else 1.0

@@ -53,10 +53,10 @@ def _iota(text: str) -> Any:
     return None
 
 
-def _groups(each: hlo.Instruction) -> list[list[int]]:
+def _groups(instruction: hlo.Instruction) -> list[list[int]]:
     """The groups of devices, numbered as the mesh lists them; empty where there are none."""
-    text = each.attribute(r"replica_groups=(.*)")
-    if pairs := each.attribute(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}"):
+    text = instruction.attribute(r"replica_groups=(.*)")
+    if pairs := instruction.attribute(r"source_target_pairs=\{((?:\{\d+,\d+\},?)+)\}"):
         return [[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs)]
     if match := re.match(r"mesh\[([^\]]*)\](?:, *device_ids=\(([^{]*)\))? *\{([^}]*)\}", text):
         sizes = {n: int(s) for n, s in re.findall(r"'(\w+)'=(\d+)", match[1])}
@@ -74,8 +74,8 @@ def _groups(each: hlo.Instruction) -> list[list[int]]:
         ids = _iota(match[2])
         return [] if ids is None else ids.reshape(-1, int(match[1].split(",")[-1])).tolist()
     if match := re.match(r"\{((?:\{[\d,]+\},?)+)\}", text):
-        found = re.findall(r"\{([\d,]+)\}", match[1])
-        return [[int(x) for x in group.split(",")] for group in found]
+        bodies = re.findall(r"\{([\d,]+)\}", match[1])
+        return [[int(x) for x in group.split(",")] for group in bodies]
     return []
 
 
@@ -91,86 +91,88 @@ def _over(groups: Sequence[Sequence[int]], mesh: Mapping[str, int]) -> str:
     return "+".join(names[i] for i in sorted(moving)) or "none"
 
 
-def kind_of(each: hlo.Instruction) -> str:
+def kind_of(instruction: hlo.Instruction) -> str:
     """The kind of a collective, its asynchronous start included; empty for anything else."""
-    name = each.opcode.removesuffix("-start")
+    name = instruction.opcode.removesuffix("-start")
     return name if name in KINDS else ""
 
 
-def is_repeated(each: hlo.Instruction) -> bool:
+def is_repeated(instruction: hlo.Instruction) -> bool:
     """Whether it stands for one that was started elsewhere: TPU programs name an asynchronous
     collective again in every fusion that it runs beside, and where it ends."""
-    begun = each.attribute(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
+    begun = instruction.attribute(r'"async_collective_fusion_config":\{"flag_start":"(-?\d+)"')
     return bool(begun) and begun != "-1"
 
 
-def rendezvous(each: hlo.Instruction) -> str:
+def rendezvous(instruction: hlo.Instruction) -> str:
     """What joins the two ends of a transfer between slices; empty for anything else."""
-    return each.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"')
+    return instruction.attribute(r'_xla_host_transfer_rendezvous="([^"]*)"')
 
 
 def _across_slices(
-    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]
+    instruction: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]
 ) -> Collective | None:
     """The collective between slices that the hosts' network carries; None for another send."""
-    kind = each.attribute(r'_xla_megascale_transfer_type="(\w+)"').lower().replace("_", "-")
+    kind = instruction.attribute(r'_xla_megascale_transfer_type="(\w+)"').lower().replace("_", "-")
     if not kind:
         return None
     size = mesh.get("replica", 1)
-    payload = float(where[each.operands[0]].bytes)
+    payload = float(where[instruction.operands[0]].bytes)
     factor = (2 if kind == "all-reduce" else 1) * (size - 1) / size
     return Collective(kind, "replica", size, payload, factor * payload, True)
 
 
 def read(
-    each: hlo.Instruction, where: hlo.Computation, name: str, mesh: Mapping[str, int]
+    instruction: hlo.Instruction, where: hlo.Computation, name: str, mesh: Mapping[str, int]
 ) -> Collective | None:
     """The collective that an instruction of the computation `name` starts; None for others."""
-    if each.opcode == "send":
-        return _across_slices(each, where, mesh)
-    kind = kind_of(each)
-    if not kind or is_repeated(each):
+    if instruction.opcode == "send":
+        return _across_slices(instruction, where, mesh)
+    kind = kind_of(instruction)
+    if not kind or is_repeated(instruction):
         return None
-    groups = _groups(each)
+    groups = _groups(instruction)
     size = max((len(g) for g in groups), default=0) or math.prod(mesh.values())
-    given = sum(where[operand].bytes for operand in each.operands if operand in where)
+    operand_bytes = sum(
+        where[operand].bytes for operand in instruction.operands if operand in where
+    )
     if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # a fusion that keeps each device's slice of the sum
-    payload = float(given * (size if kind == "all-gather" else 1))
+    payload = float(operand_bytes * (size if kind == "all-gather" else 1))
     share = (size - 1) / size if size else 0.0
     factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
     started = any(
         "AsyncCollectiveStart" in x.rest for x in where.values() if x.opcode == "custom-call"
     )
-    overlaps = each.opcode.endswith("-start") or started
+    overlaps = instruction.opcode.endswith("-start") or started
     return Collective(kind, _over(groups, mesh), size, payload, factor * payload, overlaps)
 
 
 def totals(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> list[Total]:
     """All collectives of a program, loops counted, by kind and axes; the largest first."""
-    found: dict[tuple[str, str], Any] = {}
+    by_kind: dict[tuple[str, str], Any] = {}
     beside = hlo.asynchronous(program)
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
-        for each in where.values():
-            made = read(each, where, name, mesh)
-            if made is None or made.devices == 1:
+        for instruction in where.values():
+            collective = read(instruction, where, name, mesh)
+            if collective is None or collective.devices == 1:
                 continue
-            sums = found.setdefault((made.kind, made.axes), np.zeros(4))
-            over = made.wire if made.overlaps or name in beside else 0.0
-            sums += times * np.array([1.0, made.payload, made.wire, over])
-    made_totals = [Total(*key, *map(float, sums)) for key, sums in found.items()]
-    return sorted(made_totals, key=lambda total: -total.wire)
+            sums = by_kind.setdefault((collective.kind, collective.axes), np.zeros(4))
+            over = collective.wire if collective.overlaps or name in beside else 0.0
+            sums += times * np.array([1.0, collective.payload, collective.wire, over])
+    result = [Total(*key, *map(float, sums)) for key, sums in by_kind.items()]
+    return sorted(result, key=lambda total: -total.wire)
 
 
-def seconds(made: Collective, chip: Any, network: float) -> float:
+def seconds(collective: Collective, chip: Any, network: float) -> float:
     """Time on the wire: a ring over the links of every torus dimension that the group may span.
 
     An axis of n devices is taken to lie along ceil(log4 n) dimensions, at most all; with two links
     each. The replica axis crosses the network between slices.
     """
-    if "replica" in made.axes.split("+"):
-        return made.wire / network
-    spans = max(1, min(chip.dims, math.ceil(math.log(max(made.devices, 2), 4))))
+    if "replica" in collective.axes.split("+"):
+        return collective.wire / network
+    spans = max(1, min(chip.dims, math.ceil(math.log(max(collective.devices, 2), 4))))
     ways = 2 * spans if chip.dims > 1 else 1
-    return made.wire / (chip.link * ways) if chip.link else 0.0
+    return collective.wire / (chip.link * ways) if chip.link else 0.0

@@ -45,19 +45,22 @@ def _taps(window: dict[str, int], size: int, result: int) -> int:
     return int(np.sum(inside & (at % window["spread"] == 0)))
 
 
-def convolution_flops(where: hlo.Computation, each: hlo.Instruction) -> float:
+def convolution_flops(where: hlo.Computation, instruction: hlo.Instruction) -> float:
     """2 x batch x output features x input features of the kernel x taps of every dimension."""
-    labels = each.attribute(r"dim_labels=([^,\s]+)")
+    labels = instruction.attribute(r"dim_labels=([^,\s]+)")
     left, rest = labels.split("_", 1)
     right, out = rest.split("->")
-    sizes, kernel = where[each.operands[0]].arrays[0].dims, where[each.operands[1]].arrays[0].dims
-    result = each.arrays[0].dims
+    sizes, kernel = (
+        where[instruction.operands[0]].arrays[0].dims,
+        where[instruction.operands[1]].arrays[0].dims,
+    )
+    result = instruction.arrays[0].dims
     spatial = [c for c in out if c.isdigit()]
-    windows = _window(each.attribute(r"window=\{([^}]*)\}"), len(spatial))
+    windows = _window(instruction.attribute(r"window=\{([^}]*)\}"), len(spatial))
     total = 2.0 * result[out.index("b")] * result[out.index("f")] * kernel[right.index("i")]
     for number, label in enumerate(sorted(spatial)):
         total *= _taps(windows[number], sizes[left.index(label)], result[out.index(label)])
-    return total / int(each.attribute(r"batch_group_count=(\d+)") or 1)
+    return total / int(instruction.attribute(r"batch_group_count=(\d+)") or 1)
 
 
 def matmul_flops(program: hlo.Program, unknown: float = 1.0) -> float:
@@ -65,11 +68,11 @@ def matmul_flops(program: hlo.Program, unknown: float = 1.0) -> float:
     total = 0.0
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
-        for each in where.values():
-            if each.opcode == "dot":
-                total += times * dot_flops(where, each)
-            elif each.opcode == "convolution":
-                total += times * convolution_flops(where, each)
+        for instruction in where.values():
+            if instruction.opcode == "dot":
+                total += times * dot_flops(where, instruction)
+            elif instruction.opcode == "convolution":
+                total += times * convolution_flops(where, instruction)
     return total
 
 
@@ -87,10 +90,10 @@ def kernel_flops(program: hlo.Program, mesh: Mapping[str, int], unknown: float =
     sums, names, beside = {"splash": 0.0, "ragged": 0.0}, set(), kernels.around(program)
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
-        for each in where.values():
-            made = kernels.read(each, where, mesh, beside)
-            if made is not None and made.kind in sums:
-                sums[made.kind] += times * made.flops
-            elif made is not None and made.kind == "unknown":
-                names.add(made.name)
+        for instruction in where.values():
+            kernel = kernels.read(instruction, where, mesh, beside)
+            if kernel is not None and kernel.kind in sums:
+                sums[kernel.kind] += times * kernel.flops
+            elif kernel is not None and kernel.kind == "unknown":
+                names.add(kernel.name)
     return InKernels(sums["splash"], sums["ragged"], tuple(sorted(names)))

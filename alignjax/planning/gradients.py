@@ -21,7 +21,7 @@ class Leaving(NamedTuple):
     whole: float
 
 
-def is_sliced(program: hlo.Program, where: hlo.Computation, each: hlo.Instruction) -> bool:
+def is_sliced(program: hlo.Program, where: hlo.Computation, instruction: hlo.Instruction) -> bool:
     """Whether all that reads an array reads a part of it that the device chooses."""
     uses: dict[str, list[hlo.Instruction]] = {}
     for one in where.values():
@@ -41,49 +41,64 @@ def is_sliced(program: hlo.Program, where: hlo.Computation, each: hlo.Instructio
         if reader.opcode not in ("fusion", "call") or inner is None:
             return False
         places = {i for i, operand in enumerate(reader.operands) if operand == name}
-        given = [x for x in inner.values() if x.opcode == "parameter" and int(x.literal) in places]
-        return bool(given) and all(is_sliced(program, inner, x) for x in given)
+        parameters = [
+            x for x in inner.values() if x.opcode == "parameter" and int(x.literal) in places
+        ]
+        return bool(parameters) and all(is_sliced(program, inner, x) for x in parameters)
 
-    return reads_part(each.name)
+    return reads_part(instruction.name)
 
 
 def leaving(program: hlo.Program, mesh: Mapping[str, int], unknown: float = 1.0) -> Leaving:
     """The sums of the backward pass over the axes that share the batch."""
-    found = {"scattered": 0.0, "sliced": 0.0, "whole": 0.0}
+    wires = {"scattered": 0.0, "sliced": 0.0, "whole": 0.0}
     for name, times in hlo.visits(program, unknown).items():
         where = program.computations[name]
-        for each in where.values():
-            made = collectives.read(each, where, name, mesh)
-            if made is None or made.devices == 1 or not _is_gradient(made, each, program, name):
+        for instruction in where.values():
+            collective = collectives.read(instruction, where, name, mesh)
+            if (
+                collective is None
+                or collective.devices == 1
+                or not _is_gradient(collective, instruction, program, name)
+            ):
                 continue
-            if made.kind == "reduce-scatter":
-                found["scattered"] += times * made.wire
+            if collective.kind == "reduce-scatter":
+                wires["scattered"] += times * collective.wire
                 continue
             # Several sums are joined to one collective; each result has readers of its own.
-            cut = sum(size for one, size in _results(where, each) if is_sliced(program, where, one))
-            share = cut / max(each.bytes, 1)
-            found["sliced"] += times * made.wire * share
-            found["whole"] += times * made.wire * (1 - share)
-    return Leaving(**found)
+            cut = sum(
+                size for one, size in _results(where, instruction) if is_sliced(program, where, one)
+            )
+            share = cut / max(instruction.bytes, 1)
+            wires["sliced"] += times * collective.wire * share
+            wires["whole"] += times * collective.wire * (1 - share)
+    return Leaving(**wires)
 
 
-def _results(where: hlo.Computation, each: hlo.Instruction) -> list[tuple[hlo.Instruction, int]]:
+def _results(
+    where: hlo.Computation, instruction: hlo.Instruction
+) -> list[tuple[hlo.Instruction, int]]:
     """(what stands for a result, its bytes) of every result of a collective."""
-    if len(each.arrays) == 1:
-        return [(each, each.bytes)]
+    if len(instruction.arrays) == 1:
+        return [(instruction, instruction.bytes)]
     parts = [
-        x for x in where.values() if x.opcode == "get-tuple-element" and each.name in x.operands
+        x
+        for x in where.values()
+        if x.opcode == "get-tuple-element" and instruction.name in x.operands
     ]
     return [(part, part.bytes) for part in parts]
 
 
 def _is_gradient(
-    made: collectives.Collective, each: hlo.Instruction, program: hlo.Program, name: str
+    collective: collectives.Collective,
+    instruction: hlo.Instruction,
+    program: hlo.Program,
+    name: str,
 ) -> bool:
-    over = set(made.axes.split("+")) & {"data", "replica", "expert", "?"}
-    if made.kind not in ("all-reduce", "reduce-scatter") or not over:
+    over = set(collective.axes.split("+")) & {"data", "replica", "expert", "?"}
+    if collective.kind not in ("all-reduce", "reduce-scatter") or not over:
         return False
-    if each.source:
-        return BACKWARD in each.source
+    if instruction.source:
+        return BACKWARD in instruction.source
     callers = (x for where in program.computations.values() for x in where.values())
     return any(BACKWARD in x.source for x in callers if name in x.called)  # a fusion has the name

@@ -43,8 +43,8 @@ class Instruction(NamedTuple):
 
     def attribute(self, pattern: str) -> str:
         """The first group of a pattern in the attributes; empty where it is not found."""
-        found = re.search(pattern, self.rest)
-        return found[1] if found else ""
+        match = re.search(pattern, self.rest)
+        return match[1] if match else ""
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -118,22 +118,22 @@ def parse(text: str) -> Program:
             entry = match[2] if match[1] else entry
         elif line.startswith("}"):
             current = None
-        elif current is not None and (made := _instruction(line)) is not None:
-            current[made.name] = made
+        elif current is not None and (instruction := _instruction(line)) is not None:
+            current[instruction.name] = instruction
     return Program(computations, entry)
 
 
 def _constant(computation: Computation, name: str) -> int | None:
     """The integer that a name stands for, through copies; None where it is not a constant."""
     for _ in range(8):
-        found = computation.get(name)
-        if found is None:
+        instruction = computation.get(name)
+        if instruction is None:
             return None
-        if found.opcode == "constant":
-            return int(found.literal) if re.fullmatch(r"-?\d+", found.literal) else None
-        if found.opcode not in ("copy", "bitcast", "convert") or not found.operands:
+        if instruction.opcode == "constant":
+            return int(instruction.literal) if re.fullmatch(r"-?\d+", instruction.literal) else None
+        if instruction.opcode not in ("copy", "bitcast", "convert") or not instruction.operands:
             return None
-        name = found.operands[0]
+        name = instruction.operands[0]
     return None
 
 
@@ -156,15 +156,15 @@ def trips(program: Program, where: Computation, loop: Instruction) -> int | None
     else:
         if last.opcode != "compare" or "direction=LT" not in last.rest:
             return None
-        found = _constant(condition, last.operands[1])
-        if found is None:
+        value = _constant(condition, last.operands[1])
+        if value is None:
             return None
-        limit = found
+        limit = value
     begin = 0
-    if (made := where.get(loop.operands[0])) is not None and made.opcode == "tuple":
+    if (initial := where.get(loop.operands[0])) is not None and initial.opcode == "tuple":
         counter = condition.get(last.operands[0])
         index = counter.attribute(r"index=(\d+)") if counter is not None else ""
-        begin = _constant(where, made.operands[int(index or 0)]) or 0
+        begin = _constant(where, initial.operands[int(index or 0)]) or 0
     return max(limit - begin, 0)
 
 
@@ -178,13 +178,19 @@ def visits(program: Program, unknown: float = 1.0) -> dict[str, float]:
     def enter(name: str, times: float) -> None:
         counts[name] = counts.get(name, 0.0) + times
         here = program.computations[name]
-        for each in here.values():
-            if each.opcode == "while":
-                found = trips(program, here, each)
-                rounds = unknown if found is None else found
-                enter(each.attribute(r"body=%([^\s,]+)"), times * rounds)
-            elif each.opcode not in ("reduce", "all-reduce", "reduce-scatter", "sort", "scatter"):
-                for called in each.called:
+        for instruction in here.values():
+            if instruction.opcode == "while":
+                count = trips(program, here, instruction)
+                rounds = unknown if count is None else count
+                enter(instruction.attribute(r"body=%([^\s,]+)"), times * rounds)
+            elif instruction.opcode not in (
+                "reduce",
+                "all-reduce",
+                "reduce-scatter",
+                "sort",
+                "scatter",
+            ):
+                for called in instruction.called:
                     if called in program.computations:
                         enter(called, times)
 
@@ -192,9 +198,9 @@ def visits(program: Program, unknown: float = 1.0) -> dict[str, float]:
     return counts
 
 
-def beneath(program: Program, each: Instruction) -> Iterator[str]:
+def beneath(program: Program, instruction: Instruction) -> Iterator[str]:
     """The computations that an instruction calls, and those that these call."""
-    for name in each.called:
+    for name in instruction.called:
         if name in program.computations:
             yield name
             for inner in program.computations[name].values():
@@ -206,14 +212,14 @@ def asynchronous(program: Program) -> set[str]:
     return {
         name
         for where in program.computations.values()
-        for each in where.values()
-        if each.opcode == "async-start"
-        for name in beneath(program, each)
+        for instruction in where.values()
+        if instruction.opcode == "async-start"
+        for name in beneath(program, instruction)
     }
 
 
 def every(program: Program, unknown: float = 1.0) -> Iterator[tuple[Computation, Instruction, str]]:
     """(its computation, instruction, the computation's name) of all that is reached."""
     for name in visits(program, unknown):
-        for each in program.computations[name].values():
-            yield program.computations[name], each, name
+        for instruction in program.computations[name].values():
+            yield program.computations[name], instruction, name

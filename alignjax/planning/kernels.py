@@ -37,23 +37,26 @@ class Around(NamedTuple):
     split: bool = False
 
 
-def is_call(each: hlo.Instruction) -> bool:
+def is_call(instruction: hlo.Instruction) -> bool:
     """Whether an instruction is a hand-written kernel (other custom calls move or rename)."""
-    return each.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in each.rest
+    return (
+        instruction.opcode == "custom-call"
+        and 'custom_call_target="tpu_custom_call"' in instruction.rest
+    )
 
 
 def read(
-    each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int], beside: Around
+    instruction: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int], beside: Around
 ) -> Kernel | None:
     """The kernel of an instruction; None where it is none. beside: of its program."""
-    if not is_call(each):
+    if not is_call(instruction):
         return None
-    name = f"{each.name} {each.source}"
-    if found := SPLASH.search(name):
-        return _splash(each, where, found[1], beside)
+    name = f"{instruction.name} {instruction.source}"
+    if match := SPLASH.search(name):
+        return _splash(instruction, where, match[1], beside)
     if RAGGED.search(name):
-        return _ragged(each, where, mesh)
-    short = each.source.rsplit("/", 2)[-1] or each.name
+        return _ragged(instruction, where, mesh)
+    short = instruction.source.rsplit("/", 2)[-1] or instruction.name
     kind = "metadata" if "ragged-dot-metadata" in name else "unknown"
     return Kernel(kind, short, 0.0, 0.0)
 
@@ -62,34 +65,38 @@ def around(program: hlo.Program) -> Around:
     """See `Around`."""
     reached, split = set(), False
     for where in program.computations.values():
-        for each in where.values():
-            found = SPLASH.search(f"{each.name} {each.source}") if is_call(each) else None
-            split |= found is not None and found[1] == "dq"
-            if found is not None and found[1] == "fwd":
-                keys = _sizes(each, where)[2]
-                reached.add(_grid(each, where)[1] * _blocks(each, "block_kv", keys))
+        for instruction in where.values():
+            match = (
+                SPLASH.search(f"{instruction.name} {instruction.source}")
+                if is_call(instruction)
+                else None
+            )
+            split |= match is not None and match[1] == "dq"
+            if match is not None and match[1] == "fwd":
+                keys = _sizes(instruction, where)[2]
+                reached.add(_grid(instruction, where)[1] * _blocks(instruction, "block_kv", keys))
     return Around(reached.pop() if len(reached) == 1 else 0, split)
 
 
-def _dims(each: hlo.Instruction, where: hlo.Computation) -> list[hlo.Array]:
+def _dims(instruction: hlo.Instruction, where: hlo.Computation) -> list[hlo.Array]:
     """The operands' arrays: by the call's own list, which holds where an operand is elsewhere."""
-    text = each.attribute(r"operand_layout_constraints=\{(.*?)\}(?:, \w+=|$)")
+    text = instruction.attribute(r"operand_layout_constraints=\{(.*?)\}(?:, \w+=|$)")
     arrays = [
         hlo.Array(kind, tuple(int(d) for d in dims.split(",") if d))
         for kind, dims, _ in hlo.ARRAY.findall(text)
     ]
-    return arrays or [where[name].arrays[0] for name in each.operands if name in where]
+    return arrays or [where[name].arrays[0] for name in instruction.operands if name in where]
 
 
-def _grid(each: hlo.Instruction, where: hlo.Computation) -> tuple[int, int]:
+def _grid(instruction: hlo.Instruction, where: hlo.Computation) -> tuple[int, int]:
     """(rows, columns) of a call's grid of blocks."""
-    first = _dims(each, where)[0]
+    first = _dims(instruction, where)[0]
     return first.dims[-2], first.dims[-1]
 
 
-def _sizes(each: hlo.Instruction, where: hlo.Computation) -> tuple[int, int, int, int, int]:
+def _sizes(instruction: hlo.Instruction, where: hlo.Computation) -> tuple[int, int, int, int, int]:
     """(rows of heads, queries, keys, inner size of scores, of values) of a splash call."""
-    wide = [a for a in _dims(each, where) if a.dtype in ("bf16", "f16", "f32")][:3]
+    wide = [a for a in _dims(instruction, where) if a.dtype in ("bf16", "f16", "f32")][:3]
     query, key, value = (a.dims for a in wide)
     rows = 1
     for size in query[:-2]:
@@ -97,21 +104,23 @@ def _sizes(each: hlo.Instruction, where: hlo.Computation) -> tuple[int, int, int
     return rows, query[-2], key[-2], query[-1], value[-1]
 
 
-def _blocks(each: hlo.Instruction, name: str, default: int) -> int:
+def _blocks(instruction: hlo.Instruction, name: str, default: int) -> int:
     """A block size of the call's metadata."""
-    found = re.search(rf'{name}\\?": (\d+)', each.rest)
-    return int(found[1]) if found else default
+    match = re.search(rf'{name}\\?": (\d+)', instruction.rest)
+    return int(match[1]) if match else default
 
 
-def _splash(each: hlo.Instruction, where: hlo.Computation, part: str, beside: Around) -> Kernel:
+def _splash(
+    instruction: hlo.Instruction, where: hlo.Computation, part: str, beside: Around
+) -> Kernel:
     """Causal attention over segments: blocks that lie on or below the diagonal and, in a window,
     within reach of it."""
-    rows, queries, keys, inner, values = _sizes(each, where)
+    rows, queries, keys, inner, values = _sizes(instruction, where)
     part = "fused" if part == "dkv" and not beside.split else part
     suffix = {"fwd": "", "dq": "_dq"}.get(part, "_dkv")
-    high = _blocks(each, f"block_q{suffix}", min(queries, 512))
-    wide = _blocks(each, f"block_kv{suffix}", min(keys, 512))
-    width = _grid(each, where)[1] * wide if part == "fwd" else beside.reach
+    high = _blocks(instruction, f"block_q{suffix}", min(queries, 512))
+    wide = _blocks(instruction, f"block_kv{suffix}", min(keys, 512))
+    width = _grid(instruction, where)[1] * wide if part == "fwd" else beside.reach
     width = min(width or keys, keys)
     offset = keys - queries  # the last query sees the last key
     pairs = 0
@@ -130,11 +139,13 @@ def _splash(each: hlo.Instruction, where: hlo.Computation, part: str, beside: Ar
     )
 
 
-def _ragged(each: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]) -> Kernel:
+def _ragged(
+    instruction: hlo.Instruction, where: hlo.Computation, mesh: Mapping[str, int]
+) -> Kernel:
     """Runs of rows, each times its own matrix: rows x inputs x outputs, whichever of the three the
     call makes. With experts on several devices each has its share of the rows, evenly."""
-    given = [a for a in _dims(each, where) if a.dtype in ("bf16", "f16", "f32")][-2:]
-    sizes = [a.dims for a in (*given, each.arrays[0])]
+    arrays = [a for a in _dims(instruction, where) if a.dtype in ("bf16", "f16", "f32")][-2:]
+    sizes = [a.dims for a in (*arrays, instruction.arrays[0])]
     flat = [dims for dims in sizes if len(dims) == 2]
     rows = max(dims[0] for dims in flat)
     (matrix,) = [dims for dims in sizes if len(dims) == 3] or [(1, *flat[0][1:], flat[1][1])]

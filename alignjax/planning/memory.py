@@ -55,35 +55,35 @@ def tree_bytes(tree: Any) -> int:
 
 def by_category(parts: Iterable[tuple[str, Any]]) -> dict[str, int]:
     """Bytes of trees by category, in the order of CATEGORIES; what two of them share is one."""
-    found = dict.fromkeys(CATEGORIES, 0)
+    sizes = dict.fromkeys(CATEGORIES, 0)
     for category, leaves in held_beside(tuple(parts), ()):
-        found[category] += tree_bytes(leaves)
-    return {name: size for name, size in found.items() if size}
+        sizes[category] += tree_bytes(leaves)
+    return {name: size for name, size in sizes.items() if size}
 
 
 def held_beside(
-    held: Sequence[tuple[str, Any]], given: Sequence[tuple[str, Any]]
+    held: Sequence[tuple[str, Any]], read: Sequence[tuple[str, Any]]
 ) -> tuple[tuple[str, Any], ...]:
     """The held trees less what the program reads: each shape object stands for one array."""
-    seen = {id(x) for _, tree in given for x in jax.tree.leaves(tree)}
-    left = []
+    seen = {id(x) for _, tree in read for x in jax.tree.leaves(tree)}
+    rest = []
     for name, tree in held:
         fresh = {id(x): x for x in jax.tree.leaves(tree) if id(x) not in seen}
         seen |= fresh.keys()
-        left.append((name, list(fresh.values())))
-    return tuple(left)
+        rest.append((name, list(fresh.values())))
+    return tuple(rest)
 
 
 def measure(
-    stats: Any, given: Sequence[tuple[str, Any]], held: Sequence[tuple[str, Any]], cache: Any
+    stats: Any, parts: Sequence[tuple[str, Any]], held: Sequence[tuple[str, Any]], cache: Any
 ) -> Memory:
     """Memory from `compiled.memory_analysis()` and the trees of a program and of the run."""
-    arguments = by_category(given)
+    arguments = by_category(parts)
     # An array that is given twice is there once, but the compiler counts it as often.
-    padding = stats.argument_size_in_bytes - sum(tree_bytes(tree) for _, tree in given)
+    padding = stats.argument_size_in_bytes - sum(tree_bytes(tree) for _, tree in parts)
     return Memory(
         arguments=arguments,
-        resident=by_category(held_beside(held, given)),
+        resident=by_category(held_beside(held, parts)),
         padding=max(padding, 0),
         outputs=max(stats.output_size_in_bytes - stats.alias_size_in_bytes, 0),
         temporaries=stats.temp_size_in_bytes,
@@ -94,28 +94,28 @@ def measure(
 
 def largest_arguments(parts: Iterable[tuple[str, Any]], count: int = 3) -> list[tuple[str, int]]:
     """(name, bytes of one device) of the largest arguments."""
-    found = []
+    largest = []
     for category, tree in parts:
         for name, leaf in trees.named_leaves(tree).items():
             sizes = "x".join(map(str, leaf.shape))
-            found.append((f"{category} {name} {leaf.dtype}[{sizes}]", local_bytes(leaf)))
-    return sorted(found, key=lambda pair: -pair[1])[:count]
+            largest.append((f"{category} {name} {leaf.dtype}[{sizes}]", local_bytes(leaf)))
+    return sorted(largest, key=lambda pair: -pair[1])[:count]
 
 
 def largest_temporaries(program: hlo.Program, count: int = 3) -> list[tuple[str, int]]:
     """(operation, bytes) of the largest arrays that the program makes in HBM."""
-    found: dict[str, int] = {}
+    largest: dict[str, int] = {}
     fused = {n for _, x, _ in hlo.every(program) if x.opcode == "fusion" for n in x.called}
     skipped = ("parameter", "tuple", "get-tuple-element", "while", "bitcast", "constant", "call")
-    for _, each, where in hlo.every(program):
-        if where in fused or each.opcode in skipped:
+    for _, instruction, where in hlo.every(program):
+        if where in fused or instruction.opcode in skipped:
             continue
-        for array in each.arrays:
+        for array in instruction.arrays:
             if array.in_hbm:
                 sizes = "x".join(map(str, array.dims))
-                name = f"{each.source or each.name} {array.dtype}[{sizes}]"
-                found[name] = max(found.get(name, 0), array.bytes)
-    return sorted(found.items(), key=lambda pair: -pair[1])[:count]
+                name = f"{instruction.source or instruction.name} {array.dtype}[{sizes}]"
+                largest[name] = max(largest.get(name, 0), array.bytes)
+    return sorted(largest.items(), key=lambda pair: -pair[1])[:count]
 
 
 class Overflow(NamedTuple):
@@ -157,9 +157,9 @@ def overflow(message: str) -> Overflow | None:
 
 def largest_tensors(text: str, count: int = 3) -> list[tuple[str, int]]:
     """(type, bytes) of the largest arrays of a program before it is compiled, all devices'."""
-    found: dict[str, int] = {}
+    largest: dict[str, int] = {}
     for sizes, kind in set(re.findall(r"tensor<((?:\d+x)+)([a-z]+\d+)>", text)):
         kind = {"i1": "pred", "ui32": "u32", "ui8": "u8"}.get(kind, kind.replace("i", "s"))
         array = hlo.Array(kind, tuple(int(x) for x in sizes.split("x")[:-1]))
-        found[f"{kind}[{sizes[:-1]}] over all devices"] = array.bytes
-    return sorted(found.items(), key=lambda pair: -pair[1])[:count]
+        largest[f"{kind}[{sizes[:-1]}] over all devices"] = array.bytes
+    return sorted(largest.items(), key=lambda pair: -pair[1])[:count]

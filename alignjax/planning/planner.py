@@ -40,7 +40,7 @@ class Found(NamedTuple):
     estimate: schedule.Estimate | None = None
     roofline: float = 0.0  # seconds
     largest: tuple[tuple[str, int], ...] = ()
-    stage: str = "run"  # run | evaluation, which another command does
+    stage: str = "run"  # run | evaluation, which another command does | loop evaluation
     limit: float = 0.0  # usable bytes of a device; 0 is not known
 
     @property
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
     def tokens_per_second(self) -> float:
         """Tokens of a step's rows, a second and device; 0 if not known."""
         # Further passes over the same rows read no new tokens: the most that one program reads.
-        tokens = max(found.tokens for found in self.programs if found.stage != "evaluation")
+        tokens = max(found.tokens for found in self.programs if found.stage == "run")
         return tokens / (self.step_seconds * self.devices) if self.step_seconds else 0.0
 
 
@@ -122,16 +122,16 @@ def plan(
     with meshes.use(mesh):
         run = programs.build(config, dense=machine.kind != "tpu", evaluation=evaluation)
         sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
-        found = []
+        results = []
         for number, call in enumerate(run.calls, 1):
             log(f"{call.name}: compiling, {number} of {len(run.calls)}, for {machine.name}")
-            made = examine(call, run, machine, sizes)
-            state = "does not fit" if not made.fits else "done"
-            log(f"{call.name}: {state}, {made.compile_seconds:.0f} s")
-            found.append(made)
+            result = examine(call, run, machine, sizes)
+            state = "does not fit" if not result.fits else "done"
+            log(f"{call.name}: {state}, {result.compile_seconds:.0f} s")
+            results.append(result)
     method = config.algorithm.METHOD.name
     count = sum(x.size for x in jax.tree.leaves(run.state.params))
-    return Plan(machine, method, count, sizes, tuple(found))
+    return Plan(machine, method, count, sizes, tuple(results))
 
 
 def _compile(lowered: Any, machine: machines.Machine) -> tuple[Any, str]:
@@ -184,12 +184,12 @@ def examine(
         )
     spent = time.monotonic() - begin
     held = [*run.held, *call.beside]
-    if call.alone:
+    if call.stage == "evaluation":  # of another command: nothing of the run is there
         held = []
-    elif not call.per_step:  # before the loop: only what is frozen is there
+    elif call.stage == "run" and not call.per_step:  # before the loop: only what is frozen is there
         held = [(name, tree) for name, tree in held if name == "frozen"]
     measured = memories.measure(compiled.memory_analysis(), call.parts, held, call.cache)
-    found = Found(
+    result = Found(
         name=call.name,
         per_step=call.per_step,
         tokens=call.tokens,
@@ -205,7 +205,7 @@ def examine(
     inside = counting.kernel_flops(program, mesh, call.rounds)
     count = counting.matmul_flops(program, call.rounds) + inside.attention + inside.others
     totals = exchanges.totals(program, mesh, call.rounds)
-    return found._replace(
+    return result._replace(
         work=_as_written(call.work, inside.attention * len(machine.devices)),
         flops=count,
         kernel_flops=inside.attention + inside.others,
@@ -214,7 +214,7 @@ def examine(
         leaving=gradients.leaving(program, mesh, call.rounds) if call.name == "update" else None,
         estimate=schedule.replay(program, machine, mesh, call.rounds),
         roofline=_roofline(call, machine, measured, count, totals),
-        largest=(*found.largest, *memories.largest_temporaries(program)),
+        largest=(*result.largest, *memories.largest_temporaries(program)),
     )
 
 

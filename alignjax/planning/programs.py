@@ -12,10 +12,8 @@ import numpy as np
 
 from alignjax.models import config as model_config
 from alignjax.models import model as models
-from alignjax.models.adapters import adapt
-from alignjax.parallel import axes
-from alignjax.parallel import mesh as meshes
-from alignjax.planning import analytic
+from alignjax.parallel import axes, hosts
+from alignjax.planning import analytic, work
 from alignjax.runs import assembly, experiment, judging, sources
 from alignjax.training import algorithm as algorithms
 from alignjax.training import loop, program, stepping, update
@@ -31,9 +29,9 @@ class Call(NamedTuple):
     are, (category, tree), see memory.CATEGORIES. per_step: how often a step runs it; 0 is once
     before the first step. tokens: of all rows that one run reads. work: by the formulas; None where
     they do not hold. rounds: of loops that the data ends, at most. cache: the KV cache's shapes.
-    beside: what else is on the devices meanwhile, besides what is held all along. alone: whether
-    nothing of the run is held meanwhile, for another command runs it. mesh: where it is not the
-    run's.
+    beside: what else is on the devices meanwhile, besides what is held all along. mesh: where it is
+    not the run's. stage: run; evaluation, which another command does, when nothing of the run is
+    held; loop evaluation, in between its steps.
     """
 
     name: str
@@ -46,13 +44,8 @@ class Call(NamedTuple):
     rounds: int = 1
     cache: Any = None
     beside: tuple[tuple[str, Any], ...] = ()
-    alone: bool = False
     mesh: Any = None
-
-    @property
-    def stage(self) -> str:
-        """run, or the evaluation after it."""
-        return "evaluation" if self.alone else "run"
+    stage: str = "run"
 
 
 class Run(NamedTuple):
@@ -69,14 +62,20 @@ NO_WORK = analytic.Work(0.0, 0.0)  # it moves data
 
 
 class _Plan(NamedTuple):
-    """What the parts of `build` share. counts: by role; None where the formulas do not hold."""
+    """What the parts of `build` share. shapes: see work.py."""
 
     parts: assembly.Assembly
     method: algorithms.Algorithm
     state: algorithms.TrainState
     frozen: dict[str, Any]
     key: Any
-    counts: Mapping[str, analytic.Shape | None]
+    dense: bool
+    shapes: work.Shapes
+
+    @property
+    def judged(self) -> bool:
+        """Whether the loop evaluates."""
+        return bool(self.config.loop.evaluate_every)
 
     @property
     def config(self) -> experiment.Experiment:
@@ -100,6 +99,8 @@ def without_data(config: experiment.Experiment) -> experiment.Experiment:
 
 def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool = False) -> Run:
     """The run's programs on the mesh that is set; with `evaluation` those that judge it too.
+
+    A loop that evaluates runs these itself, beside all that it holds: they are planned in any case.
 
     dense: whether the compiler has no kernel for a mixture of experts, so that each of them
     multiplies all rows.
@@ -125,75 +126,25 @@ def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool
         return stepping.make_state(method, tx_of, key, start)
 
     state = jax.eval_shape(initial, start, key)
-    plan = _Plan(parts, method, state, frozen, key, _counts(parts, dense))
+    plan = _Plan(parts, method, state, frozen, key, dense, {})
+    named = {name: (name, tree) for name, tree in _roles(plan).items()}
+    plan = plan._replace(shapes=work.shapes(parts, named, dense))
     init = Call(
         "init", jax.jit(initial), (start, key), (("frozen", start), ("other", key)), 0, 0, None
     )
     held = (
         ("parameters", state.params),
         ("optimizer", state.opt_state),
-        ("frozen", _kept(plan)),
+        ("frozen", plan.frozen if plan.judged else _kept(plan)),
         ("other", (state.step, state.carry)),
     )
-    after = _evaluation(plan) if evaluation else ()
+    after = _evaluation(plan) if evaluation or plan.judged else ()
     return Run(parts.shape, state, frozen, held, (init, *_training(plan, tx_of), *after))
-
-
-def _counts(parts: assembly.Assembly, dense: bool) -> dict[str, analytic.Shape | None]:
-    """How the products of each role are counted."""
-    counts: dict[str, analytic.Shape | None] = {}
-    for name in parts.networks(evaluated=True):
-        network = parts.network(name)
-        adapted = network.model is not parts.plain and network.model is parts.model
-        adapter = parts.config.adapter if adapted else adapt.FullConfig()
-        known = isinstance(network.config, model_config.TransformerConfig)
-        if parts.config.optim.freeze or not known:
-            counts[name] = None
-        else:
-            shape: Any = network.config
-            counts[name] = analytic.shape_of(shape, adapter, dense)
-    return counts
 
 
 def _kept(plan: _Plan) -> dict[str, Any]:
     """What is frozen and still read in the loop."""
     return {n: tree for n, tree in plan.frozen.items() if n not in plan.method.only_annotate}
-
-
-def _work(plan: _Plan, own: program.Program) -> analytic.Work | None:
-    """The work of a program by the formulas; None where they do not hold."""
-    counts = plan.counts
-    if own.generation is not None:
-        role, prompt, new = own.generation
-        shape = counts.get(role)
-        if shape is None:
-            return None
-        if own.mesh is not None:
-            with meshes.use(own.mesh):
-                shape = shape._replace(model=axes.axis_size("ff"), seq=axes.axis_size("time"))
-        return analytic.generation(shape, own.rows, prompt, new)
-    if own.passes is None:
-        return None
-    works = []
-    for each in own.passes:
-        shape = counts.get(_role_of(plan, each.role))
-        if shape is None:
-            return None
-        shape = shape.plain if each.plain else shape
-        works.append(analytic.body(shape, own.rows, own.length, trained=each.trained))
-        if each.head:
-            more = each.role in own.more_heads and analytic.tiled(
-                shape, own.rows, own.length, plan.shards
-            )
-            head = analytic.head(shape, own.rows, own.length, plan.shards, trained=each.trained)
-            works += [head] * (2 if more else 1)
-    return analytic.together(*works)
-
-
-def _role_of(plan: _Plan, name: str) -> str:
-    """The role whose network a part of the product is."""
-    product = plan.parts.record.product(plan.config.algorithm)
-    return name if name in plan.counts or name not in product else product[name].role
 
 
 def _call(plan: _Plan, own: program.Program, per_step: int, **options: Any) -> Call:
@@ -204,7 +155,7 @@ def _call(plan: _Plan, own: program.Program, per_step: int, **options: Any) -> C
         own.parts,
         per_step,
         own.rows * own.length,
-        _work(plan, own),
+        work.of(own, plan.shapes, plan.shards),
         rounds=own.rounds,
         cache=own.cache,
         mesh=own.mesh,
@@ -287,11 +238,13 @@ def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
         return method.programs(shapes)
     try:
         rows, _, _ = program.shapes_of(method.collect, *arguments)
-    except (jax.errors.JAXTypeError, TypeError) as error:
+    except ValueError:  # of sizes, in words of its own
+        raise
+    except Exception as error:  # arrays without values raise whatever the host code meets
         raise ValueError(
             f"the collect of {parts.record.name} must be traceable, or list what it runs in "
             f"Algorithm.programs; got {type(error).__name__} (plan). See training/program.py."
-        ) from None
+        ) from error
     own = program.Program(
         "collect",
         jax.jit(method.collect),
@@ -309,28 +262,23 @@ def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
     return program.Collected((own,), rows)
 
 
+def _roles(plan: _Plan) -> dict[str, Any]:
+    """The trees of the roles that train, with adapters apart from their base."""
+    roles, params = plan.parts.roles, plan.state.params
+    several = len(methods.trained_roles(roles)) > 1
+    own = {n: params[n] if several else params for n in methods.trained_roles(roles)}
+    return {name: own[name] if name in own else plan.frozen[name] for name in plan.parts.networks()}
+
+
 def _bound_roles(plan: _Plan) -> dict[str, Any]:
     """role -> the tree that its model reads."""
-    parts, frozen = plan.parts, plan.frozen
-    bound = {}
-    for name, model in parts.networks().items():
-        if parts.roles[name].trained:
-            several = len(methods.trained_roles(parts.roles)) > 1
-            tree = plan.state.params[name] if several else plan.state.params
-        else:
-            tree = frozen[name]
-        bound[name] = bind(model, tree, frozen)
-    return bound
+    networks = plan.parts.networks()
+    return {n: bind(networks[n], tree, plan.frozen) for n, tree in _roles(plan).items()}
 
 
 def bind(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
-    """A tree in shapes as its model reads it."""
+    """A tree in shapes as its model reads it; what it shares with others stays the same object."""
     return program.shapes_of(model.bind, tree, frozen) if "base" in frozen else tree
-
-
-def _bind_apart(model: models.Model, tree: Any, frozen: Mapping[str, Any]) -> Any:
-    """The same in shapes that no other tree has."""
-    return jax.eval_shape(model.bind, tree, frozen)
 
 
 def _cut(x: Any, parts: int) -> Any:
@@ -380,20 +328,25 @@ def _take(plan: _Plan, rows: Mapping[str, Any]) -> Call:
 
 
 def _evaluation(plan: _Plan) -> tuple[Call, ...]:
-    """What `alignjax evaluate` runs, at the number of rows that it takes by default."""
-    parts = plan.parts
-    shards = plan.shards[0]
-    rows = -(-ROWS // shards) * shards
-    # The compiler counts a base as often as a program is given it: each tree has its own shapes.
-    named = judging.parts_of(parts, plan.state.params, plan.frozen, bind=_bind_apart)
-    for name in parts.networks(evaluated=True):
-        if not parts.roles[name].trained:
+    """What judges the run: in the loop, or `alignjax evaluate` at the rows that it takes by
+    default."""
+    parts, product = plan.parts, plan.parts.record.product(plan.config.algorithm)
+    rows = -(-ROWS // plan.shards[0]) * plan.shards[0]
+    if plan.judged:
+        rows = plan.config.loop.evaluate_rows
+        hosts.check_rows("loop.evaluate_rows", rows)
+    named = judging.parts_of(parts, plan.state.params, plan.frozen, bind=bind)
+    for name, model in parts.networks(evaluated=not plan.judged).items():
+        if plan.judged and not parts.roles[name].trained:
+            named[name] = (model, bind(model, plan.frozen[name], plan.frozen))
+        elif not parts.roles[name].trained:
             named[name] = (parts.judged_model(name), parts.judged(name))
     networks = {name: model for name, (model, _) in named.items()}
     trees = {name: tree for name, (_, tree) in named.items()}
+    roles = {n: (product[n].role if n in product else n, tree) for n, tree in trees.items()}
+    plan = plan._replace(shapes=work.shapes(parts, roles, plan.dense))
     subject = judging.subject(parts, networks, trees, rows=rows, seed=0)
-    calls = []
-    for judge in judging.judges(parts, named):
-        for own in judge.programs(subject) if judge.programs else ():
-            calls.append(_call(plan, own, 0, alone=True))
-    return tuple(calls)
+    stage = "loop evaluation" if plan.judged else "evaluation"
+    judges = [judge for judge in judging.judges(parts, named) if judge.programs is not None]
+    calls = [own for judge in judges for own in judge.programs(subject)]
+    return tuple(_call(plan, own, 0, stage=stage) for own in calls)

@@ -8,6 +8,7 @@ from typing import Any
 from alignjax.planning import gradients, kernels, planner
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+STAGES = {"evaluation": "by alignjax evaluate", "loop evaluation": "in the loop, to evaluate"}
 WIDTH = 40  # characters of a bar
 MARKS = {"parameters": "P", "optimizer": "O", "frozen": "F", "batch": "B", "other": "."}
 SPENT = {"matmul": "M", "vector": "V", "kernels": "K", "copies": "C", "exposed": "W"}
@@ -156,7 +157,7 @@ def text(plan: planner.Plan) -> str:
         )
     for found in plan.programs:
         often = f"{found.per_step} a step" if found.per_step else "before the first step"
-        often = "by alignjax evaluate" if found.stage == "evaluation" else often
+        often = STAGES.get(found.stage, often)
         lines.append(f"  {found.name} ({often}; compiled in {found.compile_seconds:.0f} s)")
         if found.overflow is not None:
             lines += _overflow_lines(found)

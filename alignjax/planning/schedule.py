@@ -32,9 +32,9 @@ class Estimate(NamedTuple):
     kernels: float = 0.0
 
 
-def _moved(each: hlo.Instruction) -> int:
+def _moved(instruction: hlo.Instruction) -> int:
     """Bytes that an asynchronous move takes of HBM: both ways unless an end is in fast memory."""
-    source, made = each.arrays[:2]
+    source, made = instruction.arrays[:2]
     return (source.in_hbm + made.in_hbm) * made.bytes
 
 
@@ -88,34 +88,34 @@ class _Replay:
         self.sums[kind] += time * scale
         return time
 
-    def started(self, each: hlo.Instruction) -> tuple[collectives.Collective, str] | None:
+    def started(self, instruction: hlo.Instruction) -> tuple[collectives.Collective, str] | None:
         """(the collective, its chain) that a fusion starts."""
-        for name in each.called:
+        for name in instruction.called:
             where = self.program.computations.get(name, {})
             for inner in where.values():
-                made = collectives.read(inner, where, name, self.mesh)
-                if made is not None:
-                    return made, inner.attribute(r'chain_id="(\d+)"')
+                collective = collectives.read(inner, where, name, self.mesh)
+                if collective is not None:
+                    return collective, inner.attribute(r'chain_id="(\d+)"')
         return None
 
-    def beside_others(self, each: hlo.Instruction) -> tuple[str, float]:
+    def beside_others(self, instruction: hlo.Instruction) -> tuple[str, float]:
         """What an async-start runs beside the computation has, and for how many seconds."""
         total = 0.0
-        for name in hlo.beneath(self.program, each):
+        for name in hlo.beneath(self.program, instruction):
             where = self.program.computations[name]
             for inner in where.values():
-                made = collectives.read(inner, where, name, self.mesh)
-                if made is not None:
-                    total += collectives.seconds(made, self.chip, topology.NETWORK)
-        return ("exposed", total) if total else ("copies", self.rows_named(each))
+                collective = collectives.read(inner, where, name, self.mesh)
+                if collective is not None:
+                    total += collectives.seconds(collective, self.chip, topology.NETWORK)
+        return ("exposed", total) if total else ("copies", self.rows_named(instruction))
 
-    def rows_named(self, each: hlo.Instruction) -> float:
+    def rows_named(self, instruction: hlo.Instruction) -> float:
         """Seconds in which HBM reads and writes the rows that a gather's or a scatter's data names.
 
         Their cycles, if there are any, are of what surrounds these moves.
         """
         count = 0
-        for name in hlo.beneath(self.program, each):
+        for name in hlo.beneath(self.program, instruction):
             where = self.program.computations[name]
             for inner in where.values():
                 if inner.opcode == "gather":
@@ -124,102 +124,113 @@ class _Replay:
                     count += where[inner.operands[-1]].bytes
         return 2 * count / self.chip.bandwidth if self.chip.bandwidth else 0.0
 
-    def ended(self, each: hlo.Instruction) -> str:
+    def ended(self, instruction: hlo.Instruction) -> str:
         """The chain whose end a fusion awaits."""
-        for name in each.called:
+        for name in instruction.called:
             where = self.program.computations.get(name, {})
             if any("AsyncCollectiveDone" in x.rest for x in where.values()):
-                found = [x.attribute(r'chain_id="(\d+)"') for x in where.values()]
-                return next((chain for chain in found if chain), "")
+                chains = [x.attribute(r'chain_id="(\d+)"') for x in where.values()]
+                return next((chain for chain in chains if chain), "")
         return ""
 
     def computation(self, name: str, scale: float) -> float:
         """Seconds of one run of a computation."""
         where = self.program.computations[name]
         at = _Place()
-        for each in where.values():
-            if each.opcode == "while":
-                found = hlo.trips(self.program, where, each)
-                rounds = self.unknown if found is None else found
-                body = each.attribute(r"body=%([^\s,]+)")
+        for instruction in where.values():
+            if instruction.opcode == "while":
+                trips = hlo.trips(self.program, where, instruction)
+                rounds = self.unknown if trips is None else trips
+                body = instruction.attribute(r"body=%([^\s,]+)")
                 at.now += rounds * self.computation(body, scale * rounds)
-            elif each.opcode in ("call", "conditional"):
-                inner = [self.computation(n, scale) for n in each.called]
+            elif instruction.opcode in ("call", "conditional"):
+                inner = [self.computation(n, scale) for n in instruction.called]
                 at.now += max(inner, default=0.0)
-            elif each.opcode in MOVES and self.chip.bandwidth:
-                at.begin("copies", each.name, _moved(each) / self.chip.bandwidth)
-            elif each.opcode in ("async-start", "async-update"):
-                self.step_of_async(at, each, scale)
+            elif instruction.opcode in MOVES and self.chip.bandwidth:
+                at.begin("copies", instruction.name, _moved(instruction) / self.chip.bandwidth)
+            elif instruction.opcode in ("async-start", "async-update"):
+                self.step_of_async(at, instruction, scale)
             else:
-                self.instruction(at, each, where, name, scale)
+                self.instruction(at, instruction, where, name, scale)
         return at.now
 
-    def step_of_async(self, at: _Place, each: hlo.Instruction, scale: float) -> None:
+    def step_of_async(self, at: _Place, instruction: hlo.Instruction, scale: float) -> None:
         """What another core runs: it begins when its operands are there."""
-        first = each.operands[0] if each.operands else ""
+        first = instruction.operands[0] if instruction.operands else ""
         if not first:  # an update brings them
-            at.due[each.name] = self.beside_others(each)
+            at.due[instruction.name] = self.beside_others(instruction)
             return
-        kind, seconds = at.due.pop(first) if first in at.due else self.beside_others(each)
+        kind, seconds = at.due.pop(first) if first in at.due else self.beside_others(instruction)
         if seconds:
             self.add("wire", seconds if kind == "exposed" else 0.0, scale)
-            at.begin(kind, each.name, seconds)
+            at.begin(kind, instruction.name, seconds)
         elif first in at.ends:  # a further step of one that runs
-            at.ends[each.name] = at.ends.pop(first)
+            at.ends[instruction.name] = at.ends.pop(first)
 
     def instruction(
-        self, at: _Place, each: hlo.Instruction, where: hlo.Computation, name: str, scale: float
+        self,
+        at: _Place,
+        instruction: hlo.Instruction,
+        where: hlo.Computation,
+        name: str,
+        scale: float,
     ) -> None:
         """Computation, a collective that it starts, or the wait for one."""
-        own = collectives.read(each, where, name, self.mesh)
-        label = collectives.rendezvous(each) or each.name
-        begun = (own, label) if own else self.started(each) if each.called else None
-        at.now += self.compute(each, scale, begun is not None)
-        at.now += self.kernel(each, where, scale)
+        own = collectives.read(instruction, where, name, self.mesh)
+        label = collectives.rendezvous(instruction) or instruction.name
+        begun = (own, label) if own else self.started(instruction) if instruction.called else None
+        at.now += self.compute(instruction, scale, begun is not None)
+        at.now += self.kernel(instruction, where, scale)
         if begun is not None:
-            made, chain = begun
-            wire = collectives.seconds(made, self.chip, topology.NETWORK)
+            collective, chain = begun
+            wire = collectives.seconds(collective, self.chip, topology.NETWORK)
             self.add("wire", wire, scale)
             at.begin("exposed", chain, wire)
-            if made.overlaps:
+            if collective.overlaps:
                 return
-        elif each.opcode == "recv-done" and each.operands and each.operands[0] in where:
-            chain = collectives.rendezvous(where[each.operands[0]])
-        elif each.opcode.endswith("-done") and each.operands:
-            chain = each.operands[0]
+        elif (
+            instruction.opcode == "recv-done"
+            and instruction.operands
+            and instruction.operands[0] in where
+        ):
+            chain = collectives.rendezvous(where[instruction.operands[0]])
+        elif instruction.opcode.endswith("-done") and instruction.operands:
+            chain = instruction.operands[0]
         else:
-            chain = self.ended(each)
+            chain = self.ended(instruction)
         kind, wait = at.awaited(chain)
         at.now += self.add(kind, wait, scale)
 
     def note(self, name: str, time: float) -> None:
         self.by_source[name] = self.by_source.get(name, 0.0) + time
 
-    def kernel(self, each: hlo.Instruction, where: hlo.Computation, scale: float) -> float:
+    def kernel(self, instruction: hlo.Instruction, where: hlo.Computation, scale: float) -> float:
         """Seconds of a hand-written kernel; its FLOPs, or HBM's speed if that takes longer."""
-        made = kernels.read(each, where, self.mesh, self.beside)
-        if made is None or not self.chip.flops:
+        call = kernels.read(instruction, where, self.mesh, self.beside)
+        if call is None or not self.chip.flops:
             return 0.0
-        given = sum(where[name].bytes for name in each.operands if name in where)
+        operand_bytes = sum(where[name].bytes for name in instruction.operands if name in where)
         spent = max(
-            made.padded / (kernels.EFFICIENCY * self.chip.flops),
-            (given + each.bytes) / self.chip.bandwidth if made.flops else 0.0,
+            call.padded / (kernels.EFFICIENCY * self.chip.flops),
+            (operand_bytes + instruction.bytes) / self.chip.bandwidth if call.flops else 0.0,
         )
-        self.note(made.name, spent * scale)
+        self.note(call.name, spent * scale)
         return self.add("kernels", spent, scale)
 
-    def compute(self, each: hlo.Instruction, scale: float, moves: bool) -> float:
+    def compute(self, instruction: hlo.Instruction, scale: float, moves: bool) -> float:
         """Seconds of an instruction's own work."""
-        cycles = each.attribute(r'"estimated_cycles":"(\d+)"')
+        cycles = instruction.attribute(r'"estimated_cycles":"(\d+)"')
         if cycles and self.chip.clock:
             self.has_cycles = True
-            matmul = MATMUL.search(each.opcode) or any(self._matmul.get(n) for n in each.called)
+            matmul = MATMUL.search(instruction.opcode) or any(
+                self._matmul.get(n) for n in instruction.called
+            )
             kind = "matmul" if matmul else "vector"
-            spent = max(int(cycles) / self.chip.clock, self.rows_named(each))
-            self.note(each.source or each.opcode, spent * scale)
+            spent = max(int(cycles) / self.chip.clock, self.rows_named(instruction))
+            self.note(instruction.source or instruction.opcode, spent * scale)
             return self.add(kind, spent, scale)
-        if each.opcode == "copy" and not moves and self.chip.bandwidth:
-            return self.add("copies", 2 * each.bytes / self.chip.bandwidth, scale)
+        if instruction.opcode == "copy" and not moves and self.chip.bandwidth:
+            return self.add("copies", 2 * instruction.bytes / self.chip.bandwidth, scale)
         return 0.0
 
 

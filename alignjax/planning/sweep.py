@@ -52,29 +52,29 @@ class Guess(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """One choice whose update was compiled. found is None where it was refused, for `reason`."""
+    """One choice whose update was compiled. program is None where it was refused, for `reason`."""
 
     choice: Choice
     guess: Guess
-    found: planner.Found | None
+    program: planner.Found | None
     reason: str
     utilisation: float
 
     @property
     def fits(self) -> bool:
-        return self.found is not None and self.found.fits
+        return self.program is not None and self.program.fits
 
 
 class Sweep(NamedTuple):
     """considered: choices whose sizes divide. pruned: of them, those that can't fit by arithmetic.
     skipped: those left out because a better one of the same mesh fits, or a smaller one does not.
-    left: those that the limit of compiles left out. tried: the rest, best first."""
+    untried: those that the limit of compiles left out. tried: the rest, best first."""
 
     machine: machines.Machine
     considered: int
     pruned: int
     skipped: int
-    left: int
+    untried: int
     tried: tuple[Tried, ...]
 
     @property
@@ -140,14 +140,14 @@ def mesh_choices(
                 long = sizes.length % seq == 0 and sizes.length // seq >= 128 and "seq" in known
                 if (seq > 1 and not long) or shape.width % data:
                     continue
-                made = {"replica": machine.slices, "data": data, "model": model}
-                made |= {"expert": expert} if expert > 1 or config.mesh.expert != 1 else {}
-                yield made | ({"seq": seq} if "seq" in known else {})
+                axis_sizes = {"replica": machine.slices, "data": data, "model": model}
+                axis_sizes |= {"expert": expert} if expert > 1 or config.mesh.expert != 1 else {}
+                yield axis_sizes | ({"seq": seq} if "seq" in known else {})
 
 
 def guesses(sizes: _Sizes, config: experiment.Experiment, machine: machines.Machine) -> list[Guess]:
     """All choices whose sizes divide, fastest first by arithmetic."""
-    found = []
+    result = []
     for mesh in mesh_choices(sizes, config, machine):
         shards = mesh["replica"] * mesh["data"] * mesh.get("expert", 1)
         for micro in MICRO:
@@ -155,9 +155,9 @@ def guesses(sizes: _Sizes, config: experiment.Experiment, machine: machines.Mach
                 continue
             for remat in model_config.REMAT:
                 choice = Choice(tuple(mesh.items()), micro, remat)
-                found.append(_guess(sizes, choice, mesh, machine))
+                result.append(_guess(sizes, choice, mesh, machine))
     limit = planner.USABLE * machine.chip.hbm or math.inf
-    return sorted(found, key=lambda guess: (guess.likely > limit, guess.seconds))
+    return sorted(result, key=lambda guess: (guess.likely > limit, guess.seconds))
 
 
 def _guess(sizes: _Sizes, choice: Choice, mesh: dict[str, int], machine: machines.Machine) -> Guess:
@@ -204,8 +204,8 @@ def _seconds(
     moved += micro * 4 * weights / mesh["data"] * (1 - 1 / seq)
     keys = 2 * shape.kv_heads * shape.head_dim / model
     moved += micro * passes * shape.layers * token_bytes * keys * (seq - 1)
-    each = micro * (passes + 1) * shape.layers * token_bytes * shape.width
-    moved += each * (4.0 * (1 - 1 / model) + 2 * (expert - 1))
+    gathered = micro * (passes + 1) * shape.layers * token_bytes * shape.width
+    moved += gathered * (4.0 * (1 - 1 / model) + 2 * (expert - 1))
     return compute + 0.5 * moved / (2.0 * chip.dims * chip.link or 1e11)
 
 
@@ -235,21 +235,21 @@ def sweep(
             f"width {sizes.shape.width}. Change the batch or the topology."
         )
     limit = planner.USABLE * machine.chip.hbm or math.inf
-    left = [guess for guess in every if guess.least <= limit]
-    pruned, skipped = len(every) - len(left), 0
+    remaining = [guess for guess in every if guess.least <= limit]
+    pruned, skipped = len(every) - len(remaining), 0
     log(f"sweep: {len(every)} choices divide; {pruned} can't fit by arithmetic")
     tried: list[Tried] = []
-    while left and len(tried) < compiles:
-        guess = left.pop(0)
+    while remaining and len(tried) < compiles:
+        guess = remaining.pop(0)
         log(f"sweep: {len(tried) + 1} of at most {compiles}: {guess.choice.options()}")
-        made = attempt(config, machine, guess)
-        tried.append(made)
-        same = [each for each in left if each.choice.mesh == guess.choice.mesh]
-        gone = same if made.fits else [each for each in same if _needs_more(each, guess)]
-        skipped += len(gone)
-        left = [each for each in left if each not in gone]
-    tried.sort(key=lambda each: _rank(each, machine))
-    return Sweep(machine, len(every), pruned, skipped, len(left), tuple(tried))
+        attempted = attempt(config, machine, guess)
+        tried.append(attempted)
+        same = [other for other in remaining if other.choice.mesh == guess.choice.mesh]
+        dropped = same if attempted.fits else [other for other in same if _needs_more(other, guess)]
+        skipped += len(dropped)
+        remaining = [other for other in remaining if other not in dropped]
+    tried.sort(key=lambda other: _rank(other, machine))
+    return Sweep(machine, len(every), pruned, skipped, len(remaining), tuple(tried))
 
 
 def _needs_more(one: Guess, other: Guess) -> bool:
@@ -268,17 +268,17 @@ def attempt(config: experiment.Experiment, machine: machines.Machine, guess: Gue
             run = programs.build(mine, dense=machine.kind != "tpu")
             call = next(call for call in run.calls if call.name == "update")
             sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
-            found = planner.examine(call, run, machine, sizes)
+            program = planner.examine(call, run, machine, sizes)
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         return Tried(guess.choice, guess, None, " ".join(str(error).split())[:200], 0.0)
     used = 0.0
-    if call.work and found.seconds:
+    if call.work and program.seconds:
         peak = len(machine.devices) * machine.chip.flops
-        used = call.work.useful / (found.seconds * peak)
-    return Tried(guess.choice, guess, found, "", used)
+        used = call.work.useful / (program.seconds * peak)
+    return Tried(guess.choice, guess, program, "", used)
 
 
-def _rank(each: Tried, machine: machines.Machine) -> tuple[Any, ...]:
-    if each.found is None or each.found.memory is None:
+def _rank(tried: Tried, machine: machines.Machine) -> tuple[Any, ...]:
+    if tried.program is None or tried.program.memory is None:
         return (2, 0.0, 0.0)
-    return (0 if each.fits else 1, each.found.seconds, each.found.memory.total)
+    return (0 if tried.fits else 1, tried.program.seconds, tried.program.memory.total)

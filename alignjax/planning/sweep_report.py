@@ -7,94 +7,96 @@ from alignjax.planning import report, sweep
 HEAD = ("mesh", "micro", "remat", "HBM", "fits", "est. update s", "est. MFU")
 
 
-def _cells(each: sweep.Tried, timed: bool) -> tuple[str, ...]:
-    mesh = " ".join(f"{name} {size}" for name, size in each.choice.mesh if size > 1) or "1 device"
-    found = each.found
-    own = (mesh, str(each.choice.micro_batches), each.choice.remat)
-    if found is None:
+def _cells(tried: sweep.Tried, timed: bool) -> tuple[str, ...]:
+    mesh = " ".join(f"{name} {size}" for name, size in tried.choice.mesh if size > 1) or "1 device"
+    program = tried.program
+    own = (mesh, str(tried.choice.micro_batches), tried.choice.remat)
+    if program is None:
         return (*own, "-", "refused", "-", "-")
-    if found.overflow is not None or found.memory is None:
-        needed = found.overflow.needed if found.overflow else 0
+    if program.overflow is not None or program.memory is None:
+        needed = program.overflow.needed if program.overflow else 0
         return (*own, report.size(needed) if needed else "-", "no", "-", "-")
-    seconds = f"{found.seconds:.3g}" if timed else "-"
-    used = f"{each.utilisation:.1%}" if each.utilisation else "-"
-    return (*own, report.size(found.memory.total), "yes" if found.fits else "no", seconds, used)
+    seconds = f"{program.seconds:.3g}" if timed else "-"
+    used = f"{tried.utilisation:.1%}" if tried.utilisation else "-"
+    return (*own, report.size(program.memory.total), "yes" if program.fits else "no", seconds, used)
 
 
-def text(made: sweep.Sweep) -> str:
+def text(swept: sweep.Sweep) -> str:
     """The table, and what was left out."""
-    timed = made.machine.chip.flops > 0
-    rows = [HEAD, *(_cells(each, timed) for each in made.tried)]
+    timed = swept.machine.chip.flops > 0
+    rows = [HEAD, *(_cells(tried, timed) for tried in swept.tried)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = [
         "  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    lines += [f"  refused: {x.choice.options()}: {x.reason}" for x in made.tried if x.reason]
-    lines.append(summary(made))
+    lines += [f"  refused: {x.choice.options()}: {x.reason}" for x in swept.tried if x.reason]
+    lines.append(summary(swept))
     if not timed:
         lines.append("no times are known on this machine: ordered by memory")
-    lines.append(verdict(made))
+    lines.append(verdict(swept))
     return "\n".join(lines)
 
 
-def summary(made: sweep.Sweep) -> str:
+def summary(swept: sweep.Sweep) -> str:
     """How many choices were not compiled, and why."""
-    parts = [f"{made.considered} choices divide the run"]
-    parts.append(f"{made.pruned} of them can't fit by arithmetic")
-    parts.append(f"{made.skipped} are worse than one of the same mesh that was tried")
-    parts.append(f"{len(made.tried)} were compiled (the update alone)")
-    if made.left:
-        parts.append(f"{made.left} are left: raise --compiles to try them")
+    parts = [f"{swept.considered} choices divide the run"]
+    parts.append(f"{swept.pruned} of them can't fit by arithmetic")
+    parts.append(f"{swept.skipped} are worse than one of the same mesh that was tried")
+    parts.append(f"{len(swept.tried)} were compiled (the update alone)")
+    if swept.untried:
+        parts.append(f"{swept.untried} are left: raise --compiles to try them")
     return ", ".join(parts)
 
 
-def verdict(made: sweep.Sweep) -> str:
+def verdict(swept: sweep.Sweep) -> str:
     """One line: the best that fits."""
-    best = made.best
+    best = swept.best
     if best is None:
         return (
-            f"verdict: nothing that was tried fits {made.machine.name}; use more devices, adapters "
+            f"verdict: nothing that was tried fits {swept.machine.name}; use more devices, adapters "
             "or model.param_dtype=bfloat16"
         )
-    return f"verdict: best that fits {made.machine.name}: {best.choice.options()}"
+    return f"verdict: best that fits {swept.machine.name}: {best.choice.options()}"
 
 
-def table(made: sweep.Sweep, config: str = "") -> dict[str, Any]:
+def table(swept: sweep.Sweep, config: str = "") -> dict[str, Any]:
     """The same for JSON."""
-    best = made.best
+    best = swept.best
     return {
         "config": config,
         "versions": report.versions(),
-        "topology": made.machine.name,
-        "slices": made.machine.slices,
-        "devices": len(made.machine.devices),
-        "considered": made.considered,
-        "pruned_by_arithmetic": made.pruned,
-        "skipped_as_worse": made.skipped,
-        "left_by_limit": made.left,
+        "topology": swept.machine.name,
+        "slices": swept.machine.slices,
+        "devices": len(swept.machine.devices),
+        "considered": swept.considered,
+        "pruned_by_arithmetic": swept.pruned,
+        "skipped_as_worse": swept.skipped,
+        "left_by_limit": swept.untried,
         "fits": best is not None,
         "best": best.choice.options() if best else "",
-        "verdict": verdict(made),
-        "tried": [_row(each) for each in made.tried],
+        "verdict": verdict(swept),
+        "tried": [_row(tried) for tried in swept.tried],
     }
 
 
-def _row(each: sweep.Tried) -> dict[str, Any]:
-    found = each.found
-    total = found.memory.total if found is not None and found.memory is not None else None
-    basis = found is not None and found.estimate is not None and found.estimate.cycles
+def _row(tried: sweep.Tried) -> dict[str, Any]:
+    program = tried.program
+    total = program.memory.total if program is not None and program.memory is not None else None
+    basis = program is not None and program.estimate is not None and program.estimate.cycles
     return {
-        "mesh": dict(each.choice.mesh),
-        "micro_batches": each.choice.micro_batches,
-        "remat": each.choice.remat,
-        "fits": each.fits,
-        "refused": each.reason,
+        "mesh": dict(tried.choice.mesh),
+        "micro_batches": tried.choice.micro_batches,
+        "remat": tried.choice.remat,
+        "fits": tried.fits,
+        "refused": tried.reason,
         "memory_total": total,
-        "memory_least_by_arithmetic": each.guess.least,
-        "limit": found.limit if found is not None else None,
-        "overflow": found.overflow._asdict() if found is not None and found.overflow else None,
-        "estimated_update_seconds": found.seconds if found is not None else 0.0,
+        "memory_least_by_arithmetic": tried.guess.least,
+        "limit": program.limit if program is not None else None,
+        "overflow": program.overflow._asdict()
+        if program is not None and program.overflow
+        else None,
+        "estimated_update_seconds": program.seconds if program is not None else 0.0,
         "estimate_basis": "compiler cycles" if basis else "roofline",
-        "estimated_update_mfu": each.utilisation,
-        "options": each.choice.options(),
+        "estimated_update_mfu": tried.utilisation,
+        "options": tried.choice.options(),
     }

@@ -145,14 +145,14 @@ def _cpu_devices(count: int) -> list[Any]:
     jax.config.update("jax_platforms", "cpu")
     with contextlib.suppress(RuntimeError):  # JAX has started: what it has must do
         jax.config.update("jax_num_cpu_devices", count)
-    found = jax.devices("cpu")
-    if len(found) < count:
+    devices = jax.devices("cpu")
+    if len(devices) < count:
         raise ValueError(
-            f"--topology must have at most the {len(found)} CPU devices of this process; got "
+            f"--topology must have at most the {len(devices)} CPU devices of this process; got "
             f"{count}. Unset XLA_FLAGS, or set it to "
             f"--xla_force_host_platform_device_count={count}."
         )
-    return list(found[:count])
+    return list(devices[:count])
 
 
 def _tpu(name: str, slices: int, chip: Chip) -> Machine:
@@ -178,10 +178,10 @@ def _tpu(name: str, slices: int, chip: Chip) -> Machine:
     if chip.name == "TPU v4":
         options["chip_config_name"] = "megacore"  # one device a chip, as a v4's runtime has it
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # libtpu raises errors of several kinds for sizes that it lacks
         raise ValueError(
             f"--topology must be a slice that libtpu knows; got {name!r}, of which it says: "
             f"{' '.join(str(error).split())[:200]}. The legal ones are {LEGAL}."
         ) from error
-    return Machine(name, slices, chip, "tpu", list(found.devices))
+    return Machine(name, slices, chip, "tpu", list(description.devices))

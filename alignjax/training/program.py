@@ -19,13 +19,11 @@ class Pass(NamedTuple):
     """A model over whole rows: once for each row of the program's batch.
 
     role: whose model. head: whether the unembedding is used too. trained: with its backward pass.
-    plain: without the role's adapters.
     """
 
     role: str
     head: bool = True
     trained: bool = False
-    plain: bool = False
 
 
 class Shapes(NamedTuple):

@@ -61,7 +61,8 @@ attention in full, recomputation included).
   LIBTPU_INIT_ARGS by the plan: sparse cores of v5p and v6e then move weights beside the
   computation, and matrix products of v5e and v6e have more of the fast memory.
 - **Evaluation** is a command of its own after a run: its programs are planned at the rows that it
-  takes by default, and are no part of a step (`--evaluation=false` leaves them out).
+  takes by default, and are no part of a step (`--evaluation=false` leaves them out). Where the loop
+  evaluates (`loop.evaluate_every`) they are planned as it runs them, beside all that it holds.
 - **Kernels** (splash attention, grouped products of experts) carry neither cycles nor FLOPs: both
   are counted from their operands, causal blocks only, at 60% of the matrix units' peak with inner
   sizes padded to 128. That efficiency is an assumption.
@@ -82,7 +83,7 @@ One object. Bytes and FLOPs are of one device, `work` of all of them; times are 
 | `estimate_basis` | `compiler cycles`, or `roofline`: then the estimates are bounds |
 | `estimated_step_seconds`, `estimated_mfu`, `estimated_tokens_per_second_per_device` | of one step; 0 is not known |
 | `programs` | a list, in the order of the run, of the following |
-| `name`, `stage`, `per_step` | `stage` is `run` or `evaluation`; `per_step` 0 is outside the loop |
+| `name`, `stage`, `per_step` | `stage` is `run`, `evaluation` or `loop evaluation`; `per_step` 0 is outside the loop |
 | `tokens` | of all rows that one run of the program reads |
 | `compile_seconds` | of this program |
 | `overflow` | null, or `kind` (`hbm`, `vmem`), `needed`, `limit` and `arrays`, pairs of name and bytes |
