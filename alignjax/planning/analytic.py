@@ -223,21 +223,23 @@ def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
     useful = per * (each.own + each.routed + shape.adapters) + unembed + seen
     scores, behind = (
         rows * (a + new * b)
-        for a, b in zip(_look(config, prompt, slots), _look(config, 1, slots), strict=True)
+        for a, b in zip(
+            _cached_scores(config, prompt, slots), _cached_scores(config, 1, slots), strict=True
+        )
     )
     outside = per * (_run(shape, each) - each.latents + shape.adapters_run)
     return Work(useful, copies * (outside + unembed + scores + behind), copies * scores)
 
 
-def _look(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:
+def _cached_scores(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:
     """FLOPs of all layers for one row over a cache: (of pairs, behind latents)."""
     pairs, layers = queries * slots, config.layers
     latents = 2.0 * layers * _attention(config)[2]
     if not config.mla.kv_rank:
         return layers * _pair(config) * pairs, 0.0
     if mla.absorbs(config, queries, slots):
-        each = 2.0 * config.heads * (2 * config.mla.kv_rank + config.mla.rope_dim)
-        return layers * each * pairs, latents * queries
+        absorbed = 2.0 * config.heads * (2 * config.mla.kv_rank + config.mla.rope_dim)
+        return layers * absorbed * pairs, latents * queries
     return layers * _pair(config) * pairs, latents * slots
 
 

@@ -347,6 +347,6 @@ def _evaluation(plan: _Plan) -> tuple[Call, ...]:
     plan = plan._replace(shapes=work.shapes(parts, roles, plan.dense))
     subject = judging.subject(parts, networks, trees, rows=rows, seed=0)
     stage = "loop evaluation" if plan.judged else "evaluation"
-    judges = [judge for judge in judging.judges(parts, named) if judge.programs is not None]
-    calls = [own for judge in judges for own in judge.programs(subject)]
+    makers = [judge.programs for judge in judging.judges(parts, named)]
+    calls = [own for make in makers if make is not None for own in make(subject)]
     return tuple(_call(plan, own, 0, stage=stage) for own in calls)

@@ -53,8 +53,8 @@ def verdict(swept: sweep.Sweep) -> str:
     best = swept.best
     if best is None:
         return (
-            f"verdict: nothing that was tried fits {swept.machine.name}; use more devices, adapters "
-            "or model.param_dtype=bfloat16"
+            f"verdict: nothing that was tried fits {swept.machine.name}; use more devices, "
+            "adapters or model.param_dtype=bfloat16"
         )
     return f"verdict: best that fits {swept.machine.name}: {best.choice.options()}"
 

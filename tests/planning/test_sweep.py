@@ -76,7 +76,7 @@ def run(machine, monkeypatch, fits_at, hbm=2**40, compiles=12):
 def test_each_mesh_is_tried_until_one_fits(machine, monkeypatch):
     found = run(machine, monkeypatch, lambda choice: True)
     assert len(found.tried) == 2  # two meshes, the fastest of each
-    assert found.considered == found.pruned + found.skipped + found.left + len(found.tried)
+    assert found.considered == found.pruned + found.skipped + found.untried + len(found.tried)
     assert found.best is found.tried[0]
     found = run(machine, monkeypatch, lambda choice: choice.remat == "full")
     assert found.best is not None
@@ -93,7 +93,7 @@ def test_what_cannot_fit_is_not_compiled(machine, monkeypatch):
 def test_the_limit_is_kept_and_told(machine, monkeypatch):
     found = run(machine, monkeypatch, lambda choice: False, compiles=1)
     assert len(found.tried) == 1
-    assert found.left > 0
+    assert found.untried > 0
     assert "raise --compiles" in sweep_report.text(found)
 
 
@@ -106,7 +106,7 @@ def test_a_refused_choice_is_a_row(machine, monkeypatch):
     )[0]
     monkeypatch.setattr(sweep.programs, "build", refuse)
     made = sweep.attempt(make("sft"), machine, guess)
-    assert (made.fits, made.found, made.reason) == (False, None, "sizes must divide")
+    assert (made.fits, made.program, made.reason) == (False, None, "sizes must divide")
 
 
 def test_a_run_that_no_mesh_divides_is_refused(machine):
@@ -121,10 +121,10 @@ def test_real_updates_are_ranked(machine):
     with tiny.quick_compiles():
         found = sweep.sweep(make("sft"), machine, lambda line: None, compiles=3)
     assert found.best is not None
-    totals = [each.found.memory.total for each in found.tried]
+    totals = [each.program.memory.total for each in found.tried]
     assert totals == sorted(totals)  # no times on a CPU
     for each in found.tried:
-        assert each.found.memory.total > each.guess.least  # a lower bound
+        assert each.program.memory.total > each.guess.least  # a lower bound
     made = json.loads(json.dumps(sweep_report.table(found, "tiny")))
     assert made["tried"][0]["fits"]
     fields = {*made, *made["tried"][0]}
