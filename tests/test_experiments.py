@@ -5,17 +5,14 @@ import importlib
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from alignjax.algorithms import ppo_experience
 from alignjax.core import keys, trees
-from alignjax.data import tables
 from alignjax.models import transformer
-from alignjax.parallel import axes, mesh
+from alignjax.parallel import axes, hosts, mesh
 from alignjax.runs import assembly
-from alignjax.training import loop, optim, stepping, update
+from alignjax.training import loop, optim, program, stepping, update
 from alignjax.training import method as records
 from experiments.common.human import HumanLifecycle
 from experiments.common.review import ReviewLifecycle
@@ -87,36 +84,49 @@ def test_lifecycle_classes():
     assert isinstance(hh, HumanLifecycle)
 
 
-def abstract_batch(config, data, method, frozen):
-    """What a full-size update reads, in shapes with the layout of the batch axes."""
-    kind = config.algorithm.METHOD.table(config.algorithm)
-    rows = config.loop.batch_size
-    if kind == "prompts":
-        length = config.data.prompt_length + config.algorithm.sampling.max_new_tokens
-        shape = (rows // config.algorithm.minibatches, length)
-        names = {**ppo_experience.READ}
-        names |= dict.fromkeys(ppo_experience.COLLECTED, jnp.float32)
-        return on_mesh({name: (shape, dtype) for name, dtype in names.items()})
-    batch = on_mesh(tables.KINDS[kind].shapes(rows, tables.Sizes(data.length, data.prompt_length)))
+def on_abstract_mesh(dimensions):
+    """Where a batch lies, on a mesh whose devices are not here."""
+    spec = axes.spec(" ".join(["batch", *["slot"] * (dimensions - 1)]))
+    return jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
+
+
+def rows_of_an_update(config, data, method, model, state, key):
+    """What a full-size update reads, in shapes: the table's columns, as the method goes on from
+    them."""
+    record, params = config.algorithm.METHOD, state.params
+    batch = program.batch(record.table(config.algorithm), config.loop.batch_size, data)
+    policy = jax.eval_shape(model.init, key)
+    scored = jax.eval_shape(model.with_scalar, policy)
+    roles = record.roles(config.algorithm)
+    frozen = {n: scored if role.head else policy for n, role in roles.items() if not role.trained}
     if method.annotate is not None:
-        shape = batch["tokens"].shape
-        batch |= on_mesh({"reference_logprobs": (shape, jnp.float32)})
-    return batch
-
-
-def on_mesh(columns):
-    batch = {}
-    for name, (shape, dtype) in columns.items():
-        lead = ["batch"] if len(shape) < 3 else ["batch", "choice"]
-        spec = axes.spec(" ".join([*lead, *["time"] * (len(shape) - len(lead))]))
-        sharding = jax.sharding.NamedSharding(jax.sharding.get_abstract_mesh(), spec)
-        batch[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-    return batch
+        batch |= jax.eval_shape(method.annotate, frozen, batch)
+    if method.programs is not None:
+        trained = records.trained_roles(roles)
+        bound = {name: params[name] if len(trained) > 1 else params for name in trained}
+        shapes = program.Shapes(
+            networks=dict.fromkeys(roles, model),
+            params=params,
+            bound={**bound, **frozen},
+            frozen=frozen,
+            carry=state.carry,
+            batch=batch,
+            key=key,
+        )
+        batch = method.programs(shapes).rows
+    parts = method.plan.minibatches
+    return {
+        name: jax.ShapeDtypeStruct(
+            (x.shape[0] // parts, *x.shape[1:]), x.dtype, sharding=x.sharding
+        )
+        for name, x in batch.items()
+    }
 
 
 @pytest.mark.parametrize(("variant", "platform"), [("", "tpu"), ("gpu8", "cuda")])
 @pytest.mark.parametrize("stage", STAGES)
-def test_full_size_lowers_on_its_own_mesh(stage, variant, platform):
+def test_full_size_lowers_on_its_own_mesh(stage, variant, platform, monkeypatch):
+    monkeypatch.setattr(hosts, "sharding", on_abstract_mesh)
     config = load(pathlib.Path(f"experiments/hh_{stage}.py")).get_config(variant)
     devices = mesh.shape(config.mesh, {"": 16, "gpu8": 8}[variant])
     world = AbstractMesh(devices, mesh.AXIS_NAMES, axis_types=(AxisType.Explicit,) * 3)
@@ -144,7 +154,7 @@ def test_full_size_lowers_on_its_own_mesh(stage, variant, platform):
         run = update.make_update(
             method.loss, tx_of(state.params), micro_batches=config.loop.micro_batches
         )
-        batch = abstract_batch(config, data, method, {})
+        batch = rows_of_an_update(config, data, method, model, state, key)
         after, _ = jax.eval_shape(run, state, {}, batch, key)
         before = {n: jax.typeof(x).sharding.spec for n, x in trees.named_leaves(state).items()}
         kept = {n: jax.typeof(x).sharding.spec for n, x in trees.named_leaves(after).items()}
