@@ -9,7 +9,6 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-from alignjax.core import keys
 from alignjax.data import corpus as corpora
 from alignjax.data import retokenise
 from alignjax.models import config as model_config
@@ -235,7 +234,7 @@ class Assembly:
         tree = self.source.own(origin, self._own_part(origin), self.plain, self.shape)
         if not self.source.has_adapters(origin):
             self._base = tree
-            return self.source.fresh(self.model, keys.stream(self.config.seed, "adapter"))
+            return self.source.fresh(self.model, self.config.seed)
         if origin.adapter != self.config.adapter:
             raise ValueError(
                 f"adapter must be that of the run to go on from; got {self.config.adapter}, and "

@@ -266,6 +266,11 @@ def trained_shapes(record: Record, plain: models.Model) -> Any:
     trees = {}
     for name in methods.trained_roles(roles):
         model = network_of(networks[name]) if name in networks else own
-        tree = jax.eval_shape(model.init, jax.random.key(0))
+        tree = initial_shapes(model)
         trees[name] = jax.eval_shape(model.with_scalar, tree) if roles[name].head else tree
     return next(iter(trees.values())) if len(trees) == 1 else trees
+
+
+def initial_shapes(model: models.Model) -> Any:
+    """Shapes of a model's parameters. Nothing is computed: the mesh may be of devices elsewhere."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from alignjax.core import keys
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt, merge
@@ -104,8 +105,8 @@ class Source(Protocol):
     """What an assembly asks of folders. `plain` and `config`: the model without adapters.
 
     own: a part as the run trained it, adapters without their base; joined: with it; merged: as
-    plain weights. same_base: whether a run's adapters stand on the weights that a record's `base`
-    describes. release: let go of what was read.
+    plain weights; fresh: adapters of a run that begins. same_base: whether a run's adapters stand
+    on the weights that a record's `base` describes. release: let go of what was read.
     """
 
     def release(self) -> None: ...
@@ -117,7 +118,7 @@ class Source(Protocol):
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def base(self, origin: Origin, plain: Any, config: Any) -> Any: ...
-    def fresh(self, model: models.Model, key: jax.Array) -> Any: ...
+    def fresh(self, model: models.Model, seed: int) -> Any: ...
     def with_scalar(self, model: models.Model, tree: Any) -> Any: ...
     def identity(self, tree: Any) -> str: ...
 
@@ -224,8 +225,8 @@ class Stored:
             )
         return tree
 
-    def fresh(self, model: models.Model, key: jax.Array) -> Any:
-        return jax.jit(model.init)(key)
+    def fresh(self, model: models.Model, seed: int) -> Any:
+        return jax.jit(model.init)(keys.stream(seed, "adapter"))
 
     def with_scalar(self, model: models.Model, tree: Any) -> Any:
         return model.with_scalar(tree)
@@ -279,7 +280,7 @@ class Shapes:
             record = folder.Record(origin.run, {"networks": origin.networks})
             params = folder.trained_shapes(record, origin.config.make())
             return program.shapes_of(functools.partial(origin.taken, part), params)
-        tree = self.fresh(plain, jax.random.key(0))
+        tree = folder.initial_shapes(plain)
         return tree if part == methods.POLICY else self.with_scalar(plain, tree)
 
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
@@ -297,8 +298,8 @@ class Shapes:
         assert below is not None
         return self.joined(below, methods.POLICY, plain, config)
 
-    def fresh(self, model: models.Model, key: jax.Array) -> Any:
-        return jax.eval_shape(model.init, key)
+    def fresh(self, model: models.Model, seed: int) -> Any:
+        return folder.initial_shapes(model)
 
     def with_scalar(self, model: models.Model, tree: Any) -> Any:
         return program.shapes_of(model.with_scalar, tree)

@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import importlib.util
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -167,3 +170,33 @@ def test_a_plan_begins_with_the_shapes_of_the_run(name, folders):
     assert run == planned
     small = {role for role, (config, _, _) in run[2].items() if config == SMALL}
     assert small == SMALLER.get(name, set())
+
+
+ELSEWHERE = """
+import pathlib, types
+from alignjax.parallel import mesh as meshes
+from alignjax.planning import programs, topology
+from tests.planning import test_roles
+
+root = pathlib.Path({root!r})
+runs = types.SimpleNamespace(**{{path.name: str(path) for path in root.iterdir() if path.is_dir()}})
+missing = types.SimpleNamespace(**dict.fromkeys(vars(runs), "is not here yet"))
+machine = topology.find("v5e:2x4")
+for folders in (runs, missing):
+    for make in test_roles.CASES.values():
+        config = make(folders)
+        with meshes.use(meshes.make_mesh(config.mesh, machine.devices)):
+            print(len(programs.build(config, dense=False, evaluation=True).calls))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_nothing_is_computed_on_devices_that_are_not_here(folders):
+    """Every start of a run on a slice: its shapes come from folders without an array."""
+    for name in ("policy", "small", "adapters", "scorer", "learner"):
+        getattr(folders, name)
+    code = ELSEWHERE.format(root=str(folders.root))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert len(ran.stdout.split()) == 2 * len(CASES)
