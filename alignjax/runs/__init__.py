@@ -1,0 +1,1 @@
+"""What a run is: its configuration, how its parts come together, its folder, and it read back."""
