@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from alignjax import algorithms
 from alignjax.core import shapes
 from alignjax.data import corpus as corpora
 from alignjax.data import tables
@@ -19,7 +20,7 @@ from alignjax.worlds import corpus as world_corpus
 class Training:
     """How one stage trains."""
 
-    algorithm: methods.MethodConfig
+    algorithm: methods.MethodConfig = dataclasses.field(default_factory=algorithms.default)
     optim: optims.OptimConfig = dataclasses.field(default_factory=optims.OptimConfig)
     loop: loops.LoopConfig = dataclasses.field(default_factory=loops.LoopConfig)
 

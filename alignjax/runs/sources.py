@@ -138,6 +138,11 @@ def open_origin(path: str, log: Callable[[str], None] = lambda line: None) -> Or
     if not folder.is_run(place) and _is_model(place):
         config = open_weights.open_model(path).config
         return Origin(path=path, config=config, fingerprints=_tokenizer_of(path))
+    if not folder.is_run(place):
+        raise ValueError(
+            "a checkpoint to start from must be the folder of a finished run; got "
+            f"{path}, which holds none. Train that stage first or correct the path."
+        )
     return origin_of(path, folder.read(place, log))
 
 

@@ -46,7 +46,7 @@ def test_a_reward_on_the_host_sees_rows_and_comes_back_in_place(any_mesh):
     blank = dict.fromkeys(("mask", "logprobs", "prompt_lengths", "ended"))
     samples = generate.Samples(**placed, **blank)
     reward = hosted.hosted(lambda tokens, lengths: tokens.sum(axis=1) / lengths)
-    found = reward({}, samples)
+    found = reward({}, samples, {})
     assert found.dtype == jnp.float32
     assert any_mesh is None or not found.sharding.is_fully_replicated
     np.testing.assert_allclose(np.asarray(found), tokens.sum(axis=1) / lengths, rtol=1e-6)
