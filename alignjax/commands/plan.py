@@ -33,10 +33,9 @@ def main(parsed: flags.Parsed) -> int:
     name = parsed.name + (f":{parsed.variant}" if parsed.variant else "")
     if options["sweep"]:
         return _sweep(parsed.config, machine, name, options)
-    wanted = options["evaluation"]
-    made = planner.plan(parsed.config, machine, common.log, evaluation=wanted)
-    common.tell(json.dumps(report.table(made, name)) if options["json"] else report.text(made))
-    return 0 if made.fits else 1
+    plan = planner.plan(parsed.config, machine, common.log, evaluation=options["evaluation"])
+    common.tell(json.dumps(report.table(plan, name)) if options["json"] else report.text(plan))
+    return 0 if plan.fits else 1
 
 
 def _sweep(
@@ -44,7 +43,9 @@ def _sweep(
 ) -> int:
     """The best of several ways to run; exit 1 where none fits."""
     shapes.check_number("--compiles", options["compiles"], minimum=1)
-    made = sweep.sweep(config, machine, common.log, compiles=options["compiles"])
+    result = sweep.sweep(config, machine, common.log, compiles=options["compiles"])
     as_json = options["json"]
-    common.tell(json.dumps(sweep_report.table(made, name)) if as_json else sweep_report.text(made))
-    return 0 if made.best is not None else 1
+    common.tell(
+        json.dumps(sweep_report.table(result, name)) if as_json else sweep_report.text(result)
+    )
+    return 0 if result.best is not None else 1

@@ -217,17 +217,17 @@ def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
     """
     copies, shape = shape.seq, shape._replace(seq=1)
     config, slots = shape.config, prompt + new
-    each, per = _layers(config), 2.0 * rows * slots
+    layers, per = _layers(config), 2.0 * rows * slots
     unembed = 2.0 * rows * (new + 1) * config.width * config.vocab_size
     seen = rows * _pair(config) * sum(visible(k, slots, config.window) for k in config.kinds())
-    useful = per * (each.own + each.routed + shape.adapters) + unembed + seen
+    useful = per * (layers.own + layers.routed + shape.adapters) + unembed + seen
     scores, behind = (
         rows * (a + new * b)
         for a, b in zip(
             _cached_scores(config, prompt, slots), _cached_scores(config, 1, slots), strict=True
         )
     )
-    outside = per * (_run(shape, each) - each.latents + shape.adapters_run)
+    outside = per * (_run(shape, layers) - layers.latents + shape.adapters_run)
     return Work(useful, copies * (outside + unembed + scores + behind), copies * scores)
 
 

@@ -82,8 +82,8 @@ def _closing(text: str, start: int) -> int:
 
 
 def _instruction(line: str) -> Instruction | None:
-    head, found, tail = line.strip().removeprefix("ROOT ").partition(" = ")
-    if not found or not head.startswith("%"):
+    head, equals, tail = line.strip().removeprefix("ROOT ").partition(" = ")
+    if not equals or not head.startswith("%"):
         return None
     end = _closing(tail, 0) + 1 if tail.startswith("(") else tail.find(" ")
     opening = tail.find("(", end)

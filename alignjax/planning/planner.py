@@ -22,7 +22,7 @@ from alignjax.runs import experiment
 USABLE = 0.975  # of HBM: the runtime keeps some; libtpu's own limits are 97.7% to 98.4%
 
 
-class Found(NamedTuple):
+class Compiled(NamedTuple):
     """What is known of one program. Of one that overflowed: `overflow` alone."""
 
     name: str
@@ -63,11 +63,11 @@ class Plan(NamedTuple):
     method: str
     parameters: int
     mesh: dict[str, int]
-    programs: tuple[Found, ...]
+    programs: tuple[Compiled, ...]
 
     @property
     def fits(self) -> bool:
-        return all(found.fits for found in self.programs)
+        return all(program.fits for program in self.programs)
 
     @property
     def devices(self) -> int:
@@ -76,31 +76,31 @@ class Plan(NamedTuple):
     @property
     def step_seconds(self) -> float:
         """Of one step; 0 where a program's time is not known."""
-        steps = [found for found in self.programs if found.per_step]
-        known = all(found.seconds > 0 for found in steps)
-        return sum(found.per_step * found.seconds for found in steps) if known else 0.0
+        steps = [program for program in self.programs if program.per_step]
+        known = all(program.seconds > 0 for program in steps)
+        return sum(program.per_step * program.seconds for program in steps) if known else 0.0
 
     @property
     def basis(self) -> str:
         """What a step's time rests on."""
-        steps = [found.estimate for found in self.programs if found.per_step]
+        steps = [program.estimate for program in self.programs if program.per_step]
         known = all(estimate is not None and estimate.cycles for estimate in steps)
         return "compiler cycles" if known else "roofline"
 
     @property
     def utilisation(self) -> float:
         """Useful FLOPs over what the devices could do in a step's time; 0 if not known."""
-        steps = [found for found in self.programs if found.per_step]
-        if not self.step_seconds or any(found.work is None for found in steps):
+        steps = [program for program in self.programs if program.per_step]
+        if not self.step_seconds or any(program.work is None for program in steps):
             return 0.0
-        useful = sum(found.per_step * found.work.useful for found in steps if found.work)
+        useful = sum(program.per_step * program.work.useful for program in steps if program.work)
         return useful / (self.step_seconds * self.devices * self.machine.chip.flops)
 
     @property
     def tokens_per_second(self) -> float:
         """Tokens of a step's rows, a second and device; 0 if not known."""
         # Further passes over the same rows read no new tokens: the most that one program reads.
-        tokens = max(found.tokens for found in self.programs if found.stage == "run")
+        tokens = max(program.tokens for program in self.programs if program.stage == "run")
         return tokens / (self.step_seconds * self.devices) if self.step_seconds else 0.0
 
 
@@ -154,7 +154,7 @@ def _compile(lowered: Any, machine: machines.Machine) -> tuple[Any, str]:
 
 def examine(
     call: programs.Call, run: programs.Run, machine: machines.Machine, mesh: Mapping[str, int]
-) -> Found:
+) -> Compiled:
     """One program, compiled and read."""
     begin = time.monotonic()
     limit = USABLE * machine.chip.hbm
@@ -179,7 +179,7 @@ def examine(
         if not overflow.arrays:
             overflow = overflow._replace(arrays=memories.largest_tensors(lowered.as_text()))
         spent = time.monotonic() - begin
-        return Found(
+        return Compiled(
             call.name, call.per_step, call.tokens, overflow, spent, limit=limit, stage=call.stage
         )
     spent = time.monotonic() - begin
@@ -189,7 +189,7 @@ def examine(
     elif call.stage == "run" and not call.per_step:  # before the loop: only what is frozen is there
         held = [(name, tree) for name, tree in held if name == "frozen"]
     measured = memories.measure(compiled.memory_analysis(), call.parts, held, call.cache)
-    result = Found(
+    result = Compiled(
         name=call.name,
         per_step=call.per_step,
         tokens=call.tokens,

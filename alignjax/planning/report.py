@@ -27,8 +27,8 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def _memory_lines(found: planner.Found) -> list[str]:
-    held = found.memory
+def _memory_lines(program: planner.Compiled) -> list[str]:
+    held = program.memory
     assert held is not None
     sizes: dict[str, int] = {}
     for part in (held.arguments, held.resident):
@@ -38,42 +38,48 @@ def _memory_lines(found: planner.Found) -> list[str]:
     inside = f" (KV cache {size(held.cache)} of it)" if held.cache else ""
     shown += [f"temporaries {size(held.temporaries)}{inside}", f"outputs {size(held.outputs)}"]
     shown += [f"program {size(held.code)}", f"padding {size(held.padding)}"]
-    limit = f" of {size(found.limit)} usable" if found.limit else ""
+    limit = f" of {size(program.limit)} usable" if program.limit else ""
     lines = [f"    HBM {size(held.total)}{limit}: {', '.join(shown)}"]
     resident = sum(held.resident.values())
     if resident:
         lines.append(f"    of which held but not read by this program: {size(resident)}")
-    scale = WIDTH / max(found.limit or held.total, held.total, 1)
+    scale = WIDTH / max(program.limit or held.total, held.total, 1)
     marks = "".join(MARKS[name] * round(count * scale) for name, count in sizes.items())
     marks += "T" * round((held.temporaries + held.outputs + held.code + held.padding) * scale)
     lines.append(f"    [{marks.ljust(WIDTH)}] P parameters O optimizer F frozen B batch T rest")
     return lines
 
 
-def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
-    lines = [f"    FLOPs {found.flops:.4g} a device (matrix products, loops counted)"]
-    if found.work is not None and found.work.run:
-        whole = found.flops * plan.devices
-        lines[0] += f"; {whole / found.work.run - 1:+.1%} against {found.work.run:.4g} by formula"
-    if found.kernel_flops:
-        lines.append(f"    of it {found.kernel_flops:.4g} in kernels, counted from their operands")
-    if found.uncounted:
-        lines.append(f"    not counted, kernels unknown here: {', '.join(found.uncounted)}")
-    for total in found.collectives[:6]:
+def _time_lines(program: planner.Compiled, plan: planner.Plan) -> list[str]:
+    lines = [f"    FLOPs {program.flops:.4g} a device (matrix products, loops counted)"]
+    if program.work is not None and program.work.run:
+        whole = program.flops * plan.devices
+        lines[0] += (
+            f"; {whole / program.work.run - 1:+.1%} against {program.work.run:.4g} by formula"
+        )
+    if program.kernel_flops:
+        lines.append(
+            f"    of it {program.kernel_flops:.4g} in kernels, counted from their operands"
+        )
+    if program.uncounted:
+        lines.append(f"    not counted, kernels unknown here: {', '.join(program.uncounted)}")
+    for total in program.collectives[:6]:
         over = f", {total.overlapping / total.wire:.0%} may overlap" if total.wire else ""
         lines.append(
             f"    {total.kind} over {total.axes}: {total.times:.0f} times, "
             f"{size(total.payload)}, {size(total.wire)} sent{over}"
         )
-    if len(found.collectives) > 6:
-        rest = sum(total.wire for total in found.collectives[6:])
-        lines.append(f"    and {len(found.collectives) - 6} smaller kinds, {size(rest)} sent")
-    if found.leaving is not None and any(found.leaving):
+    if len(program.collectives) > 6:
+        rest = sum(total.wire for total in program.collectives[6:])
+        lines.append(f"    and {len(program.collectives) - 6} smaller kinds, {size(rest)} sent")
+    if program.leaving is not None and any(program.leaving):
         note = (
             "" if plan.machine.kind == "tpu" else " (XLA for CPU has no reduce-scatter of its own)"
         )
-        lines.append(f"    {gradients_line(found.leaving)}{note if found.leaving.sliced else ''}")
-    estimate = found.estimate
+        lines.append(
+            f"    {gradients_line(program.leaving)}{note if program.leaving.sliced else ''}"
+        )
+    estimate = program.estimate
     if estimate is not None and estimate.cycles:
         inside = ""
         if estimate.kernels:
@@ -83,47 +89,47 @@ def _time_lines(found: planner.Found, plan: planner.Plan) -> list[str]:
             f"    time {duration(estimate.total)} by the compiler's cycles: matmul "
             f"{duration(estimate.matmul)}, vector {duration(estimate.vector)}, {inside}waiting for "
             f"collectives {duration(estimate.exposed)} ({duration(estimate.hidden)} hidden); "
-            f"roofline {duration(found.roofline)}"
+            f"roofline {duration(program.roofline)}"
         )
         spent = {mark: getattr(estimate, name) / estimate.total for name, mark in SPENT.items()}
         bar = "".join(mark * round(WIDTH * share) for mark, share in spent.items())
         lines.append(f"    [{bar.ljust(WIDTH)}] M matmul V vector K kernels C copies W waiting")
         lines += [f"      {duration(s):>8}  {name}" for name, s in estimate.slowest[:4]]
-    elif found.roofline:
-        lines.append(f"    time at least {duration(found.roofline)} by the roofline")
+    elif program.roofline:
+        lines.append(f"    time at least {duration(program.roofline)} by the roofline")
     return lines
 
 
-def gradients_line(found: gradients.Leaving) -> str:
+def gradients_line(leaving: gradients.Leaving) -> str:
     """How gradients leave, and what of it is more than they need."""
-    parts = [f"{size(found.scattered)} by reduce-scatter"]
-    if found.sliced:
+    parts = [f"{size(leaving.scattered)} by reduce-scatter"]
+    if leaving.sliced:
         parts.append(
-            f"{size(found.sliced)} by all-reduce of which each device keeps a slice: half of it "
+            f"{size(leaving.sliced)} by all-reduce of which each device keeps a slice: half of it "
             "would do"
         )
-    if found.whole:
-        parts.append(f"{size(found.whole)} by all-reduce that is kept whole")
+    if leaving.whole:
+        parts.append(f"{size(leaving.whole)} by all-reduce that is kept whole")
     return f"gradients leave: {'; '.join(parts)}"
 
 
-def _overflow_lines(found: planner.Found) -> list[str]:
-    over = found.overflow
+def _overflow_lines(program: planner.Compiled) -> list[str]:
+    over = program.overflow
     assert over is not None
     lines = [f"    does not fit: {size(over.needed)} of {over.kind}, the limit is "
              f"{size(over.limit)}"]  # fmt: skip
     return lines + [f"      {size(count):>10}  {name}" for name, count in over.arrays]
 
 
-def advice(found: planner.Found) -> str:
+def advice(program: planner.Compiled) -> str:
     """What to change about a program that does not fit."""
-    held = found.memory
+    held = program.memory
     if held is not None and held.temporaries < held.total / 2:
         return (
             "its arrays outweigh its temporaries: more devices on mesh.data, a larger mesh.model, "
             "adapters, or model.param_dtype=bfloat16"
         )
-    if found.name == "update":
+    if program.name == "update":
         return "raise loop.micro_batches, set model.remat=full, or use more devices"
     return "lower loop.batch_size or the lengths, or use more devices"
 
@@ -132,7 +138,7 @@ def verdict(plan: planner.Plan) -> str:
     """One line: whether it fits."""
     if not plan.machine.chip.hbm:
         return "verdict: compiles; memory is not judged on this machine"
-    wrong = [found for found in plan.programs if not found.fits]
+    wrong = [program for program in plan.programs if not program.fits]
     if not wrong:
         return f"verdict: fits {plan.machine.name}"
     return "verdict: does not fit; " + "; ".join(f"{x.name}: {advice(x)}" for x in wrong)
@@ -155,16 +161,16 @@ def text(plan: planner.Plan) -> str:
             "  Programs are those of XLA for CPU in the GPUs' place: layouts, collectives and "
             "FLOPs hold, temporaries are only near."
         )
-    for found in plan.programs:
-        often = f"{found.per_step} a step" if found.per_step else "before the first step"
-        often = STAGES.get(found.stage, often)
-        lines.append(f"  {found.name} ({often}; compiled in {found.compile_seconds:.0f} s)")
-        if found.overflow is not None:
-            lines += _overflow_lines(found)
+    for program in plan.programs:
+        often = f"{program.per_step} a step" if program.per_step else "before the first step"
+        often = STAGES.get(program.stage, often)
+        lines.append(f"  {program.name} ({often}; compiled in {program.compile_seconds:.0f} s)")
+        if program.overflow is not None:
+            lines += _overflow_lines(program)
             continue
-        lines += _memory_lines(found) + _time_lines(found, plan)
-        if not found.fits:
-            lines += [f"      {size(count):>10}  {name}" for name, count in found.largest]
+        lines += _memory_lines(program) + _time_lines(program, plan)
+        if not program.fits:
+            lines += [f"      {size(count):>10}  {name}" for name, count in program.largest]
     if plan.step_seconds:
         at_best = plan.basis == "roofline"
         rate = f", {plan.tokens_per_second:,.0f} tokens/s a device"
@@ -178,11 +184,11 @@ def text(plan: planner.Plan) -> str:
 
 def versions() -> dict[str, str]:
     """Of the packages that decide what is compiled; libtpu only where it is installed."""
-    found = {}
+    installed = {}
     for name in ("jax", "jaxlib", "libtpu"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
@@ -205,22 +211,22 @@ def table(plan: planner.Plan, config: str = "") -> dict[str, Any]:
         "estimated_step_seconds": plan.step_seconds,
         "estimated_mfu": plan.utilisation,
         "estimated_tokens_per_second_per_device": plan.tokens_per_second,
-        "programs": [_row(found) for found in plan.programs],
+        "programs": [_row(program) for program in plan.programs],
     }
 
 
-def _row(found: planner.Found) -> dict[str, Any]:
-    row = found._asdict()
+def _row(program: planner.Compiled) -> dict[str, Any]:
+    row = program._asdict()
     for name in ("overflow", "memory", "work", "leaving", "estimate"):
         row[name] = row[name]._asdict() if row[name] is not None else None
-    if found.memory is not None:
-        row["memory"]["total"] = found.memory.total
-    row["collectives"] = [total._asdict() for total in found.collectives]
-    basis = found.estimate is not None and found.estimate.cycles
+    if program.memory is not None:
+        row["memory"]["total"] = program.memory.total
+    row["collectives"] = [total._asdict() for total in program.collectives]
+    basis = program.estimate is not None and program.estimate.cycles
     return {
         **row,
-        "fits": found.fits,
-        "estimated_seconds": found.seconds,
+        "fits": program.fits,
+        "estimated_seconds": program.seconds,
         "estimate_basis": "compiler cycles" if basis else "roofline",
     }
 

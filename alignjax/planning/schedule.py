@@ -34,8 +34,8 @@ class Estimate(NamedTuple):
 
 def _moved(instruction: hlo.Instruction) -> int:
     """Bytes that an asynchronous move takes of HBM: both ways unless an end is in fast memory."""
-    source, made = instruction.arrays[:2]
-    return (source.in_hbm + made.in_hbm) * made.bytes
+    source, target = instruction.arrays[:2]
+    return (source.in_hbm + target.in_hbm) * target.bytes
 
 
 class _Place:

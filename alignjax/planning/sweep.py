@@ -51,12 +51,12 @@ class Guess(NamedTuple):
     seconds: float
 
 
-class Tried(NamedTuple):
+class Attempt(NamedTuple):
     """One choice whose update was compiled. program is None where it was refused, for `reason`."""
 
     choice: Choice
     guess: Guess
-    program: planner.Found | None
+    program: planner.Compiled | None
     reason: str
     utilisation: float
 
@@ -75,10 +75,10 @@ class Sweep(NamedTuple):
     pruned: int
     skipped: int
     untried: int
-    tried: tuple[Tried, ...]
+    tried: tuple[Attempt, ...]
 
     @property
-    def best(self) -> Tried | None:
+    def best(self) -> Attempt | None:
         """The fastest that fits; where no times are known the one that needs least memory."""
         return self.tried[0] if self.tried and self.tried[0].fits else None
 
@@ -238,17 +238,17 @@ def sweep(
     remaining = [guess for guess in every if guess.least <= limit]
     pruned, skipped = len(every) - len(remaining), 0
     log(f"sweep: {len(every)} choices divide; {pruned} can't fit by arithmetic")
-    tried: list[Tried] = []
+    tried: list[Attempt] = []
     while remaining and len(tried) < compiles:
         guess = remaining.pop(0)
         log(f"sweep: {len(tried) + 1} of at most {compiles}: {guess.choice.options()}")
-        attempted = attempt(config, machine, guess)
-        tried.append(attempted)
+        attempt = compile_choice(config, machine, guess)
+        tried.append(attempt)
         same = [other for other in remaining if other.choice.mesh == guess.choice.mesh]
-        dropped = same if attempted.fits else [other for other in same if _needs_more(other, guess)]
+        dropped = same if attempt.fits else [other for other in same if _needs_more(other, guess)]
         skipped += len(dropped)
         remaining = [other for other in remaining if other not in dropped]
-    tried.sort(key=lambda other: _rank(other, machine))
+    tried.sort(key=lambda attempt: _rank(attempt, machine))
     return Sweep(machine, len(every), pruned, skipped, len(remaining), tuple(tried))
 
 
@@ -259,7 +259,9 @@ def _needs_more(one: Guess, other: Guess) -> bool:
     return bigger and order(one.choice.remat) <= order(other.choice.remat)
 
 
-def attempt(config: experiment.Experiment, machine: machines.Machine, guess: Guess) -> Tried:
+def compile_choice(
+    config: experiment.Experiment, machine: machines.Machine, guess: Guess
+) -> Attempt:
     """One choice, its update compiled."""
     mine = guess.choice.over(config)
     try:
@@ -270,15 +272,15 @@ def attempt(config: experiment.Experiment, machine: machines.Machine, guess: Gue
             sizes = dict(mesh.shape) if mesh is not None else {"data": 1}
             program = planner.examine(call, run, machine, sizes)
     except (ValueError, jax.errors.JaxRuntimeError) as error:
-        return Tried(guess.choice, guess, None, " ".join(str(error).split())[:200], 0.0)
+        return Attempt(guess.choice, guess, None, " ".join(str(error).split())[:200], 0.0)
     used = 0.0
     if call.work and program.seconds:
         peak = len(machine.devices) * machine.chip.flops
         used = call.work.useful / (program.seconds * peak)
-    return Tried(guess.choice, guess, program, "", used)
+    return Attempt(guess.choice, guess, program, "", used)
 
 
-def _rank(tried: Tried, machine: machines.Machine) -> tuple[Any, ...]:
-    if tried.program is None or tried.program.memory is None:
+def _rank(attempt: Attempt, machine: machines.Machine) -> tuple[Any, ...]:
+    if attempt.program is None or attempt.program.memory is None:
         return (2, 0.0, 0.0)
-    return (0 if tried.fits else 1, tried.program.seconds, tried.program.memory.total)
+    return (0 if attempt.fits else 1, attempt.program.seconds, attempt.program.memory.total)

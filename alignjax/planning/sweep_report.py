@@ -7,17 +7,19 @@ from alignjax.planning import report, sweep
 HEAD = ("mesh", "micro", "remat", "HBM", "fits", "est. update s", "est. MFU")
 
 
-def _cells(tried: sweep.Tried, timed: bool) -> tuple[str, ...]:
-    mesh = " ".join(f"{name} {size}" for name, size in tried.choice.mesh if size > 1) or "1 device"
-    program = tried.program
-    own = (mesh, str(tried.choice.micro_batches), tried.choice.remat)
+def _cells(attempt: sweep.Attempt, timed: bool) -> tuple[str, ...]:
+    mesh = (
+        " ".join(f"{name} {size}" for name, size in attempt.choice.mesh if size > 1) or "1 device"
+    )
+    program = attempt.program
+    own = (mesh, str(attempt.choice.micro_batches), attempt.choice.remat)
     if program is None:
         return (*own, "-", "refused", "-", "-")
     if program.overflow is not None or program.memory is None:
         needed = program.overflow.needed if program.overflow else 0
         return (*own, report.size(needed) if needed else "-", "no", "-", "-")
     seconds = f"{program.seconds:.3g}" if timed else "-"
-    used = f"{tried.utilisation:.1%}" if tried.utilisation else "-"
+    used = f"{attempt.utilisation:.1%}" if attempt.utilisation else "-"
     return (*own, report.size(program.memory.total), "yes" if program.fits else "no", seconds, used)
 
 
@@ -79,24 +81,24 @@ def table(swept: sweep.Sweep, config: str = "") -> dict[str, Any]:
     }
 
 
-def _row(tried: sweep.Tried) -> dict[str, Any]:
-    program = tried.program
+def _row(attempt: sweep.Attempt) -> dict[str, Any]:
+    program = attempt.program
     total = program.memory.total if program is not None and program.memory is not None else None
     basis = program is not None and program.estimate is not None and program.estimate.cycles
     return {
-        "mesh": dict(tried.choice.mesh),
-        "micro_batches": tried.choice.micro_batches,
-        "remat": tried.choice.remat,
-        "fits": tried.fits,
-        "refused": tried.reason,
+        "mesh": dict(attempt.choice.mesh),
+        "micro_batches": attempt.choice.micro_batches,
+        "remat": attempt.choice.remat,
+        "fits": attempt.fits,
+        "refused": attempt.reason,
         "memory_total": total,
-        "memory_least_by_arithmetic": tried.guess.least,
+        "memory_least_by_arithmetic": attempt.guess.least,
         "limit": program.limit if program is not None else None,
         "overflow": program.overflow._asdict()
         if program is not None and program.overflow
         else None,
         "estimated_update_seconds": program.seconds if program is not None else 0.0,
         "estimate_basis": "compiler cycles" if basis else "roofline",
-        "estimated_update_mfu": tried.utilisation,
-        "options": tried.choice.options(),
+        "estimated_update_mfu": attempt.utilisation,
+        "options": attempt.choice.options(),
     }

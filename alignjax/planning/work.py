@@ -21,13 +21,13 @@ def shapes(
 
     trees: by name, (role, parameters of its network). dense: as in `programs.build`.
     """
-    found: dict[str, analytic.Shape | None] = {}
+    counted: dict[str, analytic.Shape | None] = {}
     for name, (role, tree) in trees.items():
         config: Any = parts.network(role).config
         known = isinstance(config, model_config.TransformerConfig) and not parts.config.optim.freeze
         adapter = _adapter(parts, role, tree)
-        found[name] = analytic.shape_of(config, adapter, dense) if known else None
-    return found
+        counted[name] = analytic.shape_of(config, adapter, dense) if known else None
+    return counted
 
 
 def _adapter(parts: assembly.Assembly, role: str, tree: Any) -> adapt.AdapterConfig:

@@ -288,7 +288,7 @@ def test_sampling_on_a_model_axis_of_its_own(machine):
 
 def test_an_overflow_at_compile_time_is_a_verdict(machine):
     over = memory.Overflow("hbm", 20 * 2**30, 16 * 2**30, [("jit(update)/dot f32[9]", 2**33)])
-    found = planner.Found("update", 1, 8, over, 1.0, limit=1.0)
+    found = planner.Compiled("update", 1, 8, over, 1.0, limit=1.0)
     chip = topology.CHIPS["v5e"]
     made = planner.Plan(machine._replace(chip=chip), "sft", 1, {"data": 8}, (found,))
     text = report.text(made)

@@ -59,16 +59,16 @@ def fake(fits_at):
     def attempt(config, machine, guess):
         memory = planner.memories.Memory({"parameters": 1}, {}, 0, 0, 0, 0, 0)
         limit = 10.0 if fits_at(guess.choice) else 0.5
-        found = planner.Found(
+        found = planner.Compiled(
             "update", 1, 8, None, 0.0, memory, limit=limit, roofline=guess.seconds
         )
-        return sweep.Tried(guess.choice, guess, found, "", 0.1)
+        return sweep.Attempt(guess.choice, guess, found, "", 0.1)
 
     return attempt
 
 
 def run(machine, monkeypatch, fits_at, hbm=2**40, compiles=12):
-    monkeypatch.setattr(sweep, "attempt", fake(fits_at))
+    monkeypatch.setattr(sweep, "compile_choice", fake(fits_at))
     chip = machine._replace(chip=topology.Chip("fake", hbm, 1e12, 1e12, 1e9, 2))
     return sweep.sweep(make("sft"), chip, lambda line: None, compiles=compiles)
 
@@ -105,7 +105,7 @@ def test_a_refused_choice_is_a_row(machine, monkeypatch):
         sweep.sizes_of(make("sft", mesh=sweep.meshes.MeshConfig())), make("sft"), machine
     )[0]
     monkeypatch.setattr(sweep.programs, "build", refuse)
-    made = sweep.attempt(make("sft"), machine, guess)
+    made = sweep.compile_choice(make("sft"), machine, guess)
     assert (made.fits, made.program, made.reason) == (False, None, "sizes must divide")
 
 
