@@ -19,7 +19,7 @@ from alignjax.models import flax_bridge, flax_contract, scoring
 from alignjax.models.adapters import adapt, lora
 from alignjax.parallel import axes, hosts, mesh
 from alignjax.sampling import generate, transforms
-from alignjax.training import checkpoint, loop, optim, update
+from alignjax.training import checkpoint, optim, stepping, update
 from tests.models import flax_toys as toys
 from tests.training import tiny
 
@@ -37,9 +37,9 @@ def prepared(name, model, **changes):
     """(method, state, frozen, tx, a batch that the loss can read, what collecting found)."""
     method = tiny.make(name, model, **changes)
     policy = jax.jit(model.init)(jax.random.key(7))
-    start = {"policy": policy, "reward": model.with_scalar(policy)}
+    start = {"policy": policy, "value": model.with_scalar(policy)}
     tx = optim.make_optimizer(tiny.optimizer(), method.init(jax.random.key(0), start), 100)
-    state = jax.jit(lambda s: loop.make_state(method, lambda p: tx, jax.random.key(0), s))(start)
+    state = jax.jit(lambda s: stepping.make_state(method, lambda p: tx, jax.random.key(0), s))(start)
     frozen = {"reference": policy}
     batch = hosts.to_global(tiny.batch(name, 0, ROWS))
     if method.annotate:
@@ -48,7 +48,7 @@ def prepared(name, model, **changes):
     return method, struct.replace(state, carry=carry), frozen, tx, batch, found
 
 
-def count_even(frozen, samples):
+def count_even(frozen, samples, columns):
     """A reward rule that no sample leaves at zero for long."""
     return jnp.sum((samples.tokens % 2 == 0) & samples.mask, axis=1).astype(jnp.float32)
 
@@ -297,7 +297,7 @@ def test_a_gradient_lowers_for_a_pod():
         method = tiny.make("sft", model)
 
         def nll(weights, batch):
-            return method.loss(weights, {}, batch, None)[0]["target"].total
+            return method.loss(weights, {}, batch, None)[0]["loss"].total
 
         traced = jax.jit(jax.grad(nll)).trace(weights, batch)
         traced.lower(lowering_platforms=("tpu", "cuda"))

@@ -251,12 +251,12 @@ def test_router_losses_reach_the_objective_once_for_each_real_token():
     method = sft.sft(model, sft.SftConfig())
     key = jax.random.key(0)
     terms, metrics = jax.jit(method.loss)(weights, {}, rows, key)
-    assert set(terms) == {"target", "router_balance", "router_z"} <= set(metrics) | {"target"}
+    assert set(terms) == {"loss", "router_balance", "router_z"} <= set(metrics) | {"loss"}
     assert float(terms["router_z"].weight) == 21  # tokens, not slots
     assert float(terms["router_balance"].total) / 21 > 0.3 * 2 * 0.99
     alone, _ = sft.sft(quiet, sft.SftConfig()).loss(weights, {}, rows, key)
-    np.testing.assert_allclose(alone["target"].total, terms["target"].total, rtol=1e-6)
-    assert set(alone) == {"target"}
+    np.testing.assert_allclose(alone["loss"].total, terms["loss"].total, rtol=1e-6)
+    assert set(alone) == {"loss"}
     gradients = {
         name: jax.jit(update.make_gradients(method.loss, micro_batches=n))(weights, {}, batch, key)
         for name, batch, n in (("rows", rows, 1), ("packed", one, 1), ("micro", rows, 2))
