@@ -31,6 +31,7 @@ class Option(NamedTuple):
     type: Any
     default: Any
     help: str
+    leads: bool = False  # whether the first word may be its value, without --name=
 
 
 class Parsed(NamedTuple):
@@ -116,6 +117,14 @@ def assign(
     return found
 
 
+def named_first(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """The words, the first as `--NAME=WORD` where it is a bare value of an option that leads."""
+    name = next((option.name for option in options if option.leads), "")
+    if not name or not argv or argv[0].startswith("-") or "=" in argv[0]:
+        return list(argv)
+    return [f"--{name}={argv[0]}", *argv[1:]]
+
+
 def help_text(table: command_line.Table, config: Any, options: Sequence[Option]) -> str:
     """The command's options and the configuration's fields with their values."""
     rows = [
@@ -149,7 +158,7 @@ def parse(
       ValueError: anything is wrong; the message is one line.
     """
     wants_help = any(word in ("-h", "--help") for word in argv)
-    argv = [word for word in argv if word not in ("-h", "--help")]
+    argv = named_first([word for word in argv if word not in ("-h", "--help")], options)
     spec = command_line.config_spec(argv) if needs_config else None
     module, config = None, None
     fields: dict[str, config_file.Field] = {}

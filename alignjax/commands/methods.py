@@ -1,4 +1,4 @@
-"""alignjax methods: which methods there are, and how papers and other code compute one."""
+"""alignjax methods [NAME]: which methods there are, and how papers and other code compute one."""
 
 import json
 
@@ -7,7 +7,9 @@ from alignjax.commands import common
 from alignjax.compat import listing
 
 OPTIONS = (
-    flags.Option("name", str, "", "a method, e.g. ipo; all of them, by kind of rows, without it"),
+    flags.Option(
+        "name", str, "", "a method, e.g. ipo, also as first word; all of them without it", leads=True
+    ),
     flags.Option("table", str, "", "only on such rows: pairs, unpaired, rollouts, ..."),
     flags.Option("preset", str, "", "only as it computes them: paper, trl-1.16, ..."),
     flags.Option("json", bool, False, "print one JSON object instead of text"),

@@ -131,7 +131,7 @@ def overview_text(table: str | None = None, preset: str | None = None) -> str:
             places = ", ".join(row["presets"])
             lines.append(f"  {row['name']:<{width}}  {row['paper']}  [{places}]")
         blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, "alignjax methods --name=NAME tells how presets compute one."])
+    return "\n\n".join([*blocks, "alignjax methods NAME tells how presets compute one."])
 
 
 # --- one method ---

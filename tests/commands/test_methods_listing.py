@@ -12,7 +12,7 @@ def test_all_methods_by_kind_of_rows():
     out = cli.run("methods")
     heads = [line.partition(":")[0] for line in out.splitlines() if line[:1].isalpha()]
     assert heads[:-1] == list(compat.TABLES)
-    assert heads[-1] == "alignjax methods --name=NAME tells how presets compute one."
+    assert heads[-1] == "alignjax methods NAME tells how presets compute one."
     (dpo,) = [line for line in out.splitlines() if line.startswith("  dpo ")]
     assert "Rafailov et al. 2023" in dpo
     assert "[openrlhf-0.11, paper, trl-0.28, trl-1.16, tunix-0.1.7]" in dpo
@@ -21,6 +21,8 @@ def test_all_methods_by_kind_of_rows():
 def test_one_method(capsys):
     assert main.main(["methods", "--name=ipo"]) == 0
     out = capsys.readouterr().out
+    assert main.main(["methods", "ipo"]) == 0
+    assert capsys.readouterr().out == out
     assert "sum of log-ratios over an answer's tokens (openrlhf-0.11, paper); mean of" in out
     assert "(trl-1.16)" in out
     assert main.main(["methods", "--name", "ipo", "--preset=paper"]) == 0
@@ -43,6 +45,8 @@ def test_json(capsys):
     ("words", "nearest"),
     [
         (("--name=ipoo",), "'ipo'"),
+        (("ipoo",), "'ipo'"),
+        (("name=ipo",), "--name=ipo"),
         (("--table=pair",), "'pairs'"),
         (("--preset=trl-1.61",), "'trl-1.16'"),
         (("--nme=ipo",), "--name=ipo"),
