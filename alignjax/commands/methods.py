@@ -8,7 +8,7 @@ from alignjax.compat import listing
 
 OPTIONS = (
     flags.Option(
-        "name", str, "", "a method, e.g. ipo, also as first word; all of them without it", leads=True
+        "name", str, "", "a method, e.g. ipo (also the first word); none: all", leads=True
     ),
     flags.Option("table", str, "", "only on such rows: pairs, unpaired, rollouts, ..."),
     flags.Option("preset", str, "", "only as it computes them: paper, trl-1.16, ..."),

@@ -181,7 +181,7 @@ def test_the_first_loss_is_known_and_a_wrong_reference_is_noticed(preset, name):
 def test_a_batch_of_one_is_refused():
     task = method.Task(eos=1, pad=0, length=12, prompt_length=4, batch_size=1)
     record = unpaired.UnpairedConfig.METHOD
-    with pytest.raises(ValueError, match="loop.batch_size must be at least 2"):
+    with pytest.raises(ValueError, match=r"loop\.batch_size must be at least 2"):
         record.make({"policy": MODEL, "reference": MODEL}, unpaired.UnpairedConfig(), task)
 
 

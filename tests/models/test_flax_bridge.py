@@ -39,7 +39,7 @@ def prepared(name, model, **changes):
     policy = jax.jit(model.init)(jax.random.key(7))
     start = {"policy": policy, "value": model.with_scalar(policy)}
     tx = optim.make_optimizer(tiny.optimizer(), method.init(jax.random.key(0), start), 100)
-    state = jax.jit(lambda s: stepping.make_state(method, lambda p: tx, jax.random.key(0), s))(start)
+    state = stepping.initial_state(method, tx, start=start)
     frozen = {"reference": policy}
     batch = hosts.to_global(tiny.batch(name, 0, ROWS))
     if method.annotate:
