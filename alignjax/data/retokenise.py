@@ -9,7 +9,7 @@ from alignjax.text import chat
 
 
 def reader(
-    own: corpus.Corpus, split: str, other: chat.Speaker, length: int, prompt_length: int
+    own: corpus.Corpus, other: chat.Speaker, length: int, prompt_length: int, split: str
 ) -> Callable[..., dict[str, np.ndarray]]:
     """(tokens [N, T], lengths, prompt_lengths, index) -> rows [N, length] of the other tokenizer.
 

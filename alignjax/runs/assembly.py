@@ -39,7 +39,8 @@ class Network(NamedTuple):
     config: of the model. model: under the adapters that its tree has, if that is adapters alone.
     origin: where it was found; None where it starts anew or as another role. part: of that run.
     like: the role in whose place it starts. shares: whether its tree is adapters alone over the
-    same base as the policy's. reader: for a tokenizer of its own.
+    same base as the policy's. reader: split -> `rewards.learned.Reader`, for a tokenizer of its
+    own; None where that is the policy's.
     """
 
     config: model_config.ModelConfig
@@ -64,12 +65,10 @@ class Assembly:
         corpus: corpora.Corpus,
         source: sources.Source,
         *,
-        split: str = "train",
         shape: model_config.ModelConfig | None = None,
     ):
-        """split: whose prompts are read again by networks with a tokenizer of their own. shape: of
-        a finished run, whose model is resolved already."""
-        self.config, self.corpus, self.source, self.split = config, corpus, source, split
+        """shape: of a finished run, whose model is resolved already."""
+        self.config, self.corpus, self.source = config, corpus, source
         self.record = config.algorithm.METHOD
         self.roles = dict(self.record.roles(config.algorithm))
         if config.reward and "reward" not in self.roles:
@@ -171,13 +170,13 @@ class Assembly:
             )
         if role.reads_text:
             self.notes.append(f"{name} has a tokenizer of its own and is given text.")
-            return retokenise.reader(
-                self.corpus, self.split, other.speaker, other.length, other.prompt_length
+            return functools.partial(
+                retokenise.reader, self.corpus, other.speaker, other.length, other.prompt_length
             )
         difference = retokenise.first_difference(self.corpus.speaker, other.speaker)
         raise ValueError(
             f"the tokenizer must be that of the {name}'s run, or ids would mean other tokens; got "
-            f"another one in {origin.path}: {difference or 'its layout of conversations differs'}. "
+            f"another one in {origin.path}: {difference or 'the same tokens in another layout'}. "
             "Use the same tokenizer."
         )
 
@@ -203,7 +202,7 @@ class Assembly:
         """The method over its networks."""
         corpus = self.corpus
         readers = {
-            name: self.network(name).reader
+            name: self.network(name).reader("train")
             for name, role in self.roles.items()
             if role.reads_text and self.is_there(name) and self.network(name).reader is not None
         }
@@ -227,11 +226,12 @@ class Assembly:
         origin = self.own_origin
         if origin is None:
             return None
+        part = self._own_part(origin)
         self._check_own(origin)
         if not self.is_adapted:
             # What is trained whole is merged: adapters of an earlier run become part of it.
-            return self.source.merged(origin, self._own_part(origin), self.plain, self.shape)
-        tree = self.source.own(origin, self._own_part(origin), self.plain, self.shape)
+            return self.source.merged(origin, part, self.plain, self.shape)
+        tree = self.source.own(origin, part, self.plain, self.shape)
         if not self.source.has_adapters(origin):
             self._base = tree
             return self.source.fresh(self.model, self.config.seed)
@@ -252,13 +252,13 @@ class Assembly:
         """Refuses a run to start from of another model or tokenizer."""
         if not origin.is_run:
             return
+        self._check_tokenizer(origin, "policy", methods.Role())
         for name in different_fields(origin.config, self.shape):
             raise ValueError(
                 f"model.{name} must be that of the run to start from; got "
                 f"{getattr(self.shape, name, None)!r}, and {getattr(origin.config, name, None)!r} "
                 f"in {origin.path}. Use the same model."
             )
-        self._check_tokenizer(origin, "policy", methods.Role())
 
     def base_about(self) -> dict[str, str]:
         """Kind, folder and identity of the weights under the policy's adapters."""

@@ -31,7 +31,7 @@ class Run:
         self.where = workdir / evaluators.BEST if best else workdir
         self.corpus = experiment.make_corpus(self.config.data, log=lambda line: None)
         self.parts = assembly.Assembly(
-            self.config, self.corpus, sources.Stored(), split="eval", shape=self.config.model
+            self.config, self.corpus, sources.Stored(), shape=self.config.model
         )
 
     @property

@@ -48,12 +48,14 @@ def parts_of(
 
 
 def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:
-    """How frozen roles with a scalar head score samples, as `frozen[role]`."""
+    """How frozen roles with a scalar head score samples of the eval split, as `frozen[role]`."""
     rewards = {}
     for name, role in parts.roles.items():
         if role.part == methods.SCORER and not role.trained and parts.is_there(name):
             reader = parts.network(name).reader
-            rewards[name] = learned.learned(parts.judged_model(name), name, reader=reader)
+            rewards[name] = learned.learned(
+                parts.judged_model(name), name, reader=reader and reader("eval")
+            )
     return rewards
 
 
