@@ -1,38 +1,14 @@
 """An experiment trained in its folder."""
 
 import pathlib
-from typing import Any
-
-import jax
-import numpy as np
 
 from alignjax.data import corpus as corpora
-from alignjax.data import pipeline, tables
+from alignjax.data import pipeline
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import assembly, experiment, folder, judging, sources
-from alignjax.training import algorithm as algorithms
+from alignjax.training import annotation, speed
 from alignjax.training import loop as loops
-from alignjax.training import speed
-
-
-def annotated(
-    method: algorithms.Algorithm, frozen: Any, table: tables.Table, rows: int
-) -> tables.Table:
-    """The table with the columns that the method computes once for all rows, `rows` at a time.
-
-    They are recomputed at every start from the frozen trees themselves, by one program in one
-    order: the same bits each time, and no cache whose identity could go wrong.
-    """
-    table = algorithms.with_columns(table, method.prepare)
-    if method.annotate is not None:
-        run = jax.jit(method.annotate)
-        parts: dict[str, list[np.ndarray]] = {}
-        for batch, real in pipeline.in_order(table, rows):
-            for name, column in hosts.to_host(run(frozen, hosts.to_global(batch))).items():
-                parts.setdefault(name, []).append(column[:real])
-        table = {**table, **{name: np.concatenate(part) for name, part in parts.items()}}
-    return algorithms.with_columns(table, method.over_table)
 
 
 def train(
@@ -63,7 +39,7 @@ def train(
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size
-        table = annotated(method, frozen, table, rows // config.loop.micro_batches)
+        table = annotation.annotated(method, frozen, table, rows // config.loop.micro_batches)
         evaluators = judging.in_loop(parts, frozen)
         parts.release()
         for role in method.only_annotate:

@@ -7,6 +7,7 @@ for state, metrics in training.steps(algorithm, batches, tx, state=state, frozen
     print(mean.floats(metrics)["loss"])
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alignjax.core import errors, keys, mean, struct
+from alignjax.core import errors, keys, mean, shapes, struct
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
 from alignjax.training import algorithm, update
@@ -80,11 +81,28 @@ def steps(
       rows: of a whole batch, where processes hold parts of it.
 
     Raises:
-      ValueError: sizes do not divide, or micro-batches would change a coupled loss.
+      ValueError: sizes do not divide, micro-batches would change a coupled loss, tx is not the one
+        that the state was made with, or a column or tree that the algorithm reads is missing.
       errors.Failure: the first update of a fresh state misses what the algorithm promises.
     """
+    shapes.check_number("micro_batches", micro_batches, minimum=1)
     check_coupled(method.coupled, micro_batches)
+    check_optimizer(tx, state)
     frozen = {} if frozen is None else frozen
+    return _steps(method, batches, tx, state, frozen, until, seed, micro_batches, rows)
+
+
+def _steps(
+    method: algorithm.Algorithm,
+    batches: Callable[[int], HostBatch] | Iterable[HostBatch],
+    tx: optax.GradientTransformation,
+    state: algorithm.TrainState,
+    frozen: models.Frozen,
+    until: int | None,
+    seed: int,
+    micro_batches: int,
+    rows: int | None,
+) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
     run_update = update.make_update(method.loss, tx, micro_batches=micro_batches)
     collect_key, order_key, loss_key = (
         keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
@@ -92,18 +110,60 @@ def steps(
     begin = int(state.step)
     for step, host_batch in _numbered(batches, begin, until):
         columns = hosts.to_global(host_batch, rows)
-        batch, carry, collected = method.collect(state, frozen, columns, keys.at(collect_key, step))
+        with _names_told(columns, frozen):
+            batch, carry, collected = method.collect(
+                state, frozen, columns, keys.at(collect_key, step)
+            )
         state = struct.replace(state, carry=carry)  # before the update donates the old one
         metrics: list[algorithm.Metrics] = []
         for number, part in enumerate(minibatches(batch, method.plan, keys.at(order_key, step))):
             check_rows(part, micro_batches)
             part_key = keys.at(keys.at(loss_key, step), number)
-            expected = method.first(part) if step == 0 and number == 0 else {}
-            state, new = run_update(state, frozen, part, part_key)
+            with _names_told(part, frozen):
+                expected = method.first(part) if step == 0 and number == 0 else {}
+                state, new = run_update(state, frozen, part, part_key)
             check_first(expected, new)
             metrics.append(new)
         state = struct.replace(state, step=state.step + 1)
         yield state, {**collected, **_total(metrics)}
+
+
+@contextlib.contextmanager
+def _names_told(columns: Mapping[str, Any], frozen: models.Frozen) -> Iterator[None]:
+    """A column or frozen tree that is read and not there becomes a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        name = error.args[0] if error.args else ""
+        if not isinstance(name, str) or name in columns or name in frozen:
+            raise
+        raise ValueError(
+            f"batches or frozen trees must hold {name}, which the algorithm reads; got columns "
+            f"{', '.join(columns)} and frozen trees {', '.join(frozen) or 'none'}. Columns that an "
+            "algorithm computes once for all rows come from `training.annotated`."
+        ) from error
+
+
+def check_optimizer(tx: optax.GradientTransformation, state: algorithm.TrainState) -> None:
+    """Refuses a transformation that the state was not made for.
+
+    Raises:
+      ValueError: its own state is of another structure or has other shapes.
+    """
+    if not hasattr(tx, "init") or not hasattr(tx, "update"):
+        raise ValueError(
+            f"tx must be an optax transformation; got {type(tx).__name__} (steps). Use optax.adam "
+            "or alike, or optim.make_optimizer of a configuration."
+        )
+    both = jax.eval_shape(lambda s: (s.opt_state, tx.init(s.params)), state)
+    kept, fresh = (
+        [(path, x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree)] for tree in both
+    )
+    if kept != fresh:
+        raise ValueError(
+            "tx must be the transformation that the state was made with; got one whose own state "
+            "differs (steps). Use the same for `initial_state`."
+        )
 
 
 def _numbered(
@@ -155,8 +215,14 @@ def check_first(
 
     Raises:
       errors.Failure: naming the metric and both values.
+      ValueError: there is no such metric.
     """
     for name, known in expected.items():
+        if name not in metrics:
+            raise ValueError(
+                f"first must name metrics of the loss; got {name!r} and the metrics "
+                f"{', '.join(metrics)}."
+            )
         value = float(metrics[name].value)
         if not abs(value - known.value) <= known.tolerance:
             raise errors.Failure(
