@@ -126,6 +126,12 @@ class Checkpoints:
                 f"checkpoint {step} was not saved: {errors.condense(error)}"
             ) from error
 
+    def drop_from(self, step: int) -> None:
+        """Deletes the checkpoints of this step and later ones: only newer ones can be saved."""
+        for number in self.steps():
+            if number >= step:
+                self._manager.delete(number)
+
     def wait(self) -> None:
         """Returns when the save under way is on disk.
 

@@ -1,5 +1,6 @@
 """Judgements in the loop: what is run every so many steps, and whose best state is kept."""
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -55,28 +56,48 @@ class Best:
         self._value: float | None = None
         steps = self._checkpoints.steps()
         if steps:
-            self._value = float(self._checkpoints.meta(steps[-1])["best"]["value"])
+            best = self._checkpoints.meta(steps[-1])["best"]
+            if best["metric"] == metric:  # else what was kept is the best by something else
+                self._value = float(best["value"])
 
-    def offer(
-        self, numbers: Mapping[str, float], state: algorithm.TrainState, meta: Mapping[str, Any]
-    ) -> None:
-        """Keeps the state if its metric is better than all before.
+    @property
+    def is_begun(self) -> bool:
+        """Whether a state was kept by this metric before."""
+        return self._value is not None
+
+    def check(self, numbers: Mapping[str, float]) -> None:
+        """Refuses a metric that is not among the numbers.
 
         Raises:
           ValueError: no evaluator gives the metric.
         """
-        name = f"eval/{self.name}"
-        if name not in numbers:
-            known = [n.removeprefix("eval/") for n in numbers if not n.endswith(" se")]
-            raise ValueError(
-                f"loop.keep_best must be a number that is evaluated, or -NAME where less is "
-                f"better: {', '.join(known) or 'none is'}; got {self.name!r} (loop)."
-            )
-        value = numbers[name]
+        known = [n.removeprefix("eval/") for n in numbers if not n.endswith(" se")]
+        if self.name in known:
+            return
+        raise ValueError(
+            f"loop.keep_best must be a number that is evaluated, or -NAME where less is better: "
+            f"{', '.join(known) or 'none is'}; got {self.name!r} (loop)."
+        )
+
+    def offer(
+        self, numbers: Mapping[str, float], state: algorithm.TrainState, meta: Mapping[str, Any]
+    ) -> None:
+        """Keeps the state if its metric is better than all before; NaN never is.
+
+        Raises:
+          ValueError: no evaluator gives the metric.
+        """
+        self.check(numbers)
+        value = numbers[f"eval/{self.name}"]
+        if math.isnan(value):
+            self._log(f"{self.name} is not a number at step {int(state.step)}: not kept as best.")
+            return
         if self._value is not None and not self.sign * value > self.sign * self._value:
             return
         self._value = value
-        best = {"metric": self.name, "value": value, "step": int(state.step)}
+        metric = self.name if self.sign > 0 else f"-{self.name}"
+        best = {"metric": metric, "value": value, "step": int(state.step)}
+        self._checkpoints.drop_from(int(state.step))
         self._checkpoints.save(state, {**meta, "best": best, "finished": True})
         self._checkpoints.wait()
 

@@ -167,6 +167,7 @@ def train(
       errors.Failure, errors.NonFinite, errors.Preempted: see core/errors.py.
     """
     check_sizes(config, method.plan, coupled=method.coupled)
+    speed.check_window(profile, config.steps)
     each = method.plan.epochs * method.plan.minibatches
     tx_of = transformation(optimizer, config.steps * each)
 
@@ -188,8 +189,12 @@ def train(
     lines = run_log.RunLog(workdir, name, config, begin, learning_rate(optimizer, config, each))
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
+    if profile is not None and begin > profile.start:
+        log(f"{name}: nothing is traced: the run goes on from step {begin}, after the window.")
     stopped, step = False, begin
     with Signals() as signals, checkpoints, judging, clock:
+        if begin < config.steps:
+            judging.check(state)
         loop = stepping.steps(
             method,
             clock.counting(batch_at),
@@ -239,6 +244,15 @@ class _Judging:
         self._best = None
         if config.keep_best:
             self._best = evaluators.Best(workdir, config.keep_best, log)
+
+    def check(self, state: algorithm.TrainState) -> None:
+        """Refuses an unknown metric before the first step, by the numbers of the state there.
+
+        Raises:
+          ValueError: no evaluator gives it.
+        """
+        if self._best is not None and not self._best.is_begun:
+            self._best.check(evaluators.judge(self._judges, state))
 
     def judge(
         self, step: int, last: bool, state: algorithm.TrainState, meta: Mapping[str, Any]

@@ -36,6 +36,19 @@ def parse_window(text: str) -> Window | None:
     return Window(int(start), int(steps))
 
 
+def check_window(window: Window | None, steps: int) -> None:
+    """Refuses a window that a run of so many steps never reaches the end of.
+
+    Raises:
+      ValueError: naming both.
+    """
+    if window is not None and window.start + window.steps > steps:
+        raise ValueError(
+            f"--profile must lie within the run's steps 0..{steps - 1}; got {window.steps} from "
+            f"step {window.start} on. Trace earlier steps, or raise loop.steps."
+        )
+
+
 class Clock:
     """The wall clock of a run's steps, and its profiler.
 
