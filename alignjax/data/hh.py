@@ -58,7 +58,7 @@ class HhConfig(corpus.DataConfig):
         )
 
     def where(self) -> tuple[str, ...]:
-        return ("path",)
+        return ("path", "tokenizer")
 
 
 def conversations(rows) -> list[tuple[chat.Turn, ...]]:

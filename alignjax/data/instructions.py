@@ -51,7 +51,7 @@ class InstructConfig(corpus.DataConfig):
         )
 
     def where(self) -> tuple[str, ...]:
-        return ("path",)
+        return ("path", "tokenizer")
 
 
 def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]], str]:

@@ -22,7 +22,7 @@ from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, experiment, folder, records, sources, train
+from alignjax.runs import assembly, continuing, experiment, records, sources, train
 from alignjax.training import checkpoint
 from alignjax.training import method as methods
 from alignjax.worlds import corpus as world_corpus
@@ -113,8 +113,13 @@ def run(config: Lifecycle, workdir: pathlib.Path, log: corpora.Log) -> list[Gate
         corpus = experiment.make_corpus(config.data, log)
         space = Workspace(workdir, config, corpus, log)
         course = config.course(space)
-        record = {"config": records.encode(config), "fingerprints": dict(corpus.fingerprints)}
-        folder.claim(workdir, record, may_differ=harmless(config))
+        record = {
+            "format": records.FORMAT,
+            "config": records.encode(config),
+            "fingerprints": dict(corpus.fingerprints),
+        }
+        for line in continuing.claim(workdir, record, may_differ=harmless(config)):
+            log(line)
         for stage in course.stages:
             space.train(stage)
         results, gates = course.report()
@@ -126,6 +131,7 @@ def harmless(config: Lifecycle) -> frozenset[str]:
     """Names of what may differ when a lifecycle is continued."""
     return frozenset(
         (
+            "format",
             *(f"config.mesh.{field.name}" for field in dataclasses.fields(meshes.MeshConfig)),
             *(f"config.data.{name}" for name in config.data.where()),
         )

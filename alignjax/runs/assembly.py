@@ -245,6 +245,12 @@ class Assembly:
 
     _base: Any = None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the policy begins as new adapters, which the seed tells."""
+        origin = self.own_origin
+        return self.is_adapted and origin is not None and not self.source.has_adapters(origin)
+
     def _own_part(self, origin: sources.Origin) -> str:
         return origin.part_of(PARTS[methods.POLICY], self.own)
 

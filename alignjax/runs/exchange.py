@@ -15,7 +15,7 @@ from alignjax.models.checkpoints import folder as folders
 from alignjax.models.checkpoints import heads
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, evaluation, experiment, folder, sources
+from alignjax.runs import assembly, continuing, evaluation, experiment, folder, sources
 from alignjax.training import algorithm, checkpoint
 from alignjax.training import method as methods
 
@@ -75,6 +75,8 @@ def export_run(
             )
         exported: Any = shape
         fields = _fields(run.config, exported)
+        if part != methods.POLICY and fields.get("pad_token_id") is None:
+            fields = {**fields, "pad_token_id": run.corpus.pad}  # a classifier ends rows by it
         kind = jnp.dtype(dtype) if dtype else None
         params = merge.whole(run.joined(part))
         save: Any = folders.save_model if part == methods.POLICY else heads.save_reward
@@ -142,7 +144,7 @@ def import_model(
             formula=f"open weights of {config.weights}",
             start={"policy": checkpoint.identity(params)},
         )
-        folder.claim(workdir, record)
+        continuing.claim(workdir, record)
         state = algorithm.TrainState(
             step=jnp.zeros((), jnp.int32), params=params, opt_state=(), carry=()
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,27 +14,12 @@ from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
-from alignjax.parallel import mesh as meshes
-from alignjax.parallel import processes
 from alignjax.runs import experiment, records, upgrade
 from alignjax.training import checkpoint
-from alignjax.training import loop as loops
 from alignjax.training import method as methods
 
 FILE = "config.json"
-# What may change on resume: how long (which moves the end of the learning-rate schedule), how
-# often saved and judged, on which devices, from which folders.
-HARMLESS = frozenset(
-    (
-        *(f"config.loop.{name}" for name in loops.HARMLESS),
-        *(f"config.mesh.{field.name}" for field in dataclasses.fields(meshes.MeshConfig)),
-        "config.weights",
-        *(f"config.{name}" for name in methods.SOURCES),
-        "base.folder",
-        "format",
-        "release",
-    )
-)
+PLACES = "places"  # in a record: where its sources lie, seen from its folder
 
 
 class Record(NamedTuple):
@@ -45,10 +31,11 @@ class Record(NamedTuple):
 
 def is_run(workdir: pathlib.Path) -> bool:
     """Whether a folder holds the record of a run."""
-    return "method" in _values(workdir / FILE)
+    return "method" in stored_values(workdir / FILE)
 
 
-def _values(file: pathlib.Path) -> dict[str, Any]:
+def stored_values(file: pathlib.Path) -> dict[str, Any]:
+    """The JSON of a record; {} where there is no file, or something else in it."""
     if not file.is_file():
         return {}
     try:
@@ -71,7 +58,8 @@ def read(
     Raises:
       ValueError: it is not the folder of a run, or of a newer release.
     """
-    values = _values(workdir / FILE)
+    values = stored_values(workdir / FILE)
+    records.check_format(values, str(workdir))
     if "method" not in values:
         raise ValueError(
             f"--workdir must be the folder of a run of `alignjax train` or a lifecycle's stage; "
@@ -79,7 +67,24 @@ def read(
         )
     if definitions:
         source_file.stand_in(definitions)
-    return parse(values, str(workdir), log)
+    return parse(_at_places(values, workdir, log), str(workdir), log)
+
+
+def _at_places(
+    values: dict[str, Any], workdir: pathlib.Path, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """The record with sources that moved together with the run, where they are now."""
+    values = records.as_json(values)
+    for name, place in values.get(PLACES, {}).items():
+        *above, last = name.split(".")
+        node = values
+        for part in above:
+            node = node[part]
+        path, here = pathlib.Path(node[last]), workdir / place
+        if not path.exists() and here.exists():
+            node[last] = os.path.normpath(here)
+            log(f"{workdir}: {name} is not at {path} any more and is read at {node[last]}.")
+    return values
 
 
 def parse(
@@ -91,19 +96,12 @@ def parse(
     records.check_format(values, where)
     values = upgrade.upgraded(values)
     absent: list[str] = []
-    config = records.decode(values["config"], experiment.Experiment, absent.append)
+    config = records.decode(values.get("config"), experiment.Experiment, absent.append)
+    for role, network in values.get("networks", {}).items():
+        decode_network(network, absent.append, f"networks.{role}")
     for line in absent:
         log(f"{where}: {line}")
     return Record(config, values)
-
-
-def harmless(config: Any) -> frozenset[str]:
-    """Names of fields of a flat record that may differ when a run goes on."""
-    model, data = config.model, config.data
-    return HARMLESS | {
-        *(f"config.model.{name}" for name in model.RUNNING),
-        *(f"config.data.{name}" for name in data.where()),
-    }
 
 
 def make_record(parts: Any, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +113,8 @@ def make_record(parts: Any, start: Mapping[str, Any], frozen: Mapping[str, Any])
     names: dict[int, str] = {}
     for name, tree in trees.items():
         names.setdefault(id(tree), name)
+    if parts.is_fresh:  # numbers of a seed differ in their last bits between machines
+        names.pop(id(trees[parts.own]))
     return describe(
         config,
         parts.corpus,
@@ -158,10 +158,12 @@ def _encode_network(parts: Any, name: str) -> Any:
     return {"model": records.encode(network.config), "adapter": records.encode(adapter)}
 
 
-def decode_network(values: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(configuration of the model, of its adapter) that `_encode_network` wrote."""
+def decode_network(
+    values: Mapping[str, Any], note: Callable[[str], None] = lambda line: None, path: str = ""
+) -> tuple[Any, Any]:
+    """(configuration of the model, of its adapter) that `_encode_network` wrote; see `decode`."""
     model, adapter = (
-        records.decode(values[name], hint, lambda line: None, name)
+        records.decode(values.get(name), hint, note, f"{path}.{name}")
         for name, hint in (("model", model_config.ModelConfig), ("adapter", adapt.AdapterConfig))
     )
     return model, adapter
@@ -171,73 +173,6 @@ def network_of(values: Mapping[str, Any]) -> models.Model:
     """The model that `_encode_network` wrote."""
     model, adapter = decode_network(values)
     return adapt.adapt(model.make(), adapter)
-
-
-def claim(
-    workdir: pathlib.Path,
-    record: Mapping[str, Any],
-    *,
-    may_differ: frozenset[str] | None = None,
-) -> list[str]:
-    """Writes the run's identity into its folder, or checks that it is the one already there.
-
-    may_differ: names of a flat record; those of the record's own experiment if None.
-
-    Returns:
-      Lines on what an older release did not write.
-
-    Raises:
-      ValueError: the processes of the run differ in it, or the folder belongs to a run of another
-        configuration or data; nothing is written. Failure: the folder is not shared.
-    """
-    file = workdir / FILE
-    record = records.as_json(record)
-    processes.check_same("configuration and data", records.flat(record))
-    notes: list[str] = []
-    processes.only_first(lambda: _claim(file, record, may_differ, notes))
-    processes.check_shared(file)
-    return notes
-
-
-def _claim(
-    file: pathlib.Path,
-    record: Mapping[str, Any],
-    may_differ: frozenset[str] | None,
-    notes: list[str],
-) -> None:
-    workdir = file.parent
-    if not file.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1))
-        partial.replace(file)
-        return
-    there = _values(file)
-    if may_differ is None:
-        old = parse(there, str(workdir), notes.append)
-        may_differ = harmless(old.config) | {f"start.{n}" for n in _unwritten(there, record)}
-        there = {**old.values, "config": records.as_json(records.encode(old.config))}
-    old_values, values = records.flat(there), records.flat(record)
-    changed = [
-        name
-        for name in sorted({*old_values, *values})
-        if old_values.get(name) != values.get(name) and name not in may_differ
-    ]
-    if changed:
-        lines = ", ".join(
-            f"{n}: {old_values.get(n)!r} there, {values.get(n)!r} now" for n in changed[:8]
-        )
-        raise ValueError(
-            f"{workdir} must be continued with the configuration it was begun with; got {lines}. "
-            "Use another --workdir for another configuration."
-        )
-
-
-def _unwritten(there: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
-    """Trees whose identities an older format does not hold."""
-    if there.get("format", 1) >= records.FORMAT:
-        return set()
-    return set(there.get("start", {})) ^ set(record.get("start", {}))
 
 
 def load_params(folder: str | pathlib.Path, plain: models.Model) -> Any:

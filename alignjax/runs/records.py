@@ -5,6 +5,7 @@ record lacks takes its class's default and is named in a note; what it has and i
 is refused by name.
 """
 
+import collections.abc
 import dataclasses
 import json
 import types
@@ -15,15 +16,17 @@ from typing import Any
 from alignjax.core import source_file
 
 FORMAT = 2
-CLASS, FILE = "class", "file"
+CLASS, FILE = "class", "from"  # words of Python: no field is called so
+PLAIN = (dict, Mapping, Any)  # types of mappings that are no configurations
 
 
 def tag(kind: type) -> dict[str, str]:
     """What a record says of a class: its name, and its file where no module can be imported."""
-    if "<locals>" in kind.__qualname__:
+    if "." in kind.__qualname__:
         raise ValueError(
-            f"a configuration's class must stand at the top of its file; got {kind.__qualname__}. "
-            "Move it out of the function, or no other process can find it."
+            f"a configuration's class must stand at the top of its file; got {kind.__qualname__} "
+            f"in {kind.__module__}. Move it out of the function or class around it, or no other "
+            "process can find it."
         )
     file = source_file.file_of(kind)
     return {CLASS: f"{kind.__module__}.{kind.__qualname__}", **({FILE: file} if file else {})}
@@ -38,7 +41,7 @@ def encode(value: Any) -> Any:
         return {str(name): encode(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [encode(each) for each in value]
-    return value
+    return value.__qualname__ if isinstance(value, types.FunctionType) else value
 
 
 def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "config") -> Any:
@@ -51,13 +54,21 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
     Raises:
       ValueError: a class is not there or not of the type, or a field is unknown or missing.
     """
+    options = _options(hint)
+    if isinstance(value, list):
+        return _sequence(value, options, note, path)
     if not isinstance(value, Mapping):
-        return _plain(value, hint)
+        if all(hasattr(each, "validate") for each in options):
+            _check_kind(None, options, repr(value), path)
+        return value
+    plain = next((each for each in options if _origin(each) in PLAIN), None)
+    if plain is not None and (CLASS not in value or plain is not Any):
+        entry = typing.get_args(plain)[1] if typing.get_args(plain) else Any
+        return {name: decode(v, entry, note, f"{path}.{name}") for name, v in value.items()}
     named = dict(value)
     name, file = named.pop(CLASS, ""), named.pop(FILE, "")
     kind = source_file.find(name, file) if name else hint
-    _check_kind(kind, hint, name, path)
-    hints = typing.get_type_hints(kind)
+    _check_kind(kind, options, name or "no class", path)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = [field for field in named if field not in fields]
     if unknown:
@@ -65,12 +76,8 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
             f"{path} must have the fields of {kind.__name__}; the record also has "
             f"{', '.join(unknown)}, which this release does not know. Use the release that made it."
         )
-    for field in fields.values():
-        if field.name in named:
-            continue
-        if field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{path}.{field.name} must be in the record; it is missing.")
-        note(f"{path}.{field.name} is not in the record and takes its default.")
+    _note_defaults(fields, named, note, path)
+    hints = typing.get_type_hints(kind)
     return kind(
         **{
             field: decode(each, hints[field], note, f"{path}.{field}")
@@ -79,36 +86,94 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
     )
 
 
-def _check_kind(kind: Any, hint: Any, name: str, path: str) -> None:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    allowed = tuple(each for each in options if isinstance(each, type))
+def _note_defaults(
+    fields: Mapping[str, Any], named: Mapping[str, Any], note: Callable[[str], None], path: str
+) -> dict[str, Any]:
+    """The defaults of the fields that a record does not have.
+
+    Raises:
+      ValueError: one has none.
+    """
+    defaults = {}
+    for name, field in fields.items():
+        if name in named:
+            continue
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise ValueError(
+                f"{path}.{name} must be in the record; it is missing and has no default "
+                "(config.json). Add it there."
+            )
+        has_value = field.default is not dataclasses.MISSING
+        defaults[name] = field.default if has_value else field.default_factory()
+        shown = repr(defaults[name])
+        note(f"{path}.{name} is not in the record and takes its default, {shown}.")
+    return defaults
+
+
+def filled(value: Any, note: Callable[[str], None], path: str = "config") -> Any:
+    """The JSON of a record with the defaults of the fields that it does not have."""
+    if isinstance(value, list):
+        return [filled(each, note, f"{path}.{i}") for i, each in enumerate(value)]
+    if not isinstance(value, Mapping):
+        return value
+    values = {name: filled(each, note, f"{path}.{name}") for name, each in value.items()}
+    if CLASS not in values:
+        return values
+    kind = source_file.find(values[CLASS], values.get(FILE, ""))
+    _check_kind(kind, (Any,), values[CLASS], path)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    return {**values, **encode(_note_defaults(fields, values, note, path))}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value may be."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _origin(hint: Any) -> Any:
+    origin = typing.get_origin(hint) or hint
+    return Mapping if origin is collections.abc.Mapping else origin
+
+
+def _check_kind(kind: Any, options: tuple[Any, ...], name: str, path: str) -> None:
+    allowed = tuple(each for each in options if isinstance(each, type) and each is not Any)
     if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         raise ValueError(
-            f"{path} must be of a known class; got {name or 'no class'} (config.json)."
+            f"{path} must be the configuration of a known class; got {name} (config.json). "
+            "Restore the record from a checkpoint's meta."
         )
-    if not issubclass(kind, allowed):
+    if allowed and not issubclass(kind, allowed):
         wanted = " or ".join(each.__name__ for each in allowed)
-        raise ValueError(f"{path} must be a {wanted}; got {name} (config.json).")
+        raise ValueError(
+            f"{path} must be a {wanted}; got {name} (config.json). Use the release that made it."
+        )
 
 
-def _plain(value: Any, hint: Any) -> Any:
-    """A value that is no configuration: lists are tuples where those are expected."""
-    if not isinstance(value, list):
-        return value
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    is_list = any(typing.get_origin(each) is list or each is list for each in options)
-    return list(value) if is_list else tuple(value)
+def _sequence(
+    value: list[Any], options: tuple[Any, ...], note: Callable[[str], None], path: str
+) -> list[Any] | tuple[Any, ...]:
+    """A list, or a tuple where none is expected; its entries of the types that are expected."""
+    hint = next((each for each in options if _origin(each) in (list, tuple)), tuple)
+    args = typing.get_args(hint) or (Any, ...)
+    same = _origin(hint) is list or args[-1] is ...
+    kinds = args[:1] * len(value) if same else (*args, *[Any] * len(value))
+    entries = [
+        decode(each, kind, note, f"{path}.{i}")
+        for i, (each, kind) in enumerate(zip(value, kinds, strict=False))
+    ]
+    return entries if _origin(hint) is list else tuple(entries)
 
 
-def flat(config: Any) -> dict[str, Any]:
-    """A configuration as {"loop.steps": 100, ...}, without the files of its classes."""
+def flat(config: Any, *, files: bool = False) -> dict[str, Any]:
+    """A configuration as {"loop.steps": 100, ...}, without the files of its classes, or with."""
 
     def walk(node: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(node, dict):
             return {prefix[:-1]: node}
         items: dict[str, Any] = {}
         for name, child in node.items():
-            if not (name == FILE and CLASS in node):
+            if files or not (name == FILE and CLASS in node):
                 items |= walk(child, f"{prefix}{name}.")
         return items
 

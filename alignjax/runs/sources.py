@@ -155,7 +155,7 @@ def origin_of(path: str, record: folder.Record) -> Origin:
         config=run.model,
         run=run,
         adapter=None if is_whole else run.adapter,
-        fingerprints=record.values["fingerprints"],
+        fingerprints=record.values.get("fingerprints", {}),
         networks=record.values.get("networks", {}),
         base=record.values.get("base"),
     )

@@ -6,7 +6,7 @@ from alignjax.data import corpus as corpora
 from alignjax.data import pipeline
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, experiment, folder, judging, sources
+from alignjax.runs import assembly, continuing, experiment, folder, judging, sources
 from alignjax.training import annotation, speed
 from alignjax.training import loop as loops
 
@@ -35,7 +35,7 @@ def train(
         start, frozen = parts.start(), parts.frozen()
         record = folder.make_record(parts, start, frozen)
         table = corpus.read(config.algorithm.METHOD.table(config.algorithm), "train")
-        notes = folder.claim(workdir, record)
+        notes = continuing.claim(workdir, record)
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size

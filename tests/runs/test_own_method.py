@@ -116,7 +116,7 @@ def test_an_own_method_and_corpus_go_through_every_command(tmp_path):
     assert cli.stored_checksums(run)["params/embed"] == cli.stored_checksums(whole)["params/embed"]
     assert [row["step"] for row in rows(run)] == [0, 1, 2, 3]
     record = json.loads((run / "config.json").read_text())
-    assert record["config"]["algorithm"]["file"] == str(file)
+    assert record["config"]["algorithm"]["from"] == str(file)
     numbers = json.loads(cli.run("evaluate", f"--workdir={run}", "--json", "--rows=8"))
     assert {"nats a token", "length, tokens"} <= numbers.keys()
     shown = cli.run("sample", f"--workdir={run}", "--count=2", "--max_new_tokens=3")

@@ -1,0 +1,184 @@
+"""A run goes on in the folder in which it was begun, and in no other's."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from alignjax.parallel import mesh as meshes
+from alignjax.parallel import processes
+from alignjax.runs import experiment, folder, records, upgrade
+from alignjax.training import loop as loops
+from alignjax.training import method as methods
+
+# What may change on resume: how long (which moves the end of the learning-rate schedule), how
+# often saved and judged, on which devices, how a release words the formula. See `paths` too.
+HARMLESS = frozenset(
+    (
+        *(f"config.loop.{name}" for name in loops.HARMLESS),
+        *(f"config.mesh.{field.name}" for field in dataclasses.fields(meshes.MeshConfig)),
+        "format",
+        "formula",
+    )
+)
+
+
+def harmless(config: experiment.Experiment) -> frozenset[str]:
+    """Names of fields of a flat record that may differ when a run goes on."""
+    roles = methods.trained_roles(config.algorithm.METHOD.roles(config.algorithm))
+    models = ("config.model", *(f"networks.{role}.model" for role in roles))
+    running = {f"{model}.{name}" for model in models for name in config.model.RUNNING}
+    return HARMLESS | paths(config) | running
+
+
+def paths(config: experiment.Experiment) -> frozenset[str]:
+    """Names of fields of a flat record that say where something lies, not what it is."""
+    roles = config.algorithm.METHOD.roles(config.algorithm).values()
+    own = {role.source for role in roles if role.source} - {*methods.SOURCES}
+    return frozenset(
+        (
+            "config.weights",
+            *(f"config.{name}" for name in methods.SOURCES),
+            *(f"config.algorithm.{name}" for name in own),
+            *(f"config.data.{name}" for name in config.data.where()),
+            "base.folder",
+        )
+    )
+
+
+def claim(
+    workdir: pathlib.Path,
+    record: Mapping[str, Any],
+    *,
+    may_differ: frozenset[str] | None = None,
+) -> list[str]:
+    """Writes the run's identity into its folder, or checks that it is the one already there.
+
+    may_differ: names of a flat record; those of the record's own experiment if None.
+
+    Returns:
+      Lines on what an older release did not write.
+
+    Raises:
+      ValueError: the processes of the run differ in it, or the folder belongs to a run of another
+        configuration or data; nothing is written. Failure: the folder is not shared.
+    """
+    file, values = workdir / folder.FILE, records.as_json(record)
+    processes.check_same("configuration and data", records.flat(values))
+    notes: list[str] = []
+    processes.only_first(lambda: _claim(file, values, may_differ, notes))
+    processes.check_shared(file)
+    return notes
+
+
+def _claim(
+    file: pathlib.Path,
+    record: dict[str, Any],
+    may_differ: frozenset[str] | None,
+    notes: list[str],
+) -> None:
+    workdir, is_run = file.parent, may_differ is None
+    if not file.exists():
+        _write(file, record, is_run)
+        return
+    stored = folder.stored_values(file)
+    there = _comparable(stored, record, workdir, is_run, notes)
+    if may_differ is None:
+        config = folder.parse(there, str(workdir)).config
+        may_differ = harmless(config) | {f"start.{n}" for n in _unwritten(stored, record)}
+    old, new = (records.flat(values, files=True) for values in (there, record))
+    changed = [
+        name
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+        and name not in may_differ
+        and not _is_same_file(name, old, new)
+    ]
+    if changed:
+        lines = ", ".join(f"{n}: {old.get(n)!r} there, {new.get(n)!r} now" for n in changed[:8])
+        raise ValueError(
+            f"{workdir} must be continued with the configuration it was begun with; got {lines}. "
+            "Use another --workdir for another configuration."
+        )
+    if {**stored, folder.PLACES: 0} != {**record, folder.PLACES: 0}:
+        _write(file, record, is_run)  # the record tells of the run as it goes on
+
+
+def _write(file: pathlib.Path, record: dict[str, Any], is_run: bool) -> None:
+    """Writes a record; that of a run with the places of its sources beside it."""
+    if is_run:
+        config, values = folder.parse(record, str(file.parent)).config, records.flat(record)
+        sources = {name: values.get(name) for name in sorted(paths(config))}
+        places = {
+            name: os.path.relpath(path, file.parent)
+            for name, path in sources.items()
+            if path and pathlib.Path(path).exists()
+        }
+        record = {**record, folder.PLACES: places}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.replace(file)
+
+
+def _comparable(
+    stored: dict[str, Any],
+    record: Mapping[str, Any],
+    workdir: pathlib.Path,
+    is_run: bool,
+    notes: list[str],
+) -> dict[str, Any]:
+    """A folder's record as this release would write it; `notes` gets what it did not write.
+
+    Raises:
+      ValueError: it is no record, or not to be read.
+    """
+    if "config" not in stored or is_run != ("method" in stored):
+        begun = "an experiment" if is_run else "a lifecycle"
+        raise ValueError(
+            f"--workdir must be a new folder, or that in which {begun} was begun; got {workdir}, "
+            f"whose {folder.FILE} is of something else. Name another."
+        )
+    records.check_format(stored, str(workdir))
+    there = _with_files(upgrade.upgraded(stored, record), record)
+    there.pop(folder.PLACES, None)
+    if not is_run:
+        return {**there, "config": records.filled(there["config"], notes.append)}
+    config = folder.parse(there, str(workdir), notes.append).config
+    if there.get("formula") != record.get("formula"):
+        notes.append(f"{workdir}: the formula of its record is worded {there.get('formula')!r}.")
+    networks = records.filled(there.get("networks", {}), lambda line: None)
+    there |= {"networks": networks} if networks else {}
+    return {**there, "config": records.as_json(records.encode(config))}
+
+
+def _with_files(old: Any, new: Any) -> Any:
+    """An old record whose classes' files, where they have gone, are those of the new one."""
+    if isinstance(old, list) and isinstance(new, list):
+        return [_with_files(*pair) for pair in zip(old, new, strict=False)] + old[len(new) :]
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old
+    values = {name: _with_files(value, new.get(name)) for name, value in old.items()}
+    file = old.get(records.FILE)
+    if file and records.FILE in new and not pathlib.Path(file).exists():
+        values[records.FILE] = new[records.FILE]
+    return values
+
+
+def _is_same_file(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a field of two flat records names one class's file, under two names."""
+    above, _, last = name.rpartition(".")
+    files = [values.get(name) for values in (old, new)]
+    if last != records.FILE or f"{above}.{records.CLASS}" not in new or not all(files):
+        return False
+    one, other = (pathlib.Path(str(file)) for file in files)
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _unwritten(there: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
+    """Trees whose identities an older format does not hold."""
+    if there.get("format", 1) >= records.FORMAT:
+        return set()
+    return set(there.get("start", {})) ^ set(record.get("start", {}))
