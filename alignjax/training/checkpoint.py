@@ -80,8 +80,7 @@ class Checkpoints:
     ):
         """save_patience: seconds without progress after which a save counts as hanging."""
         self.folder = pathlib.Path(workdir).absolute() / FOLDER
-        self._read_only, self._patience = read_only, save_patience
-        self._stalled = False
+        self._read_only, self._patience, self._stalled = read_only, save_patience, False
         self._complaints = patience.Complaints()
         logging.getLogger("absl").addHandler(self._complaints)
         if read_only:
@@ -126,12 +125,6 @@ class Checkpoints:
                 f"checkpoint {step} was not saved: {errors.condense(error)}"
             ) from error
 
-    def drop_from(self, step: int) -> None:
-        """Deletes the checkpoints of this step and later ones: only newer ones can be saved."""
-        for number in self.steps():
-            if number >= step:
-                self._manager.delete(number)
-
     def wait(self) -> None:
         """Returns when the save under way is on disk.
 
@@ -172,6 +165,10 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Finished steps, oldest first."""
         return sorted(self._manager.all_steps())
+
+    def delete(self, step: int) -> None:
+        """Removes a finished step."""
+        self._manager.delete(step)
 
     def _read(self, step: int, **restores: Any) -> Any:
         try:
@@ -233,8 +230,7 @@ class Checkpoints:
         except Exception as error:
             raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
         items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
-        actual = checksums({name: items[name] for name in names})
-        _compare(actual, meta["checksums"])
+        _compare(checksums({name: items[name] for name in names}), meta["checksums"])
 
     def newest(
         self, abstract: dict[str, Any], log: Callable[[str], None], *, move: bool = True
@@ -279,8 +275,7 @@ class Checkpoints:
         newest = self.newest(_items(abstract), log)
         if newest is None:
             return None
-        items = newest[1]
-        return struct.replace(abstract, params=items["params"], **items["rest"])
+        return struct.replace(abstract, params=newest[1]["params"], **newest[1]["rest"])
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -97,7 +97,8 @@ class Best:
         self._value = value
         metric = self.name if self.sign > 0 else f"-{self.name}"
         best = {"metric": metric, "value": value, "step": int(state.step)}
-        self._checkpoints.drop_from(int(state.step))
+        for later in [n for n in self._checkpoints.steps() if n >= int(state.step)]:
+            self._checkpoints.delete(later)  # a save must be the newest
         self._checkpoints.save(state, {**meta, "best": best, "finished": True})
         self._checkpoints.wait()
 
