@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 
 from alignjax.cli import flags, outcome
-from alignjax.core import errors
+from alignjax.core import errors, source_file
 from alignjax.parallel import processes
 from alignjax.runs import records
 
@@ -101,6 +101,12 @@ def run_folder(parsed: flags.Parsed) -> pathlib.Path:
     if not given or not pathlib.Path(given).is_dir():
         raise ValueError(f"--workdir must be the folder of a run; got {given!r}.")
     return pathlib.Path(given)
+
+
+def use_definitions(parsed: flags.Parsed) -> None:
+    """Lets the file of --definitions define the classes of the runs that a command starts from."""
+    if parsed.options["definitions"]:
+        source_file.stand_in(parsed.options["definitions"])
 
 
 def stop_on_sigterm() -> None:

@@ -16,6 +16,7 @@ OPTIONS = (
     flags.Option("sweep", bool, False, "try meshes, micro-batches and remat; compile the update"),
     flags.Option("compiles", int, 12, "programs that --sweep compiles at most"),
     flags.Option("json", bool, False, "print one JSON object instead of text"),
+    common.DEFINITIONS,
     common.DEBUG,
 )
 NEEDS_CONFIG = True
@@ -28,6 +29,7 @@ def main(parsed: flags.Parsed) -> int:
             f"alignjax plan takes an experiment; got {type(parsed.config).__name__} "
             f"({parsed.name}). Plan the stages of a lifecycle one by one."
         )
+    common.use_definitions(parsed)
     options = parsed.options
     machine = topology.find(options["topology"], options["slices"])
     name = parsed.name + (f":{parsed.variant}" if parsed.variant else "")

@@ -7,7 +7,7 @@ from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.reporting import report
 
-OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEBUG)
+OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEFINITIONS, common.DEBUG)
 NEEDS_CONFIG = True
 
 
@@ -20,6 +20,7 @@ def main(parsed: flags.Parsed) -> int | None:
             "Use `alignjax train` for a single experiment."
         )
     workdir = common.workdir(parsed)
+    common.use_definitions(parsed)
     common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()

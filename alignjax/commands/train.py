@@ -9,6 +9,7 @@ OPTIONS = (
     common.WORKDIR,
     *common.PROCESSES,
     flags.Option("profile", str, "", "START:STEPS to trace into profile/, for TensorBoard"),
+    common.DEFINITIONS,
     common.DEBUG,
 )
 NEEDS_CONFIG = True
@@ -22,6 +23,7 @@ def main(parsed: flags.Parsed) -> None:
             f"({parsed.name}). Use `alignjax run` for a lifecycle."
         )
     workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
+    common.use_definitions(parsed)
     common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()
