@@ -1,9 +1,9 @@
 """One file a method: a config, closures over its models, and the record that the rest reads."""
 
-from typing import Any
+from alignjax.training import method
 
 
-def default() -> Any:
+def default() -> method.MethodConfig:
     """The method of an experiment that names none: it needs no earlier run."""
     from alignjax.algorithms import pretrain
 

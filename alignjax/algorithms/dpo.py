@@ -1,8 +1,7 @@
 """Direct preference optimization and the other losses on pairs of answers."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -66,10 +65,10 @@ class DpoConfig(preset.PresetConfig):
         return "reference" in self.needs
 
 
-def same_policies(seed: int) -> dict[str, Any]:
+def same_policies(seed: int) -> dict[str, np.ndarray]:
     """Arrays of two pairs of random lengths on which the policy is its own reference."""
     rng = np.random.default_rng(seed)
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for side in SIDES:
         logprobs = -rng.exponential(1.0, (2, 8)).astype(np.float32)
         mask = np.arange(8) < rng.integers(1, 9, (2, 1))
@@ -86,7 +85,7 @@ def same_policies(seed: int) -> dict[str, Any]:
 def answer_stats(
     model: models.Model, params: models.Params, batch: algorithm.Batch
 ) -> tuple[losses.TokenStats, algorithm.Terms]:
-    """(of every token of every answer [B, K, T], the model's own losses)."""
+    """(statistics of every token of every answer [B, K, T], the model's own losses)."""
     rows = scoring.flatten_choices(batch)
     states, penalties = scoring.hidden_and_penalties(model, params, rows)
     stats = scoring.stats_of(model, params, states, rows["tokens"])
@@ -94,12 +93,15 @@ def answer_stats(
 
 
 def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The recipe's arrays, one row for each comparison; columns [B, K, T] by "{}_name"."""
+    """The recipe's arrays, one row a comparison, and their masks.
+
+    columns: [B, K, T] by "{}_name"; the result has [B P, T] by "chosen_name" and "rejected_name".
+    """
     rows = scoring.flatten_choices(batch)
     whole = {**rows, "loss_mask": rows["segments"] > 0}  # the prompt's tokens too
     masks = {"{}_mask": rows, "{}_sequence_mask": whole}
     shape = batch["tokens"].shape
-    counted = {name: scoring.counted(each).reshape(shape) for name, each in masks.items()}
+    counted = {name: scoring.counted(own).reshape(shape) for name, own in masks.items()}
     arrays = {}
     for name, column in {**columns, **counted}.items():
         *both, mask = scoring.compared(column, batch)
@@ -108,7 +110,9 @@ def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str
     return {**arrays, "pair_mask": mask.reshape(-1)}
 
 
-def first_loss(config: DpoConfig, arrays: Mapping[str, jax.Array], rounding: float) -> Any:
+def first_loss(
+    config: DpoConfig, arrays: Mapping[str, jax.Array], rounding: float
+) -> tuple[float, float]:
     """(loss, tolerance) of pairs on which the policy is the reference, from its log-probabilities.
 
     Policy and reference are scored by two programs, which differ by at most `rounding` nats on a
@@ -122,7 +126,7 @@ def first_loss(config: DpoConfig, arrays: Mapping[str, jax.Array], rounding: flo
         return config.terms({**arrays, **named})[config.method].value
 
     @jax.jit
-    def run(reference: Any) -> tuple[jax.Array, jax.Array]:
+    def run(reference: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(reference)
         squares = jax.tree.map(lambda g: jnp.sum(g**2), gradient)
         return value, jnp.sqrt(sum(jax.tree.leaves(squares)))
@@ -137,9 +141,9 @@ def dpo(
     """Minimises a loss on pairs: -log sigmoid(beta (log pi/ref (chosen) - log pi/ref (rejected))).
 
     Batch: a table of pairs, and what is compared as `scoring.compared` reads it.
-    Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one. It is
-    of `model`, or of the model `reference`. Where it is the policy's own start the first loss is
-    known (log 2 for DPO) and checked.
+    Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one.
+    reference: its model, where that is not the policy's. Where the reference is the policy's own
+    start the first loss is known (log 2 for DPO) and checked.
     Reference: Rafailov et al. 2023, equation 7; `compat` names those of the other methods.
     """
     config.validate()
@@ -147,11 +151,13 @@ def dpo(
     has_reference = "reference" in needs
     second = model if reference is None else reference
 
-    def annotate(frozen, batch):
+    def annotate(frozen: models.Frozen, batch: algorithm.Batch) -> dict[str, jax.Array]:
         stats, _ = answer_stats(second, second.bind(frozen["reference"], frozen), batch)
         return {"reference_logprobs": stats.logprob}
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         stats, penalties = answer_stats(model, model.bind(params, frozen, key), batch)
         columns = {"{}_logprobs": stats.logprob}
         if has_reference:
@@ -169,7 +175,7 @@ def dpo(
             "margin": mean.masked(chosen - rejected, mask),
         }
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         # Another reference, sums of squares, and adapters that drop out make it unknown.
         if not has_reference or reference is not None or "sum_p2" in needs or model.drops_out:
             return {}
@@ -190,31 +196,38 @@ def dpo(
     )
 
 
-def _make_rewards(subject: evaluator.Subject) -> Any:
-    """Jitted (policy, reference or None, batch) -> (chosen, rejected, mask), one a comparison."""
+Rewards = tuple[jax.Array, jax.Array, jax.Array]  # (chosen, rejected, mask), one a comparison
+
+
+def _make_rewards(
+    subject: evaluator.Subject,
+) -> Callable[[models.Params, models.Params | None, algorithm.Batch], Rewards]:
+    """Jitted (policy, reference or None, batch) -> the method's own rewards of held-out pairs."""
     config, networks = subject.config, subject.networks
 
     @jax.jit
-    def score(policy: Any, reference: Any, batch: Any) -> Any:
+    def score(
+        policy: models.Params, reference: models.Params | None, batch: algorithm.Batch
+    ) -> Rewards:
         columns = {"{}_logprobs": answer_stats(networks["policy"], policy, batch)[0].logprob}
         if reference is not None:
             stats, _ = answer_stats(networks["reference"], reference, batch)
             columns["reference_{}_logprobs"] = stats.logprob
         arrays = paired(batch, columns)
-        return *config.recipe.rewards(arrays, **config.options), arrays["pair_mask"]
+        chosen, rejected = config.recipe.rewards(arrays, **config.options)
+        return chosen, rejected, arrays["pair_mask"]
 
     return score
 
 
-def _compared(subject: evaluator.Subject) -> tuple[Any, Any]:
-    """(policy, reference or None)."""
+def _compared(subject: evaluator.Subject) -> tuple[models.Params, models.Params | None]:
+    """Trees of (policy, reference or None)."""
     has_reference = subject.config.has_reference
     return subject.trees["policy"], subject.trees["reference"] if has_reference else None
 
 
 def _accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
-    """Share of held-out pairs that the method's own reward orders as people did; a tie counts
-    half."""
+    """Share of held-out pairs whose chosen answer has the larger reward; ties count half."""
     trees = _compared(subject)
     table, margins = subject.corpus.read("pairs", "eval"), []
     score = subject.once("rewards of pairs", lambda: _make_rewards(subject))

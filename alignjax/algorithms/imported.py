@@ -1,7 +1,8 @@
-"""Open weights made a run: a policy that nothing here has trained."""
+"""Open weights as a run of their own: a policy that nothing here has trained."""
 
 import dataclasses
-from typing import Any
+
+import jax
 
 from alignjax.evals import policy
 from alignjax.models import model as models
@@ -16,7 +17,9 @@ class ImportedConfig(method.MethodConfig):
 def imported(model: models.Model) -> algorithm.Algorithm:
     """An algorithm without a loss: its policy is what it starts from."""
 
-    def loss(params: Any, frozen: Any, batch: Any, key: Any) -> Any:
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         raise ValueError("imported weights are not trained (imported). Start another run of them.")
 
     return algorithm.Algorithm(init=algorithm.from_policy(model), loss=loss)

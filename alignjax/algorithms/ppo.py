@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,9 +24,9 @@ from alignjax.training import algorithm, method, program
 class PpoConfig(method.MethodConfig):
     """PPO for language models (Ouyang et al. 2022; Huang et al. 2024).
 
-    The losses of an update are those of a preset of `alignjax.compat`; a number of theirs that is
-    None is the preset's own. Rewards and advantages are the preset's too where it has "rewards",
-    and otherwise the same for all.
+    The policy and value losses are those of a preset of `alignjax.compat`; a number that is None
+    takes the preset's value. Where the preset has a recipe "rewards" it also defines rewards and
+    advantages; all other presets share the ones of `ppo_experience.token_rewards` and GAE.
     """
 
     compat: str = "paper"  # whose policy and value loss: formula, reduction and defaults
@@ -75,13 +76,13 @@ class PpoConfig(method.MethodConfig):
         if self.sampling.is_truncated:
             raise ValueError(
                 "algorithm.sampling must not cut tokens off (top_k, top_p, temperature 0): PPO's "
-                "ratios would compare two different laws; got "
+                "ratios would compare two different distributions; got "
                 f"top_k={self.sampling.top_k}, top_p={self.sampling.top_p}, "
                 f"temperature={self.sampling.temperature}. Set top_k=0, top_p=1, temperature>0."
             )
 
     def has_own_rewards(self) -> bool:
-        """Whether the preset says how rewards and advantages are made."""
+        """Whether the preset defines rewards and advantages of its own."""
         return "rewards" in presets.PRESETS[self.compat]
 
     def surrogate(self) -> presets.Recipe:
@@ -92,8 +93,8 @@ class PpoConfig(method.MethodConfig):
 
     def surrogate_options(self) -> dict[str, Any]:
         """The numbers of the policy loss that are set."""
-        given = {"clip_low": self.clip, "clip_high": self.clip, "dual_clip": self.dual_clip}
-        return {name: value for name, value in given.items() if value is not None}
+        options = {"clip_low": self.clip, "clip_high": self.clip, "dual_clip": self.dual_clip}
+        return {name: value for name, value in options.items() if value is not None}
 
     def value_options(self) -> dict[str, Any]:
         """The numbers of the value loss that are set; its weight is applied here."""
@@ -124,8 +125,8 @@ class PpoConfig(method.MethodConfig):
         )
 
 
-def named(part: str, terms: dict[str, mean.Mean]) -> dict[str, mean.Mean]:
-    """A recipe's terms under the name of the part of the loss that they make up."""
+def named(part: str, terms: algorithm.Terms) -> algorithm.Terms:
+    """A recipe's terms under the name of their part of the loss: "policy" or "value"."""
     only = len(terms) == 1
     return {part if only else f"{part}_{name}": term for name, term in terms.items()}
 
@@ -159,7 +160,7 @@ def ppo(
     numbers = surrogate.options(**config.surrogate_options())
     clip = {name: numbers[name] for name in ("clip_low", "clip_high")}
 
-    def init(key, start):
+    def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
         policy = algorithm.copy(start["policy"])
         if config.shared_critic:
             return model.with_scalar(policy)
@@ -167,7 +168,9 @@ def ppo(
         value = start["value"] if "value" in start else model.with_scalar(start["policy"])
         return {"policy": policy, "value": algorithm.copy(value)}
 
-    def collect(state, frozen, batch, key):
+    def collect(
+        state: algorithm.TrainState, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Batch, algorithm.Carry, algorithm.Metrics]:
         policy, _ = rollouts.critic_of(state.params, config)
         policy = model.bind(policy, frozen)
         samples = sample(policy, batch["prompts"], batch["lengths"], key)
@@ -186,7 +189,9 @@ def ppo(
             )
         return rows, {"kl_coefficient": jnp.asarray(coefficient, jnp.float32)}, metrics
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
         stats, values, penalties = rollouts.policy_and_values(
             networks, config, params, frozen, batch, key
@@ -214,7 +219,7 @@ def ppo(
             "clip_fraction": mean.masked(clipped, mask),
         }
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         # Adapters that were trained before drop out too.
         expected = algorithm.Expected(0.0, model.rounding)
         return {} if model.drops_out else {"ratio_deviation": expected}

@@ -1,7 +1,7 @@
-"""What PPO collects: samples scored by its networks, rewards a token, advantages and returns."""
+"""The experience of PPO: samples scored by its networks, token rewards, advantages, returns."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,10 @@ class Networks(NamedTuple):
     reference: models.Model
 
 
-def critic_of(params: Any, config: "PpoConfig") -> tuple[Any, Any]:
-    """(policy, critic) trees; one and the same with a shared critic.
+def critic_of(params: models.Params, config: "PpoConfig") -> tuple[models.Params, models.Params]:
+    """(policy, critic) trees; twice the same tree with a shared critic.
 
-    Under adapters both are adapters over one base, each its own unless the critic is shared.
+    Under adapters these are the adapters of policy and critic over one base.
     """
     return (params, params) if config.shared_critic else (params["policy"], params["value"])
 
@@ -42,13 +42,16 @@ def critic_of(params: Any, config: "PpoConfig") -> tuple[Any, Any]:
 def policy_and_values(
     networks: Networks,
     config: "PpoConfig",
-    params: Any,
+    params: models.Params,
     frozen: models.Frozen,
     batch: algorithm.Batch,
     key: jax.Array | None = None,
-) -> tuple[losses.TokenStats, jax.Array, dict[str, mean.Mean]]:
-    """(token statistics under the sampled temperature, values of the prefixes, each [B, T]; the
-    models' own losses). With a key adapters drop out, policy and critic each by itself."""
+) -> tuple[losses.TokenStats, jax.Array, algorithm.Terms]:
+    """(token statistics, values of the prefixes, the models' own losses).
+
+    Statistics, at the sampling temperature, and values are [B, T]. With a key adapters drop out,
+    independently in policy and critic; without one nothing is random.
+    """
     keys = (None, None) if key is None else jax.random.split(key)
     model, critic_model = networks.policy, networks.critic
     policy, critic = (
@@ -71,7 +74,7 @@ def policy_and_values(
 def token_rewards(
     samples: generate.Samples, scores: jax.Array, kl: jax.Array, coefficient: jax.Array
 ) -> jax.Array:
-    """[B, T]: -coefficient * kl on every token, plus the row's score on its last one.
+    """[B, T]: -coefficient * kl on every token, plus the row's score [B] on its last one.
 
     The last token is EOS where the completion ended, else the last before the limit. kl is 0
     outside the completion.
@@ -87,13 +90,16 @@ def estimate(
     kl: jax.Array,
     coefficient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(advantages, returns), each [B, T]: GAE of the token rewards, as the preset makes them."""
+    """(advantages, returns), [B, T]: GAE of token rewards, by the preset's recipes if it has any.
+
+    arrays: what recipes read. kl: [B, T], nats. coefficient: reward units per nat.
+    """
     numbers = {"discount": config.discount, "decay": config.decay}
     if config.has_own_rewards():
-        make = {n: presets.recipe(config.compat, n) for n in ("rewards", "gae", "returns")}
-        rewards = make["rewards"](arrays, kl_weight=coefficient)
-        given = {**arrays, "rewards": rewards}
-        return make["gae"](given, **numbers), make["returns"](given, **numbers)
+        recipes = {n: presets.recipe(config.compat, n) for n in ("rewards", "gae", "returns")}
+        rewards = recipes["rewards"](arrays, kl_weight=coefficient)
+        arrays = {**arrays, "rewards": rewards}
+        return recipes["gae"](arrays, **numbers), recipes["returns"](arrays, **numbers)
     mask = arrays["mask"]
     rewards = token_rewards(samples, arrays["scores"], kl, coefficient)
     advantages, returns = losses.gae(rewards, arrays["values"], mask, **numbers)
@@ -101,7 +107,7 @@ def estimate(
 
 
 class Scored(NamedTuple):
-    """What the networks say of samples, each [B, T]; kl in nats, 0 outside the completion."""
+    """The networks' scores of samples, all [B, T]; kl in nats, 0 outside the completion."""
 
     stats: losses.TokenStats
     values: jax.Array
@@ -109,16 +115,22 @@ class Scored(NamedTuple):
     reference_logprobs: jax.Array
 
 
-def make_experience(
-    networks: Networks, config: "PpoConfig", *, chunks: int = 1
-) -> Callable[..., Any]:
-    """Jitted (params, frozen, samples, scores, coefficient) -> (rows to train on, Metrics).
+Experience = Callable[
+    [models.Params, models.Frozen, generate.Samples, jax.Array, jax.Array],
+    tuple[dict[str, jax.Array], algorithm.Metrics],
+]
 
-    chunks: parts in which the networks go over the rows, one after the other, so that collecting
+
+def make_experience(networks: Networks, config: "PpoConfig", *, chunks: int = 1) -> Experience:
+    """Jitted (params, frozen, samples, scores [B], coefficient) -> (rows to train on, Metrics).
+
+    chunks: equal parts of the rows that the networks score one after the other, so that collecting
     needs no more memory than an update; rewards and advantages are those of the whole batch.
     """
 
-    def score_rows(params: Any, frozen: models.Frozen, samples: generate.Samples) -> Scored:
+    def score_rows(
+        params: models.Params, frozen: models.Frozen, samples: generate.Samples
+    ) -> Scored:
         batch = learned.as_batch(samples)
         stats, values, _ = policy_and_values(networks, config, params, frozen, batch)
         reference = networks.reference.bind(frozen["reference"], frozen)
@@ -129,7 +141,13 @@ def make_experience(
         return Scored(stats, values, kl, reference_logprobs)
 
     @jax.jit
-    def experience(params, frozen, samples, scores, coefficient):
+    def experience(
+        params: models.Params,
+        frozen: models.Frozen,
+        samples: generate.Samples,
+        scores: jax.Array,
+        coefficient: jax.Array,
+    ) -> tuple[dict[str, jax.Array], algorithm.Metrics]:
         batch, mask = learned.as_batch(samples), samples.mask
         stats, values, kl, reference_logprobs = update.in_chunks(
             lambda part: score_rows(params, frozen, part), samples, chunks
@@ -167,7 +185,7 @@ def make_experience(
 def make_programs(
     networks: Networks, config: "PpoConfig", *, eos: int, pad: int, chunks: int
 ) -> Callable[[program.Shapes], program.Collected]:
-    """What `collect` runs, in shapes: generate, score, experience."""
+    """The programs of `collect`, in shapes: generate, score, experience."""
 
     def programs(shapes: program.Shapes) -> program.Collected:
         count, prompt_length = shapes.batch["prompts"].shape

@@ -1,8 +1,10 @@
-"""What configurations share whose loss is a recipe: a preset, a method's name, and its numbers."""
+"""Configurations whose loss is a recipe: a preset's name, a method's name, and its options."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+import jax
 
 from alignjax import compat as presets
 from alignjax.training import algorithm, method
@@ -13,7 +15,7 @@ def recipe(
 ) -> presets.Recipe:
     """How the preset `compat` computes the method `name` on a kind of table.
 
-    without: what there are no arrays for.
+    without: inputs of recipes that the algorithm cannot compute.
 
     Raises:
       ValueError: no such preset, or none of its methods that fit has the name.
@@ -25,12 +27,12 @@ class PresetConfig(method.MethodConfig):
     """A loss as a paper or a release of another code base computes it.
 
     Fields of a subclass: `method` and `compat`, which name the recipe (`alignjax.compat`), and the
-    recipe's options: None is the preset's own value, and one that the recipe does not have is an
-    error. Fields that are no options are named in OWN.
+    recipe's options. An option that is None takes the preset's value; one that the recipe does not
+    have is an error. Fields that are not options of the recipe are listed in OWN.
     """
 
     TABLE: ClassVar[str]  # the kind of table that the recipes read
-    WITHOUT: ClassVar[frozenset[str]] = frozenset()  # what the algorithm has no arrays for
+    WITHOUT: ClassVar[frozenset[str]] = frozenset()  # inputs that the algorithm cannot compute
     OWN: ClassVar[tuple[str, ...]] = ()
     method: str
     compat: str
@@ -46,7 +48,7 @@ class PresetConfig(method.MethodConfig):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The numbers that are set."""
+        """The recipe's options that are not None."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         for name in ("method", "compat", *self.OWN):
             values.pop(name, None)
@@ -54,10 +56,10 @@ class PresetConfig(method.MethodConfig):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the loss reads besides the policy's log-probabilities and masks."""
+        """Inputs of the loss besides the policy's log-probabilities and masks."""
         return self.recipe.needs(**self.options)
 
-    def terms(self, arrays: Mapping[str, Any]) -> algorithm.Terms:
+    def terms(self, arrays: Mapping[str, jax.Array]) -> algorithm.Terms:
         """{term: Mean} of a batch, the main term under the method's name."""
         terms = self.recipe(arrays, **self.options)
         return {self.method if name == "loss" else name: term for name, term in terms.items()}

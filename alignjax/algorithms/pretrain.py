@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+
 from alignjax import losses
 from alignjax.core import mean, shapes
 from alignjax.evals import likelihood
@@ -27,7 +29,9 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
     """
     config.validate()
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         mask = scoring.counted(batch)
         bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)

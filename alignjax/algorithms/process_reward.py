@@ -1,7 +1,7 @@
-"""A process reward model: the chance that each step of an answer is right, at the step's end."""
+"""A process reward model: the probability that each step of an answer is right, at its end."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ def step_logits(
 ) -> tuple[jax.Array, algorithm.Terms]:
     """(logits [B, T] that the step which ends with a token is right, the model's own losses).
 
-    The head reads the state after the step's last token: a place in the row, whatever stands there.
+    The head reads the state after a step's last token: `step_mask` names the position, whatever
+    token is there.
     """
     hidden, penalties = scoring.hidden_and_penalties(model, params, batch)
     return axes.shard(model.scalar(params, hidden), "batch slot"), penalties
@@ -52,7 +53,7 @@ def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorith
     two_classes = "two" in config.recipe.link or "two" in config.recipe.score
 
     def terms_of(batch: algorithm.Batch, logits: jax.Array) -> algorithm.Terms:
-        if two_classes:  # of (wrong, right), whose difference is the logit
+        if two_classes:  # logits of (wrong, right): only their difference counts
             logits = jnp.stack([jnp.zeros_like(logits), logits], axis=-1)
         arrays = {
             "logits": logits,
@@ -61,13 +62,15 @@ def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorith
         }
         return config.terms(arrays)
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         logits, penalties = step_logits(model, model.bind(params, frozen, key), batch)
         terms, mask = {**terms_of(batch, logits), **penalties}, batch["step_mask"] != 0
         right = (logits > 0) == (batch["step_labels"] > 0.5)
         return terms, {**terms, "accuracy": mean.masked(right, mask)}
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         zeros = batch["step_labels"] * 0.0
         value = float(jax.jit(lambda b, z: terms_of(b, z)[config.method].value)(dict(batch), zeros))
         return {config.method: algorithm.Expected(value, 1e-6)}
@@ -83,7 +86,7 @@ def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorith
 def _steps(subject: evaluator.Subject) -> evaluator.Numbers:
     """Share of held-out steps whose label is predicted, and their cross-entropy in nats."""
     table, model = subject.corpus.read("steps", "eval"), subject.networks["scorer"]
-    score: Any = subject.once(
+    score = subject.once(
         "logits of steps",
         lambda: jax.jit(lambda params, batch: step_logits(model, params, batch)[0]),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,12 @@ class RankedRewardConfig(preset.PresetConfig):
         self.check()
 
 
-def ordered_pairs(scores: Any, ranks: Any, mask: Any) -> tuple[Any, Any]:
-    """(whether the better answer has the larger score, whether it is better), [B, K, K].
+def ordered_pairs(
+    scores: jax.Array | np.ndarray, ranks: jax.Array | np.ndarray, mask: jax.Array | np.ndarray
+) -> tuple[jax.Array | np.ndarray, jax.Array | np.ndarray]:
+    """(whether answer i has a larger score than answer j, whether it ranks before j), [B, K, K].
 
-    Entry (i, j) is about answer i before answer j; equal scores count half.
+    Entry (i, j) of both; equal scores count half. scores, ranks, mask: [B, K].
     """
     better = (ranks[:, :, None] < ranks[:, None, :]) & mask[:, :, None] & mask[:, None, :]
     margin = scores[:, :, None] - scores[:, None, :]
@@ -53,13 +55,15 @@ def ranked_reward(model: models.Model, config: RankedRewardConfig) -> algorithm.
         arrays = {"scores": scores, "ranks": batch["ranks"], "mask": batch["answer_mask"]}
         return config.terms(arrays)
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         scores, penalties = reward.score_answers(model, model.bind(params, frozen, key), batch)
         terms = {**terms_of(batch, scores), **penalties}
         right, better = ordered_pairs(scores, batch["ranks"], batch["answer_mask"] != 0)
         return terms, {**terms, "accuracy": mean.masked(right, better)}
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         shape = batch["tokens"].shape[:2]
         values = jax.jit(lambda b: terms_of(b, jnp.zeros(shape))[config.method].value)(dict(batch))
         value = float(values)
@@ -78,7 +82,7 @@ def _accuracy(subject: evaluator.Subject) -> evaluator.Numbers:
     model, params = subject.networks["scorer"], subject.trees["scorer"]
     table, shares = subject.corpus.read("rankings", "eval"), []
 
-    def make() -> Any:
+    def make() -> Callable[[models.Params, algorithm.Batch], jax.Array]:
         return jax.jit(lambda params, batch: reward.score_answers(model, params, batch)[0])
 
     score = subject.once("scores of rankings", make)

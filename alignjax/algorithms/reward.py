@@ -2,7 +2,10 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
+
+import jax
 
 from alignjax import losses
 from alignjax.algorithms import preset
@@ -42,7 +45,7 @@ class RewardConfig(preset.PresetConfig):
 
 def score_answers(
     model: models.Model, params: models.Params, batch: algorithm.Batch
-) -> tuple[Any, algorithm.Terms]:
+) -> tuple[jax.Array, algorithm.Terms]:
     """(scores [B, K] of all answers of a batch [B, K, T], the model's own losses)."""
     rows = scoring.flatten_choices(batch)
     scores, penalties = scoring.scores_and_penalties(model, params, rows)
@@ -59,7 +62,9 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
     """
     config.validate()
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         scores, penalties = score_answers(model, model.bind(params, frozen, key), batch)
         compared = scoring.compared(scores, batch)
         chosen, rejected, mask = (x.reshape(-1) for x in compared)
@@ -75,7 +80,7 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
             "margin": mean.masked(chosen - rejected, mask),
         }
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         if "margin" in batch:
             return {}
         return {"bradley_terry": algorithm.Expected(math.log(2), 1e-6)}

@@ -1,8 +1,8 @@
-"""A reward model of single answers: regression on scores, or the chance that they are right."""
+"""A reward model of single answers: regression on scores, or the probability of being right."""
 
 import dataclasses
-from typing import Any
 
+import jax
 import numpy as np
 
 from alignjax.algorithms import preset
@@ -42,19 +42,21 @@ def scored_reward(model: models.Model, config: ScoredRewardConfig) -> algorithm.
     """
     config.validate()
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         bound = model.bind(params, frozen, key)
         scores, penalties = scoring.scores_and_penalties(model, bound, batch)
         names = ("logits", "labels") if config.is_chance else ("scores", "targets")
         terms = config.terms(dict(zip(names, (scores, batch["scores"]), strict=True)))
         terms = {**terms, **penalties}
-        more = {"score": mean.of(scores), "target": mean.of(batch["scores"])}
+        metrics = {**terms, "score": mean.of(scores), "target": mean.of(batch["scores"])}
         if config.is_chance:
             right = (scores > 0) == (batch["scores"] > 0.5)
-            more["accuracy"] = mean.of(right)
-        return terms, {**terms, **more}
+            metrics["accuracy"] = mean.of(right)
+        return terms, metrics
 
-    def prepare(table):
+    def prepare(table: algorithm.Table) -> algorithm.Table:
         labels = table["scores"]
         if config.is_chance and not np.all((labels >= 0) & (labels <= 1)):
             raise ValueError(
@@ -75,7 +77,7 @@ def _fit(subject: evaluator.Subject) -> evaluator.Numbers:
     """How the scores fit held-out ones: correlation and mean square error, or accuracy."""
     table, parts = subject.corpus.read("scored", "eval"), []
     model, params = subject.networks["scorer"], subject.trees["scorer"]
-    score: Any = subject.once("scores of answers", lambda: learned.make_score(model))
+    score = subject.once("scores of answers", lambda: learned.make_score(model))
     for batch, real in pipeline.in_order(table, subject.rows):
         parts.append(hosts.to_host(score(params, hosts.to_global(batch)))[:real])
     scores, targets = np.concatenate(parts), table["scores"]

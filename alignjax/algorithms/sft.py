@@ -3,6 +3,9 @@
 import dataclasses
 from typing import Any
 
+import jax
+
+from alignjax import compat as presets
 from alignjax import losses
 from alignjax.algorithms import preset
 from alignjax.core import mean, shapes
@@ -27,7 +30,7 @@ class SftConfig(preset.PresetConfig):
         self.check()
 
     @property
-    def recipe(self) -> Any:
+    def recipe(self) -> presets.Recipe:
         smoothed = self.label_smoothing and self.method == "token_nll"
         return preset.recipe(self.compat, "smoothed_nll" if smoothed else self.method, self.TABLE)
 
@@ -44,7 +47,9 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
     """
     config.validate()
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         mask = scoring.counted(batch)
         bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)

@@ -1,8 +1,7 @@
 """Preference optimization on single answers marked desirable or not: KTO, BCO, APO-zero."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,6 @@ from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.training import algorithm, method, program, update
 
-Columns = Mapping[str, np.ndarray]
 ROWS = ("tokens", "loss_mask", "segments", "positions")
 
 
@@ -28,8 +26,8 @@ ROWS = ("tokens", "loss_mask", "segments", "positions")
 class UnpairedConfig(preset.PresetConfig):
     """A loss on single answers, as a paper or a release of another code base computes it.
 
-    KTO's weights, where neither is set, are those that make both kinds count alike in all of the
-    training rows: w_D n_D = w_U n_U, the larger kind's being 1.
+    Where neither of KTO's weights is set they come from the counts n_D, n_U of both classes in all
+    training rows: w_D n_D = w_U n_U, and the weight of the larger class is 1.
     """
 
     TABLE = "unpaired"
@@ -39,7 +37,7 @@ class UnpairedConfig(preset.PresetConfig):
     beta: float | None = None  # strength of the pull to the reference, per nat of log-ratio
     desirable_weight: float | None = None  # of desirable answers (KTO)
     undesirable_weight: float | None = None  # of undesirable ones (KTO)
-    udm: bool | None = None  # weigh undesirable answers by how desirable their prompts are (BCO)
+    udm: bool | None = None  # weigh undesirable answers by P(desirable | prompt) (BCO)
     minimum_weight: float | None = None  # bounds of that weight
     maximum_weight: float | None = None
 
@@ -68,7 +66,7 @@ class UnpairedConfig(preset.PresetConfig):
 
     @property
     def counts_classes(self) -> bool:
-        """Whether the weights of both kinds come from their counts."""
+        """Whether the weights of both classes come from their counts."""
         named = "desirable_weight" in self.recipe.defaults
         return named and self.desirable_weight is None and self.undesirable_weight is None
 
@@ -77,13 +75,13 @@ class UnpairedConfig(preset.PresetConfig):
         return f"{super().formula()}{counted}"
 
 
-def rows_of(batch: algorithm.Batch, prefix: str = "") -> dict[str, Any]:
-    """The rows of a batch, or those under MISMATCHED names."""
+def rows_of(batch: algorithm.Batch, prefix: str = "") -> dict[str, jax.Array]:
+    """The columns [B, T] that scoring reads; prefix: MISMATCHED for the mismatched answers."""
     return {name: batch[f"{prefix}{name}"] for name in ROWS}
 
 
-def prompt_states(model: models.Model, params: Any, batch: algorithm.Batch) -> jax.Array:
-    """[B, D]: the mean state over each row's prompt, what UDM tells prompts apart by."""
+def prompt_states(model: models.Model, params: models.Params, batch: algorithm.Batch) -> jax.Array:
+    """[B, D]: the mean hidden state of each row's prompt, the features of UDM's classifier."""
     hidden = scoring.hidden_states(model, params, batch)
     slot = jnp.arange(batch["tokens"].shape[1])[None]
     starts = jnp.argmax(batch["loss_mask"], axis=1)[:, None]
@@ -117,9 +115,9 @@ def unpaired(
     second = model if reference is None else reference
     weighs_prompts = "desirable_probability" in needs
     has_point, has_shift = "mismatched" in reads, "shift" in reads
-    by_kind = config.recipe.reduction == "mean over each kind"
+    by_class = config.recipe.reduction == "mean over each kind"
 
-    def annotate(frozen, batch):
+    def annotate(frozen: models.Frozen, batch: algorithm.Batch) -> dict[str, jax.Array]:
         params = second.bind(frozen["reference"], frozen)
         columns = {
             "reference_logprobs": scoring.token_stats(second, params, rows_of(batch)).logprob
@@ -132,8 +130,9 @@ def unpaired(
             columns["prompt_state"] = prompt_states(second, params, rows_of(batch))
         return columns
 
-    def over_table(table: Columns) -> dict[str, Any]:
-        desirable, columns = table["desirable"], dict[str, Any]()
+    def over_table(table: algorithm.Table) -> dict[str, np.ndarray | None]:
+        desirable = table["desirable"]
+        columns: dict[str, np.ndarray | None] = {}
         if config.counts_classes:
             good, bad = columns_of.class_weights(desirable)
             for name, weight in (("desirable_weight", good), ("undesirable_weight", bad)):
@@ -144,8 +143,10 @@ def unpaired(
         return columns
 
     @jax.jit
-    def log_ratios(params: Any, frozen: models.Frozen, batch: algorithm.Batch) -> jax.Array:
-        """[B]: what is read of the policy without gradient, of its own or mismatched answers."""
+    def log_ratios(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch
+    ) -> jax.Array:
+        """[B]: log pi/ref of the mismatched answers if z0 needs them, else of the rows' own."""
         bound = model.bind(params, frozen)
 
         def ratio(part: algorithm.Batch) -> jax.Array:
@@ -157,7 +158,9 @@ def unpaired(
 
         return update.in_chunks(ratio, dict(batch), micro_batches)
 
-    def collect(state, frozen, batch, key):
+    def collect(
+        state: algorithm.TrainState, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Batch, algorithm.Carry, algorithm.Metrics]:
         ratio = log_ratios(state.params, frozen, batch)
         carry, like = state.carry, batch["reference_logprobs"][:, 0] * 0.0
         if has_point:
@@ -165,10 +168,10 @@ def unpaired(
             metrics = {"reference_point": mean.single(point)}
             return {**batch, "reference_point": like + point}, carry, metrics
         rewards = config.options.get("beta", config.recipe.defaults["beta"]) * ratio
-        carry, shift = moved(carry, rewards, batch["desirable"], by_kind=by_kind)
+        carry, shift = running_shift(carry, rewards, batch["desirable"], by_class=by_class)
         return {**batch, "shift": like + shift}, carry, {"shift": mean.single(shift)}
 
-    def arrays_of(batch: algorithm.Batch, own: jax.Array) -> dict[str, Any]:
+    def arrays_of(batch: algorithm.Batch, own: jax.Array) -> dict[str, jax.Array]:
         arrays = {
             "logprobs": own,
             "reference_logprobs": batch["reference_logprobs"],
@@ -182,7 +185,7 @@ def unpaired(
             arrays["desirable_probability"] = batch["desirable_probability"]
         return arrays
 
-    def terms_of(batch: algorithm.Batch, arrays: Mapping[str, Any]) -> algorithm.Terms:
+    def terms_of(batch: algorithm.Batch, arrays: Mapping[str, jax.Array]) -> algorithm.Terms:
         options = dict(config.options)
         if config.counts_classes:
             names = ("desirable_weight", "undesirable_weight")
@@ -190,7 +193,9 @@ def unpaired(
         terms = config.recipe(arrays, **options)
         return {config.method if name == "loss" else name: term for name, term in terms.items()}
 
-    def loss(params, frozen, batch, key):
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         bound = model.bind(params, frozen, key)
         rows = rows_of(batch)
         states, penalties = scoring.hidden_and_penalties(model, bound, rows)
@@ -205,14 +210,14 @@ def unpaired(
             "undesirable_reward": mean.masked(rewards, ~good),
         }
 
-    def first(batch):
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         if reference is not None or model.drops_out:
             return {}
         own = batch["reference_logprobs"]
 
         @jax.jit
-        def run(own: jax.Array) -> Any:
-            def value(own: jax.Array) -> Any:
+        def run(own: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+            def value(own: jax.Array) -> dict[str, jax.Array]:
                 terms = terms_of(batch, arrays_of(batch, own))
                 return {name: term.value for name, term in terms.items()}
 
@@ -248,17 +253,17 @@ def unpaired(
 
 
 def no_rewards() -> dict[str, np.ndarray]:
-    """The carry of a run that has seen no reward: running means of both kinds, and of all."""
+    """The carry at the start: (mean, count) of the rewards of both classes, and of all."""
     return {name: np.zeros(2, np.float32) for name in ("desirable", "undesirable", "all")}
 
 
-def moved(
-    carry: Mapping[str, jax.Array], rewards: jax.Array, desirable: jax.Array, *, by_kind: bool
+def running_shift(
+    carry: Mapping[str, jax.Array], rewards: jax.Array, desirable: jax.Array, *, by_class: bool
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """(the carry with a batch's rewards [B] joined in, BCO's shift, in reward units).
+    """(the carry updated with a batch's rewards [B], BCO's shift in reward units).
 
-    The shift is half the sum of the running means of both kinds (Jung et al. 2024), or without
-    `by_kind` the running mean over all answers, as TRL has it.
+    The shift is half the sum of the running means of both classes (Jung et al. 2024), or without
+    `by_class` the running mean over all answers, as in TRL.
     """
     good = desirable != 0
     masks = {"desirable": good, "undesirable": ~good, "all": jnp.ones_like(good)}
@@ -266,19 +271,23 @@ def moved(
         name: jnp.stack(losses.running_mean(carry[name][0], carry[name][1], rewards, mask))
         for name, mask in masks.items()
     }
-    kinds = 0.5 * (new["desirable"][0] + new["undesirable"][0])
-    return new, kinds if by_kind else new["all"][0]
+    middle = 0.5 * (new["desirable"][0] + new["undesirable"][0])
+    return new, middle if by_class else new["all"][0]
 
 
 # --- the record -------------------------------------------------------------------------------
 
 
-def _make_log_ratios(subject: evaluator.Subject) -> Any:
+def _make_log_ratios(
+    subject: evaluator.Subject,
+) -> Callable[[models.Params, models.Params, algorithm.Batch], jax.Array]:
     """Jitted (policy, reference, batch) -> [B]: the log-ratio of each answer, nats."""
     networks = subject.networks
 
     @jax.jit
-    def ratio(policy_params: Any, reference_params: Any, batch: Any) -> jax.Array:
+    def ratio(
+        policy_params: models.Params, reference_params: models.Params, batch: algorithm.Batch
+    ) -> jax.Array:
         both = ((networks["policy"], policy_params), (networks["reference"], reference_params))
         own, other = (
             _sums(scoring.token_stats(model, params, batch).logprob, batch)
@@ -290,7 +299,7 @@ def _make_log_ratios(subject: evaluator.Subject) -> Any:
 
 
 def _ranking(subject: evaluator.Subject) -> evaluator.Numbers:
-    """Chance that a desirable held-out answer has the larger log-ratio than an undesirable one.
+    """Probability that a desirable held-out answer has a larger log-ratio than an undesirable one.
 
     The area under the ROC curve, with the error of DeLong et al. 1988.
     """

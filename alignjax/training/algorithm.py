@@ -11,7 +11,8 @@ from alignjax.core import mean, struct
 from alignjax.models import model as models
 from alignjax.training import program
 
-Batch = Mapping[str, Any]  # columns by name, see data/tables.py
+Batch = Mapping[str, jax.Array]  # columns by name, see data/tables.py
+Carry = Any  # a pytree of arrays, the algorithm's own
 Terms = dict[str, mean.Mean]
 Metrics = dict[str, mean.Mean]
 
@@ -23,7 +24,7 @@ class TrainState:
     step: jax.Array  # collected batches so far
     params: models.Params
     opt_state: Any
-    carry: Any  # the algorithm's own state: an adaptive coefficient, running moments
+    carry: Carry  # the algorithm's own state: an adaptive coefficient, running moments
 
 
 class Plan(NamedTuple):
@@ -67,7 +68,7 @@ class Collect(Protocol):
 
     def __call__(
         self, state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array
-    ) -> tuple[Batch, Any, Metrics]: ...
+    ) -> tuple[Batch, Carry, Metrics]: ...
 
 
 class Annotate(Protocol):
@@ -76,12 +77,22 @@ class Annotate(Protocol):
     def __call__(self, frozen: models.Frozen, batch: Batch) -> dict[str, jax.Array]: ...
 
 
-TableColumns = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray | None]]
+class First(Protocol):
+    """batch of the first update -> metrics of it whose values are known in advance."""
+
+    def __call__(self, batch: Batch) -> Mapping[str, Expected]: ...
 
 
-def with_columns(
-    table: Mapping[str, np.ndarray], make: TableColumns | None
-) -> dict[str, np.ndarray]:
+Table = Mapping[str, np.ndarray]  # all training rows, columns [N, ...] by name
+
+
+class TableColumns(Protocol):
+    """table -> further columns of all its rows; None drops a column. On the host."""
+
+    def __call__(self, table: Table) -> Mapping[str, np.ndarray | None]: ...
+
+
+def with_columns(table: Table, make: TableColumns | None) -> dict[str, np.ndarray]:
     """A table with the columns that `make` computes of it, without those it names with None."""
     if make is None:
         return dict(table)
@@ -91,7 +102,7 @@ def with_columns(
 
 def as_is(
     state: TrainState, frozen: models.Frozen, batch: Batch, key: jax.Array
-) -> tuple[Batch, Any, Metrics]:
+) -> tuple[Batch, Carry, Metrics]:
     """The `collect` of supervised methods: the batch is used as the data gives it."""
     return batch, state.carry, {}
 
@@ -102,20 +113,19 @@ class Algorithm(NamedTuple):
     init, loss, collect, annotate: see the protocols. annotate (reference log-probabilities) is run
       once for all rows before the first step; None: there is nothing to compute.
     only_annotate: roles in `frozen` that `annotate` alone reads; they are let go of after it.
-    prepare: {column: NumPy array of all training rows} -> further columns of all rows, on the host,
-      before `annotate`: answers set against other prompts, say.
+    prepare: further columns of the table, computed before `annotate`: answers joined to the prompts
+      of other rows, for example.
     over_table: the same after `annotate`: what depends on the data as a whole, such as counts of
       classes. Columns that it names with None are dropped.
     plan: how often a collected batch is used.
     carry: the method's own state at the start.
-    first: the first update's batch -> metrics of it whose values are known in advance; the run
-      stops if one is missed. Of fresh runs only.
+    first: what is known of the very first update; a fresh run stops if a metric misses it.
     coupled: whether the loss of a row depends on the other rows of the update, so that
       micro-batches would change it.
     programs: what `collect` runs, for plans, see program.py; None where `collect` itself can be
       traced, or is `as_is`.
     passes: whole-row passes over models in one update of a batch, for FLOPs formulas; empty is not
-      known. annotate_passes: the same of `annotate`.
+      known. annotate_passes, collect_passes: the same of `annotate` and of `collect`.
     """
 
     init: Init
@@ -126,8 +136,8 @@ class Algorithm(NamedTuple):
     prepare: TableColumns | None = None
     over_table: TableColumns | None = None
     plan: Plan = Plan()
-    carry: Any = ()
-    first: Callable[[Batch], Mapping[str, Expected]] = lambda batch: {}
+    carry: Carry = ()
+    first: First = lambda batch: {}
     coupled: bool = False
     programs: Callable[[program.Shapes], program.Collected] | None = None
     passes: tuple[program.Pass, ...] = ()
@@ -148,6 +158,6 @@ def from_policy(model: models.Model, *, head: bool = False) -> Init:
     return init
 
 
-def copy(params: Any) -> Any:
-    """Fresh buffers: what is trained is donated to each update, what is frozen must outlive it."""
+def copy(params: models.Params) -> models.Params:
+    """The tree in buffers of its own: each update donates what is trained, not what is frozen."""
     return jax.tree.map(jnp.copy, params)

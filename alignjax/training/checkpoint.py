@@ -210,7 +210,7 @@ class Checkpoints:
             raise ValueError(
                 f"checkpoint {step} in {self.folder} must hold what this run trains; got "
                 f"{name}: {stored.get(name, 'nothing')} stored, {wanted.get(name, 'nothing')} "
-                "expected. Use the configuration that the checkpoint was made with."
+                "expected. Use the configuration of the run that saved the checkpoint."
             )
         restores = {n: ocp.args.StandardRestore(_placed(tree)) for n, tree in abstract.items()}
         items = dict(self._read(step, **restores).items())

@@ -1,4 +1,4 @@
-"""Judgements in the loop: what is run every so many steps, and whose best state is kept."""
+"""Evaluations in the loop: run at an interval of steps; the best state by one metric is kept."""
 
 import math
 import pathlib
@@ -20,8 +20,11 @@ class Number(Protocol):
 
 
 class Evaluator(NamedTuple):
-    """A judgement. name: in messages. every: steps between runs; the last step is judged too.
-    run: state -> numbers by name."""
+    """An evaluation of the state.
+
+    name: in messages. every: steps between runs; it also runs after the last step. run: state ->
+    numbers by name.
+    """
 
     name: str
     every: int
@@ -29,15 +32,15 @@ class Evaluator(NamedTuple):
 
 
 def due(evaluators: Sequence[Evaluator], step: int, *, last: bool) -> list[Evaluator]:
-    """Those that run after so many steps."""
-    return [each for each in evaluators if last or step % each.every == 0]
+    """Those that run after `step` steps; all of them after the last."""
+    return [evaluator for evaluator in evaluators if last or step % evaluator.every == 0]
 
 
 def judge(evaluators: Sequence[Evaluator], state: algorithm.TrainState) -> dict[str, float]:
     """Numbers for metrics.jsonl: "eval/NAME" and "eval/NAME se"."""
     numbers: dict[str, float] = {}
-    for each in evaluators:
-        for name, number in each.run(state).items():
+    for evaluator in evaluators:
+        for name, number in evaluator.run(state).items():
             numbers[f"eval/{name}"] = float(number.value)
             numbers[f"eval/{name} se"] = float(number.se)
     return numbers
@@ -52,7 +55,7 @@ class Best:
     def __init__(self, workdir: pathlib.Path, metric: str, log: Callable[[str], None]):
         self.sign, self.name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
         self.folder, self._log = pathlib.Path(workdir) / BEST, log
-        self._checkpoints: Any = checkpoint.Checkpoints(self.folder, keep=1)
+        self._checkpoints = checkpoint.Checkpoints(self.folder, keep=1)
         self._value: float | None = None
         steps = self._checkpoints.steps()
         if steps:

@@ -1,4 +1,4 @@
-"""The loop of a run in its folder: restore or begin, step, log, save, judge, stop by signals."""
+"""The loop of a run in its folder: restore or begin, step, log, save, evaluate, stop by signals."""
 
 import dataclasses
 import pathlib
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from alignjax.core import errors, keys, shapes
+from alignjax.models import model as models
 from alignjax.parallel import hosts, processes
 from alignjax.training import (
     algorithm,
@@ -50,8 +51,8 @@ class LoopConfig:
     max_skipped: int = 5  # non-finite updates in a row before the run stops with exit code 3
     save_patience: int = 600  # seconds in which a save must get on, or the run stops
     evaluate_every: int = 0  # steps between evaluations on the eval split; 0 is none in the loop
-    evaluate_rows: int = 64  # rows scored at once there
-    keep_best: str = ""  # number whose best state is kept in best/; -NAME where less is better
+    evaluate_rows: int = 64  # rows scored at once in an evaluation
+    keep_best: str = ""  # metric whose best state is kept in best/; -NAME where less is better
 
     def validate(self) -> None:
         for field in dataclasses.fields(self):
@@ -117,32 +118,34 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = Fal
 Optimizer = Union[optim.OptimConfig, optax.GradientTransformation]  # noqa: UP007
 
 
-def transformation(optimizer: Optimizer, updates: int) -> Callable[[Any], Any]:
-    """params -> the optax transformation over so many updates."""
+def transformation(
+    optimizer: Optimizer, updates: int
+) -> Callable[[models.Params], optax.GradientTransformation]:
+    """params -> the optax transformation of a run of so many updates in all."""
     if isinstance(optimizer, optim.OptimConfig):
         return lambda params: optim.make_optimizer(optimizer, params, updates)
     return lambda params: optimizer
 
 
 def learning_rate(
-    optimizer: Optimizer, config: LoopConfig, each: int
+    optimizer: Optimizer, config: LoopConfig, updates: int
 ) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Step numbers -> the learning rate of each one's last update; None where that is not known.
+    """Step numbers -> the learning rate of each step's last update; None where it is not known.
 
-    each: updates a step.
+    updates: of one step.
     """
     if not isinstance(optimizer, optim.OptimConfig):
         return None
-    schedule = optim.make_schedule(optimizer, config.steps * each)
-    return lambda steps: np.broadcast_to(schedule((steps + 1) * each - 1), steps.shape)
+    schedule = optim.make_schedule(optimizer, config.steps * updates)
+    return lambda steps: np.broadcast_to(schedule((steps + 1) * updates - 1), steps.shape)
 
 
 def train(
     method: algorithm.Algorithm,
     *,
     batch_at: Callable[[int], Mapping[str, np.ndarray]],
-    start: dict[str, Any],
-    frozen: Mapping[str, Any],
+    start: dict[str, models.Params],
+    frozen: models.Frozen,
     optimizer: Optimizer,
     config: LoopConfig,
     seed: int,
@@ -157,8 +160,8 @@ def train(
 
     Args:
       method: the algorithm. batch_at, frozen: as in `stepping.steps`.
-      start: named trees, see `algorithm.Init`. It is emptied: what the caller does not hold
-        elsewhere leaves the devices before a checkpoint is restored or the first step is made.
+      start: named trees, see `algorithm.Init`. It is emptied: trees to which the caller has no
+        other reference leave the devices before a restore or the first step.
       optimizer: a configuration, or any optax transformation.
       meta: saved beside each checkpoint. evaluators: run in the loop. profile: steps to trace.
 
@@ -168,10 +171,10 @@ def train(
     """
     check_sizes(config, method.plan, coupled=method.coupled)
     speed.check_window(profile, config.steps)
-    each = method.plan.epochs * method.plan.minibatches
-    tx_of = transformation(optimizer, config.steps * each)
+    updates = method.plan.epochs * method.plan.minibatches
+    tx_of = transformation(optimizer, config.steps * updates)
 
-    def initial(start: Any) -> algorithm.TrainState:
+    def initial(start: dict[str, models.Params]) -> algorithm.TrainState:
         return stepping.make_state(method, tx_of, keys.stream(seed, "init"), start)
 
     abstract = jax.eval_shape(initial, start)
@@ -186,7 +189,7 @@ def train(
     if restored is None:
         checkpoints.prepare(state)
     begin = int(state.step)
-    lines = run_log.RunLog(workdir, name, config, begin, learning_rate(optimizer, config, each))
+    lines = run_log.RunLog(workdir, name, config, begin, learning_rate(optimizer, config, updates))
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
     if profile is not None and begin > profile.start:

@@ -83,7 +83,7 @@ def patiently(
         if time.monotonic() - moved[0] > seconds:
             raise errors.Stalled(
                 f"a checkpoint in {folder} made no progress for {seconds:g} s. Earlier ones are "
-                "untouched; look at the storage and run the same command again, with a larger "
+                "untouched; check the storage and run the same command again, with a larger "
                 "loop.save_patience if it is merely slow."
             )
     if raised:

@@ -1,8 +1,8 @@
-"""What a method says of its programs, so that they can be compiled for machines that are not here.
+"""Descriptions of a method's programs, so that `plan` can compile them for absent machines.
 
 `alignjax plan` builds the run as `train` does, with shapes in place of arrays, and compiles
-`annotate`, what `collect` runs, and the update. A `collect` that is one traceable function needs
-nothing; one that works on the host lists its jitted parts here.
+`annotate`, the programs of `collect`, and the update. A `collect` that is one traceable function
+needs no description; one that works on the host lists its jitted parts here.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,9 +16,9 @@ from alignjax.parallel import axes, hosts
 
 
 class Pass(NamedTuple):
-    """A model over whole rows: once for each row of the program's batch.
+    """A model's pass over all rows of a program's batch, once a row.
 
-    role: whose model. head: whether the unembedding is used too. trained: with its backward pass.
+    role: of the model. head: whether the unembedding is used too. trained: with its backward pass.
     """
 
     role: str
@@ -29,8 +29,8 @@ class Pass(NamedTuple):
 class Shapes(NamedTuple):
     """A run in shapes, on the mesh that is set.
 
-    networks: models by role. params: what is trained. bound: role -> the tree that its model reads.
-    frozen: by role. batch: columns as the data gives them. key: of the step.
+    networks: models by role. params: the trained tree. bound: by role, the tree its model reads.
+    frozen: trees by role. batch: columns of the data. key: of the step.
     """
 
     networks: Mapping[str, models.Model]
@@ -92,8 +92,10 @@ def batch(kind: str, count: int, data: corpus.Corpus) -> dict[str, jax.ShapeDtyp
 
 
 def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result's shapes, as `jax.eval_shape` has them; but an argument that is returned as it
-    came is the same object, for it stands for the same array."""
+    """The shapes of a function's result, as from `jax.eval_shape`, except for aliases.
+
+    A result that is an argument unchanged is the same object: one array, counted once.
+    """
     traced, result = jax.make_jaxpr(function, return_shape=True)(*arguments)
     same = {
         id(var): x for var, x in zip(traced.jaxpr.invars, jax.tree.leaves(arguments), strict=True)

@@ -14,7 +14,8 @@ from alignjax.training import metrics, progress, speed
 class RunLog:
     """Metrics of steps. Values stay on the device until a flush.
 
-    Every process reads them, for each must stop where they are not finite; the first one writes.
+    Every process reads them, as every one must stop where they are not finite; the first one
+    writes.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class RunLog:
         self._note = ""
 
     def add(self, step: int, means: Mapping[str, mean.Mean], numbers: dict[str, float]) -> None:
-        """A step's metrics, and numbers that are known already."""
+        """Queues a step's metrics, and numbers that are on the host already."""
         self._waiting.append((step, means, numbers))
 
     def flush(self, clock: speed.Clock) -> None:
-        """Writes what waits, and how fast it was.
+        """Writes the queued metrics and the speed since the last flush.
 
         Raises:
           errors.NonFinite: too many updates in a row were skipped.
@@ -60,7 +61,7 @@ class RunLog:
                 raise errors.NonFinite(
                     f"{self._skipped} steps in a row had a non-finite loss or gradient, the last "
                     f"is step {step}. Parameters are those of the last good update; lower the "
-                    "learning rate or look at the data of these steps."
+                    "learning rate or inspect the data of these steps."
                 )
         if self._waiting and self._bar:
             self._bar.update(self._waiting[-1][0] + 1, self._note)

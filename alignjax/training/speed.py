@@ -67,7 +67,7 @@ class Clock:
         self._begin, self._steps, self._tokens = time.monotonic(), 0, 0
         self._profile, self._folder, self._tracing = profile, workdir / "profile", False
         trained = trees.size(params)
-        factors = sum(6 if each.trained else 2 for each in method.passes)
+        factors = sum(6 if pass_.trained else 2 for pass_ in method.passes)
         self._flops = method.plan.epochs * factors * trained
         self._peak = peaks.here()
 

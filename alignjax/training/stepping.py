@@ -9,7 +9,6 @@ for state, metrics in training.steps(algorithm, batches, tx, state=state, frozen
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +39,12 @@ def initial_state(
 
 
 def make_state(
-    method: algorithm.Algorithm, tx_of: Callable[[Any], Any], key: jax.Array, start: Any
+    method: algorithm.Algorithm,
+    tx_of: Callable[[models.Params], optax.GradientTransformation],
+    key: jax.Array,
+    start: Mapping[str, models.Params],
 ) -> algorithm.TrainState:
-    """The same, to be traced; tx_of: params -> the transformation."""
+    """The same, for tracing; tx_of: params -> the optax transformation."""
     params = method.init(key, start)
     return algorithm.TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -194,7 +196,7 @@ def check_coupled(coupled: bool, micro_batches: int) -> None:
         )
 
 
-def check_rows(batch: Any, micro_batches: int) -> None:
+def check_rows(batch: algorithm.Batch, micro_batches: int) -> None:
     """Refuses rows that micro-batches do not divide.
 
     Raises:
@@ -233,12 +235,14 @@ def check_first(
 
 
 @jax.jit
-def _take(batch: Any, rows: jax.Array) -> Any:
+def _take(batch: algorithm.Batch, rows: jax.Array) -> algorithm.Batch:
     return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), batch)
 
 
-def minibatches(batch: Any, plan: algorithm.Plan, key: jax.Array) -> Iterator[Any]:
-    """The parts of a collected batch in the order of use: each epoch its own permutation.
+def minibatches(
+    batch: algorithm.Batch, plan: algorithm.Plan, key: jax.Array
+) -> Iterator[algorithm.Batch]:
+    """The minibatches of a collected batch in order of use; each epoch has its own permutation.
 
     Raises:
       ValueError: the plan's minibatches do not divide the rows.

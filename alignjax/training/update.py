@@ -1,16 +1,43 @@
 """One optimizer update, exact under micro-batches and meshes."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from alignjax.core import mean, struct
+from alignjax.models import model as models
 from alignjax.training import algorithm as algorithms
 
-Weights = dict[str, Any]  # each term's weight, by the term's name
+Weights = dict[str, jax.Array]  # each term's weight, by the term's name
+
+
+class Gradients(Protocol):
+    """(params, frozen, batch, key) -> (gradients, a tree like params; Metrics)."""
+
+    def __call__(
+        self,
+        params: models.Params,
+        frozen: models.Frozen,
+        batch: algorithms.Batch,
+        key: jax.Array,
+    ) -> tuple[models.Params, algorithms.Metrics]: ...
+
+
+class Update(Protocol):
+    """Jitted (state, frozen, batch, key) -> (state, Metrics)."""
+
+    def __call__(
+        self,
+        state: algorithms.TrainState,
+        frozen: models.Frozen,
+        batch: algorithms.Batch,
+        key: jax.Array,
+    ) -> tuple[algorithms.TrainState, algorithms.Metrics]: ...
+
+    def lower(self, *args: Any) -> jax.stages.Lowered: ...
 
 
 def split_micro(batch: Any, count: int) -> Any:
@@ -37,8 +64,8 @@ def _sum(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), tree)
 
 
-def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Callable[..., Any]:
-    """(params, frozen, batch, key) -> (gradients, Metrics) of the whole batch.
+def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradients:
+    """The gradients and metrics of a whole batch.
 
     Each term's weight is summed over all micro-batches first; then the gradient of
     sum_k total_k / weight_k is accumulated in fp32. So k micro-batches equal one batch up to
@@ -46,9 +73,13 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
     """
 
     def part_gradients(
-        params: Any, frozen: Any, batch: Any, key: jax.Array, weights: Weights
-    ) -> tuple[Any, dict[str, mean.Mean]]:
-        def objective(params: Any) -> tuple[Any, dict[str, mean.Mean]]:
+        params: models.Params,
+        frozen: models.Frozen,
+        batch: algorithms.Batch,
+        key: jax.Array,
+        weights: Weights,
+    ) -> tuple[models.Params, algorithms.Metrics]:
+        def objective(params: models.Params) -> tuple[jax.Array, algorithms.Metrics]:
             terms, metrics = loss(params, frozen, batch, key)
             value: Any = sum(term.total / weights[name] for name, term in terms.items())
             return value, {**metrics, "loss": mean.single(value)}
@@ -59,9 +90,9 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
         return {n: jnp.maximum(jax.lax.stop_gradient(w), 1e-8) for n, w in weights.items()}
 
     def gradients(
-        params: Any, frozen: Any, batch: Any, key: jax.Array
-    ) -> tuple[Any, dict[str, mean.Mean]]:
-        def weights_of(batch: Any, key: jax.Array) -> Weights:
+        params: models.Params, frozen: models.Frozen, batch: algorithms.Batch, key: jax.Array
+    ) -> tuple[models.Params, algorithms.Metrics]:
+        def weights_of(batch: algorithms.Batch, key: jax.Array) -> Weights:
             terms, _ = loss(params, frozen, batch, key)
             return {name: term.weight for name, term in terms.items()}
 
@@ -73,7 +104,9 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
         # of the forward pass from it.
         weights = safe(_sum(jax.lax.map(lambda xs: weights_of(*xs), (parts, keys))))
 
-        def body(total: Any, xs: tuple[Any, jax.Array]) -> tuple[Any, dict[str, mean.Mean]]:
+        def body(
+            total: models.Params, xs: tuple[algorithms.Batch, jax.Array]
+        ) -> tuple[models.Params, algorithms.Metrics]:
             part, metrics = part_gradients(params, frozen, *xs, weights)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, part), metrics
 
@@ -87,16 +120,21 @@ def make_gradients(loss: Callable[..., Any], *, micro_batches: int = 1) -> Calla
 
 
 def make_update(
-    loss: Callable[..., Any], tx: optax.GradientTransformation, *, micro_batches: int = 1
-) -> Callable[..., Any]:
-    """Jitted (TrainState, Frozen, Batch, Key) -> (TrainState, Metrics); the state is donated.
+    loss: algorithms.Loss, tx: optax.GradientTransformation, *, micro_batches: int = 1
+) -> Update:
+    """One optimizer step, jitted; the state is donated.
 
     A non-finite loss or gradient leaves parameters and optimizer untouched and is counted in the
     metric `skipped`.
     """
     gradients = make_gradients(loss, micro_batches=micro_batches)
 
-    def update(state: algorithms.TrainState, frozen: Any, batch: Any, key: jax.Array) -> Any:
+    def update(
+        state: algorithms.TrainState,
+        frozen: models.Frozen,
+        batch: algorithms.Batch,
+        key: jax.Array,
+    ) -> tuple[algorithms.TrainState, algorithms.Metrics]:
         grads, metrics = gradients(state.params, frozen, batch, key)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"].total)
@@ -124,7 +162,7 @@ def make_update(
 def in_chunks(fn: Callable[[Any], Any], batch: Any, count: int) -> Any:
     """`fn` of rows [B, ...], run on `count` equal parts one after the other: [B, ...] in order.
 
-    For what is computed of each row by itself; only one part's intermediate arrays are held.
+    `fn` must treat every row by itself. Only one part's intermediate arrays are in memory at once.
 
     Raises:
       ValueError: count does not divide B.
