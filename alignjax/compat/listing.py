@@ -95,7 +95,7 @@ def _check(table: str | None, preset: str | None) -> None:
 
 
 # --- all methods ---
-def overview(table: str | None = None, preset: str | None = None) -> dict[str, list[dict]]:
+def overview(table: str | None = None, preset: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """{table: [{name, paper, presets}]}, of what trains on such rows; tables without any left out.
 
     paper: the paper's equation, or where the first preset computes it.
@@ -104,7 +104,7 @@ def overview(table: str | None = None, preset: str | None = None) -> dict[str, l
       ValueError: no such table or preset.
     """
     _check(table, preset)
-    groups: dict[str, list[dict]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for kind in vocabulary.TABLES if table is None else (table,):
         rows = []
         for method in all_methods():

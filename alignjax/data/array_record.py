@@ -14,16 +14,19 @@ from alignjax.data import records
 
 def files(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """Returns the regular files of the folder, sorted. Raises: DataError for a link out of it."""
-    root, found = folder.resolve(), []
+    root, regular = folder.resolve(), []
     for file in sorted(folder.iterdir()):
         if not file.resolve().is_relative_to(root):
             raise _problem(folder / file.name, "stay inside its folder", "a link that leaves it")
         if file.is_file():
-            found.append(file)
-    return tuple(found)
+            regular.append(file)
+    return tuple(regular)
 
 
-def splits(folder: pathlib.Path) -> dict[str, collections.abc.Callable]:
+Rows = collections.abc.Iterator[tuple[int, records.Fields | records.DataError]]
+
+
+def splits(folder: pathlib.Path) -> dict[str, collections.abc.Callable[[], Rows]]:
     """Returns, for each split, a function that iterates over (record number from 1, fields).
 
     Bytes are decoded as UTF-8; a record with invalid bytes is yielded as a DataError.
@@ -42,7 +45,7 @@ def splits(folder: pathlib.Path) -> dict[str, collections.abc.Callable]:
     return {name: functools.partial(_read, folder, name) for name in names}
 
 
-def _read(folder: pathlib.Path, split: str):
+def _read(folder: pathlib.Path, split: str) -> Rows:
     import tensorflow_datasets
 
     try:
@@ -61,7 +64,7 @@ def _read(folder: pathlib.Path, split: str):
         yield index + 1, _decode(record, str(folder / split), index + 1)
 
 
-def _decode(record: dict, where: str, number: int) -> dict | records.DataError:
+def _decode(record: records.Fields, where: str, number: int) -> records.Fields | records.DataError:
     fields = {}
     for name, value in record.items():
         try:

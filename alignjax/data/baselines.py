@@ -18,7 +18,7 @@ Rows = collections.abc.Sequence[sources.Preference | chat.Pair]
 
 
 class Accuracy(typing.NamedTuple):
-    """Share of pairs judged as the humans did, its standard error, and the number of pairs."""
+    """Share of pairs ordered as the labels order them, its standard error, the number of pairs."""
 
     accuracy: float
     standard_error: float
@@ -47,7 +47,7 @@ def bag_of_words_accuracy(
     if l2 <= 0:
         raise ValueError(f"l2 must be positive; got {l2} (bag_of_words_accuracy). Raise it.")
     train = [(_words(row.chosen), _words(row.rejected)) for row in train_rows]
-    frequency: collections.Counter = collections.Counter()
+    frequency: collections.Counter[str] = collections.Counter()
     for chosen, rejected in train:
         frequency.update(chosen)
         frequency.update(rejected)
@@ -60,8 +60,8 @@ def bag_of_words_accuracy(
     return _accuracy(_differences(held, column) @ weights)
 
 
-def _fit(x, l2: float) -> np.ndarray:
-    """Returns the weights [words] that minimise the penalised loss over x [pairs, words]."""
+def _fit(x: typing.Any, l2: float) -> np.ndarray:
+    """Returns the weights [words] that minimise the penalised loss; x: sparse [pairs, words]."""
     import scipy.optimize
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -79,11 +79,13 @@ def _answer(turns: collections.abc.Sequence[chat.Turn]) -> str:
     return "\n\n".join(turn.text for turn in turns if turn.role == chat.ASSISTANT)
 
 
-def _words(turns: collections.abc.Sequence[chat.Turn]) -> collections.Counter:
+def _words(turns: collections.abc.Sequence[chat.Turn]) -> collections.Counter[str]:
     return collections.Counter(_WORD.findall(_answer(turns).lower()))
 
 
-def _differences(pairs, column: dict[str, int]):
+def _differences(
+    pairs: list[tuple[collections.Counter[str], collections.Counter[str]]], column: dict[str, int]
+) -> typing.Any:
     """Returns the sparse [pairs, words] matrix of differences of log(1 + count)."""
     import scipy.sparse
 

@@ -1,10 +1,11 @@
-"""What a `check-data` command prints: every check of the reader, and the shape of the data.
+"""The report of `alignjax check-data`: every check of the reader, and statistics of the data.
 
 No model is needed. With a tokenizer, lengths and truncation are in its tokens; without one they
-are estimated from UTF-8 bytes, and the lines say so.
+are estimated from UTF-8 bytes and marked as estimates.
 """
 
 import collections
+import collections.abc
 import math
 import os
 
@@ -19,7 +20,7 @@ PERCENTILES = (0, 10, 50, 90, 99, 100)
 
 
 def check_data(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     tokenizer: tokenizer_lib.Tokenizer | None = None,
     length: int = 512,
@@ -71,8 +72,10 @@ def check_data(
     ]
 
 
-def _lengths(rows, tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the tokens of prompts and of both continuations, each int64 [N]."""
+def _lengths(
+    rows: collections.abc.Sequence[sources.Preference], tokenizer: tokenizer_lib.Tokenizer | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the lengths of prompts and of both continuations in tokens, each int64 [N]."""
 
     def size(turns: tuple[chat.Turn, ...]) -> int:
         if tokenizer is not None:
@@ -80,8 +83,10 @@ def _lengths(rows, tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         text = sum(len(turn.text.encode("utf-8")) for turn in turns)
         return math.ceil(text / BYTES_PER_TOKEN) + len(turns) + 1
 
-    columns = ([size(row[side]) for row in rows] for side in range(3))
-    prompt, chosen, rejected = (np.array(column, np.int64) for column in columns)
+    sides = [[getattr(row, name) for row in rows] for name in ("prompt", "chosen", "rejected")]
+    prompt, chosen, rejected = (
+        np.array([size(turns) for turns in side], np.int64) for side in sides
+    )
     # A prompt ends in the assistant's marker; a continuation begins after it, without BOS.
     return prompt + 1, chosen - 2, rejected - 2
 

@@ -1,4 +1,4 @@
-"""What an experiment asks of its data, whatever the data is."""
+"""The interface between experiments and data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from alignjax.data import tables
 from alignjax.text import chat
 
 Table = tables.Table
-Log = Callable[[str], None]  # takes a line for people
+Log = Callable[[str], None]  # prints or stores one line
 
 
 class Corpus(NamedTuple):
@@ -54,8 +54,9 @@ class Corpus(NamedTuple):
 
 
 class DataConfig:
-    """What every data configuration is: a dataclass, with its options as fields, that makes a
-    corpus. A subclass in any file is data that every method can be trained on.
+    """Base class of data configurations: dataclasses, with options as fields, that make a corpus.
+
+    Every method can be trained on a subclass, whatever file defines it.
     """
 
     def validate(self) -> None:
@@ -72,18 +73,20 @@ class DataConfig:
     def outline(self) -> Corpus:
         """The corpus's sizes without its rows, for plans; only sizes, kinds, pad and eos are read.
 
-        The default reads the data; a subclass whose data may not be here says its sizes itself.
+        The default reads the data; a subclass whose data may be absent overrides this.
         """
         return self.make(lambda line: None)
 
     def where(self) -> tuple[str, ...]:
-        """Names of fields that say where the data lie, not what they are: they may change when a
-        run goes on, for fingerprints tell whether the data are the same."""
+        """Names of fields that hold the data's location: they may change when a run resumes.
+
+        Whether the data are the same is decided by their fingerprints.
+        """
         return ()
 
 
 def outline(*, vocab_size: int, length: int, prompt_length: int, kinds: Sequence[str]) -> Corpus:
-    """A corpus of sizes alone, as `DataConfig.outline` returns it."""
+    """A corpus without rows, for `DataConfig.outline`."""
 
     def table(kind: str, split: str) -> Table:
         raise ValueError("an outline of data has no rows (corpus.outline). Use DataConfig.make.")

@@ -1,4 +1,4 @@
-"""Tables that follow from tables of pairs: single answers, and rankings of two."""
+"""Tables derived from tables of pairs: single answers, and rankings of two."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ ROWS = ("tokens", "loss_mask", "segments", "positions")
 
 
 def comparisons(pairs: tables.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, better answer, worse answer) of every real comparison of a table of pairs, each [M]."""
+    """(row, better answer, worse answer), each [M], of the M comparisons of a table of pairs."""
     if "preferred" not in pairs:
         rows = np.arange(len(pairs["tokens"]))
         return rows, np.zeros_like(rows), np.ones_like(rows)

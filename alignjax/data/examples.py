@@ -20,7 +20,7 @@ MIN_PROMPT = 4  # BOS, human marker, one token, assistant marker
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What became of the rows: all in examples (conversations, pairs or prompts), and tokens.
+    """Examples (conversations, pairs or prompts) read, kept, cut and dropped; and their tokens.
 
     `split` counts documents cut into several pieces, of which nothing is lost.
     """
@@ -219,12 +219,19 @@ def answer_ids(
     return [*ids, *more][:length]
 
 
-def _language_rows(tokenizer, documents, length: int, pack: bool) -> Table:
+def _language_rows(
+    tokenizer: chat.Speaker,
+    documents: collections.abc.Sequence[tuple[list[int], list[bool]]],
+    length: int,
+    pack: bool,
+) -> Table:
     rows = packing.best_fit([len(ids) for ids, _ in documents], length) if pack else None
     return packing.lay_out(documents, length, pad_id=tokenizer.pad_id, rows=rows)
 
 
-def _prompt_ids(tokenizer, turns, limit: int) -> tuple[list[int], list[chat.Turn], bool]:
+def _prompt_ids(
+    tokenizer: chat.Speaker, turns: collections.abc.Sequence[chat.Turn], limit: int
+) -> tuple[list[int], list[chat.Turn], bool]:
     """Returns (ids from the begin to the assistant's marker, turns in them, whether cut)."""
     ids, _ = chat.encode_chat(tokenizer, turns, generation_prompt=True)
     if len(ids) <= limit:

@@ -61,7 +61,7 @@ class HhConfig(corpus.DataConfig):
         return ("path", "tokenizer")
 
 
-def conversations(rows) -> list[tuple[chat.Turn, ...]]:
+def conversations(rows: Sequence[sources.Preference]) -> list[tuple[chat.Turn, ...]]:
     """The chosen transcript of every row."""
     return [(*row.prompt, *row.chosen) for row in rows]
 
@@ -70,29 +70,30 @@ def read(config: HhConfig) -> dict[str, sources.Preferences]:
     """The rows of both splits, cut to the configured numbers."""
     splits = {}
     for split, limit in (("train", config.train_rows), ("eval", config.eval_rows)):
-        found = sources.read_preferences(
+        preferences = sources.read_preferences(
             config.path,
             split=split,
             names=config.names,
             on_bad_row=config.on_bad_row,
             max_unusable_share=config.max_unusable_share,
         )
-        rows = found.rows[:limit] if limit else found.rows
-        splits[split] = dataclasses.replace(found, rows=rows)
+        rows = preferences.rows[:limit] if limit else preferences.rows
+        splits[split] = dataclasses.replace(preferences, rows=rows)
     return splits
 
 
 def make_tokenizer(
     config: HhConfig, splits: dict[str, sources.Preferences] | None = None
 ) -> tokenizers.Tokenizer | chat_format.ChatFormat:
-    """The tokenizer that is named, or else trained on the training text, the same each time.
+    """The tokenizer that the configuration names, else one trained on the training split.
 
-    A tokenizer that is not ours comes with the template that its folder carries, or `template`.
+    Training is deterministic. A foreign tokenizer comes with its folder's chat template, or
+    `template`.
     """
     if config.tokenizer:
-        found = load.load_tokenizer(config.tokenizer)
-        if isinstance(found, tokenizers.Tokenizer):
-            return found
+        tokenizer = load.load_tokenizer(config.tokenizer)
+        if isinstance(tokenizer, tokenizers.Tokenizer):
+            return tokenizer
         return chat_format.load_chat_format(
             config.tokenizer, template=config.template, pad=config.pad
         )

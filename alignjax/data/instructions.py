@@ -55,7 +55,7 @@ class InstructConfig(corpus.DataConfig):
 
 
 def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]], str]:
-    """(conversations of one question and its answer, fingerprint of the files) of a split.
+    """(conversations of a question and its answer, fingerprint of the files) of a split.
 
     Raises:
       DataError: a row without its fields; file, line and field are named.
@@ -67,7 +67,7 @@ def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]
             f"({config.path}). Rename them, or select files with data.names."
         )
     wanted = [name for name in (config.question, config.context, config.answer) if name]
-    found: list[tuple[chat.Turn, ...]] = []
+    conversations: list[tuple[chat.Turn, ...]] = []
     for part in parts:
         for line, fields in part.rows():
             if isinstance(fields, sources.DataError):
@@ -76,13 +76,14 @@ def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]
                 problem = sources.text_problem(part.where, line, name, fields)
                 if problem is not None and not (name == config.context and fields.get(name) == ""):
                     raise problem
-            asked = [fields[name] for name in wanted[:-1] if fields[name]]
-            question = chat.Turn(chat.HUMAN, "\n\n".join(asked))
-            found.append((question, chat.Turn(chat.ASSISTANT, fields[config.answer])))
+            texts = [fields[name] for name in wanted[:-1] if fields[name]]
+            question = chat.Turn(chat.HUMAN, "\n\n".join(texts))
+            conversations.append((question, chat.Turn(chat.ASSISTANT, fields[config.answer])))
     limit = config.train_rows if split == "train" else config.eval_rows
     files = records.fingerprint(dict.fromkeys(file for part in parts for file in part.files))
     selection = f"{files} {config.names} {wanted} {split} {limit}"
-    return found[:limit] if limit else found, hashlib.sha256(selection.encode()).hexdigest()
+    rows = conversations[:limit] if limit else conversations
+    return rows, hashlib.sha256(selection.encode()).hexdigest()
 
 
 def make_format(config: InstructConfig) -> chat_format.ChatFormat:

@@ -10,12 +10,12 @@ Table = Mapping[str, np.ndarray]
 class Batches:
     """An endless shuffled stream over the rows of a table; batch k depends on (seed, k) alone.
 
-    The stream is one permutation of the rows after another, each drawn from (seed, epoch); batch k
-    is its slice [k B, (k + 1) B). No row is dropped, and there is no position to save: the step
+    The stream is one permutation of the rows after another, seeded by (seed, epoch); batch k is its
+    slice [k B, (k + 1) B). No row is dropped, and there is no position to save: the step
     number is the position.
 
-    own: which of the B slots of each batch are built here, for a process that holds a part of them;
-    None is all. The stream itself is the same for every process.
+    own: the slots, of the B of a batch, that this process builds; None is all. The stream itself is
+    the same for every process.
     """
 
     def __init__(self, table: Table, *, batch_size: int, seed: int, own: np.ndarray | None = None):

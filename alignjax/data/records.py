@@ -11,10 +11,12 @@ import hashlib
 import json
 import os
 import pathlib
+import typing
 import zlib
 
 MAX_LINE_BYTES = 1 << 20
 _SUFFIXES = (".jsonl", ".jsonl.gz")
+Fields = dict[str, typing.Any]  # a row: its fields by name
 
 
 class DataError(ValueError):
@@ -33,7 +35,7 @@ def problem(
     return DataError(f"{subject} must {rule}; got {got} ({where}). {advice}", reason)
 
 
-def jsonl_files(path: str | os.PathLike, names: str = "*") -> list[pathlib.Path]:
+def jsonl_files(path: str | os.PathLike[str], names: str = "*") -> list[pathlib.Path]:
     """Returns the JSONL files of a folder whose name matches `names`, sorted, or the one file.
 
     Raises: DataError when there is none, or one is a folder, a device, or a link that leaves
@@ -47,25 +49,25 @@ def jsonl_files(path: str | os.PathLike, names: str = "*") -> list[pathlib.Path]
         )  # fmt: skip
     if not path.is_dir():
         return [_regular(path)]
-    found = [p for p in sorted(path.glob(names)) if p.name.endswith(_SUFFIXES)]
-    if not found:
+    files = [p for p in sorted(path.glob(names)) if p.name.endswith(_SUFFIXES)]
+    if not files:
         raise problem(
             "data folder", f"hold *.jsonl or *.jsonl.gz files named {names!r}", "none",
             file=str(path), reason="no files", advice="Give the folder that holds them.",
         )  # fmt: skip
     root = path.resolve()
-    for file in found:
+    for file in files:
         if not file.resolve().is_relative_to(root):
             raise problem(
                 "data file", "stay inside its folder", "a link that leaves it", file=str(file),
                 reason="link", advice="Copy the file into the folder.",
             )  # fmt: skip
-    return [_regular(file) for file in found]
+    return [_regular(file) for file in files]
 
 
 def read_jsonl(
     file: pathlib.Path, *, max_line_bytes: int = MAX_LINE_BYTES
-) -> collections.abc.Iterator[tuple[int, dict | DataError]]:
+) -> collections.abc.Iterator[tuple[int, Fields | DataError]]:
     """Yields (line number, JSON object or DataError); a BOM, CRLF and blank last lines pass.
 
     Raises: DataError when the file cannot be read to its end.
@@ -116,13 +118,15 @@ def _regular(file: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def _open(file: pathlib.Path):
+def _open(file: pathlib.Path) -> typing.BinaryIO | gzip.GzipFile:
     with open(file, "rb") as stream:
         is_gzip = stream.read(2) == b"\x1f\x8b"
     return gzip.open(file, "rb") if is_gzip else open(file, "rb")
 
 
-def _lines(stream, file: pathlib.Path, limit: int):
+def _lines(
+    stream: typing.BinaryIO | gzip.GzipFile, file: pathlib.Path, limit: int
+) -> collections.abc.Iterator[tuple[int, bytes | DataError]]:
     number = 0
     while line := stream.readline(limit + 1):
         number += 1
@@ -141,7 +145,7 @@ def _lines(stream, file: pathlib.Path, limit: int):
         yield number, error
 
 
-def _parse(line: bytes, file: pathlib.Path, number: int) -> dict | DataError:
+def _parse(line: bytes, file: pathlib.Path, number: int) -> Fields | DataError:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -166,15 +170,17 @@ def _parse(line: bytes, file: pathlib.Path, number: int) -> dict | DataError:
     )
 
 
-def _row_problem(file, number, rule, got, advice, reason) -> DataError:
+def _row_problem(
+    file: pathlib.Path, number: int, rule: str, got: str, advice: str, reason: str
+) -> DataError:
     return problem("row", rule, got, file=str(file), line=number, advice=advice, reason=reason)
 
 
-def _refuse(name: str):
+def _refuse(name: str) -> typing.NoReturn:
     raise ValueError(f"the number {name}, which JSON does not have")
 
 
-def _distinct(pairs: list[tuple[str, object]]) -> dict:
+def _distinct(pairs: list[tuple[str, object]]) -> Fields:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a field given twice")

@@ -1,4 +1,4 @@
-"""Rows of one tokenizer as the rows that another makes of the same conversation."""
+"""Rows of one tokenizer, re-tokenised by another from the same conversations."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ def reader(
 
 
 def first_difference(one: chat.Speaker, other: chat.Speaker) -> str:
-    """Where two vocabularies first differ, in words; empty where they do not."""
+    """The first token in which two vocabularies differ, in words; empty where they are equal."""
     for token in range(min(one.vocab_size, other.vocab_size)):
         texts = [speaker.decode([token]) for speaker in (one, other)]
         names = [

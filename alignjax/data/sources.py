@@ -1,7 +1,7 @@
 """Preference pairs from files: JSONL folders, single files, and TFDS array_record folders.
 
-Which rows belong to a split is decided by file name where a name says it (`helpful.eval.jsonl`),
-else by the hash of each conversation's opening, so that all rows of a prompt are on one side.
+Rows belong to the split that their file's name states, if any name does (`helpful.eval.jsonl`);
+otherwise the hash of a conversation's opening decides, so that a prompt is in one split only.
 
 Two kinds of bad row are told apart. A broken row (JSON, encoding, fields) is an error, or is
 skipped and counted on request. An unusable pair (equal answers, an empty last answer, differing
@@ -28,6 +28,7 @@ DataError = records.DataError
 SPLITS = ("train", "eval", "all")
 DUPLICATE = "duplicate row"
 UNUSABLE = (chat.EQUAL, chat.PROMPTS_DIFFER, chat.NO_ANSWER, chat.EMPTY_ANSWER, DUPLICATE)
+Seen = dict[str, set[typing.Any]]  # keys of earlier rows: digests ("rows") and fields ("ids")
 _TRAIN_WORDS = {"train", "training"}
 _EVAL_WORDS = {"eval", "evaluation", "test", "valid", "validation", "dev"}
 
@@ -70,17 +71,17 @@ class Preferences:
 
 
 class Part(typing.NamedTuple):
-    """One file, or one split of a TFDS folder: `rows()` yields (line, fields or what is wrong)."""
+    """One file, or one split of a TFDS folder: `rows()` yields (line, fields or DataError)."""
 
     name: str
     where: str
     split: str | None
     files: tuple[pathlib.Path, ...]
-    rows: typing.Callable[[], collections.abc.Iterable[tuple[int, dict | DataError]]]
+    rows: typing.Callable[[], collections.abc.Iterable[tuple[int, records.Fields | DataError]]]
 
 
 def read_preferences(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     split: str,
     names: str = "*",
@@ -107,7 +108,7 @@ def read_preferences(
     _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share)
     parts, named = split_parts(path, split=split, names=names, max_line_bytes=max_line_bytes)
     rows, errors, read = [], [], 0
-    seen: dict[str, set] = {"rows": set(), "ids": set()}
+    seen: Seen = {"rows": set(), "ids": set()}
     for part in parts:
         for line, fields in part.rows():
             read += 1
@@ -139,7 +140,9 @@ def read_preferences(
     )
 
 
-def _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share) -> None:
+def _check_options(
+    split: str, holdout: float, on_bad_row: str, max_bad_share: float, max_unusable_share: float
+) -> None:
     if split not in SPLITS:
         raise DataError(
             f"split must be one of {', '.join(SPLITS)}; got {split!r} (read_preferences). "
@@ -162,7 +165,7 @@ def _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share
 
 
 def split_parts(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     split: str,
     names: str = "*",
@@ -225,7 +228,7 @@ def _split_of(name: str) -> str | None:
     return "train" if words & _TRAIN_WORDS else None
 
 
-def _row(file: str, line: int, fields: dict, seen: dict[str, set]) -> Preference | DataError:
+def _row(file: str, line: int, fields: records.Fields, seen: Seen) -> Preference | DataError:
     for name in ("chosen", "rejected"):
         error = text_problem(file, line, name, fields)
         if error is not None:
@@ -255,8 +258,8 @@ def _row(file: str, line: int, fields: dict, seen: dict[str, set]) -> Preference
     return Preference(*pair, file, line)
 
 
-def text_problem(file: str, line: int, name: str, fields: dict) -> DataError | None:
-    """What keeps a row's field from being a usable text, if anything does."""
+def text_problem(file: str, line: int, name: str, fields: records.Fields) -> DataError | None:
+    """Returns the error of a field that must hold text, or None if it is usable."""
     rule, advice = "be a non-empty string", "Write the whole transcript there."
     if name not in fields:
         return _problem(file, line, name, "be given", "no such field", advice, "missing field")
@@ -276,7 +279,9 @@ def text_problem(file: str, line: int, name: str, fields: dict) -> DataError | N
     return None
 
 
-def _problem(file, line, subject, rule, got, advice, reason) -> DataError:
+def _problem(
+    file: str, line: int, subject: str, rule: str, got: str, advice: str, reason: str
+) -> DataError:
     return records.problem(subject, rule, got, file=file, line=line, advice=advice, reason=reason)
 
 

@@ -1,7 +1,7 @@
-"""The one batch contract: which columns each kind of table has, with axes, dtypes and units.
+"""The one batch contract: the columns of every kind of table, with axes, dtypes and units.
 
-Corpora fill these tables, methods name the kind that they train on, the planner and the tests make
-shapes of them. A table is {column: NumPy array}; its first axis counts rows.
+Corpora fill these tables, methods name the kind that they train on, the planner and the tests take
+shapes from them. A table is {column: NumPy array}; its first axis counts rows.
 
 Axes: N rows, T tokens of a row, P tokens of a prompt, K answers to a prompt, C comparisons of them.
 """
@@ -17,8 +17,8 @@ Table = dict[str, np.ndarray]
 class Column(NamedTuple):
     """One array of a table.
 
-    axes: letters of its dimensions, "N K T". unit: what its numbers are. required: whether every
-    table of the kind has it.
+    axes: letters of its dimensions, "N K T". unit: meaning and unit of its numbers. required:
+    whether every table of the kind has it.
     """
 
     dtype: Any
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of table. extra: whether further columns [N, ...] may stand beside those named."""
+    """A kind of table. extra: whether a table may have further columns [N, ...]."""
 
     name: str
     columns: Mapping[str, Column]
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
 
 
 def _rows(axes: str) -> dict[str, Column]:
-    """What every row of tokens has."""
+    """The columns of every kind of rows of tokens."""
     return {
         "tokens": Column(np.int32, axes, "token ids"),
         "loss_mask": Column(np.bool_, axes, "true where a token is a target"),
@@ -87,7 +87,7 @@ KINDS: dict[str, Kind] = {
                 ),
                 "pair_mask": Column(np.bool_, "N C", "true for real comparisons", required=False),
                 "margin": Column(
-                    np.float32, "N C", "reward units by which it is better", required=False
+                    np.float32, "N C", "reward of the better minus the worse", required=False
                 ),
             },
             extra=True,
@@ -99,7 +99,7 @@ KINDS: dict[str, Kind] = {
                 "ranks": Column(
                     np.float32, "N K", "smaller is better; equal are tied; inf lost to all ranked"
                 ),
-                "answer_mask": Column(np.bool_, "N K", "true for answers that are there"),
+                "answer_mask": Column(np.bool_, "N K", "true for real answers, false for padding"),
             },
             extra=True,
         ),

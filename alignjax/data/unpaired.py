@@ -1,18 +1,18 @@
-"""Columns of tables of single answers that depend on all of their rows."""
+"""Columns of tables of single answers that depend on all rows of the table."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 Columns = Mapping[str, np.ndarray]
-MISMATCHED = "mismatched_"  # an answer set against another row's prompt
+MISMATCHED = "mismatched_"  # prefix of columns that pair a prompt with another row's answer
 
 
 def mismatched(table: Columns) -> dict[str, np.ndarray]:
     """Each row's prompt with the answer of the row after it, [N, T], under MISMATCHED names.
 
-    The prompt is what stands before a row's first target. In the order of the table, so that the
-    columns do not depend on batches.
+    The prompt is the tokens before a row's first target. Rows are paired in the order of the table,
+    so that the columns do not depend on batches.
 
     Raises:
       ValueError: there is one row alone.
@@ -20,7 +20,7 @@ def mismatched(table: Columns) -> dict[str, np.ndarray]:
     count, length = table["tokens"].shape
     if count < 2:
         raise ValueError(
-            "unpaired answers must be at least 2, to be set against one another; got "
+            "unpaired answers must be at least 2, to pair each prompt with another's answer; got "
             f"{count} (data)."
         )
     starts = np.argmax(table["loss_mask"], axis=1)[:, None]
@@ -45,7 +45,7 @@ def mismatched(table: Columns) -> dict[str, np.ndarray]:
 
 
 def class_weights(desirable: np.ndarray) -> tuple[float, float]:
-    """(w_D, w_U) with w_D n_D = w_U n_U, that of the larger kind 1."""
+    """(w_D, w_U) with w_D n_D = w_U n_U; the weight of the larger class is 1."""
     good = float(np.sum(desirable))
     bad = float(len(desirable) - good)
     if not good or not bad:
@@ -56,7 +56,7 @@ def class_weights(desirable: np.ndarray) -> tuple[float, float]:
 def desirable_probability(states: np.ndarray, desirable: np.ndarray) -> np.ndarray:
     """[N]: p(desirable | prompt) by a logistic regression on standardised states [N, D].
 
-    Weights are penalised by |w|^2 / 2 over all rows, as libraries have it by default.
+    The penalty is |w|^2 / 2 beside the sum over rows, the default of scikit-learn.
     Reference: Jung et al. 2024, section 5.
     """
     import scipy.optimize

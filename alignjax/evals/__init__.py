@@ -1,1 +1,1 @@
-"""What a trained model is worth: every number with its standard error."""
+"""Evaluations of trained models: every number with its standard error."""

@@ -1,14 +1,16 @@
-"""Open weights under several LoRA adapters at once: each row of a batch names its own."""
+"""Open weights under several LoRA adapters at once: every row of a batch names its adapter."""
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.models import config as model_config
+from alignjax.models import model as models
 from alignjax.models import transformer
 from alignjax.models.adapters import adapt, lora, many, peft_format
 from alignjax.models.checkpoints import folder as stored_models
@@ -30,12 +32,12 @@ def read_rows(path: str, names: Sequence[str]) -> list[Row]:
     """Rows of a JSONL file, {"prompt": ..., "adapter": ...}; without an adapter, the base's.
 
     Raises:
-      ValueError: no such file, or a line of it is no row or names an adapter that is not given.
+      ValueError: no such file, or a line of it is no row or names an unknown adapter.
     """
     file = pathlib.Path(path)
     if not file.is_file() or file.stat().st_size > ROWS_LIMIT:
         raise ValueError(f"--rows must be a file of at most {ROWS_LIMIT} bytes; got {path}.")
-    found = []
+    rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -55,28 +57,28 @@ def read_rows(path: str, names: Sequence[str]) -> list[Row]:
                 f"a row's adapter must be one of {', '.join((BASE, *names))}; got {name!r:.80} "
                 f"({where}). Name its folder with --adapters=NAME=FOLDER."
             )
-        found.append(Row(prompt, name))
-    if not found:
+        rows.append(Row(prompt, name))
+    if not rows:
         raise ValueError(f"--rows must hold a row; got none ({path}).")
-    return found
+    return rows
 
 
 def parse_adapters(text: str) -> dict[str, str]:
     """{name: folder} from "NAME=FOLDER,NAME=FOLDER".
 
     Raises:
-      ValueError: an entry is none, or a name stands twice or is that of the base.
+      ValueError: an entry is none, or a name is repeated or that of the base.
     """
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for entry in text.split(","):
         name, _, path = entry.partition("=")
-        if not name or not path or name in found or name == BASE:
+        if not name or not path or name in folders or name == BASE:
             raise ValueError(
                 "--adapters must be entries NAME=FOLDER with different names, none of them "
                 f"{BASE}; got {entry!r:.80} (sample)."
             )
-        found[name] = path
-    return found
+        folders[name] = path
+    return folders
 
 
 def sample(
@@ -89,7 +91,7 @@ def sample(
     template: str = "",
     pad: str = "",
 ) -> list[str]:
-    """The answer to each row by its adapter, all drawn as one batch over one base.
+    """The answer to every row by its adapter, sampled as one batch over one base.
 
     Args:
       path: a model folder or GGUF file, with its tokenizer. adapters: peft folders by name.
@@ -108,21 +110,23 @@ def sample(
     ids = jnp.asarray([numbers[row.adapter] for row in rows], jnp.int32)
     bound = adapt.bind(many.select(stacked, ids), {"base": base})
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
-    tokens, lengths = _asked(form, rows, pad_id)
+    tokens, lengths = _prompts(form, rows, pad_id)
     run = generate.make_generate(
         transformer.transformer(opened.config), config, eos=form.eos_id, pad=pad_id
     )
-    drawn = jax.device_get(run(bound, tokens, lengths, jax.random.key(seed)))
+    samples = jax.device_get(run(bound, tokens, lengths, jax.random.key(seed)))
     return [
         form.decode(int(i) for i in tokens[start:end])
         for tokens, start, end in zip(
-            drawn.tokens, drawn.prompt_lengths, drawn.lengths, strict=True
+            samples.tokens, samples.prompt_lengths, samples.lengths, strict=True
         )
     ]
 
 
-def _read(name: str, folder: str, config: Any, base: Any) -> Any:
-    """A LoRA adapter of a peft folder."""
+def _read(
+    name: str, folder: str, config: model_config.TransformerConfig, base: models.Params
+) -> models.Params:
+    """The tree of a LoRA adapter from a peft folder."""
     kind, tree = peft_format.load(folder, config, base)
     if not isinstance(kind, lora.LoraConfig):
         raise ValueError(
@@ -132,8 +136,10 @@ def _read(name: str, folder: str, config: Any, base: Any) -> Any:
     return tree
 
 
-def _asked(form: Any, rows: Sequence[Row], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, P] padded on the right, lengths [B]) up to where the assistant answers."""
+def _prompts(
+    form: chat_format.ChatFormat, rows: Sequence[Row], pad: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(prompts [B, P] padded on the right, lengths [B]); each ends in the assistant's marker."""
     prompts = [
         chat.encode_chat(form, [chat.Turn("human", row.prompt)], generation_prompt=True)[0]
         for row in rows

@@ -1,4 +1,4 @@
-"""A number and how well it is known."""
+"""Estimates: a mean with its standard error."""
 
 import math
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def mean(rows: np.ndarray) -> Estimate:
 
 
 def ratio(totals: np.ndarray, weights: np.ndarray) -> Estimate:
-    """sum(totals) / sum(weights) over [n] rows, for per-token means of rows of unlike length.
+    """sum(totals) / sum(weights) over [n] rows, for per-token means of rows of different lengths.
 
     The standard error is that of the linearised ratio: residuals total - ratio * weight.
     """

@@ -1,4 +1,4 @@
-"""What judges a run: numbers from its networks and the eval split, the same for every method."""
+"""Evaluators of a run: numbers from its networks and the eval split, for every method alike."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,44 +7,45 @@ from alignjax.data import corpus
 from alignjax.evals import estimate
 from alignjax.models import model as models
 from alignjax.rewards import learned
+from alignjax.sampling import transforms
 from alignjax.training import program
 
 Numbers = dict[str, estimate.Estimate]
 
 
 class Subject(NamedTuple):
-    """What is judged.
+    """The subject of an evaluation.
 
     networks, trees: by name, the parts that the run hands on (policy, scorer, critic) and its
       frozen roles (reference, reward, ...); trees are bound, as their models read them.
-    config: the method's. sampling: how completions are drawn. rewards: how a frozen role scores
-      samples, by role. rows: scored at once. seed: of what is drawn. programs: jitted functions
-      that judgements of the same networks share.
+    config: the method's. sampling: the method's sampling configuration, if it samples. rewards:
+      reward functions of frozen roles, by role. rows: scored at once. seed: of all sampling.
+      programs: jitted functions, shared by evaluators of the same networks.
     """
 
     networks: Mapping[str, models.Model]
-    trees: Mapping[str, Any]
+    trees: Mapping[str, models.Params]
     corpus: corpus.Corpus
     config: Any
-    sampling: Any
+    sampling: transforms.SamplingConfig | None
     rewards: Mapping[str, learned.RewardFn]
     rows: int
     seed: int
     programs: dict[str, Any]
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` returns, the same object as long as `programs` is: compiled once."""
+        """The result of `make`, cached in `programs` by name, so that it compiles once."""
         if name not in self.programs:
             self.programs[name] = make()
         return self.programs[name]
 
 
 class Evaluator(NamedTuple):
-    """A judgement.
+    """An evaluation.
 
     name: in messages. run: Subject -> numbers with standard errors. reads: names of the networks
-      it needs; optional: those it uses if they are there. programs: the same Subject in shapes ->
-      what `run` executes, for plans. every: steps between runs in the loop; 0 is the loop's own.
+      it needs; optional: those it uses if the run has them. programs: the same Subject in shapes ->
+      the programs of `run`, for plans. every: steps between runs in the loop; 0 is the loop's own.
     """
 
     name: str

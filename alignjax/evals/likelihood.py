@@ -1,7 +1,6 @@
-"""How well a language model predicts held-out rows."""
+"""Likelihood of held-out rows under a language model."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,14 @@ from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.training import program
 
+Score = Callable[[models.Params, scoring.Batch], tuple[jax.Array, jax.Array]]
 
-def make_score(model: models.Model) -> Callable[[Any, Any], tuple[jax.Array, jax.Array]]:
+
+def make_score(model: models.Model) -> Score:
     """Jitted (params, batch) -> (negative log-likelihood in nats, counted tokens), each [B]."""
 
     @jax.jit
-    def score(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+    def score(params: models.Params, batch: scoring.Batch) -> tuple[jax.Array, jax.Array]:
         mask = scoring.counted(batch)
         logprobs = scoring.token_stats(model, params, batch).logprob
         return -jnp.sum(jnp.where(mask, logprobs, 0.0), axis=1), jnp.sum(mask, axis=1)
@@ -28,11 +29,15 @@ def make_score(model: models.Model) -> Callable[[Any, Any], tuple[jax.Array, jax
 
 
 def row_nll(
-    model: models.Model, params: Any, table: tables.Table, rows: int, score: Any = None
+    model: models.Model,
+    params: models.Params,
+    table: tables.Table,
+    rows: int,
+    score: Score | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(negative log-likelihood in nats, counted tokens) of every row, each [N].
 
-    score: `make_score(model)`, if it is there already.
+    rows: scored at once. score: `make_score(model)`, to compile it only once.
     """
     score = make_score(model) if score is None else score
     parts = [
@@ -44,14 +49,14 @@ def row_nll(
 
 
 def token_nll(
-    model: models.Model, params: Any, table: tables.Table, rows: int
+    model: models.Model, params: models.Params, table: tables.Table, rows: int
 ) -> estimate.Estimate:
     """Mean negative log-likelihood per counted token, in nats."""
     return estimate.ratio(*row_nll(model, params, table, rows))
 
 
 def of(kind: str) -> evaluator.Evaluator:
-    """Judges a policy by the eval split's table of a kind (documents, demonstrations)."""
+    """The evaluator of a policy's likelihood of the eval split, as documents or demonstrations."""
 
     def run(subject: evaluator.Subject) -> evaluator.Numbers:
         table = subject.corpus.read(kind, "eval")

@@ -1,7 +1,7 @@
 """A policy's samples on fixed prompts: rewards, and the exact KL to its reference."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from alignjax.rewards import learned
 from alignjax.sampling import generate, plan, transforms
 from alignjax.training import program
 
-PROMPTS = 2048  # of the eval split that a policy is sampled on, at most
+PROMPTS = 2048  # at most so many prompts of the eval split are sampled
 
 
 class Completions(NamedTuple):
@@ -42,13 +42,21 @@ class Completions(NamedTuple):
         return self.lengths - self.prompt_lengths
 
 
+Measure = Callable[
+    [models.Params, models.Params | None, generate.Samples],
+    tuple[jax.Array, jax.Array, jax.Array],
+]
+
+
 def make_measure(
     model: models.Model, temperature: float, reference_model: models.Model | None = None
-) -> Callable[[Any, Any, generate.Samples], tuple[jax.Array, jax.Array, jax.Array]]:
+) -> Measure:
     """Jitted (policy, reference or None, samples) -> (KL [B], entropy [B], largest drift)."""
 
     @jax.jit
-    def measure(policy: Any, reference: Any, samples: generate.Samples) -> Any:
+    def measure(
+        policy: models.Params, reference: models.Params | None, samples: generate.Samples
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         batch, mask = learned.as_batch(samples), samples.mask
         hidden = scoring.hidden_states(model, policy, batch)
         stats = scoring.stats_of(model, policy, hidden, batch["tokens"], temperature=temperature)
@@ -65,8 +73,8 @@ def make_measure(
                 other_model=reference_model,
             )
         drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
-        sums = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
-        return *sums, drift
+        kl, entropy = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))
+        return kl, entropy, drift
 
     return measure
 
@@ -85,15 +93,21 @@ def make_sampler(
     """(policy, reference, prompts, seed, *, reward=None) -> Completions.
 
     `rows` prompts are sampled at a time. The drift between sampler and scorer is checked on every
-    batch, where the sampled distribution is the model's own. The parameters `reward` are read by
-    `score` as frozen["reward"]; it is that of a reward model of the policy's shape unless given.
+    batch, unless truncation makes the sampled distribution another than the model's. The tree
+    `reward` is read by `score` as frozen["reward"]; score: by default that of a reward model of the
+    policy's shape.
     """
     run = generate.make_generate(model, config, eos=eos, pad=pad)
     measure = make_measure(model, config.temperature or 1.0, reference_model)
     score_rows = learned.learned(model) if score is None else score
 
     def sample(
-        policy: Any, reference: Any, prompts: tables.Table, seed: int, *, reward: Any = None
+        policy: models.Params,
+        reference: models.Params,
+        prompts: tables.Table,
+        seed: int,
+        *,
+        reward: models.Params | None = None,
     ) -> Completions:
         key = keys.stream(seed, "evaluation")
         parts = []
@@ -119,7 +133,7 @@ def make_sampler(
 
 
 def sampling_of(subject: evaluator.Subject) -> transforms.SamplingConfig:
-    """How the method samples; plain sampling to the data's length where it does not say."""
+    """The method's sampling; where it has none, plain sampling to the data's length."""
     corpus = subject.corpus
     return subject.sampling or transforms.SamplingConfig(
         max_new_tokens=corpus.length - corpus.prompt_length
@@ -127,11 +141,11 @@ def sampling_of(subject: evaluator.Subject) -> transforms.SamplingConfig:
 
 
 def prompts_of(corpus: corpora.Corpus) -> tables.Table:
-    """The prompts of the eval split that policies are judged on."""
+    """The prompts of the eval split on which policies are evaluated."""
     return {name: x[:PROMPTS] for name, x in corpus.read("prompts", "eval").items()}
 
 
-def _judge(subject: evaluator.Subject) -> evaluator.Numbers:
+def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
     corpus, networks, trees = subject.corpus, subject.networks, subject.trees
     sample = subject.once(
         "sampler",
@@ -197,5 +211,5 @@ def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
 
 # Reward, exact KL to the reference and length of a policy's completions.
 SAMPLES = evaluator.Evaluator(
-    "samples", _judge, reads=("policy",), optional=("reference", "reward"), programs=_programs
+    "samples", _evaluate, reads=("policy",), optional=("reference", "reward"), programs=_programs
 )

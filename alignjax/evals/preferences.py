@@ -1,4 +1,4 @@
-"""How often scores put the chosen answer first."""
+"""Accuracy of scores on preference pairs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +14,13 @@ from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.training import program
 
-AnswerScores = Callable[[Any, Any], jax.Array]  # (trees, batch [B, K, T]) -> [B, K]
+AnswerScores = Callable[[Any, scoring.Batch], jax.Array]  # (trees, batch [B, K, T]) -> [B, K]
 
 
 def reward_scores(model: models.Model) -> AnswerScores:
     """Scores [B, K] of a batch of answers by a reward model; trees are its parameters."""
 
-    def score(params: Any, batch: Any) -> jax.Array:
+    def score(params: models.Params, batch: scoring.Batch) -> jax.Array:
         rows = scoring.flatten_choices(batch)
         return scoring.sequence_scores(model, params, rows).reshape(-1, batch["tokens"].shape[1])
 
@@ -36,12 +36,12 @@ def implicit_scores(
     """
     both = (model, model if reference_model is None else reference_model)
 
-    def score(trees: Any, batch: Any) -> jax.Array:
+    def score(trees: tuple[models.Params, models.Params], batch: scoring.Batch) -> jax.Array:
         rows = scoring.flatten_choices(batch)
         mask = scoring.counted(rows)
         policy, reference = (
-            scoring.token_stats(each, tree, rows).logprob
-            for each, tree in zip(both, trees, strict=True)
+            scoring.token_stats(network, tree, rows).logprob
+            for network, tree in zip(both, trees, strict=True)
         )
         ratio = jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1)
         return ratio.reshape(-1, batch["tokens"].shape[1])
@@ -59,13 +59,14 @@ def answer_scores(score: AnswerScores, trees: Any, table: tables.Table, rows: in
 
 
 def in_pairs(values: np.ndarray, table: tables.Table) -> np.ndarray:
-    """[M, 2]: the values [N, K] of every compared pair of a table, the preferred one first."""
-    chosen, rejected, mask = (np.asarray(x) for x in scoring.compared(jnp.asarray(values), table))
+    """[M, 2]: the values of [N, K] of the M compared pairs of a table, the preferred one first."""
+    batch: Any = table  # NumPy columns do as well
+    chosen, rejected, mask = (np.asarray(x) for x in scoring.compared(jnp.asarray(values), batch))
     return np.stack([chosen[mask], rejected[mask]], axis=1)
 
 
 def accuracy(scores: np.ndarray) -> estimate.Estimate:
-    """Share of pairs [N, 2] whose choice 0 scores higher; a tie counts half."""
+    """Share of pairs, scores [N, 2], whose answer 0 scores higher; a tie counts half."""
     margin = scores[:, 0] - scores[:, 1]
     return estimate.mean((margin > 0) + 0.5 * (margin == 0))
 
@@ -119,7 +120,7 @@ def _implicit_programs(subject: evaluator.Subject) -> tuple[program.Program, ...
     return (_pair_program(subject, run, trees, passes),)
 
 
-# Share of held-out pairs that a reward model orders as people did.
+# Share of held-out pairs whose chosen answer a reward model scores higher.
 SCORER = evaluator.Evaluator(
     "pair accuracy", _scorer_accuracy, reads=("scorer",), programs=_scorer_programs
 )

@@ -276,7 +276,14 @@ def _make_hidden(own: _Own, contract: flax_contract.Contract, width: int) -> Cal
             )
         return with_one(states), after
 
-    def hidden(weights: Weights, tokens: jax.Array, *, positions, segments, cache=None):
+    def hidden(
+        weights: Weights,
+        tokens: jax.Array,
+        *,
+        positions: jax.Array,
+        segments: jax.Array,
+        cache: Any = None,
+    ) -> tuple[jax.Array, Any]:
         own_weights = weights.params
         if cache is None:
             run = _automatic(forward, "batch time embed")

@@ -105,7 +105,7 @@ def as_linen(config: TransformerConfig, *, scalar_head: bool = False) -> Any:
     dtype = jnp.dtype(config.param_dtype)
 
     # The config is in the closure: as a field it would have no hash, which jit asks modules for.
-    class Transformer(linen.Module):  # type: ignore[name-defined]
+    class Transformer(linen.Module):  # type: ignore[name-defined, misc]
         """Decoder-only Transformer of AlignJAX."""
 
         def setup(self) -> None:

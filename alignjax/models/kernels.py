@@ -67,7 +67,7 @@ def splash(
         b, t, kv, g, h = q.shape
         q = jnp.moveaxis(q.reshape(b, t, kv * g, h), 1, 2)
         module = _splash_module()
-        run = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(q=xs[3], kv=xs[4])))
+        run: Any = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(q=xs[3], kv=xs[4])))
         mixed = jnp.moveaxis(run(q, k, v, q_segments, k_segments), 2, 1)
         return mixed.reshape(b, t, kv, g, v.shape[-1])
 

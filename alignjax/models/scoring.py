@@ -15,7 +15,7 @@ from alignjax.losses import logprobs
 from alignjax.models import model as models
 from alignjax.parallel import axes
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
 
 
 def hidden_states(model: models.Model, params: Any, batch: Batch) -> jax.Array:

@@ -1,5 +1,7 @@
 """A cache for models that have none: it keeps the tokens, and the model reads them all again."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -40,7 +42,7 @@ def append(
     slots = jnp.where(real, slots, cache.tokens.shape[1])
 
     def put(kept: jax.Array, new: jax.Array) -> jax.Array:
-        write = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
+        write: Any = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
         return write(kept, slots, new.astype(kept.dtype))
 
     cache = TokenCache(

@@ -236,7 +236,14 @@ def transformer(config: TransformerConfig) -> model.Model:
     _check_mesh(config)
     dtype = jnp.dtype(config.param_dtype)
 
-    def hidden(weights: Transformer, tokens: jax.Array, *, positions, segments, cache=None):
+    def hidden(
+        weights: Transformer,
+        tokens: jax.Array,
+        *,
+        positions: jax.Array,
+        segments: jax.Array,
+        cache: cache.KVCache | None = None,
+    ) -> tuple[jax.Array, cache.KVCache | None]:
         run = functools.partial(_hidden, config, weights, tokens, kv_cache=cache)
         with contextlib.nullcontext() if cache is None else axes.whole("time"):
             x, cache, _ = run(positions=positions, segments=segments)

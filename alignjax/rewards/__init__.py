@@ -1,1 +1,1 @@
-"""Where rewards come from: learned models and rules. All are (frozen, samples) -> [B]."""
+"""Reward functions: learned models, and rules on the host; see `learned.RewardFn`."""

@@ -1,7 +1,7 @@
 """The score of a trained reward model."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -10,22 +10,22 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.sampling import generate
-from alignjax.training import update
+from alignjax.training import algorithm, update
 
 
 class RewardFn(Protocol):
     """(frozen, samples, columns) -> [B] fp32, reward units. A host function.
 
-    columns: those of the batch that the prompts came from, [B, ...].
+    columns: of the batch of prompts, [B, ...].
     """
 
     def __call__(
-        self, frozen: models.Frozen, samples: generate.Samples, columns: Mapping[str, Any]
-    ) -> Any: ...
+        self, frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
+    ) -> jax.Array: ...
 
 
-# (tokens [N, T], lengths, prompt_lengths, index, each [N]) -> the rows that another tokenizer makes
-# of the same text: tokens, segments, positions, each [N, T'].
+# (tokens [N, T], lengths, prompt_lengths, index, each [N]) -> the same text as rows of another
+# tokenizer: tokens, segments, positions, each [N, T'].
 Reader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
@@ -40,15 +40,18 @@ def as_batch(samples: generate.Samples) -> dict[str, jax.Array]:
     }
 
 
-def make_score(model: models.Model, *, chunks: int = 1) -> Callable[[Any, Any], jax.Array]:
+Score = Callable[[models.Params, algorithm.Batch], jax.Array]
+
+
+def make_score(model: models.Model, *, chunks: int = 1) -> Score:
     """Jitted (bound params, batch) -> [B]: the scalar head at each row's last token.
 
     chunks: equal parts of the rows, one after the other, to save memory.
     """
 
     @jax.jit
-    def score(params: Any, batch: Any) -> jax.Array:
-        def one(rows: Any) -> jax.Array:
+    def score(params: models.Params, batch: algorithm.Batch) -> jax.Array:
+        def one(rows: algorithm.Batch) -> jax.Array:
             return scoring.sequence_scores(model, params, rows)
 
         return update.in_chunks(one, batch, chunks)
@@ -61,15 +64,15 @@ def learned(
 ) -> RewardFn:
     """The scalar head of frozen[name] at each row's last token.
 
-    reader: for a model with a tokenizer of its own: it is given the text of every row anew, which
-    each process makes of its own rows on the host. chunks: as in `make_score`.
+    reader: for a model with a tokenizer of its own: re-tokenises every row from its text; each
+    process does so for its own rows, on the host. chunks: as in `make_score`.
     """
     score = make_score(model, chunks=chunks)
 
     def reward(
-        frozen: models.Frozen, samples: generate.Samples, columns: Mapping[str, Any]
+        frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
     ) -> jax.Array:
-        batch: Mapping[str, Any] = as_batch(samples)
+        batch = as_batch(samples)
         if reader is not None:
             named = (samples.tokens, samples.lengths, samples.prompt_lengths, columns["index"])
             rows = reader(*(hosts.to_local(x) for x in named))

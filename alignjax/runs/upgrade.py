@@ -55,7 +55,7 @@ def _like(values: Any, like: Any) -> Any:
 
 def _tagged(values: Mapping[str, Any], options: Iterable[type]) -> dict[str, Any]:
     """The values with the tag of the class that has all of their fields and the fewest others."""
-    fields = {kind: {f.name for f in dataclasses.fields(kind)} for kind in options}  # type: ignore[arg-type]
+    fields = {kind: {f.name for f in dataclasses.fields(kind)} for kind in options}
     fitting = [kind for kind, names in fields.items() if names >= set(values)]
     fewest = min((len(fields[kind]) for kind in fitting), default=0)
     fitting = [kind for kind in fitting if len(fields[kind]) == fewest]

@@ -31,7 +31,7 @@ CONFIG_LIMIT = 10_000_000  # bytes
 
 
 def load(
-    path: str | os.PathLike, config: TransformerConfig, base: Any = None
+    path: str | os.PathLike[str], config: TransformerConfig, base: Any = None
 ) -> tuple[peft_config.Config, Any]:
     """(configuration, adapters) of a folder that peft wrote, for a model of that shape.
 
@@ -145,7 +145,7 @@ def _tensor(module: peft_modules.Module, layer: int, leaf: str, both: bool) -> s
 
 
 def save(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     adapter: peft_config.Config,
     own: Any,
     config: TransformerConfig,

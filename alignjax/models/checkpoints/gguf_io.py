@@ -196,7 +196,7 @@ def _dequantised(packed: np.ndarray, kind: Kind, crop: slice) -> np.ndarray:
     return out
 
 
-def open_file(path: str | os.PathLike) -> GgufFile:
+def open_file(path: str | os.PathLike[str]) -> GgufFile:
     """The tensors and metadata of a GGUF file (version 2 or 3, little-endian).
 
     Raises:

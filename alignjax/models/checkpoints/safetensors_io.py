@@ -115,7 +115,7 @@ def _copy(file: Any, offset: int, shape: Any, box: list[tuple[int, int]], out: n
         out[a - start : b - start] = view[(slice(None), *inner)]
 
 
-def open_folder(path: str | os.PathLike, stem: str = "model") -> TensorFolder:
+def open_folder(path: str | os.PathLike[str], stem: str = "model") -> TensorFolder:
     """The tensors of `stem`.safetensors, or of all files in `stem`.safetensors.index.json.
 
     Args:
@@ -206,7 +206,7 @@ def _indexed(root: pathlib.Path, index: pathlib.Path) -> TensorFolder:
 
 
 def write_folder(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     tensors: Iterable[Tensor],
     *,
     stem: str = "model",
