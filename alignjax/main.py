@@ -18,7 +18,7 @@ COMMANDS = {
     "sample": "completions of a trained run, or of open weights",
     "export": "a run's model as a folder that transformers loads",
     "import": "open weights as a run's folder",
-    "report": "a lifecycle's table, page and pictures, made again",
+    "report": "a lifecycle's table, page and figures, written anew",
     "methods": "losses and estimators, and how papers and other code compute one",
     "check-data": "preference rows read and judged without a model",
     "verify": "the checksums of a run's checkpoints",

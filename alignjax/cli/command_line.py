@@ -1,4 +1,4 @@
-"""The words of a command line by name, and errors that say which word was probably meant."""
+"""The words of a command line by name, and errors that suggest the word probably meant."""
 
 import enum
 import itertools
@@ -19,7 +19,7 @@ def without_none(kind: Any) -> Any:
     """T for T | None."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
-    rest = [each for each in typing.get_args(kind) if each is not types.NoneType]
+    rest = [option for option in typing.get_args(kind) if option is not types.NoneType]
     return rest[0] if len(rest) == 1 else kind
 
 
@@ -39,12 +39,12 @@ def mistyped(name: str, kind: Any, text: str) -> ValueError:
     elif typing.get_origin(kind) is tuple:
         hint = f" Separate the elements by commas: --{name}=A,B."
     elif isinstance(kind, type) and issubclass(kind, enum.Enum):
-        hint = f" Choose one of {', '.join(each.name for each in kind)}."
+        hint = f" Choose one of {', '.join(member.name for member in kind)}."
     return one_line_error(f"--{name} must be {config_file.words(kind, WORDS)}; got {text!r}.{hint}")
 
 
 class Table(NamedTuple):
-    """What may stand on a command line."""
+    """The legal options of a command line."""
 
     command: str
     kinds: dict[str, Any]  # by name, without the dashes
@@ -99,12 +99,12 @@ class Table(NamedTuple):
 
 
 def read(argv: Sequence[str], table: Table) -> dict[str, str]:
-    """The text given for every name, from --name=text, --name text, --flag and --noflag.
+    """The text of every option by name, from --name=text, --name text, --flag and --noflag.
 
     Raises:
       ValueError: an unknown name, no text where one is needed, two different ones, or a stray word.
     """
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
     rest, token = list(argv), ""
     while rest:
         before, token = token, rest.pop(0)
@@ -124,15 +124,15 @@ def read(argv: Sequence[str], table: Table) -> dict[str, str]:
                 after = f"{rest[0]!r} after it" if rest else "nothing after it"
                 raise one_line_error(f"--{name} must have a value; got {after}. Write --{name}=...")
             text = rest.pop(0)
-        if given.setdefault(name, text) != text:
+        if texts.setdefault(name, text) != text:
             raise one_line_error(
-                f"--{name} must be given once; got {given[name]!r} and {text!r}. Leave one out."
+                f"--{name} must be given once; got {texts[name]!r} and {text!r}. Leave one out."
             )
-    return given
+    return texts
 
 
 def config_spec(argv: Sequence[str]) -> str | None:
-    """The value of --config, before anything else is understood."""
+    """The value of --config, before anything else is parsed."""
     for token, after in itertools.pairwise([*argv, "--"]):
         if token in ("--config", "-config") and not after.startswith("--"):
             return after

@@ -46,12 +46,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The name that was probably meant, or "". The last part counts most: lr is learning_rate."""
 
     def score(other: str) -> float:
-        (above, _, given), (parent, _, leaf) = name.rpartition("."), other.rpartition(".")
+        (above, _, own), (parent, _, leaf) = name.rpartition("."), other.rpartition(".")
         words = leaf.split("_")
-        alike = difflib.SequenceMatcher(None, given, leaf).ratio()
-        if given == "".join(word[0] for word in words if word):
+        alike = difflib.SequenceMatcher(None, own, leaf).ratio()
+        if own == "".join(word[0] for word in words if word):
             alike = 0.95
-        elif len(given) > 2 and (leaf.startswith(given) or given in words):
+        elif len(own) > 2 and (leaf.startswith(own) or own in words):
             alike = max(alike, 0.9)
         return alike + 0.3 * difflib.SequenceMatcher(None, above, parent).ratio()
 
@@ -69,7 +69,7 @@ def fits(kind: Any, value: Any) -> bool:
     """Whether a value is of an annotated type; an integer may stand for a float."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return any(fits(each, value) for each in args)
+        return any(fits(option, value) for option in args)
     if origin is typing.Literal:
         return value in args
     if origin is tuple:
@@ -93,8 +93,10 @@ def comments(node: Any) -> dict[str, str]:
     """The comments beside the fields of a dataclass."""
     with contextlib.suppress(OSError, TypeError):
         lines = inspect.getsource(type(node)).splitlines()
-        found = [re.match(r"\s+(\w+):[^#\"']*(?:\"[^\"]*\"[^#]*)?#\s*(.*)", line) for line in lines]
-        return {match[1]: match[2] for match in found if match}
+        matches = [
+            re.match(r"\s+(\w+):[^#\"']*(?:\"[^\"]*\"[^#]*)?#\s*(.*)", line) for line in lines
+        ]
+        return {match[1]: match[2] for match in matches if match}
     return {}
 
 
@@ -106,26 +108,26 @@ def walk(node: Any, path: str, where: str) -> dict[str, Field]:
     """
     if getattr(type(node), "__dataclass_params__").frozen:  # noqa: B009
         raise one_line_error(f"{path} must be a mutable dataclass; got a frozen one ({where}).")
-    found, notes = {}, comments(node)
-    for each in dataclasses.fields(node):
-        name, value = f"{path}.{each.name}", getattr(node, each.name)
-        if isinstance(each.type, str):
+    fields, notes = {}, comments(node)
+    for field in dataclasses.fields(node):
+        name, value = f"{path}.{field.name}", getattr(node, field.name)
+        if isinstance(field.type, str):
             raise one_line_error(
-                f"{name} must have a type, not text; got {each.type!r} ({where}). "
+                f"{name} must have a type, not text; got {field.type!r} ({where}). "
                 "Leave out `from __future__ import annotations`."
             )
-        if not fits(each.type, value):
-            raise one_line_error(f"{name} must be {words(each.type)}; got {value!r} ({where}).")
-        found[name] = Field(each.type, value, notes.get(each.name, ""))
-        if found[name].is_node:
-            found |= walk(value, name, where)
-    for name in set(vars(node)) - {each.name for each in dataclasses.fields(node)}:
-        meant = nearest(f"{path}.{name}", found)
+        if not fits(field.type, value):
+            raise one_line_error(f"{name} must be {words(field.type)}; got {value!r} ({where}).")
+        fields[name] = Field(field.type, value, notes.get(field.name, ""))
+        if fields[name].is_node:
+            fields |= walk(value, name, where)
+    for name in set(vars(node)) - {field.name for field in dataclasses.fields(node)}:
+        meant = nearest(f"{path}.{name}", fields)
         raise one_line_error(
             f"{path}.{name} must be a field of {type(node).__name__}; it is set to no effect "
             f"({where})." + (f" Did you mean {meant}?" if meant else "")
         )
-    return found
+    return fields
 
 
 def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
@@ -134,17 +136,17 @@ def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
     Raises:
       ValueError: no such file, it fails, get_config refuses the variant, or a field is wrong.
     """
-    given, colon, variant = spec.partition(":")
-    file = pathlib.Path(given).absolute()
+    path, colon, variant = spec.partition(":")
+    file = pathlib.Path(path).absolute()
     try:
         source = file.read_bytes()
     except (OSError, ValueError) as error:
         others = {p.name: p for p in file.parent.glob("*.py")} if file.parent.is_dir() else {}
         near = difflib.get_close_matches(file.name, others, n=1)
-        hint = f" Did you mean {pathlib.Path(given).parent / near[0]}?" if near else ""
+        hint = f" Did you mean {pathlib.Path(path).parent / near[0]}?" if near else ""
         reason = getattr(error, "strerror", None) or str(error)
         raise one_line_error(
-            f"--config must be a readable Python file; got {given!r}: {reason}.{hint}"
+            f"--config must be a readable Python file; got {path!r}: {reason}.{hint}"
         ) from None
     with contextlib.ExitStack() as stack:
         try:
@@ -162,15 +164,15 @@ def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
 
 
 def blame(error: BaseException, file: pathlib.Path, spec: str) -> str:
-    """What a config file raised, with the file and the line of it or of a file beside it."""
+    """The message of an error in a config file, with the file and line where it arose."""
     place, line = file, 0
     for frame in traceback.extract_tb(error.__traceback__):
         if file.parent in pathlib.Path(frame.filename).parents:
             place, line = pathlib.Path(frame.filename), frame.lineno or 0
-    said = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError) and error.filename:
-        place, line, said = pathlib.Path(error.filename), error.lineno or 0, f"{error.msg}"
-        said = f"{type(error).__name__}: {said}"
+        place, line = pathlib.Path(error.filename), error.lineno or 0
+        message = f"{type(error).__name__}: {error.msg}"
     elif isinstance(error, ValueError):
-        said = str(error)
-    return f"--config={spec} can't be used: {said} ({place}{f', line {line}' if line else ''})"
+        message = str(error)
+    return f"--config={spec} can't be used: {message} ({place}{f', line {line}' if line else ''})"

@@ -35,18 +35,18 @@ class Option(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a command line says."""
+    """A parsed command line."""
 
     options: dict[str, Any]  # by name
-    config: Any  # what get_config returned, with the overrides; None without --config
+    config: Any  # from get_config, with the overrides; None without --config
     name: str  # the config file's name without .py
     variant: str  # what follows the colon
     overrides: dict[str, Any]  # by path, e.g. "optim.learning_rate"
-    module: types.ModuleType | None  # the config file itself, for its EXPECTED and the like
+    module: types.ModuleType | None  # the config file itself, for its EXPECTED
 
 
 class Loaded(config_flags.ConfigFileFlagParser):
-    """The parser of --config where the file was run already, with errors in our words."""
+    """A parser of --config that returns the configuration of a file that was run already."""
 
     def __init__(self, *, config: Any) -> None:  # by keyword: absl caches parsers by position
         super().__init__(name="config")
@@ -67,18 +67,18 @@ def tuple_text(kind: Any, text: str) -> str:
 
 
 def assign(
-    table: command_line.Table, given: Mapping[str, str], config: Any, options: Sequence[Option]
+    table: command_line.Table, texts: Mapping[str, str], config: Any, options: Sequence[Option]
 ) -> Any:
-    """(values by name of what was given), set in the configuration too.
+    """{name: value} of the texts by name of a command line; fields are set in the configuration.
 
-    ml_collections sets the fields: it is given a command line of its own and its own FlagValues,
-    so that neither sys.argv nor an earlier call has a part in it.
+    ml_collections sets the fields. It gets a command line and FlagValues of its own, so that
+    neither sys.argv nor an earlier call matters.
 
     Raises:
       ValueError: text that is no value of its type, or not a finite number.
     """
     kinds = {name: command_line.without_none(kind) for name, kind in table.kinds.items()}
-    typed = {n: t for n, t in given.items() if kinds[n] is table.kinds[n] or t.lower() != "none"}
+    typed = {n: t for n, t in texts.items() if kinds[n] is table.kinds[n] or t.lower() != "none"}
     for name, text in typed.items():
         if not command_line.is_settable(kinds[name]):
             raise table.unknown(name, text)
@@ -99,22 +99,22 @@ def assign(
         values(line)
     except FAULTS as error:
         match = re.match(r"flag --([\w.]+)=", str(error))
-        if not match or match[1] not in given:
+        if not match or match[1] not in texts:
             raise one_line_error(f"options must be legal; got {error}.") from error
-        raise command_line.mistyped(match[1], kinds[match[1]], given[match[1]]) from error
-    found: dict[str, Any] = dict.fromkeys(given)
+        raise command_line.mistyped(match[1], kinds[match[1]], texts[match[1]]) from error
+    parsed: dict[str, Any] = dict.fromkeys(texts)
     for name in typed:
-        found[name] = values[name].value
+        parsed[name] = values[name].value
         if isinstance(values[name], flags.MultiFlag):
-            found[name] = tuple(found[name])
+            parsed[name] = tuple(parsed[name])
         if kinds[name] is pathlib.Path:
-            found[name] = pathlib.Path(found[name])
-        right = config_file.fits(kinds[name], found[name]) and config_file.is_finite(found[name])
-        if not right or (kinds[name] is pathlib.Path and not given[name]):
-            raise command_line.mistyped(name, kinds[name], given[name])
-    for name in given.keys() - typed.keys() - {"config"}:
+            parsed[name] = pathlib.Path(parsed[name])
+        right = config_file.fits(kinds[name], parsed[name]) and config_file.is_finite(parsed[name])
+        if not right or (kinds[name] is pathlib.Path and not texts[name]):
+            raise command_line.mistyped(name, kinds[name], texts[name])
+    for name in texts.keys() - typed.keys() - {"config"}:
         config_flags.SetValue(name.removeprefix("config."), config, None)
-    return found
+    return parsed
 
 
 def named_first(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
@@ -146,13 +146,13 @@ def help_text(table: command_line.Table, config: Any, options: Sequence[Option])
 def parse(
     argv: list[str], *, command: str, options: Sequence[Option], needs_config: bool
 ) -> Parsed:
-    """What the words after `alignjax COMMAND` say. `--help` prints and exits with 0.
+    """The words after `alignjax COMMAND`, parsed. `--help` prints and exits with 0.
 
     Args:
       argv: those words.
       command: the command's name, for messages.
       options: the command's own options, besides --config.
-      needs_config: whether the command takes --config and the fields' --config.NAME; it must then.
+      needs_config: whether the command requires --config and takes the fields' --config.NAME.
 
     Raises:
       ValueError: anything is wrong; the message is one line.
@@ -168,13 +168,13 @@ def parse(
     kinds |= {"config": str} if needs_config else {}
     kinds |= {n: f.type for n, f in fields.items() if not f.holds_fields}
     table = command_line.Table(command, kinds, fields, spec)
-    given = command_line.read(argv, table)
+    texts = command_line.read(argv, table)
     if needs_config and spec is None and not wants_help:
         raise one_line_error(
             f"--config must name a config file for alignjax {command}; got none. "
             "Write --config=experiments/NAME.py or --config=experiments/NAME.py:VARIANT."
         )
-    found = assign(table, given, config, options)
+    parsed = assign(table, texts, config, options)
     if wants_help:
         print(help_text(table, config, options))
         raise SystemExit(0)
@@ -186,10 +186,10 @@ def parse(
             raise one_line_error(str(error)) from error
     path, _, variant = (spec or "").partition(":")
     return Parsed(
-        options={o.name: found.get(o.name, o.default) for o in options},
+        options={o.name: parsed.get(o.name, o.default) for o in options},
         config=config,
         name=pathlib.Path(path).stem,
         variant=variant,
-        overrides={n.removeprefix("config."): v for n, v in found.items() if n in fields},
+        overrides={n.removeprefix("config."): v for n, v in parsed.items() if n in fields},
         module=module,
     )

@@ -1,4 +1,4 @@
-"""From how a command ended to its exit code and to what is said about it on stderr."""
+"""From the outcome of a command to its exit code and its message on stderr."""
 
 import collections.abc
 import contextlib
@@ -41,19 +41,19 @@ def one_line(text: str) -> str:
 
 def without_secrets(text: str) -> str:
     """The text with the values of secret environment variables replaced by their names."""
-    found = {}
+    secrets = {}
     for name, value in os.environ.items():
         if SECRET_NAME.search(name.upper()):
-            found[value] = name
-        found |= dict.fromkeys(SECRET_IN_URL.findall(value), name)
-    for value in sorted(found, key=len, reverse=True):
+            secrets[value] = name
+        secrets |= dict.fromkeys(SECRET_IN_URL.findall(value), name)
+    for value in sorted(secrets, key=len, reverse=True):
         if len(value) >= 6:  # shorter ones would hit ordinary words
-            text = text.replace(value, f"[{found[value]}]")
+            text = text.replace(value, f"[{secrets[value]}]")
     return text
 
 
 def describe(error: BaseException) -> str:
-    """What an exception says, in one line."""
+    """An exception's message, in one line."""
     if isinstance(error, OSError) and error.filename is not None:
         return one_line(f"{error.strerror}: {os.fsdecode(error.filename)!r}")
     return one_line(str(error)) or type(error).__name__
@@ -108,14 +108,16 @@ def write_traceback(text: str, folder: pathlib.Path | None) -> pathlib.Path | No
 
 
 def condensed(error: BaseException, file: pathlib.Path | None) -> list[str]:
-    """At most five lines about a fault: what, where in our code, where it arose, what to read."""
-    kind, said = type(error).__name__, describe(error)
-    lines = [f"alignjax: error: {kind}: {said}" if said != kind else f"alignjax: error: {kind}"]
+    """At most five lines about a fault: the error, its place in our code, its origin, the log."""
+    kind, message = type(error).__name__, describe(error)
+    lines = [
+        f"alignjax: error: {kind}: {message}" if message != kind else f"alignjax: error: {kind}"
+    ]
     if isinstance(error, MemoryError):
         lines = ["alignjax: error: the host ran out of memory. Use less data or a smaller model."]
-    elif "RESOURCE_EXHAUSTED" in said:
+    elif "RESOURCE_EXHAUSTED" in message:
         lines = [
-            f"alignjax: error: the device ran out of memory: {said[:300]}",
+            f"alignjax: error: the device ran out of memory: {message[:300]}",
             "  Lower loop.batch_size, raise loop.micro_batches or set model.remat=full.",
         ]
     frames = traceback.extract_tb(error.__traceback__)
@@ -144,7 +146,7 @@ def outcome(
 
 @contextlib.contextmanager
 def whole_tracebacks() -> collections.abc.Iterator[None]:
-    """JAX keeps its own frames in tracebacks; without them its errors would look like ours."""
+    """Tracebacks keep JAX's own frames: without them its errors would seem to be this package's."""
     before = jax.config.values["jax_traceback_filtering"]
     jax.config.update("jax_traceback_filtering", "off")
     try:
@@ -159,7 +161,7 @@ def run_command(
     debug: bool,
     log_folder: pathlib.Path | None,
 ) -> int:
-    """The exit code of a command (see `core.errors`), after saying on stderr what went wrong.
+    """The exit code of a command (see `core.errors`); errors are described on stderr.
 
     Args:
       fn: the command; returns its exit code, or None for 0.

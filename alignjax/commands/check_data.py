@@ -1,4 +1,4 @@
-"""alignjax check-data: a folder of preferences read and judged without a model."""
+"""alignjax check-data: a folder of preferences, read and checked without a model."""
 
 from alignjax.cli import flags
 from alignjax.commands import common

@@ -1,4 +1,4 @@
-"""What commands share: options, the run's folder, plain messages."""
+"""Shared by commands: options, the run's folder, messages."""
 
 import contextlib
 import ctypes
@@ -51,7 +51,7 @@ def join(parsed: flags.Parsed) -> None:
     processes.start(options["coordinator"], options["processes"], options["process_id"])
     if processes.count() == 1:
         return
-    stop_on_sigterm()  # JAX's own handler, set by joining, would swallow the signal
+    stop_on_sigterm()  # the handler that jax.distributed sets would swallow the signal
     processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
     shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     config = records.flat(parsed.config) if parsed.config is not None else {}
@@ -67,19 +67,19 @@ def code_digest() -> str:
 
 
 def log(line: str) -> None:
-    """A line for people, on stderr."""
+    """Prints a line on stderr."""
     if processes.is_first():
         print(line, file=sys.stderr, flush=True)
 
 
 def tell(line: str) -> None:
-    """A line of a command's result, on stdout."""
+    """Prints a line of a command's result on stdout."""
     if processes.is_first():
         print(line)
 
 
 def workdir(parsed: flags.Parsed) -> pathlib.Path:
-    """The folder of --workdir; runs/NAME[-VARIANT] where none is given.
+    """The folder of --workdir; by default runs/NAME[-VARIANT].
 
     Raises:
       ValueError: the path is a file.
@@ -92,15 +92,15 @@ def workdir(parsed: flags.Parsed) -> pathlib.Path:
 
 
 def run_folder(parsed: flags.Parsed) -> pathlib.Path:
-    """The folder of a run that must exist already.
+    """The folder of an existing run.
 
     Raises:
       ValueError: there is none.
     """
-    given = parsed.options["workdir"]
-    if not given or not pathlib.Path(given).is_dir():
-        raise ValueError(f"--workdir must be the folder of a run; got {given!r}.")
-    return pathlib.Path(given)
+    path = parsed.options["workdir"]
+    if not path or not pathlib.Path(path).is_dir():
+        raise ValueError(f"--workdir must be the folder of a run; got {path!r}.")
+    return pathlib.Path(path)
 
 
 def use_definitions(parsed: flags.Parsed) -> None:
@@ -125,7 +125,7 @@ def stop_on_sigterm() -> None:
 def keep_freed_memory() -> None:
     """Tells glibc to keep memory that XLA's CPU backend frees after each step.
 
-    Otherwise every step maps its buffers anew and pays a page fault for each 4 KiB: measured on 2
+    Otherwise every step maps its buffers anew and pays a page fault per 4 KiB: measured on 2
     CPU cores, a step of the default 100k-parameter model takes 1.5 times the CPU time.
     """
     if not sys.platform.startswith("linux"):

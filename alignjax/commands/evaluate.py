@@ -10,7 +10,7 @@ OPTIONS = (
     common.WORKDIR,
     *common.PROCESSES,
     flags.Option("rows", int, 64, "rows scored at once"),
-    flags.Option("seed", int, 0, "of the completions that are drawn"),
+    flags.Option("seed", int, 0, "of the sampled completions"),
     flags.Option("json", bool, False, "print one JSON object instead of lines"),
     common.BEST,
     common.DEFINITIONS,
@@ -20,7 +20,7 @@ NEEDS_CONFIG = False
 
 
 def main(parsed: flags.Parsed) -> None:
-    """Prints each number with its standard error."""
+    """Prints every number with its standard error."""
     options = parsed.options
     common.join(parsed)
     numbers = evaluation.evaluate(

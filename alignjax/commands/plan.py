@@ -1,4 +1,4 @@
-"""alignjax plan: what a run needs of a machine that need not be here."""
+"""alignjax plan: memory and time of a run on a machine that may be absent."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""alignjax report: the table, report.html and pictures of a lifecycle, made again."""
+"""alignjax report: the table, report.html and figures of a lifecycle, written anew."""
 
 from alignjax.cli import flags
 from alignjax.commands import common

@@ -1,5 +1,8 @@
 """alignjax sample: completions of a trained run, or of open weights."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.evals import adapted
@@ -15,7 +18,7 @@ OPTIONS = (
         "adapters", str, "", "LoRA folders of peft over --model: NAME=FOLDER,NAME=FOLDER, one batch"
     ),
     flags.Option(
-        "rows", str, "", 'JSONL of {"prompt": ..., "adapter": NAME}, answered each by its adapter'
+        "rows", str, "", 'JSONL of {"prompt": ..., "adapter": NAME}, answered by those adapters'
     ),
     flags.Option("prompt", str, "", "text to answer; empty takes prompts of the eval split"),
     flags.Option("count", int, 4, "completions"),
@@ -23,7 +26,7 @@ OPTIONS = (
     flags.Option("temperature", float, 1.0, "divides the logits; 0 is greedy"),
     flags.Option("top_k", int, 0, "keep the k most likely tokens; 0 keeps all"),
     flags.Option("top_p", float, 1.0, "keep the most likely tokens up to this mass"),
-    flags.Option("seed", int, 0, "of the draws"),
+    flags.Option("seed", int, 0, "of the samples"),
     common.BEST,
     common.DEFINITIONS,
     common.DEBUG,
@@ -32,7 +35,7 @@ NEEDS_CONFIG = False
 
 
 def main(parsed: flags.Parsed) -> None:
-    """Prints each prompt with its completion."""
+    """Prints every prompt with its completion."""
     options = parsed.options
     config = transforms.SamplingConfig(
         **{n: options[n] for n in ("max_new_tokens", "temperature", "top_k", "top_p")}
@@ -51,8 +54,10 @@ def main(parsed: flags.Parsed) -> None:
         print(f"> {prompt}\n{completion}\n")
 
 
-def _of_adapters(options, config) -> list[tuple[str, str]]:
-    """Answers of rows by the adapters that they name, or of a prompt by each and by the base."""
+def _of_adapters(
+    options: Mapping[str, Any], config: transforms.SamplingConfig
+) -> list[tuple[str, str]]:
+    """(prompt, answer) of rows by their adapters, or of one prompt by all adapters and the base."""
     if not options["model"] or not options["adapters"] or options["workdir"]:
         raise ValueError(
             "--adapters must be given with --model, and --rows with both, without --workdir "
@@ -68,7 +73,7 @@ def _of_adapters(options, config) -> list[tuple[str, str]]:
     else:
         rows = [adapted.Row(options["prompt"], name) for name in (adapted.BASE, *adapters)]
     rows = [row for row in rows for _ in range(options["count"])]
-    found = adapted.sample(
+    answers = adapted.sample(
         options["model"],
         adapters,
         rows,
@@ -77,10 +82,13 @@ def _of_adapters(options, config) -> list[tuple[str, str]]:
         template=options["template"],
         pad=options["pad"],
     )
-    return [(f"[{row.adapter}] {row.prompt}", text) for row, text in zip(rows, found, strict=True)]
+    pairs = zip(rows, answers, strict=True)
+    return [(f"[{row.adapter}] {row.prompt}", text) for row, text in pairs]
 
 
-def _of_weights(options, config, shared) -> list[tuple[str, str]]:
+def _of_weights(
+    options: Mapping[str, Any], config: transforms.SamplingConfig, shared: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     if options["workdir"]:
         raise ValueError("--workdir and --model must not both be given (sample). Drop one.")
     if not options["prompt"]:

@@ -95,7 +95,9 @@ def _check(table: str | None, preset: str | None) -> None:
 
 
 # --- all methods ---
-def overview(table: str | None = None, preset: str | None = None) -> dict[str, list[dict[str, Any]]]:
+def overview(
+    table: str | None = None, preset: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """{table: [{name, paper, presets}]}, of what trains on such rows; tables without any left out.
 
     paper: the paper's equation, or where the first preset computes it.

@@ -1,4 +1,4 @@
-"""How a run may end other than by finishing, and the exit code of each.
+"""Errors that end a run, and their exit codes.
 
 0 finished; 1 failure; 2 usage, data or configuration (any ValueError of ours); 3 stopped by the
 non-finite policy; 143 stopped by a signal with everything saved.

@@ -1,7 +1,7 @@
-"""Python files of users, run as modules of their own, and where the classes came from they define.
+"""Python files of users, run as modules, and the file that defines each of their classes.
 
 An experiment file may define its own method, data or model. Its classes belong to no module that
-another process could import, so the file of each is remembered: a run's record names it.
+another process could import, so the file of every class is kept: a run's record names it.
 """
 
 import contextlib
@@ -30,7 +30,9 @@ def importable(file: pathlib.Path) -> Iterator[None]:
     aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
     sys.path.insert(0, root)
     if folder.name in tops and not (folder / "__init__.py").exists():
-        package = types.ModuleType(folder.name)  # else one of that name elsewhere would win
+        package = types.ModuleType(
+            folder.name
+        )  # or an installed package of that name would be imported
         package.__path__ = [str(folder)]
         sys.modules[folder.name] = package
     sys.dont_write_bytecode = True  # a .pyc is told from its source by whole seconds only

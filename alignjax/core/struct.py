@@ -17,8 +17,8 @@ def static(**kwargs: Any) -> Any:
 def pytree(cls: type[T]) -> type[T]:
     """The class as a frozen, keyword-only dataclass that jax flattens field by field.
 
-    Fields made by `static()` must be hashable: they belong to the tree definition, so a change of
-    theirs recompiles.
+    Fields declared with `static()` must be hashable: they belong to the tree definition, so another
+    value recompiles.
     """
     data = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(data)  # type: ignore[arg-type]

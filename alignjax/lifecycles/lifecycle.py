@@ -1,4 +1,4 @@
-"""Stages that start from one another's checkpoints: what a lifecycle is, and how it runs.
+"""A lifecycle: stages that start from one another's checkpoints, and the loop that runs them.
 
 An experiment file writes a lifecycle as a subclass of `Lifecycle`, or lists its stages
 (`listed.ListedLifecycle`). A finished stage is skipped when the same command is run again.
@@ -33,8 +33,9 @@ RULES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.l
 class Stage(NamedTuple):
     """One experiment of a lifecycle.
 
-    name: of its folder. policy, reward, reference, critic, teacher: earlier stages that its
-    networks come from. data: where it is not the lifecycle's; made when the stage begins.
+    name: of its folder. policy, reward, reference, critic, teacher: names of earlier stages from
+    which its networks start. data: None is the lifecycle's; a function is called when the stage
+    begins.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Stage(NamedTuple):
 
 
 class Course(Protocol):
-    """A lifecycle on its folder: its stages, and what is reported of them afterwards."""
+    """A lifecycle in its folder: its stages, and their report."""
 
     @property
     def stages(self) -> Sequence[Stage]: ...
@@ -61,7 +62,7 @@ class Course(Protocol):
 
 @dataclasses.dataclass(kw_only=True)
 class Lifecycle:
-    """What every lifecycle's configuration holds; a subclass adds its own options and a course."""
+    """Base class of lifecycles' configurations; a subclass adds its own options and a course."""
 
     seed: int = 0  # of initial weights, data order and samples
     model: model_config.ModelConfig = dataclasses.field(
@@ -128,7 +129,7 @@ def run(config: Lifecycle, workdir: pathlib.Path, log: corpora.Log) -> list[Gate
 
 
 def harmless(config: Lifecycle) -> frozenset[str]:
-    """Names of what may differ when a lifecycle is continued."""
+    """Names of the fields that may differ when a lifecycle is continued."""
     return frozenset(
         (
             "format",
@@ -194,13 +195,13 @@ class Workspace:
         return self.part(stage, methods.SCORER)
 
     def part(self, stage: str, part: str) -> Any:
-        """A part that a stage hands on, as its model reads it."""
+        """The bound parameters of a part of a finished stage's product."""
         origin = sources.open_origin(str(self.path(stage)))
         origin.part_of((part,), part)
         return self._source.joined(origin, part, self.model, self.shape)
 
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The JSON that `make` returns, made once and read from the stage's folder afterwards."""
+        """The JSON object that `make` returns, cached as NAME.json in the stage's folder."""
         file = self.path(stage) / f"{name}.json"
         if not processes.from_first(file.exists):
             begin = time.monotonic()
@@ -223,7 +224,7 @@ def _write_json(file: pathlib.Path, content: Any) -> None:
 
 
 def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> None:
-    """Puts the numbers that an experiment states, {row label: {column: value}}, beside ours.
+    """Adds the expected numbers of an experiment, {row label: {column: value}}, to the results.
 
     Called in process 0 alone.
     """
@@ -236,7 +237,7 @@ def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> N
 
 
 def changed(training: experiment.Training, **changes: Any) -> experiment.Training:
-    """The training with fields of its algorithm exchanged."""
+    """The training with fields of its algorithm replaced."""
     return dataclasses.replace(
         training,
         algorithm=dataclasses.replace(training.algorithm, **changes),  # type: ignore[type-var]

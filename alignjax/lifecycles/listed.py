@@ -1,4 +1,4 @@
-"""A lifecycle that is a list of stages, each judged by its own method's evaluators."""
+"""A lifecycle that is a list of stages, evaluated by their own methods' evaluators."""
 
 import dataclasses
 from typing import Any
@@ -48,7 +48,7 @@ class ListedLifecycle(lifecycle.Lifecycle):
 
 
 class _Listed:
-    """The stages, and a table of what their evaluators say."""
+    """The stages, and a table of their evaluators' numbers."""
 
     def __init__(self, config: ListedLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.stages = config, space, config.stages
@@ -79,7 +79,7 @@ class _Listed:
         ]
         results = {
             "title": self.config.title,
-            "description": "Each stage judged by its method's evaluators on the eval split.",
+            "description": "Every stage, evaluated on the eval split by its method's evaluators.",
             "environment": lifecycle.environment(),
             "seconds": self.space.seconds,
             "columns": [{"key": name, "label": name, "digits": 3} for name in columns],

@@ -1,1 +1,1 @@
-"""The table, page and pictures of a lifecycle."""
+"""The table, page and figures of a lifecycle."""

@@ -23,7 +23,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Point(NamedTuple):
-    """One method's place in the plane, with the standard errors of both coordinates."""
+    """One method in the plane of KL and reward, with standard errors of both coordinates."""
 
     label: str
     x: float
@@ -41,7 +41,7 @@ def families(results: Mapping[str, Any]) -> dict[str, str]:
 def points(results: Mapping[str, Any]) -> dict[str, list[Point]]:
     """The finite (KL, gold) points of each family in order of KL."""
     exact = results.get("frontier") or {}
-    found: dict[str, list[Point]] = {}
+    groups: dict[str, list[Point]] = {}
     for row in results.get("rows") or []:
         x, x_se = tables.measure(row, str(exact.get("x") or "kl"))
         y, y_se = tables.measure(row, str(exact.get("y") or "gold"))
@@ -49,8 +49,8 @@ def points(results: Mapping[str, Any]) -> dict[str, list[Point]]:
             label = str(row.get("label") or row.get("stage") or "")
             short = label.removeprefix(tables.family(row)).strip(" :,-") or label
             errors = (e if 0 < e < math.inf else 0.0 for e in (x_se, y_se))
-            found.setdefault(tables.family(row), []).append(Point(short, x, y, *errors))
-    return {name: sorted(group, key=lambda p: p.x) for name, group in found.items()}
+            groups.setdefault(tables.family(row), []).append(Point(short, x, y, *errors))
+    return {name: sorted(group, key=lambda p: p.x) for name, group in groups.items()}
 
 
 def frontier(results: Mapping[str, Any]) -> bytes | None:
@@ -182,10 +182,10 @@ def _curve_panel(ax: Any, steps: np.ndarray, values: np.ndarray) -> None:
 
 
 def _write_labels(fig: Any, ax: Any, spots: Sequence[tuple[Point, str]], lines: Any) -> None:
-    """Writes each point's label in the freest of 32 places around it: greedy, in pixels."""
+    """Writes every point's label in the freest of 32 places around it: greedy, in pixels."""
     from matplotlib import colors, transforms
 
-    fig.canvas.draw()  # fixes where the axes stand
+    fig.canvas.draw()  # fixes the axes' position
     pixels, frame = ax.transData.transform, ax.get_window_extent()
     busy = [np.repeat(pixels([[p.x, p.y]]), 20, axis=0) for p, _ in spots]
     for path in map(pixels, lines):
@@ -211,7 +211,9 @@ def _write_labels(fig: Any, ax: Any, spots: Sequence[tuple[Point, str]], lines: 
         lower, upper = box.p0 + 4, box.p1 - 4
         start, edge = ax.transData.inverted().transform([lower, np.clip(spot, lower, upper)])
         text.set(position=start, va="bottom", ha="left")
-        if np.abs(np.clip(spot, lower, upper) - spot).max() > 20:  # too far to be plain whose it is
+        if (
+            np.abs(np.clip(spot, lower, upper) - spot).max() > 20
+        ):  # far from its point: draw a leader line
             ax.plot([point.x, edge[0]], [point.y, edge[1]], color=tone, lw=0.5, alpha=0.7)
 
 

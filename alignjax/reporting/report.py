@@ -89,7 +89,7 @@ def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
     gates = results.get("gates") or []
     captions = {
         "frontier": "Bars are standard errors; some are smaller than their marker. Nothing can lie "
-        "in the grey area: the line is the exact optimum at each KL." + _undrawn(results),
+        "in the grey area: the line is the exact optimum at each KL." + _missing(results),
         "curves": "Every step, and its running mean.",
     }
     sections = [
@@ -108,8 +108,8 @@ def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def _undrawn(results: tables.Results) -> str:
-    """Names what the frontier figure leaves out."""
+def _missing(results: tables.Results) -> str:
+    """A sentence that names the rows that the frontier figure cannot show; empty if none."""
     exact, rows = results.get("frontier") or {}, results.get("rows") or []
     keys = (str(exact.get("x") or "kl"), str(exact.get("y") or "gold"))
     absent = [

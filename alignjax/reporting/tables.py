@@ -13,13 +13,15 @@ def text(results: Results) -> str:
     table = [["", *map(label, rows)]]
     for column in results.get("columns") or []:
         table.append([label(column), *_aligned([cell(row, column) for row in rows])])
-    lines = _joined(table) if rows else ["no results"]
+    lines = _side_by_side(table) if rows else ["no results"]
     if any("[" in entry for column in table[1:] for entry in column[1:]):
         lines.append("[expected] as the experiment states it")
     blocks = [[label(results)], lines, notes(results)]
     if gates:
         parts = [[f"  {verdict}", *rest] for verdict, *rest in map(gate_cells, gates)]
-        blocks.append([f"gates: {count(gates)}", *_joined(list(zip(*parts, strict=True)), left=2)])
+        blocks.append(
+            [f"gates: {count(gates)}", *_side_by_side(list(zip(*parts, strict=True)), left=2)]
+        )
     blocks.append(footer(results))
     return "\n\n".join("\n".join(map(str.rstrip, block)) for block in blocks if block)
 
@@ -63,7 +65,7 @@ def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _joined(columns: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+def _side_by_side(columns: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of the columns side by side; the first `left` start, the others end at one place."""
     widths = [max(map(len, column)) for column in columns]
     padded = [
@@ -74,7 +76,7 @@ def _joined(columns: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 
 def label(item: Results) -> str:
-    """What an object of results.json is called: its label, title, stage or key."""
+    """The name of an object of results.json: its label, title, stage or key."""
     names = (item.get(name) for name in ("label", "title", "stage", "key"))
     return line(next((name for name in names if name), "Lifecycle"))
 

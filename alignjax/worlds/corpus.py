@@ -26,7 +26,7 @@ KINDS = (
 
 @dataclasses.dataclass(kw_only=True)
 class ReviewConfig(corpus.DataConfig):
-    """How much is drawn from a ReviewWorld."""
+    """A ReviewWorld, and how many rows are sampled from it."""
 
     world: review.ReviewWorldConfig = dataclasses.field(default_factory=review.ReviewWorldConfig)
     documents: int = 76800  # pretraining documents
@@ -35,7 +35,7 @@ class ReviewConfig(corpus.DataConfig):
     eval_rows: int = 2048  # of each kind
     document_noise: float = 0.2  # share of pretraining documents with noise
     token_noise: float = 0.3  # share of noise tokens in those
-    pairs: str = ""  # file of labelled comparisons, made by the lifecycle
+    pairs: str = ""  # file of labelled comparisons, written by the lifecycle
 
     def validate(self) -> None:
         self.world.validate()
@@ -69,10 +69,10 @@ def default() -> corpus.DataConfig:
 
 
 def make_corpus(config: ReviewConfig) -> corpus.Corpus:
-    """The corpus of one world. Everything but the pairs is drawn from the world's seed.
+    """The corpus of one world. Everything but the pairs is sampled with the world's seed.
 
     Unpaired answers and rankings come from the pairs. Scored rows are demonstrations with their
-    gold reward, and so are steps: each adjective of a review is one, right where it earns reward.
+    gold reward. Steps are the adjectives of demonstrations, labelled 1 where they earn reward.
     """
     config.validate()
     world = review.make_review_world(config.world)
@@ -135,8 +135,8 @@ def _rankings(pairs: corpus.Table) -> corpus.Table:
     """A prompt's answers in the order of their true rewards; equal rewards are tied."""
     order = np.array([np.unique(-row, return_inverse=True)[1] for row in pairs["gold"]])
     columns = {name: pairs[name] for name in derive.ROWS}
-    there = np.ones(order.shape, bool)
-    return {**columns, "ranks": order.astype(np.float32), "answer_mask": there}
+    mask = np.ones(order.shape, bool)
+    return {**columns, "ranks": order.astype(np.float32), "answer_mask": mask}
 
 
 def read_pairs(path: str, split: str) -> corpus.Table:

@@ -4,8 +4,8 @@
         + wows: .6 for the first, 0 for the second, -1.4 for each one from the third on
         - .6 per ADV directly after an ADV - 1 per illegal bigram - 1 if the document lacks EOS
 It counts the whole document, prompt included. Wows past the second, repeated adverbs, and illegal
-bigrams are rare in documents of the generator: a reward model sees little of them, and so they are
-what an over-optimised policy runs into.
+bigrams are rare in documents of the generator: a reward model sees few of them, so an
+over-optimised policy exploits them.
 """
 
 import functools

@@ -57,7 +57,7 @@ class Frontier:
                 f"kl must lie in [0, {x[-1] ** 2:.4g}] nats, the range of this frontier down to "
                 f"beta={self.beta[-1]:.3g}; got {kl.min():.4g} to {kl.max():.4g} (Frontier). "
                 "Compute the frontier with smaller betas, or compare at the end of the grid, "
-                "`frontier.kl[-1]`, and say so."
+                "`frontier.kl[-1]`, and state that."
             )
         y = np.append(self.reference_reward, self.reward[finite])
         slope = 2.0 * x * np.append(0.0, self.beta[finite])
@@ -137,8 +137,8 @@ def sample_optimum(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns one exact sample of pi_beta per prompt, (tokens [n, T] int32, lengths [n] int32).
 
-    The sentiment is drawn from its posterior under pi_beta, then tokens one at a time with the
-    backward values as look-ahead. Repeat a prompt to draw from it many times.
+    The sentiment is sampled from its posterior under pi_beta, then tokens one at a time by the
+    backward values. Repeat a prompt for several samples of it.
 
     Raises:
         ValueError: if beta is not positive, or the generator cannot write a prompt.
@@ -147,7 +147,7 @@ def sample_optimum(
         raise ValueError(f"beta must be positive; got {beta} (sample_optimum). inf is allowed.")
     begin, tables = _Prompts(world, prompts), gold.gold_tables(world)
     values = [value for value, _ in _backward(world, _chain(world), 1.0 / beta)]
-    sentiment = _draw(rng, begin.log_posterior + begin.pick(values[0]))
+    sentiment = _sample(rng, begin.log_posterior + begin.pick(values[0]))
     n, topic, state = len(prompts), begin.topic, begin.state
     tokens = np.full((n, world.length), world.pad, np.int32)
     tokens[:, : world.prompt_length] = prompts
@@ -161,7 +161,7 @@ def sample_optimum(
         after = value[every, tables.next_state[state[live]], *where]
         logits = log_transition[topic[live], sentiment[live], last] + after
         logits += tables.reward[topic[live], state[live], last] / beta
-        token = _draw(rng, logits)
+        token = _sample(rng, logits)
         tokens[live, t] = token
         state[live] = tables.next_state[state[live], token]
         lengths[live[token == world.eos]] = t + 1
@@ -170,7 +170,7 @@ def sample_optimum(
 
 
 class _Prompts:
-    """What the response depends on: topic, transducer state, last token, posterior of s."""
+    """The state that responses depend on: topic, transducer state, last token, posterior of s."""
 
     def __init__(self, world: review.ReviewWorld, prompts: np.ndarray):
         prompts = np.asarray(prompts)
@@ -253,7 +253,7 @@ def _logsumexp(x: np.ndarray) -> np.ndarray:
     return (np.log(np.exp(x - top).sum(-1, keepdims=True)) + top)[..., 0]
 
 
-def _draw(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
+def _sample(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
     """One index per row with probability softmax(logits)."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     cdf = np.cumsum(weights, -1)

@@ -25,7 +25,7 @@ WORDS = (
     "awful", "dreadful", "terrible", "and", "but", "wow", "amazing", ".", "zq", "xj", "vk", "qw",
     "jx", "kz", "wv", "fq",
 )  # fmt: skip
-# What may follow what, with the probability of each kind; "adj" is split by sentiment.
+# Probabilities of the next token's kind by the last one's; "adj" is split by sentiment.
 GRAMMAR = {
     "bos": {"topic": 1.0},
     "topic": {"det": 1.0},
@@ -41,7 +41,7 @@ GRAMMAR = {
     "dot": {"eos": 0.55, "det": 0.45},
 }
 PRIOR = (0.3, 0.4, 0.3)  # negative, neutral, positive
-POSITIVE_SHARE = (0.13, 0.46, 0.83)  # of adjectives, given the sentiment; mirrored right after NOT
+POSITIVE_SHARE = (0.13, 0.46, 0.83)  # of adjectives, by sentiment; mirrored right after NOT
 MILDNESS = 1.5  # log-odds that an adjective loses per unit of valence: strong words are rare
 JITTER = {"last": 0.3, "topic": 0.2, "sentiment": 0.15}  # sd of the random log-odds of a token
 LOW_AFFINITY = 0.3
@@ -49,9 +49,9 @@ LOW_AFFINITY = 0.3
 
 @dataclasses.dataclass(kw_only=True)
 class ReviewWorldConfig:
-    """Which ReviewWorld to draw."""
+    """Which of the random ReviewWorlds."""
 
-    seed: int = 0  # draws valences, affinities and bigram tables; difficulty is alike across seeds
+    seed: int = 0  # of valences, affinities and bigram tables; difficulty is alike across seeds
 
     def validate(self) -> None:
         """Raises ValueError if the seed is not a non-negative integer."""
@@ -83,7 +83,7 @@ class ReviewWorld:
 
 
 def make_review_world(config: ReviewWorldConfig) -> ReviewWorld:
-    """Returns the world drawn from `config.seed`; equal seeds give equal worlds.
+    """Returns the random world of `config.seed`; equal seeds give equal worlds.
 
     The magnitudes of the valences are a permutation of .5, .7, ..., 1.5 and each topic cares about
     half of the positive and half of the negative adjectives, halves being balanced in valence.
@@ -135,7 +135,7 @@ def _transition(
     table = np.zeros((4, 3, v, v))
     for last, followers in GRAMMAR.items():
         mass = {k: np.full(3, p) for k, p in followers.items() if k != "adj"}
-        if "adj" in followers:  # "not bad" is what a positive review says
+        if "adj" in followers:  # "not bad" belongs to a positive review
             positive = share[::-1] if last == "not" else share
             mass |= {"pos": followers["adj"] * positive, "neg": followers["adj"] * (1 - positive)}
         for kind, p in mass.items():
