@@ -1,1 +1,1 @@
-"""What a run is: its configuration, how its parts come together, its folder, and it read back."""
+"""Runs: configuration, assembly, training, the folder on disk, and reading it back."""

@@ -1,8 +1,8 @@
-"""How an experiment becomes networks, trees and an algorithm: once, for training and for plans.
+"""Assembly of an experiment into networks, trees and an algorithm, for training and for plans.
 
-Each role of the method gets a Model of its own and, from where the experiment says, its
-parameters. What is read of folders goes through a `sources.Source`: real arrays for a run, shapes
-alone for a plan.
+Every role of the method gets a Model of its own, and its parameters from the source that the
+experiment names. Folders are read through a `sources.Source`: real arrays for a run, shapes alone
+for a plan.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from alignjax.runs import experiment, sources
 from alignjax.training import algorithm as algorithms
 from alignjax.training import method as methods
 
-# Where a network that begins as another part of a run may be taken from, best first.
+# Parts of a run's product from which a network may start, in order of preference.
 PARTS = {
     methods.POLICY: (methods.POLICY,),
     methods.SCORER: (methods.SCORER,),
@@ -27,20 +27,20 @@ PARTS = {
 }
 
 
-# Any finished policy can be judged by a reward model.
+# The reward model by which any finished policy can be evaluated.
 JUDGE = methods.Role(
     source="reward", part=methods.SCORER, head=True, reads_text=True, only_evaluated=True
 )
 
 
 class Network(NamedTuple):
-    """A role's model and where its parameters come from.
+    """A role's model and the source of its parameters.
 
-    config: of the model. model: under the adapters that its tree has, if that is adapters alone.
-    origin: where it was found; None where it starts anew or as another role. part: of that run.
-    like: the role in whose place it starts. shares: whether its tree is adapters alone over the
-    same base as the policy's. reader: split -> `rewards.learned.Reader`, for a tokenizer of its
-    own; None where that is the policy's.
+    config: of the model. model: adapted where its tree is adapters alone. origin: the run or open
+    weights that hold its parameters; None where it starts anew or as another role. part: of that
+    origin's product. like: the role as which it starts. shares: whether its tree is adapters alone
+    over the same base as the policy's. reader: split -> `rewards.learned.Reader`, for a tokenizer
+    of its own; None where that is the policy's.
     """
 
     config: model_config.ModelConfig
@@ -67,7 +67,7 @@ class Assembly:
         *,
         shape: model_config.ModelConfig | None = None,
     ):
-        """shape: of a finished run, whose model is resolved already."""
+        """shape: the resolved model of a finished run."""
         self.config, self.corpus, self.source = config, corpus, source
         self.record = config.algorithm.METHOD
         self.roles = dict(self.record.roles(config.algorithm))
@@ -85,7 +85,7 @@ class Assembly:
     # --- networks ---------------------------------------------------------------------------
 
     def network(self, role: str) -> Network:
-        """The network of a role; see Network."""
+        """The network of a role."""
         if role not in self._networks:
             self._networks[role] = self._find(role)
         return self._networks[role]
@@ -105,12 +105,12 @@ class Assembly:
 
     @property
     def own(self) -> str:
-        """The role that the experiment's own model plays: the first trained one."""
+        """The role of the experiment's own model: the first trained one."""
         return methods.trained_roles(self.roles)[0]
 
     @functools.cached_property
     def own_origin(self) -> sources.Origin | None:
-        """Where the experiment's own model begins; None anew."""
+        """The origin of the experiment's own model; None for fresh weights."""
         return self.source.origin(self.config.source(self.roles[self.own]), like=self)
 
     def _instead(self, name: str, role: methods.Role, other: str) -> Network | None:
@@ -140,7 +140,7 @@ class Assembly:
         part = origin.part_of(PARTS[role.part], name)
         reader = self._check_tokenizer(origin, name, role)
         config, adapter = origin.network(part)
-        if not origin.is_run:  # stored weights say nothing of how they are computed with
+        if not origin.is_run:  # open weights come without options of computation
             names = [n for n in (*config.RUNNING, *config.PRECISION) if hasattr(self.shape, n)]
             running = {name: getattr(self.shape, name) for name in names}
             config = dataclasses.replace(config, **running)  # type: ignore[type-var]
@@ -157,7 +157,7 @@ class Assembly:
         return Network(config, model, origin, part, shares=True)
 
     def _check_tokenizer(self, origin: sources.Origin, name: str, role: methods.Role) -> Any:
-        """A reader where the network has another tokenizer and may; None where it has the same."""
+        """A reader for a network with another tokenizer; None where the tokenizer is the same."""
         names = [n for n in ("tokenizer", "world") if n in origin.fingerprints]
         if all(origin.fingerprints[n] == self.corpus.fingerprints.get(n) for n in names):
             return None
@@ -169,7 +169,7 @@ class Assembly:
                 f"another one than in {origin.path}. Use the same {kind}."
             )
         if role.reads_text:
-            self.notes.append(f"{name} has a tokenizer of its own and is given text.")
+            self.notes.append(f"{name} has a tokenizer of its own and reads text.")
             return functools.partial(
                 retokenise.reader, self.corpus, other.speaker, other.length, other.prompt_length
             )
@@ -181,7 +181,7 @@ class Assembly:
         )
 
     def networks(self, *, evaluated: bool = False) -> dict[str, models.Model]:
-        """Models by role; those that are only evaluated if asked for."""
+        """Models by role; evaluated: with those that training does not read."""
         return {
             name: self.network(name).model
             for name, role in self.roles.items()
@@ -189,7 +189,7 @@ class Assembly:
         }
 
     def is_there(self, name: str) -> bool:
-        """Whether something gives a role's parameters."""
+        """Whether a role's parameters have a source."""
         if self.roles[name].trained:
             return True
         network = self.network(name)
@@ -222,14 +222,14 @@ class Assembly:
 
     @functools.cached_property
     def _policy(self) -> Any:
-        """The own role's tree where the run starts; adapters without their base; None anew."""
+        """The own role's tree at the start, adapters without their base; None for fresh weights."""
         origin = self.own_origin
         if origin is None:
             return None
         part = self._own_part(origin)
         self._check_own(origin)
         if not self.is_adapted:
-            # What is trained whole is merged: adapters of an earlier run become part of it.
+            # Adapters of an earlier run are merged into weights that are trained whole.
             return self.source.merged(origin, part, self.plain, self.shape)
         tree = self.source.own(origin, part, self.plain, self.shape)
         if not self.source.has_adapters(origin):
@@ -283,7 +283,7 @@ class Assembly:
         }
 
     def start(self) -> dict[str, Any]:
-        """Trees that trained roles start from, as far as there are any."""
+        """Trees from which trained roles start, where they have a source."""
         start = {}
         if self._policy is not None:
             start[self.own] = self._policy
@@ -318,21 +318,20 @@ class Assembly:
         return policy
 
     def release(self) -> None:
-        """Lets go of the trees that were read: what nobody else holds leaves the devices."""
+        """Drops the trees that were read: those without other references leave the devices."""
         vars(self).pop("_policy", None)
         self._base = None
         self.source.release()
 
     def judged(self, name: str) -> Any:
-        """A frozen role's tree as its model reads it, for a finished run; None if nothing gives
-        it."""
+        """A frozen role's bound tree, to evaluate a finished run; None without a source."""
         if not self.is_there(name):
             return None
         network = self.network(name)
         origin, part = network.origin, network.part
         if origin is None:
             origin = self.own_origin
-            assert origin is not None  # or it would not be there
+            assert origin is not None  # `is_there` was true
             part = self._own_part(origin)
         return self.source.joined(origin, part, _plain(self, network), network.config)
 
@@ -352,7 +351,7 @@ def _plain(parts: Assembly, network: Network) -> models.Model:
 
 
 def different_fields(one: model_config.ModelConfig, other: model_config.ModelConfig) -> list[str]:
-    """Fields in which two models compute something else."""
+    """Names of the fields in which two models differ, options of computation aside."""
     if type(one) is not type(other):
         return ["class"]
     names = [f.name for f in dataclasses.fields(one)]  # type: ignore[arg-type]
@@ -365,10 +364,10 @@ def resolve_model(
     weights: str = "",
     layers: int = 0,
 ) -> model_config.ModelConfig:
-    """The model's shape: that of open weights, or the given one with the data's vocabulary.
+    """The model's shape: that of open weights, or the configured one with the data's vocabulary.
 
     Raises:
-      ValueError: the vocabulary is too small for the data, or a shape is given beside weights.
+      ValueError: the vocabulary is too small for the data, or both shape and weights are set.
     """
     if weights:
         shape = _weights_shape(shape, weights, layers)

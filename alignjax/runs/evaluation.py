@@ -36,7 +36,7 @@ class Run:
 
     @property
     def product(self) -> Any:
-        """What the run hands on, by part."""
+        """The parts of the run's product: policy, scorer, critic."""
         return self.parts.record.product(self.config.algorithm)
 
     def own(self, part: str) -> Any:
@@ -45,11 +45,11 @@ class Run:
         return self.product[part].take(self.model(part), params)
 
     def joined(self, part: str) -> Any:
-        """A part as its model reads it."""
+        """A part's bound tree, as its model reads it."""
         return self.model(part).bind(self.own(part), self.frozen())
 
     def model(self, part: str) -> Any:
-        """The model that reads a part: it does not ask where the run began."""
+        """The model that reads a part, whether or not the run's own sources still exist."""
         role, networks = self.product[part].role, self.record.values.get("networks", {})
         return folder.network_of(networks[role]) if role in networks else self.parts.model
 
@@ -84,9 +84,9 @@ def evaluate(
     log: Callable[[str], None] = lambda line: None,
     definitions: str = "",
 ) -> dict[str, estimate.Estimate]:
-    """The numbers that the run's method is judged by, on the eval split.
+    """The numbers of the method's evaluators on the eval split.
 
-    rows: scored at once. seed: of completions. best: the best state that the loop kept.
+    rows: scored at once. seed: of sampling. best: the best state that the loop kept.
     """
     record = open_record(workdir, log, definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
@@ -120,8 +120,8 @@ def sample(
     """`count` pairs of prompt and completion, as text.
 
     Raises:
-      ValueError: a prompt is given for data without a tokenizer, or is too long, or the run trained
-        no policy.
+      ValueError: the data have no tokenizer for a prompt, it is too long, or the run trained no
+        policy.
     """
     record = open_record(workdir, definitions=definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
@@ -141,7 +141,7 @@ def sample(
 
 
 def check_part(run: Run, part: str, workdir: pathlib.Path) -> None:
-    """Raises ValueError where a run hands on no such part."""
+    """Raises ValueError where a run's product has no such part."""
     if part not in run.product:
         raise ValueError(
             f"policy must be the run of a language model; got {workdir}, a "
@@ -162,7 +162,7 @@ def _prompts(run: Run, prompt: str, count: int) -> tables.Table:
 
 
 def _question(speaker: Any, prompt: str, count: int) -> tables.Table:
-    """`count` times the same question, up to where the assistant answers."""
+    """`count` rows of the same prompt, which ends in the assistant's marker."""
     turns = [chat.Turn("human", prompt)]
     ids, _ = chat.encode_chat(speaker, turns, generation_prompt=True)
     tokens = np.tile(np.asarray(ids, np.int32), (count, 1))

@@ -18,7 +18,7 @@ from alignjax.worlds import corpus as world_corpus
 
 @dataclasses.dataclass(kw_only=True)
 class Training:
-    """How one stage trains."""
+    """The training of one stage: method, optimizer, loop."""
 
     algorithm: methods.MethodConfig = dataclasses.field(default_factory=algorithms.default)
     optim: optims.OptimConfig = dataclasses.field(default_factory=optims.OptimConfig)
@@ -32,7 +32,7 @@ class Training:
 
 @dataclasses.dataclass(kw_only=True)
 class Experiment(Training):
-    """A complete run: what `alignjax train` takes.
+    """A complete run, the configuration of `alignjax train`.
 
     Networks come from the folder of a run, or from open weights (a model folder or .gguf file).
     """
@@ -48,9 +48,11 @@ class Experiment(Training):
     weights_layers: int = 0  # only their first layers; 0 is all
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run
-    reference: str = ""  # what the policy is compared with; empty is where it starts
-    critic: str = ""  # where a critic starts; empty is the reward model or the policy
-    teacher: str = ""  # what a student learns from
+    reference: str = ""  # folder of the reference policy's run; empty is the start of the policy
+    critic: str = (
+        ""  # folder of the run from which a critic starts; empty is the reward model or policy
+    )
+    teacher: str = ""  # folder of the run of a student's teacher
 
     def validate(self) -> None:
         super().validate()
@@ -89,7 +91,7 @@ class Experiment(Training):
                 )
 
     def source(self, role: methods.Role) -> str:
-        """Where a network comes from by its own field: a folder or file; "" if that is empty."""
+        """The folder or file in a role's source field; "" if that is empty."""
         if not role.source:
             return ""
         owner = self if role.source in methods.SOURCES else self.algorithm
@@ -98,7 +100,7 @@ class Experiment(Training):
 
 
 def make_corpus(config: corpora.DataConfig, log: corpora.Log) -> corpora.Corpus:
-    """The corpus that a data config describes; `log` takes what was kept, cut and dropped."""
+    """The corpus of a data configuration; `log` takes lines on what was kept, cut and dropped."""
     config.validate()
     return config.make(log)
 
@@ -107,20 +109,20 @@ def check_table(config: Experiment, corpus: corpora.Corpus) -> None:
     """Refuses a method whose table the data do not have.
 
     Raises:
-      ValueError: naming what there is, and the methods that read it.
+      ValueError: naming the tables of the data, and the methods that read them.
     """
     kind = config.algorithm.METHOD.table(config.algorithm)
     if kind in corpus.kinds:
         return
     shapes.check_choice(f"the table of {config.algorithm.METHOD.name}", kind, tables.KINDS)
     reading = []
-    for each in kinds.methods():
+    for config_type in kinds.methods():
         try:
-            fits = each.METHOD.table(each()) in corpus.kinds
+            fits = config_type.METHOD.table(config_type()) in corpus.kinds
         except (TypeError, ValueError):
             continue
-        if fits and each.METHOD.name not in reading:
-            reading.append(each.METHOD.name)
+        if fits and config_type.METHOD.name not in reading:
+            reading.append(config_type.METHOD.name)
     raise ValueError(
         f"data must hold {kind} for {config.algorithm.METHOD.name}; got data with "
         f"{', '.join(corpus.kinds)} (data). Methods that read these: {', '.join(reading)}."

@@ -1,4 +1,4 @@
-"""What judges a run: its method's evaluators over its networks, in the loop and afterwards."""
+"""Evaluation of a run by its method's evaluators, in the loop and afterwards."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from alignjax.training import method as methods
 
 
 class Trees(Mapping[str, Any]):
-    """Parameters by name, each read when it is first asked for."""
+    """Parameters by name, read on first access."""
 
     def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
         self._makers, self._trees = dict(makers), dict[str, Any]()
@@ -34,9 +34,9 @@ class Trees(Mapping[str, Any]):
 def parts_of(
     parts: assembly.Assembly, params: Any, frozen: models.Frozen, *, bind: Any = None
 ) -> dict[str, tuple[models.Model, Any]]:
-    """What a run hands on: by part, (model, tree as its model reads it).
+    """The parts of a run's product by name: (model, bound tree).
 
-    bind: (model, tree, frozen) -> the bound tree; that of shapes in plans.
+    bind: (model, tree, frozen) -> the bound tree; plans pass one for shapes.
     """
     bind = bind or (lambda model, tree, frozen: model.bind(tree, frozen))
     product = parts.record.product(parts.config.algorithm)
@@ -48,7 +48,7 @@ def parts_of(
 
 
 def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:
-    """How frozen roles with a scalar head score samples of the eval split, as `frozen[role]`."""
+    """Reward functions, by role, of frozen roles with a scalar head, for the eval split."""
     rewards = {}
     for name, role in parts.roles.items():
         if role.part == methods.SCORER and not role.trained and parts.is_there(name):
@@ -68,7 +68,7 @@ def subject(
     seed: int,
     programs: dict[str, Any] | None = None,
 ) -> evaluator.Subject:
-    """What the evaluators of an experiment's method are given."""
+    """The subject of the evaluators of an experiment's method."""
     return evaluator.Subject(
         networks=networks,
         trees=trees,
@@ -83,17 +83,17 @@ def subject(
 
 
 def judges(parts: assembly.Assembly, names: Mapping[str, Any]) -> list[evaluator.Evaluator]:
-    """The method's evaluators whose networks are there."""
+    """The method's evaluators whose networks are among `names`."""
     every = parts.record.evaluators(parts.config.algorithm)
-    return [each for each in every if all(name in names for name in each.reads)]
+    return [judge for judge in every if all(name in names for name in judge.reads)]
 
 
 def in_loop(
     parts: assembly.Assembly, frozen: models.Frozen
 ) -> tuple[loop_evaluators.Evaluator, ...]:
-    """The method's evaluators as the loop runs them; none where the experiment does not ask.
+    """The method's evaluators for the loop; none if loop.evaluate_every is 0.
 
-    What only `annotate` reads is kept here where an evaluator needs it.
+    They hold every frozen tree, those too that else only `annotate` reads.
     """
     config = parts.config
     every = config.loop.evaluate_every

@@ -1,4 +1,4 @@
-"""The methods and the data that ship with the package, found by looking into its rooms."""
+"""All methods and data, collected from the modules of algorithms/, data/ and worlds/."""
 
 from alignjax import algorithms, data, worlds
 from alignjax.core import modules
@@ -7,13 +7,13 @@ from alignjax.training import method
 
 
 def methods() -> list[type[method.MethodConfig]]:
-    """Configuration classes of all methods: those that ship, and others that are imported."""
+    """Configuration classes of all methods, of this package and of imported files."""
     modules.of(algorithms)
     return method.all_configs()
 
 
 def data_configs() -> list[type[corpus.DataConfig]]:
-    """Configuration classes of all data, likewise."""
+    """Configuration classes of all data, of this package and of imported files."""
     for package in (data, worlds):
         modules.of(package)
     return sorted(corpus.DataConfig.__subclasses__(), key=lambda kind: kind.__name__)
