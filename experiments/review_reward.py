@@ -2,7 +2,7 @@
 
 Variants: ranked (Plackett-Luce over the answers of a prompt; needs the pairs of a lifecycle,
 --config.data.pairs=runs/lifecycle/pairs.npz), scored (least squares on the true reward), outcome
-(the chance that it is above 0), process (each adjective a step, right where it earns reward).
+(the probability that it is above 0), process (the steps are adjectives, right if they earn reward).
 Paper: Plackett 1975; Cobbe et al. 2021 (outcome); Lightman et al. 2023 (process).
 Hardware: 2 CPU cores, 2 minutes a variant. A 103k-parameter model.
 Command: alignjax train --config=experiments/review_reward.py:process --workdir=runs/process

@@ -1,4 +1,4 @@
-"""What the experiments on human preferences share: sizes, data and training by variant."""
+"""Sizes, data and training of the experiments on human preferences, by variant."""
 
 import dataclasses
 import math
@@ -183,7 +183,7 @@ ALL_BUT_PPO = SCALE_METHODS[:-1]
 
 @dataclasses.dataclass(kw_only=True)
 class Slice:
-    """A machine and what a step on it is."""
+    """A machine, and the batch of a step on it."""
 
     mesh: dict[str, int]
     rows: int  # of a batch; pairs have two
@@ -191,7 +191,7 @@ class Slice:
     remat: str = "attention"
     micro: dict[str, int] = dataclasses.field(default_factory=dict)  # micro-batches by method
     sampling: int = 8  # the model axis while sampling
-    methods: tuple[str, ...] = SCALE_METHODS  # those that it has room for, or need it
+    methods: tuple[str, ...] = SCALE_METHODS  # that fit this slice, or need it
 
 
 def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:

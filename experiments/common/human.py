@@ -41,8 +41,8 @@ class HumanLifecycle(lifecycle.Lifecycle):
 
 
 class _Course:
-    """The stages, and what their evaluations share. There are no gates: what a model of this size
-    reaches on real preferences is reported as it is."""
+    """The stages and their evaluations. There are no gates: no number on real preferences is known
+    in advance for a model of this size."""
 
     def __init__(self, config: HumanLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.corpus = config, space, space.corpus
@@ -87,7 +87,7 @@ class _Course:
         """Learned reward, exact KL to SFT, length and texts of a stage's completions."""
 
         def make() -> dict[str, Any]:
-            drawn = self.sample(
+            completions = self.sample(
                 self.space.policy(stage),
                 self.space.policy("sft"),
                 self.prompts,
@@ -97,22 +97,25 @@ class _Course:
             texts = [
                 self.corpus.text(row[start:end])
                 for row, start, end in zip(
-                    drawn.tokens[:4], drawn.prompt_lengths, drawn.lengths, strict=False
+                    completions.tokens[:4],
+                    completions.prompt_lengths,
+                    completions.lengths,
+                    strict=False,
                 )
             ]
             return {
-                "score": estimate.mean(drawn.score).as_dict(),
-                "kl": estimate.mean(drawn.kl).as_dict(),
-                "length": estimate.mean(drawn.completion_lengths).as_dict(),
-                "ended": estimate.mean(drawn.ended).as_dict(),
+                "score": estimate.mean(completions.score).as_dict(),
+                "kl": estimate.mean(completions.kl).as_dict(),
+                "length": estimate.mean(completions.completion_lengths).as_dict(),
+                "ended": estimate.mean(completions.ended).as_dict(),
                 "texts": texts,
-                "scores": [float(s) for s in drawn.score[:4]],
+                "scores": [float(s) for s in completions.score[:4]],
             }
 
         return self.space.remember(stage, "samples", make)
 
     def _accuracy(self, stage: str, score: Any, trees: Callable[[], Any]) -> dict[str, Any]:
-        """Share of held-out pairs that a stage orders as people did."""
+        """Share of held-out pairs whose chosen answer a stage scores higher."""
 
         def make() -> dict[str, Any]:
             table = self.corpus.read("pairs", "eval")
@@ -122,7 +125,7 @@ class _Course:
         return self.space.remember(stage, "accuracy", make)
 
     def _baselines(self) -> dict[str, Any]:
-        """Accuracy of two rules on the very rows that the reward model is judged on."""
+        """Accuracy of two rules on the rows that the reward model is evaluated on."""
 
         def make() -> dict[str, Any]:
             splits = hh.read(self.config.data)
@@ -130,8 +133,8 @@ class _Course:
             rows = [splits["eval"].rows[i] for i in kept]
             words = baselines.bag_of_words_accuracy(splits["train"].rows, rows)
             return {
-                name: {"value": found.accuracy, "se": found.standard_error, "n": found.n}
-                for name, found in (
+                name: {"value": rule.accuracy, "se": rule.standard_error, "n": rule.n}
+                for name, rule in (
                     ("longer answer wins", baselines.longer_answer_accuracy(rows)),
                     ("bag of words, logistic", words),
                 )
@@ -155,17 +158,17 @@ class _Course:
             _row("sft", "SFT", {"nll": self._likelihood("sft", "demonstrations")}),
             _row("reward", "reward model", {"accuracy": reward}),
             *(
-                _row("reward", f"baseline: {name}", {"accuracy": found})
-                for name, found in self._baselines().items()
+                _row("reward", f"baseline: {name}", {"accuracy": accuracy})
+                for name, accuracy in self._baselines().items()
             ),
             _row("dpo", "DPO", {"accuracy": implicit}),
             _row("ppo", "PPO on RM", {}),
         ]
-        drawn = {stage: self._policy(stage) for stage in ("sft", "dpo", "ppo")}
+        samples = {stage: self._policy(stage) for stage in ("sft", "dpo", "ppo")}
         for row in rows:
-            if row["stage"] in drawn:
-                found = drawn[row["stage"]]
-                row["metrics"] |= {k: found[k] for k in ("score", "kl", "length", "ended")}
+            if row["stage"] in samples:
+                numbers = samples[row["stage"]]
+                row["metrics"] |= {k: numbers[k] for k in ("score", "kl", "length", "ended")}
         return {
             "title": "Human preferences: from pretraining to alignment",
             "description": "Accuracies are on the eval split; SFT, DPO and PPO are sampled on its "
@@ -190,17 +193,17 @@ class _Course:
                 {"stage": "ppo", "label": "ppo", "keys": ["score", "kl"]},
             ],
             "samples": [
-                self._sample(drawn, number) for number in range(len(drawn["sft"]["texts"]))
+                self._sample(samples, number) for number in range(len(samples["sft"]["texts"]))
             ],
             "gates": [],
             "notes": list(self.corpus.summary),
         }
 
-    def _sample(self, drawn: dict[str, Any], number: int) -> dict[str, Any]:
+    def _sample(self, samples: dict[str, Any], number: int) -> dict[str, Any]:
         ids = self.prompts["prompts"][number, : int(self.prompts["lengths"][number])]
         answers = [
-            {"label": stage, "text": found["texts"][number], "score": found["scores"][number]}
-            for stage, found in drawn.items()
+            {"label": stage, "text": own["texts"][number], "score": own["scores"][number]}
+            for stage, own in samples.items()
         ]
         return {"prompt": self.corpus.text(np.asarray(ids)), "answers": answers}
 

@@ -64,7 +64,7 @@ class ReviewLifecycle(lifecycle.Lifecycle):
 
 
 class _Course:
-    """The stages, and what they share: the world, the frontier, the sampler."""
+    """The stages, and the world, frontier and sampler that they share."""
 
     def __init__(self, config: ReviewLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.corpus = config, space, space.corpus
@@ -102,20 +102,22 @@ class _Course:
                 listed.append(stage(name, training, policy="sft", reward="reward"))
         return listed
 
-    def _draw(self, prompts: np.ndarray, draws: int, purpose: str, reward: Any = None) -> Any:
-        """`draws` completions of the SFT policy for each prompt, as [P, draws, ...] arrays."""
+    def _completions(
+        self, prompts: np.ndarray, draws: int, purpose: str, reward: Any = None
+    ) -> Any:
+        """(tokens, lengths, gold, score) of SFT's completions, [P, draws, ...] of P prompts."""
         repeated = np.repeat(prompts, draws, axis=0)
         width = np.full(len(repeated), self.world.prompt_length, np.int32)
         seed = keys.integers(self.config.seed, purpose)[1] ^ self.config.seed
-        drawn = self.sample(
+        completions = self.sample(
             self.space.policy("sft"),
             self.space.policy("sft"),
             {"prompts": repeated, "lengths": width},
             seed,
             reward=reward,
         )
-        gold = self.corpus.gold(drawn.tokens, drawn.lengths)
-        columns = (drawn.tokens, drawn.lengths, gold, drawn.score)
+        gold = self.corpus.gold(completions.tokens, completions.lengths)
+        columns = (completions.tokens, completions.lengths, gold, completions.score)
         return [x.reshape(-1, draws, *x.shape[1:]) for x in columns]
 
     def _pairs(self) -> pathlib.Path:
@@ -125,7 +127,7 @@ class _Course:
             parts = []
             for split, count in (("train", self.config.pair_prompts), ("eval", 512)):
                 prompts = self.corpus.read("prompts", split)["prompts"][:count]
-                tokens, lengths, gold, _ = self._draw(
+                tokens, lengths, gold, _ = self._completions(
                     prompts, self.config.pair_draws, f"pairs/{split}"
                 )
                 rng = np.random.default_rng(keys.integers(self.config.seed, f"labels/{split}"))
@@ -147,31 +149,33 @@ class _Course:
         """Reward, exact KL and length of a stage's policy on the evaluation prompts."""
 
         def make() -> dict[str, Any]:
-            drawn = self.sample(
+            completions = self.sample(
                 self.space.policy(stage),
                 self.space.policy("sft"),
                 self.prompts,
                 self.config.seed,
                 reward=self.space.scorer("reward"),
             )
-            gold = self.corpus.gold(drawn.tokens, drawn.lengths)
+            gold = self.corpus.gold(completions.tokens, completions.lengths)
             start = self.world.prompt_length
-            illegal = review.illegal_rate(self.world, drawn.tokens, drawn.lengths, start)
-            bigrams = int(drawn.completion_lengths.sum())
-            found = {
+            illegal = review.illegal_rate(
+                self.world, completions.tokens, completions.lengths, start
+            )
+            bigrams = int(completions.completion_lengths.sum())
+            estimates = {
                 "gold": estimate.mean(gold),
-                "kl": estimate.mean(drawn.kl),
-                "proxy": estimate.mean(drawn.score),
-                "length": estimate.mean(drawn.completion_lengths),
+                "kl": estimate.mean(completions.kl),
+                "proxy": estimate.mean(completions.score),
+                "length": estimate.mean(completions.completion_lengths),
                 "illegal": estimate.Estimate(
                     illegal, float(np.sqrt(illegal * (1 - illegal) / bigrams)), bigrams
                 ),
             }
-            result: dict[str, Any] = {name: value.as_dict() for name, value in found.items()}
-            result["texts"] = [self.corpus.text(row) for row in drawn.tokens[:8]]
+            result: dict[str, Any] = {name: value.as_dict() for name, value in estimates.items()}
+            result["texts"] = [self.corpus.text(row) for row in completions.tokens[:8]]
             result["golds"] = [float(g) for g in gold[:8]]
             if stage == "sft":
-                result["correlation"] = estimate.correlation(drawn.score, gold).as_dict()
+                result["correlation"] = estimate.correlation(completions.score, gold).as_dict()
             return result
 
         return self.space.remember(stage, "evaluation", make)
@@ -221,7 +225,7 @@ class _Course:
 
         def make() -> dict[str, Any]:
             prompts = self.prompts["prompts"][: self.config.best_of_prompts]
-            _, _, gold, score = self._draw(
+            _, _, gold, score = self._completions(
                 prompts, self.config.best_of, "best-of-n", self.space.scorer("reward")
             )
             rows = []
@@ -245,15 +249,15 @@ class _Course:
 
     def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
         names = ["pretrain", "sft", *policy_stages(self.config)]
-        found = review_gates.Findings(
+        findings = review_gates.Findings(
             excess={stage: self._excess(stage) for stage in ("pretrain", "sft")},
             reward=self._reward_accuracy(),
             evaluations={stage: self._evaluate(stage) for stage in names},
             best_of_n=self._best_of_n()["rows"],
             frontier=self.frontier,
         )
-        gates = review_gates.gates(self.config, found) if self.config.gates else []
-        results = review_gates.results(self.config, found, gates, self.space)
+        gates = review_gates.gates(self.config, findings) if self.config.gates else []
+        results = review_gates.results(self.config, findings, gates, self.space)
         return results, gates
 
 
@@ -276,7 +280,7 @@ def label_pairs(
     *,
     start: int,
 ) -> dict[str, np.ndarray]:
-    """All C(K, 2) comparisons of each prompt's completions, labelled.
+    """All C(K, 2) comparisons of the K completions of every prompt, labelled.
 
     P(first preferred) = sigmoid((gold_1 - gold_2) / temperature); temperature 0 takes the larger,
     and leaves equal ones out. Comparisons of equal completions are left out.

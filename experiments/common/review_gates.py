@@ -1,4 +1,4 @@
-"""What a ReviewWorld lifecycle must show, and its table."""
+"""The gates of a ReviewWorld lifecycle, and its table of results."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ Cell = dict[str, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything that was measured."""
+    """All measurements, of every stage and of best-of-n."""
 
     excess: dict[str, Cell]
     reward: dict[str, Cell]
@@ -29,38 +29,38 @@ def optimum_gain(frontier: oracle.Frontier, kl: float) -> float:
     return float(frontier.gain_at(min(max(kl, 0.0), float(frontier.kl[-1]))))
 
 
-def efficiency(found: Findings, gold: Cell, kl: Cell) -> Cell:
+def efficiency(findings: Findings, gold: Cell, kl: Cell) -> Cell:
     """Gain over SFT as a share of the exact optimum's gain at the same KL, with its error.
 
     The error joins those of both rewards and, by the curve's slope, that of the KL.
     """
-    base = found.evaluations["sft"]["gold"]
-    best = optimum_gain(found.frontier, kl["value"])
+    base = findings.evaluations["sft"]["gold"]
+    best = optimum_gain(findings.frontier, kl["value"])
     if best <= 0:
         return {"value": math.nan, "se": math.nan}
     gain = gold["value"] - base["value"]
     width = max(kl["se"], 1e-6)
     slope = (
-        optimum_gain(found.frontier, kl["value"] + width)
-        - optimum_gain(found.frontier, kl["value"] - width)
+        optimum_gain(findings.frontier, kl["value"] + width)
+        - optimum_gain(findings.frontier, kl["value"] - width)
     ) / (2 * width)
     error = math.hypot(gold["se"], base["se"], gain / best * slope * kl["se"])
     return {"value": gain / best, "se": error / best}
 
 
-def gain_at(found: Findings, stages_: list[str], kl: float) -> float:
+def gain_at(findings: Findings, stages_: list[str], kl: float) -> float:
     """The gain over SFT of a family of policies at a KL.
 
     Between its policies, in order of KL and beginning with SFT at 0, the gain is interpolated in
     sqrt(KL); beyond the last one its share of the exact optimum's gain is held.
     """
-    runs = found.evaluations
+    runs = findings.evaluations
     base = runs["sft"]["gold"]["value"]
     points = sorted((runs[n]["kl"]["value"], runs[n]["gold"]["value"] - base) for n in stages_)
     last_kl, last_gain = points[-1]
     if kl > last_kl:
-        share = last_gain / optimum_gain(found.frontier, last_kl)
-        return share * optimum_gain(found.frontier, kl)
+        share = last_gain / optimum_gain(findings.frontier, last_kl)
+        return share * optimum_gain(findings.frontier, kl)
     roots = [0.0, *(math.sqrt(k) for k, _ in points)]
     return float(np.interp(math.sqrt(kl), roots, [0.0, *(g for _, g in points)]))
 
@@ -73,19 +73,20 @@ def _names(config: Any) -> tuple[list[str], list[str], list[str]]:
     )
 
 
-def gates(config: Any, found: Findings) -> list[lifecycle.Gate]:
+def gates(config: Any, findings: Findings) -> list[lifecycle.Gate]:
     """The gates, in the order of the lifecycle."""
-    gate, runs = lifecycle.Gate, found.evaluations
+    gate, runs = lifecycle.Gate, findings.evaluations
     dpo, learned, gold = _names(config)
     share = {
-        n: efficiency(found, runs[n]["gold"], runs[n]["kl"])["value"] for n in dpo + learned + gold
+        n: efficiency(findings, runs[n]["gold"], runs[n]["kl"])["value"]
+        for n in dpo + learned + gold
     }
     base = runs["sft"]["gold"]
     result = [
-        gate("pretraining excess, nats/token", found.excess["pretrain"]["value"], "<=", 0.04),
-        gate("SFT excess, nats/token", found.excess["sft"]["value"], "<=", 0.03),
+        gate("pretraining excess, nats/token", findings.excess["pretrain"]["value"], "<=", 0.04),
+        gate("SFT excess, nats/token", findings.excess["sft"]["value"], "<=", 0.03),
         gate("RM: correlation with gold", runs["sft"]["correlation"]["value"], ">=", 0.75),
-        gate("RM: pair accuracy", found.reward["accuracy"]["value"], ">=", 0.80),
+        gate("RM: pair accuracy", findings.reward["accuracy"]["value"], ">=", 0.80),
     ]
     for name in ("dpo-1", "ppo-0.3"):
         if name in runs:
@@ -94,7 +95,7 @@ def gates(config: Any, found: Findings) -> list[lifecycle.Gate]:
             result.append(gate(f"{name}: gain over SFT, standard errors", steps, ">", 10))
             result.append(gate(f"{name}: efficiency", share[name], ">=", 0.60))
             if gold:
-                lead = gain_at(found, gold, runs[name]["kl"]["value"]) - (
+                lead = gain_at(findings, gold, runs[name]["kl"]["value"]) - (
                     run["value"] - base["value"]
                 )
                 result.append(gate(f"PPO on gold: gain above {name} at its KL", lead, ">", 0))
@@ -102,58 +103,58 @@ def gates(config: Any, found: Findings) -> list[lifecycle.Gate]:
         for strong, weak in itertools.pairwise(family):
             more = runs[weak]["kl"]["value"] - runs[strong]["kl"]["value"]
             result.append(gate(f"KL of {weak} above {strong}, nats", more, ">", 0))
-    over = [row["kl"]["value"] - row["bound"] for row in found.best_of_n]
+    over = [row["kl"]["value"] - row["bound"] for row in findings.best_of_n]
     result.append(gate("best-of-n: KL above its bound, nats", max(over), "<=", 1e-9))
-    shares = [*share.values(), *(_best_share(found, row) for row in found.best_of_n)]
+    shares = [*share.values(), *(_best_share(findings, row) for row in findings.best_of_n)]
     result.append(gate("largest efficiency of all", max(shares), "<=", 1.03))
     return result
 
 
-def _best_share(found: Findings, row: dict[str, Any]) -> float:
-    return efficiency(found, row["gold"], {"value": row["bound"], "se": 0.0})["value"]
+def _best_share(findings: Findings, row: dict[str, Any]) -> float:
+    return efficiency(findings, row["gold"], {"value": row["bound"], "se": 0.0})["value"]
 
 
-def _row(found: Findings, stage: str, label: str, family: str) -> dict[str, Any]:
-    run = found.evaluations[stage]
+def _row(findings: Findings, stage: str, label: str, family: str) -> dict[str, Any]:
+    run = findings.evaluations[stage]
     metrics = {name: run[name] for name in ("gold", "kl", "proxy", "length", "illegal")}
-    if stage in found.excess:
-        metrics["excess"] = found.excess[stage]
+    if stage in findings.excess:
+        metrics["excess"] = findings.excess[stage]
     if stage not in ("pretrain", "sft"):
-        metrics["efficiency"] = efficiency(found, run["gold"], run["kl"])
+        metrics["efficiency"] = efficiency(findings, run["gold"], run["kl"])
     if stage == "pretrain":
         del metrics["kl"]  # its reference is a later stage
     return {"stage": stage, "label": label, "family": family, "metrics": metrics}
 
 
-def _best_row(found: Findings, row: dict[str, Any]) -> dict[str, Any]:
+def _best_row(findings: Findings, row: dict[str, Any]) -> dict[str, Any]:
     family = "best-of-n (RM)" if row["by"] == "rm" else "best-of-n (gold)"
     kl = {"value": row["bound"], "se": 0.0}
     metrics = {
         "gold": row["gold"],
         "kl": kl,
         "proxy": row["proxy"],
-        "efficiency": efficiency(found, row["gold"], kl),
+        "efficiency": efficiency(findings, row["gold"], kl),
     }
     label = f"{family} n={row['n']}"
     return {"stage": "best-of-n", "label": label, "family": family, "metrics": metrics}
 
 
 def results(
-    config: Any, found: Findings, judged: list[lifecycle.Gate], space: lifecycle.Workspace
+    config: Any, findings: Findings, judged: list[lifecycle.Gate], space: lifecycle.Workspace
 ) -> dict[str, Any]:
     """The contents of results.json."""
     dpo, learned, gold = _names(config)
-    rows = [_row(found, "pretrain", "pretrained", "base"), _row(found, "sft", "SFT", "SFT")]
-    rows += [_row(found, n, f"DPO β={n[4:]}", "DPO") for n in dpo]
-    rows += [_row(found, n, f"PPO on RM β={n[4:]}", "PPO (RM)") for n in learned]
-    rows += [_row(found, n, f"PPO on gold β={n[9:]}", "PPO (gold)") for n in gold]
-    rows += [_best_row(found, row) for row in found.best_of_n]
-    frontier = found.frontier
+    rows = [_row(findings, "pretrain", "pretrained", "base"), _row(findings, "sft", "SFT", "SFT")]
+    rows += [_row(findings, n, f"DPO β={n[4:]}", "DPO") for n in dpo]
+    rows += [_row(findings, n, f"PPO on RM β={n[4:]}", "PPO (RM)") for n in learned]
+    rows += [_row(findings, n, f"PPO on gold β={n[9:]}", "PPO (gold)") for n in gold]
+    rows += [_best_row(findings, row) for row in findings.best_of_n]
+    frontier = findings.frontier
     top = 1.15 * max([1.0, *(r["metrics"]["kl"]["value"] for r in rows if "kl" in r["metrics"])])
     grid = np.linspace(0, math.sqrt(min(top, float(frontier.kl[-1]))), 80) ** 2
-    base = found.evaluations["sft"]["gold"]["value"]
-    rm, run = found.reward, found.evaluations["sft"]["correlation"]
-    shown = ["sft", *(n for n in ("dpo-1", "ppo-0.3", "ppo-gold-1") if n in found.evaluations)]
+    base = findings.evaluations["sft"]["gold"]["value"]
+    rm, run = findings.reward, findings.evaluations["sft"]["correlation"]
+    shown = ["sft", *(n for n in ("dpo-1", "ppo-0.3", "ppo-gold-1") if n in findings.evaluations)]
     return {
         "title": "ReviewWorld: from pretraining to alignment",
         "description": "Gold reward against exact KL to SFT, beside the exact KL-regularised "
@@ -194,8 +195,8 @@ def results(
                 "answers": [
                     {
                         "label": n,
-                        "text": found.evaluations[n]["texts"][i],
-                        "score": found.evaluations[n]["golds"][i],
+                        "text": findings.evaluations[n]["texts"][i],
+                        "score": findings.evaluations[n]["golds"][i],
                     }
                     for n in shown
                 ],
