@@ -34,12 +34,12 @@ class Shapes(NamedTuple):
     """
 
     networks: Mapping[str, models.Model]
-    params: Any
+    params: models.Params
     bound: Mapping[str, Any]
     frozen: Mapping[str, Any]
     carry: Any
     batch: Mapping[str, Any]
-    key: Any
+    key: jax.Array
 
 
 class Program(NamedTuple):

@@ -120,7 +120,7 @@ def over_answers(per_answer: jax.Array, arrays: Arrays, term: str) -> Terms:
     return {term: mean.masked(per_answer, answer_mask(arrays, per_answer))}
 
 
-def over_each_kind(per_answer: jax.Array, arrays: Arrays, term: str) -> Terms:
+def over_classes(per_answer: jax.Array, arrays: Arrays, term: str) -> Terms:
     """The mean over desirable answers, and that over undesirable ones."""
     keep, good = answer_mask(arrays, per_answer) != 0, jnp.asarray(arrays["desirable"]) != 0
     return {
@@ -131,7 +131,7 @@ def over_each_kind(per_answer: jax.Array, arrays: Arrays, term: str) -> Terms:
 
 REDUCTIONS: Mapping[str, Callable[..., Terms]] = {
     "mean over answers": over_answers,
-    "mean over each kind": over_each_kind,
+    "mean over each kind": over_classes,
 }
 
 
