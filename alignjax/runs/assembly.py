@@ -169,7 +169,7 @@ class Assembly:
                 f"another one than in {origin.path}. Use the same {kind}."
             )
         if role.reads_text:
-            self.notes.append(f"{name} has a tokenizer of its own and reads text.")
+            self.notes.append(f"{name} has a tokenizer of its own and is given text.")
             return functools.partial(
                 retokenise.reader, self.corpus, other.speaker, other.length, other.prompt_length
             )
