@@ -131,7 +131,7 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _names_told(columns: Mapping[str, Any], frozen: models.Frozen) -> Iterator[None]:
+def _names_told(columns: algorithm.Batch, frozen: models.Frozen) -> Iterator[None]:
     """A column or frozen tree that is read and not there becomes a ValueError that names it."""
     try:
         yield
