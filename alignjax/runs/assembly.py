@@ -226,7 +226,7 @@ class Assembly:
         origin = self.own_origin
         if origin is None:
             return None
-        part = self._own_part(origin)
+        part = self.own_part(origin)
         self._check_own(origin)
         if not self.is_adapted:
             # Adapters of an earlier run are merged into weights that are trained whole.
@@ -251,7 +251,7 @@ class Assembly:
         origin = self.own_origin
         return self.is_adapted and origin is not None and not self.source.has_adapters(origin)
 
-    def _own_part(self, origin: sources.Origin) -> str:
+    def own_part(self, origin: sources.Origin) -> str:
         return origin.part_of(PARTS[methods.POLICY], self.own)
 
     def _check_own(self, origin: sources.Origin) -> None:
@@ -332,7 +332,7 @@ class Assembly:
         if origin is None:
             origin = self.own_origin
             assert origin is not None  # `is_there` was true
-            part = self._own_part(origin)
+            part = self.own_part(origin)
         return self.source.joined(origin, part, _plain(self, network), network.config)
 
     def base(self) -> Any:

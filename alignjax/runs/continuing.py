@@ -178,7 +178,9 @@ def _is_same_file(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 
 def _unwritten(there: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
-    """Trees whose identities an older format does not hold."""
+    """Trees whose identities an older format does not hold, or tells otherwise."""
     if there.get("format", 1) >= records.FORMAT:
         return set()
-    return set(there.get("start", {})) ^ set(record.get("start", {}))
+    start = record.get("start", {})
+    merged = {name for name, identity in start.items() if folder.OVER in identity}
+    return (set(there.get("start", {})) ^ set(start)) | merged

@@ -19,6 +19,7 @@ from alignjax.training import checkpoint
 from alignjax.training import method as methods
 
 FILE = "config.json"
+OVER = " over "  # in the identity of adapters that were merged into their base
 PLACES = "places"  # in a record: where its sources lie, seen from its folder
 
 
@@ -119,7 +120,7 @@ def make_record(parts: Any, start: Mapping[str, Any], frozen: Mapping[str, Any])
         config,
         parts.corpus,
         formula=parts.record.echo(config.algorithm),
-        start={name: checkpoint.identity(trees[name]) for name in names.values()},
+        start={name: _identity(parts, name, trees[name]) for name in names.values()},
         networks={
             name: _encode_network(parts, name)
             for name in methods.trained_roles(parts.roles)
@@ -127,6 +128,22 @@ def make_record(parts: Any, start: Mapping[str, Any], frozen: Mapping[str, Any])
         },
         base=parts.base_about() if parts.is_adapted else None,
     )
+
+
+def _identity(parts: Any, name: str, tree: Any) -> str:
+    """The identity of the tree that a role begins with.
+
+    What adapters merged into their base give differs in its last bits between machines: they
+    themselves and their base tell of it.
+    """
+    network, is_own = parts.network(name), name == parts.own
+    origin = parts.own_origin if is_own else network.origin
+    if origin is not None and origin.base is not None and not adapt.has_adapters(tree):
+        part = parts.own_part(origin) if is_own else network.part
+        own = parts.source.own(origin, part, parts.plain, network.config)
+        if adapt.has_adapters(own):
+            return f"{checkpoint.identity(own)}{OVER}{origin.base['identity']}"
+    return checkpoint.identity(tree)
 
 
 def describe(

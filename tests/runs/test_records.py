@@ -527,6 +527,8 @@ def test_runs_of_format_1_go_on_and_their_records_are_of_today_then(tmp_path, va
     continuing.claim(tmp_path, record_of(config, **entries))
     assert stored(tmp_path)["format"] == records.FORMAT
     assert stored(tmp_path)["start"] == start
+    put(tmp_path, values)  # a merged start was told by its own bits then
+    continuing.claim(tmp_path, record_of(config, **{**entries, "start": {"policy": "5 over 3"}}))
     put(tmp_path, values)
     assert "start.policy" in claim_refused(
         tmp_path, record_of(config, **{**entries, "start": {"policy": "8"}})
