@@ -30,6 +30,6 @@ def any_mesh(request: pytest.FixtureRequest):
     from alignjax.parallel import mesh
 
     sizes = MESHES[request.param]
-    made = None if sizes is None else mesh.make_mesh(mesh.MeshConfig(**sizes), jax.devices())
-    with mesh.use(made):
-        yield made
+    current = None if sizes is None else mesh.make_mesh(mesh.MeshConfig(**sizes), jax.devices())
+    with mesh.use(current):
+        yield current

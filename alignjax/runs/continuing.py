@@ -1,4 +1,4 @@
-"""A run goes on in the folder in which it was begun, and in no other's."""
+"""The identity of a run in its folder: a run resumes only in the folder that it began."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def harmless(config: experiment.Experiment) -> frozenset[str]:
 
 
 def paths(config: experiment.Experiment) -> frozenset[str]:
-    """Names of fields of a flat record that say where something lies, not what it is."""
+    """Names of fields of a flat record that hold locations."""
     roles = config.algorithm.METHOD.roles(config.algorithm).values()
     own = {role.source for role in roles if role.source} - {*methods.SOURCES}
     return frozenset(
@@ -130,7 +130,7 @@ def _comparable(
     is_run: bool,
     notes: list[str],
 ) -> dict[str, Any]:
-    """A folder's record as this release would write it; `notes` gets what it did not write.
+    """A folder's record as this release would write it; `notes` gets a line per absent field.
 
     Raises:
       ValueError: it is no record, or not to be read.

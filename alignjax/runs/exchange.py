@@ -1,4 +1,4 @@
-"""Runs and models of other code: a run written as a model folder, open weights made a run."""
+"""Export of a run as a model folder, and import of open weights as a run."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,7 @@ from alignjax.runs import assembly, continuing, evaluation, experiment, folder, 
 from alignjax.training import algorithm, checkpoint
 from alignjax.training import method as methods
 
-# What stands beside the weights in a model folder and belongs to its tokenizer.
+# Files of the tokenizer in a model folder.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -111,16 +111,16 @@ def _copy_tokenizer(weights: str, to: pathlib.Path) -> bool:
     source = pathlib.Path(weights)
     if not weights or not source.is_dir():
         return False
-    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    for name in found:
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in names:
         shutil.copyfile(source / name, to / name)
-    return bool(found)
+    return bool(names)
 
 
 def import_model(
     config: experiment.Experiment, workdir: pathlib.Path, *, log: Callable[[str], None] = print
 ) -> None:
-    """Makes a run's folder of an experiment's open weights, as others take for their `policy`.
+    """Writes an experiment's open weights as a run's folder, which others name as their `policy`.
 
     The weights are stored in `model.param_dtype` on the experiment's mesh, with the fingerprints
     of its data, so that a later stage with another tokenizer is refused.

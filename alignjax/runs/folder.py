@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and the parameters that it holds."""
+"""A run's folder: its record, and its trained parameters."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def stored_values(file: pathlib.Path) -> dict[str, Any]:
 def read(
     workdir: pathlib.Path, log: Callable[[str], None] = lambda line: None, definitions: str = ""
 ) -> Record:
-    """The record of a run's folder; `log` gets a line for what an older release did not write.
+    """The record of a run's folder; `log` gets a line per field that an older release lacked.
 
     definitions: a file that defines the run's own classes, in place of those that it names.
 
@@ -74,7 +74,7 @@ def read(
 def _at_places(
     values: dict[str, Any], workdir: pathlib.Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The record with sources that moved together with the run, where they are now."""
+    """The record, with the present paths of sources that moved together with the run."""
     values = records.as_json(values)
     for name, place in values.get(PLACES, {}).items():
         *above, last = name.split(".")
@@ -106,7 +106,7 @@ def parse(
 
 
 def make_record(parts: Any, start: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of an experiment (`assembly.Assembly`) and the trees that it begins with."""
+    """The record of an experiment (`assembly.Assembly`) and the trees that it starts from."""
     config = dataclasses.replace(parts.config, model=parts.shape)
     trees = {**start, **{name: tree for name, tree in frozen.items() if name != "base"}}
     # A run that went on with another reference or reward model would not be the same run. A tree
@@ -224,5 +224,5 @@ def trained_shapes(record: Record, plain: models.Model) -> Any:
 
 
 def initial_shapes(model: models.Model) -> Any:
-    """Shapes of a model's parameters. Nothing is computed: the mesh may be of devices elsewhere."""
+    """Shapes of a model's parameters. Nothing is computed: the mesh's devices may be absent."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))

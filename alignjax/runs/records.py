@@ -1,8 +1,8 @@
 """A run's record: its configuration as JSON that outlives a release.
 
-Every configuration carries the tag of its class, and the whole a format number. What an older
-record lacks takes its class's default and is named in a note; what it has and its class does not
-is refused by name.
+Every configuration carries the tag of its class, and the record a format number. A field that an
+older record lacks takes its class's default and is named in a note; a field that its class lacks is
+refused by name.
 """
 
 import collections.abc
@@ -21,7 +21,7 @@ PLAIN = (dict, Mapping, Any)  # types of mappings that are no configurations
 
 
 def tag(kind: type) -> dict[str, str]:
-    """What a record says of a class: its name, and its file where no module can be imported."""
+    """The tag of a class in a record: its name, and its file where no module can be imported."""
     if "." in kind.__qualname__:
         raise ValueError(
             f"a configuration's class must stand at the top of its file; got {kind.__qualname__} "
@@ -38,9 +38,9 @@ def encode(value: Any) -> Any:
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {**tag(type(value)), **fields}
     if isinstance(value, Mapping):
-        return {str(name): encode(each) for name, each in value.items()}
+        return {str(name): encode(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [encode(each) for each in value]
+        return [encode(entry) for entry in value]
     return value.__qualname__ if isinstance(value, types.FunctionType) else value
 
 
@@ -48,7 +48,7 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
     """The configuration that `encode` wrote.
 
     Args:
-      hint: the type that is expected. note: gets a line for each absent field that takes its
+      hint: the expected type. note: called with a line for every absent field, which takes its
         default.
 
     Raises:
@@ -58,10 +58,10 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
     if isinstance(value, list):
         return _sequence(value, options, note, path)
     if not isinstance(value, Mapping):
-        if all(hasattr(each, "validate") for each in options):
+        if all(hasattr(option, "validate") for option in options):
             _check_kind(None, options, repr(value), path)
         return value
-    plain = next((each for each in options if _origin(each) in PLAIN), None)
+    plain = next((option for option in options if _origin(option) in PLAIN), None)
     if plain is not None and (CLASS not in value or plain is not Any):
         entry = typing.get_args(plain)[1] if typing.get_args(plain) else Any
         return {name: decode(v, entry, note, f"{path}.{name}") for name, v in value.items()}
@@ -80,8 +80,8 @@ def decode(value: Any, hint: Any, note: Callable[[str], None], path: str = "conf
     hints = typing.get_type_hints(kind)
     return kind(
         **{
-            field: decode(each, hints[field], note, f"{path}.{field}")
-            for field, each in named.items()
+            field: decode(entry, hints[field], note, f"{path}.{field}")
+            for field, entry in named.items()
         }
     )
 
@@ -113,10 +113,10 @@ def _note_defaults(
 def filled(value: Any, note: Callable[[str], None], path: str = "config") -> Any:
     """The JSON of a record with the defaults of the fields that it does not have."""
     if isinstance(value, list):
-        return [filled(each, note, f"{path}.{i}") for i, each in enumerate(value)]
+        return [filled(entry, note, f"{path}.{i}") for i, entry in enumerate(value)]
     if not isinstance(value, Mapping):
         return value
-    values = {name: filled(each, note, f"{path}.{name}") for name, each in value.items()}
+    values = {name: filled(entry, note, f"{path}.{name}") for name, entry in value.items()}
     if CLASS not in values:
         return values
     kind = source_file.find(values[CLASS], values.get(FILE, ""))
@@ -126,7 +126,7 @@ def filled(value: Any, note: Callable[[str], None], path: str = "config") -> Any
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The types of which a value may be."""
+    """The types that a hint allows."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     return typing.get_args(hint) if is_union else (hint,)
 
@@ -137,14 +137,14 @@ def _origin(hint: Any) -> Any:
 
 
 def _check_kind(kind: Any, options: tuple[Any, ...], name: str, path: str) -> None:
-    allowed = tuple(each for each in options if isinstance(each, type) and each is not Any)
+    allowed = tuple(option for option in options if isinstance(option, type) and option is not Any)
     if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         raise ValueError(
             f"{path} must be the configuration of a known class; got {name} (config.json). "
             "Restore the record from a checkpoint's meta."
         )
     if allowed and not issubclass(kind, allowed):
-        wanted = " or ".join(each.__name__ for each in allowed)
+        wanted = " or ".join(option.__name__ for option in allowed)
         raise ValueError(
             f"{path} must be a {wanted}; got {name} (config.json). Use the release that made it."
         )
@@ -154,13 +154,13 @@ def _sequence(
     value: list[Any], options: tuple[Any, ...], note: Callable[[str], None], path: str
 ) -> list[Any] | tuple[Any, ...]:
     """A list, or a tuple where none is expected; its entries of the types that are expected."""
-    hint = next((each for each in options if _origin(each) in (list, tuple)), tuple)
+    hint = next((option for option in options if _origin(option) in (list, tuple)), tuple)
     args = typing.get_args(hint) or (Any, ...)
     same = _origin(hint) is list or args[-1] is ...
     kinds = args[:1] * len(value) if same else (*args, *[Any] * len(value))
     entries = [
-        decode(each, kind, note, f"{path}.{i}")
-        for i, (each, kind) in enumerate(zip(value, kinds, strict=False))
+        decode(entry, kind, note, f"{path}.{i}")
+        for i, (entry, kind) in enumerate(zip(value, kinds, strict=False))
     ]
     return entries if _origin(hint) is list else tuple(entries)
 

@@ -1,4 +1,4 @@
-"""Where networks come from: folders of runs and open weights, as arrays or as shapes alone."""
+"""Sources of networks: folders of runs and open weights, as arrays or as shapes alone."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A place that networks come from.
+    """A source of networks: a run's folder or open weights.
 
     config: of the model there. run: its experiment, None for open weights. adapter: what it
     trained, None where that was whole weights. networks: configs of further trained roles. base:
@@ -57,13 +57,13 @@ class Origin:
         return self.run is not None
 
     def product(self) -> Mapping[str, methods.Part]:
-        """What it hands on; open weights may be a language or a reward model."""
+        """The parts that it provides; open weights may be a language or a reward model."""
         if self.run is None:
             return {methods.POLICY: methods.whole(), methods.SCORER: methods.whole()}
         return self.run.algorithm.METHOD.product(self.run.algorithm)
 
     def part_of(self, wanted: tuple[str, ...], role: str) -> str:
-        """The first of these parts that it hands on.
+        """The first of the wanted parts that it provides.
 
         Raises:
           ValueError: there is none.
@@ -78,7 +78,7 @@ class Origin:
         )
 
     def reading(self) -> Reading:
-        """The tokenizer of its network, and how long its rows are."""
+        """The tokenizer of its network, and the lengths of its rows and prompts."""
         if self.run is None:
             speaker = chat_format.load_chat_format(self.path)
             return Reading(speaker, self.length, self.length // 2)
@@ -86,7 +86,7 @@ class Origin:
         return Reading(corpus.speaker, corpus.length, corpus.prompt_length)
 
     def network(self, part: str) -> tuple[model_config.ModelConfig, Any]:
-        """(the model's configuration, its adapter or None) of what reads a part."""
+        """(configuration of the model that reads a part, its adapter or None)."""
         role = "" if self.run is None else self.product()[part].role
         if role not in self.networks:
             return self.config, self.adapter
@@ -94,7 +94,7 @@ class Origin:
         return config, None if isinstance(adapter, adapt.FullConfig) else adapter
 
     def taken(self, part: str, params: Any) -> Any:
-        """A part out of the params of the run."""
+        """A part's tree, taken out of the params of the run."""
         config, adapter = self.network(part)
         plain = config.make()
         model = plain if adapter is None else adapt.adapt(plain, adapter)
@@ -102,7 +102,7 @@ class Origin:
 
 
 class Source(Protocol):
-    """What an assembly asks of folders. `plain` and `config`: the model without adapters.
+    """The interface by which an assembly reads folders; plain, config: the model without adapters.
 
     own: a part as the run trained it, adapters without their base; joined: with it; merged: as
     plain weights; fresh: adapters of a run that begins. same_base: whether a run's adapters stand
@@ -174,13 +174,13 @@ def _tokenizer_of(path: str) -> dict[str, str]:
 
 
 class Stored:
-    """Arrays: each device reads its own slices. A part is read once until `release`."""
+    """Arrays, sharded: a device reads its own slices. A part is cached until `release`."""
 
     def __init__(self) -> None:
         self._trees: dict[tuple[str, str], Any] = {}
 
     def release(self) -> None:
-        """Lets go of what was read."""
+        """Drops the trees that were read."""
         self._trees.clear()
 
     def origin(self, path: str, like: Any = None) -> Origin | None:
@@ -241,13 +241,13 @@ class Stored:
 
 
 class Shapes:
-    """Shapes alone. A path where nothing is stands for a network like the experiment's own."""
+    """Shapes alone. A path that does not exist yet means a network like the experiment's own."""
 
     def __init__(self) -> None:
         self._trees: dict[tuple[str, str], Any] = {}
 
     def release(self) -> None:
-        """Lets go of the shapes."""
+        """Drops the shapes."""
         self._trees.clear()
 
     def origin(self, path: str, like: Any = None) -> Origin | None:
@@ -266,7 +266,7 @@ class Shapes:
         return origin.adapter is not None
 
     def same_base(self, origin: Origin, about: Mapping[str, str]) -> bool:
-        """By the folders where the identity of what is there now is not known."""
+        """By identity where it is known, else by the folders' paths."""
         if origin.base is None:
             return False
         if about["identity"]:
@@ -314,7 +314,7 @@ class Shapes:
 
 
 class _Anything(Origin):
-    """A place that is not there yet: it will hand on what it is asked for."""
+    """A source that does not exist yet: it provides any part that is wanted."""
 
     def part_of(self, wanted: tuple[str, ...], role: str) -> str:
         return wanted[0]

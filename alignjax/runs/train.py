@@ -1,4 +1,4 @@
-"""An experiment trained in its folder."""
+"""Training of an experiment in its folder."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Records of older formats as the newest one has them."""
+"""Upgrades of records of older formats to the newest one."""
 
 import dataclasses
 import typing

@@ -28,15 +28,15 @@ def write_tokenizer(path: pathlib.Path) -> None:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=list(SPECIAL), initial_alphabet=alphabet
     )
-    made.train_from_iterator(["what is the answer to this question", "the answer is"], trainer)
-    made.save(str(path / "tokenizer.json"))
+    tokenizer.train_from_iterator(["what is the answer to this question", "the answer is"], trainer)
+    tokenizer.save(str(path / "tokenizer.json"))
     config = {"bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "pad_token": SPECIAL[0]}
     (path / "tokenizer_config.json").write_text(json.dumps(config))
 

@@ -82,9 +82,9 @@ def drawn(sampler, prompts):
     return sampler(POLICY, OTHER, prompts, 0, reward=REWARD)
 
 
-def law(weights, prefix):
+def log_distribution(weights, prefix):
     z = reference.logits(weights, prefix, CONFIG)[-1] / TEMPERATURE
-    return np.log(reference.law(z))
+    return np.log(reference.distribution(z))
 
 
 def completions():
@@ -100,7 +100,7 @@ def enumerated():
     """{completion: (log policy, log reference, summed KL of the next-token laws, entropy)}."""
     known = {}
     for prefix in {c[:t] for c in completions() for t in range(len(c))}:
-        known[prefix] = [law(w, [*PROMPT, *prefix]) for w in (POLICY, OTHER)]
+        known[prefix] = [log_distribution(w, [*PROMPT, *prefix]) for w in (POLICY, OTHER)]
     result = {}
     for tokens in completions():
         rows = [(*known[tokens[:t]], tokens[t]) for t in range(len(tokens))]

@@ -44,10 +44,10 @@ class Case:
 
     def draw(self, seed: int = 0) -> list[np.ndarray]:
         rng = np.random.default_rng([seed, *self.name.encode()])
-        made: list[np.ndarray] = []
+        arrays: list[np.ndarray] = []
         for kind in self.args.values():
-            made.append(_make(kind, rng) if kind != "near" else _near(made[0], rng))
-        return made
+            arrays.append(_make(kind, rng) if kind != "near" else _near(arrays[0], rng))
+        return arrays
 
     def value_and_grads(self, args: list, weights: Any) -> tuple[Any, list[Any]]:
         """(loss, gradients of sum(weights * loss) for the differentiable arguments)."""

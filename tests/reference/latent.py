@@ -15,7 +15,7 @@ def frequencies(size, theta, rope):
     def pair(turns):
         return size * math.log(rope.original_length / (turns * 2 * math.pi)) / 2 / math.log(theta)
 
-    found = []
+    angles = []
     for i in range(size // 2):
         base = theta ** (-2 * i / size)
         if rope.kind == "yarn":
@@ -23,8 +23,8 @@ def frequencies(size, theta, rope):
             high = min(math.ceil(pair(rope.beta_slow)), size - 1)
             stretched = min(max((i - low) / (high - low), 0.0), 1.0)
             base = base * (1 - stretched) + base / rope.factor * stretched
-        found.append(base)
-    return found
+        angles.append(base)
+    return angles
 
 
 def turned(x, position, steps, interleaved):

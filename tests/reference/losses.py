@@ -319,7 +319,7 @@ def importance_ratio(new, old, mask):
     return importance_ratio_counted(new, old, mask) + (mask == 0)
 
 
-def _each(fn, *arrays, mask):
+def _by_row(fn, *arrays, mask):
     """fn of each row's counted tokens (1-D arrays), 0 for empty rows."""
     out = []
     for i in range(len(mask)):
@@ -333,7 +333,7 @@ def gspo(new, old, adv, mask, *, clip_low=3e-4, clip_high=4e-4, dual_clip=None):
         s = (math.exp(n.sum()) / math.exp(o.sum())) ** (1 / len(n))
         return clipped(s, a, clip_low, clip_high, dual_clip)
 
-    return _each(row, new, old, adv, mask=mask)
+    return _by_row(row, new, old, adv, mask=mask)
 
 
 def gspo_token(new, old, adv, mask, *, clip_low=3e-4, clip_high=4e-4):
@@ -353,15 +353,15 @@ def gmpo(new, old, adv, mask, *, clip_low=0.4, clip_high=0.4):
             product *= abs(min(rho * a, bounded * a) / a)
         return -a * product ** (1 / len(n))
 
-    return _each(row, new, old, adv, mask=mask)
+    return _by_row(row, new, old, adv, mask=mask)
 
 
 def rloo(new, adv, mask):
-    return _each(lambda n, a: -a * n.sum(), new, adv, mask=mask)
+    return _by_row(lambda n, a: -a * n.sum(), new, adv, mask=mask)
 
 
 def rloo_clip(new, old, adv, mask, *, clip_low=0.2, clip_high=0.2):
-    return _each(
+    return _by_row(
         lambda n, o, a: clipped(math.exp(n.sum() - o.sum()), a, clip_low, clip_high),
         new,
         old,
@@ -374,7 +374,7 @@ def sequence_ratio(new, old, mask, *, normalise=True):
     def row(n, o):
         return math.exp((n - o).mean() if normalise else (n - o).sum()) - 1
 
-    return 1 + _each(row, new, old, mask=mask)
+    return 1 + _by_row(row, new, old, mask=mask)
 
 
 def vespo(new, old, adv, mask, weights=None, *, positive=(2.0, 3.0), negative=(3.0, 2.0)):
@@ -384,7 +384,7 @@ def vespo(new, old, adv, mask, weights=None, *, positive=(2.0, 3.0), negative=(3
         return w**k * math.exp(lam * (1 - w)) * a
 
     weights = np.ones(mask.shape) if weights is None else weights
-    return -_each(row, new, old, adv, weights, mask=mask)[:, None] * new * mask
+    return -_by_row(row, new, old, adv, weights, mask=mask)[:, None] * new * mask
 
 
 def _ratios(new, old, mask, level):
@@ -454,7 +454,7 @@ def off_policy_keep(new, sampler, adv, mask, *, threshold):
     def row(n, s, a):
         return float(a >= 0 or np.nan_to_num(s - n).mean() <= threshold)
 
-    return _each(row, new, sampler, adv, mask=mask)
+    return _by_row(row, new, sampler, adv, mask=mask)
 
 
 def grpo(new, old, adv, mask, *, reference_logprobs=None, kl_weight=0.0):
@@ -553,8 +553,8 @@ def reinforce_plus_plus_baseline(rewards, mask):
 
 
 def gdpo(rewards, weights, mask):
-    each = [w * group_relative(rewards[..., k], mask) for k, w in enumerate(weights)]
-    return whiten(sum(each), mask)
+    parts = [w * group_relative(rewards[..., k], mask) for k, w in enumerate(weights)]
+    return whiten(sum(parts), mask)
 
 
 @rows
@@ -564,11 +564,11 @@ def remax(r, greedy):
 
 # --- scores, distillation, online ---
 def score_sum(logp, mask):
-    return _each(lambda n: n.sum(), logp, mask=mask)
+    return _by_row(lambda n: n.sum(), logp, mask=mask)
 
 
 def score_mean(logp, mask):
-    return _each(lambda n: n.mean(), logp, mask=mask)
+    return _by_row(lambda n: n.mean(), logp, mask=mask)
 
 
 def score_ld(logp, mask, other_mask, *, alpha):
@@ -581,7 +581,7 @@ def score_ld(logp, mask, other_mask, *, alpha):
 
 def wpo_weight(logp, p2, mask):
     keep = mask.sum(-1) > 0
-    return _each(lambda n, s: math.exp((n - np.log(s)).mean()), logp, p2, mask=mask) + ~keep
+    return _by_row(lambda n, s: math.exp((n - np.log(s)).mean()), logp, p2, mask=mask) + ~keep
 
 
 def _kl(p, q):
@@ -629,7 +629,7 @@ def xpo(a, b, sample, *, beta, optimism, link="dpo"):
 
 
 def nash_md(new, ref, preferences, mask, *, beta):
-    return _each(
+    return _by_row(
         lambda n, r, p: -((p - 0.5) * n.sum() - beta * ((n - r) * n).sum()),
         new,
         ref,

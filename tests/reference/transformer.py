@@ -77,7 +77,7 @@ def _wide(weights):
     return jax.tree.map(lambda x: np.asarray(x, np.float64), weights)
 
 
-def law(logits, *, temperature=1.0, top_k=0, top_p=1.0):
+def distribution(logits, *, temperature=1.0, top_k=0, top_p=1.0):
     """[V] probabilities after temperature, then top-k, then top-p; no two logits are equal."""
     order = sorted(range(len(logits)), key=lambda v: -logits[v])
     if temperature == 0:

@@ -195,13 +195,13 @@ def test_frequencies_and_log_probabilities_of_two_tokens_match_the_law(weights, 
     seen = np.zeros((16, 16))
     np.add.at(seen, (first, second), 1)
     logits = reference.logits(weights, prompt, CONFIG)[-1]
-    want = reference.law(logits, **options)[:, None] * np.stack(
+    want = reference.distribution(logits, **options)[:, None] * np.stack(
         [
-            reference.law(reference.logits(weights, [*prompt, v], CONFIG)[-1], **options)
+            reference.distribution(reference.logits(weights, [*prompt, v], CONFIG)[-1], **options)
             for v in range(16)
         ]
     )
-    assert seen[want == 0].sum() == 0  # nothing outside of the law is ever drawn
+    assert seen[want == 0].sum() == 0  # nothing outside of the support is ever sampled
     logprobs = np.asarray(samples.logprobs)[:, 2:].sum(1)
     np.testing.assert_allclose(logprobs, np.log(want[first, second]), atol=2e-5)
     common = want * draws >= 5

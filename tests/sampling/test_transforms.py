@@ -1,4 +1,4 @@
-"""The law that is sampled, against its definition in plain Python."""
+"""The sampled distribution, against its definition in plain Python."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ from tests.reference import transformer as reference
 LOGITS = np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32) * 2
 
 
-def law(**options):
+def sampled_distribution(**options):
     config = transforms.SamplingConfig(**options)
     config.validate()
     z = np.asarray(transforms.final_logits(jnp.asarray(LOGITS), config), np.float64)
@@ -35,8 +35,8 @@ def law(**options):
     ids=str,
 )
 def test_final_logits_follow_the_definition(options):
-    want = np.stack([reference.law(row, **options) for row in LOGITS])
-    got = law(**options)
+    want = np.stack([reference.distribution(row, **options) for row in LOGITS])
+    got = sampled_distribution(**options)
     np.testing.assert_array_equal(got > 0, want > 0)
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert (got[np.arange(6), LOGITS.argmax(-1)] > 0).all()

@@ -162,13 +162,13 @@ def first_losses(
     model = transformer.transformer(shape(**(model or {})))
     method, state, frozen, tx = ready(name, model, **changes)
     run = update.make_update(method.loss, tx)
-    annotate = jax.jit(method.annotate) if method.annotate else lambda frozen, given: {}
-    found = []
+    annotate = jax.jit(method.annotate) if method.annotate else lambda frozen, rows: {}
+    numbers = []
     for step in range(steps):
-        given = hosts.to_global(batch(name, step, rows_of_batch))
-        given = {**given, **annotate(frozen, given)}
+        columns = hosts.to_global(batch(name, step, rows_of_batch))
+        columns = {**columns, **annotate(frozen, columns)}
         key = jax.random.key(step)
-        given, carry, _ = method.collect(state, frozen, given, key)
-        state, metrics = run(struct.replace(state, carry=carry), frozen, given, key)
-        found.append([float(metrics["loss"].value), float(metrics["grad_norm"].value)])
-    return found
+        columns, carry, _ = method.collect(state, frozen, columns, key)
+        state, metrics = run(struct.replace(state, carry=carry), frozen, columns, key)
+        numbers.append([float(metrics["loss"].value), float(metrics["grad_norm"].value)])
+    return numbers

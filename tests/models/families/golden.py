@@ -85,16 +85,16 @@ def dense(path: pathlib.Path) -> Golden:
 def sparse(path: pathlib.Path) -> Golden:
     """A golden of record_moe.py, whose rows are padded on the left only."""
     with np.load(path / "expected.npz", allow_pickle=False) as data:
-        found = {name: data[name] for name in data.files}
-    lengths = [int(n) for n in found["lengths"]]
+        arrays = {name: data[name] for name in data.files}
+    lengths = [int(n) for n in arrays["lengths"]]
     held = safetensors_io.open_folder(path / "gradients.safetensors")
     return Golden(
         path=path,
-        prompt=found["tokens"],
-        logits=found["logits"],
-        rows=[row[len(row) - n :] for row, n in zip(found["rows"], lengths, strict=True)],
-        padded={"left": [x[len(x) - n :] for x, n in zip(found["padded"], lengths, strict=True)]},
-        loss=float(found["loss"]),
+        prompt=arrays["tokens"],
+        logits=arrays["logits"],
+        rows=[row[len(row) - n :] for row, n in zip(arrays["rows"], lengths, strict=True)],
+        padded={"left": [x[len(x) - n :] for x, n in zip(arrays["padded"], lengths, strict=True)]},
+        loss=float(arrays["loss"]),
         gradients={name: held.read(name) for name in held.tensors},
         versions=json.loads((path.parent / "versions.json").read_text()),
     )
@@ -127,16 +127,16 @@ def forward(path: pathlib.Path) -> Any:
     return run
 
 
-def worst(found: Any, wanted: np.ndarray) -> float:
+def worst(actual: Any, wanted: np.ndarray) -> float:
     """Largest absolute difference; infinite if either is not a number."""
-    error = np.max(np.abs(np.asarray(found, np.float64) - wanted))
+    error = np.max(np.abs(np.asarray(actual, np.float64) - wanted))
     return float("inf") if np.isnan(error) else float(error)
 
 
 def padded_error(golden: Golden, side: str, params: Any = None) -> float:
     """Logits of the prompt and the rows in one batch, padded on a side."""
-    given = sequences(golden)
-    batch = tiny.rows(given, LENGTH, left=side == "left", pad=3)
+    rows = sequences(golden)
+    batch = tiny.rows(rows, LENGTH, left=side == "left", pad=3)
     logits = np.asarray(forward(golden.path)(golden.params if params is None else params, *batch))
     wanted = [golden.logits, *golden.padded[side]]
     return max(worst(logits[i][segments > 0], wanted[i]) for i, segments in enumerate(batch[2]))
@@ -156,8 +156,8 @@ def packed_error(golden: Golden) -> float:
 
 def decoded_error(golden: Golden, prefill: int = 10) -> float:
     """Logits by a cache: so many slots at once, then one by one, with rows padded on the left."""
-    model, given = model_of(golden), sequences(golden)
-    batch = tiny.rows(given, LENGTH, left=True, pad=3)
+    model, rows = model_of(golden), sequences(golden)
+    batch = tiny.rows(rows, LENGTH, left=True, pad=3)
 
     @jax.jit
     def step(params: Any, cache: Any, tokens: Any, positions: Any, segments: Any) -> Any:
@@ -166,11 +166,11 @@ def decoded_error(golden: Golden, prefill: int = 10) -> float:
         )
         return capped(model, states @ model.unembedding(params)), cache
 
-    cache, found = model.cache(len(given), LENGTH), []
+    cache, parts = model.cache(len(rows), LENGTH), []
     for start, stop in [(0, prefill), *((n, n + 1) for n in range(prefill, LENGTH))]:
         logits, cache = step(golden.params, cache, *(x[:, start:stop] for x in batch))
-        found.append(np.asarray(logits))
-    logits = np.concatenate(found, axis=1)
+        parts.append(np.asarray(logits))
+    logits = np.concatenate(parts, axis=1)
     wanted = [golden.logits, *golden.padded["left"]]
     return max(worst(logits[i][segments > 0], wanted[i]) for i, segments in enumerate(batch[2]))
 

@@ -44,7 +44,7 @@ def run(jobs: list[list[Any]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def drawn(kind: str, seed: int) -> dict[str, Any]:
+def random_fields(kind: str, seed: int) -> dict[str, Any]:
     """Fields of a random model of a family: odd head counts, biases, windows, experts, ties."""
     rng = np.random.default_rng(seed)
 

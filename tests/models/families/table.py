@@ -57,26 +57,26 @@ written is read by transformers with every tensor and every logit equal bit for 
 
 def page(*, measure: bool = True) -> str:
     """The page; without `measure` the errors are left out."""
-    found = [golden.dense(path) for path in golden.DENSE]
-    found += [golden.sparse(path) for path in golden.SPARSE]
-    found.sort(key=lambda g: (g.stored.fields["model_type"], g.name))
-    versions = {f"{k} {v.split('+')[0]}" for g in found for k, v in g.versions.items()}
+    models = [golden.dense(path) for path in golden.DENSE]
+    models += [golden.sparse(path) for path in golden.SPARSE]
+    models.sort(key=lambda g: (g.stored.fields["model_type"], g.name))
+    versions = {f"{k} {v.split('+')[0]}" for g in models for k, v in g.versions.items()}
     families = [f"| `{kind}` | {CHECKPOINTS[kind]} |" for kind in sorted(folder.FAMILIES)]
     return HEAD.format(
         families="\n".join(families),
         versions=", ".join(sorted(versions)),
-        rows="\n".join(row(g, measure) for g in found),
+        rows="\n".join(row(g, measure) for g in models),
     )
 
 
-def row(found: golden.Golden, measure: bool) -> str:
-    family, errors = found.stored.fields["model_type"], ["-"] * 4
+def row(model: golden.Golden, measure: bool) -> str:
+    family, errors = model.stored.fields["model_type"], ["-"] * 4
     if measure:
-        padded = max(golden.padded_error(found, side) for side in found.padded)
-        packed, cached = golden.packed_error(found), golden.decoded_error(found)
-        gradient = golden.gradient_error(found)[1]
+        padded = max(golden.padded_error(model, side) for side in models.padded)
+        packed, cached = golden.packed_error(model), golden.decoded_error(models)
+        gradient = golden.gradient_error(model)[1]
         errors = [rounded(e) for e in (padded, packed, cached, gradient)]
-    return f"| {family} | {features(found.stored.config)} | {' | '.join(errors)} |"
+    return f"| {family} | {features(model.stored.config)} | {' | '.join(errors)} |"
 
 
 def features(config: TransformerConfig) -> str:

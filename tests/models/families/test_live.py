@@ -51,7 +51,10 @@ def made(tmp_path_factory):
     """Folders of new models with what they compute, as in the goldens."""
     root = tmp_path_factory.mktemp("made")
     live.run(
-        [["make", kind, live.drawn(kind, s), s, str(root / f"{kind}-{s}")] for kind, s in DRAWS]
+        [
+            ["make", kind, live.random_fields(kind, s), s, str(root / f"{kind}-{s}")]
+            for kind, s in DRAWS
+        ]
     )
     return root
 
