@@ -72,8 +72,8 @@ def page(*, measure: bool = True) -> str:
 def row(model: golden.Golden, measure: bool) -> str:
     family, errors = model.stored.fields["model_type"], ["-"] * 4
     if measure:
-        padded = max(golden.padded_error(model, side) for side in models.padded)
-        packed, cached = golden.packed_error(model), golden.decoded_error(models)
+        padded = max(golden.padded_error(model, side) for side in model.padded)
+        packed, cached = golden.packed_error(model), golden.decoded_error(model)
         gradient = golden.gradient_error(model)[1]
         errors = [rounded(e) for e in (padded, packed, cached, gradient)]
     return f"| {family} | {features(model.stored.config)} | {' | '.join(errors)} |"
