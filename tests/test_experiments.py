@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType
 from alignjax.core import keys, trees
 from alignjax.models import transformer
 from alignjax.parallel import axes, hosts, mesh
-from alignjax.runs import assembly
+from alignjax.runs import model_shape
 from alignjax.training import loop, optim, program, stepping, update
 from alignjax.training import method as records
 from experiments.common.human import HumanLifecycle
@@ -133,7 +133,7 @@ def test_full_size_lowers_on_its_own_mesh(stage, variant, platform, monkeypatch)
     data = config.data.outline()
     key = keys.stream(0, "init")  # made before there are only abstract devices
     with jax.sharding.use_abstract_mesh(world):
-        shape = assembly.resolve_model(config.model, data)
+        shape = model_shape.resolve(config.model, data)
         model = transformer.transformer(shape)
         record = config.algorithm.METHOD
         task = records.Task(eos=data.eos, pad=data.pad, length=data.length,

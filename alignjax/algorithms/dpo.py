@@ -141,9 +141,9 @@ def dpo(
     """Minimises a loss on pairs: -log sigmoid(beta (log pi/ref (chosen) - log pi/ref (rejected))).
 
     Batch: a table of pairs, and what is compared as `scoring.compared` reads it.
-    Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one.
-    reference: its model, where that is not the policy's. Where the reference is the policy's own
-    start the first loss is known (log 2 for DPO) and checked.
+    Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one. It is
+    of `model` and where the policy starts, so that the first loss is known (log 2 for DPO) and
+    checked; or else of the model `reference`.
     Reference: Rafailov et al. 2023, equation 7; `compat` names those of the other methods.
     """
     config.validate()
@@ -274,7 +274,7 @@ ACCURACY = evaluator.Evaluator(
 DpoConfig.METHOD = method.Method(
     name="dpo",
     make=lambda networks, config, task: dpo(
-        networks["policy"], config, reference=method.another(networks, "reference")
+        networks["policy"], config, reference=method.another(networks, "reference", task)
     ),
     table=lambda config: "pairs",
     roles=_roles,

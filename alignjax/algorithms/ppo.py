@@ -1,6 +1,7 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,8 +145,10 @@ def ppo(
 ) -> algorithm.Algorithm:
     """Maximises E[reward] - beta KL(policy || reference) with the clipped surrogate.
 
-    Batch: a table of prompts, right-padded. Frozen: "reference", and what `reward` reads. critic,
-    reference: their models, where they are not the policy's.
+    Batch: a table of prompts, right-padded. Frozen: "reference", and what `reward` reads. critic:
+    its model, where it is not the policy's. reference: its model, where that is not the policy's or
+    its parameters are not those that the policy starts from; without it the first KL is 0, and
+    checked.
     Each token's reward is -beta (log pi - log ref); the last one also gets the score. Advantages
     are GAE over the completion, EOS included, with value 0 after it.
     Reference: Schulman et al. 2017, equation 7; Ouyang et al. 2022, equation 2.
@@ -220,9 +223,13 @@ def ppo(
         }
 
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
-        # Adapters that were trained before drop out too.
-        expected = algorithm.Expected(0.0, model.rounding)
-        return {} if model.drops_out else {"ratio_deviation": expected}
+        if model.drops_out:  # adapters that were trained before drop out too
+            return {}
+        expected = {"ratio_deviation": algorithm.Expected(0.0, model.rounding)}
+        if reference is None:  # where the policy starts; roundings of a row's tokens add up
+            size = batch["tokens"].shape[1]
+            expected["kl"] = algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))
+        return expected
 
     value = (program.Pass("value", head=False, trained=True),)
     return algorithm.Algorithm(
@@ -259,7 +266,7 @@ def _make(
         eos=task.eos,
         pad=task.pad,
         critic=networks.get("value"),
-        reference=networks["reference"],
+        reference=method.another(networks, "reference", task),
         micro_batches=task.micro_batches,
     )
 

@@ -353,7 +353,7 @@ def _make(
     return unpaired(
         networks["policy"],
         config,
-        reference=method.another(networks, "reference"),
+        reference=method.another(networks, "reference", task),
         micro_batches=task.micro_batches,
     )
 

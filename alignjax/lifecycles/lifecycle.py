@@ -22,7 +22,7 @@ from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, continuing, experiment, records, sources, train
+from alignjax.runs import continuing, experiment, model_shape, records, sources, train
 from alignjax.training import checkpoint
 from alignjax.training import method as methods
 from alignjax.worlds import corpus as world_corpus
@@ -147,7 +147,7 @@ class Workspace:
 
     def __init__(self, folder: pathlib.Path, config: Any, corpus: corpora.Corpus, log: corpora.Log):
         self.folder, self.config, self.corpus, self.log = folder, config, corpus, log
-        self.shape = assembly.resolve_model(config.model, corpus)
+        self.shape = model_shape.resolve(config.model, corpus)
         self.model = self.shape.make()
         self.seconds: dict[str, float] = {}
         hosts.check_rows("eval_batch", config.eval_batch)

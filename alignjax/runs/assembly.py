@@ -14,8 +14,7 @@ from alignjax.data import retokenise
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
-from alignjax.models.checkpoints import folder as open_weights
-from alignjax.runs import experiment, sources
+from alignjax.runs import experiment, model_shape, sources
 from alignjax.training import algorithm as algorithms
 from alignjax.training import method as methods
 
@@ -73,7 +72,7 @@ class Assembly:
         self.roles = dict(self.record.roles(config.algorithm))
         if config.reward and "reward" not in self.roles:
             self.roles["reward"] = JUDGE
-        self.shape = shape or resolve_model(
+        self.shape = shape or model_shape.resolve(
             config.model, corpus, config.weights, config.weights_layers
         )
         self.plain = self.shape.make()
@@ -144,7 +143,7 @@ class Assembly:
             names = [n for n in (*config.RUNNING, *config.PRECISION) if hasattr(self.shape, n)]
             running = {name: getattr(self.shape, name) for name in names}
             config = dataclasses.replace(config, **running)  # type: ignore[type-var]
-        same = not different_fields(config, self.shape) and reader is None
+        same = not model_shape.different_fields(config, self.shape) and reader is None
         config = self.shape if same else config
         plain = self.plain if same else config.make()
         if not same or adapter is None or not self.is_adapted:
@@ -198,6 +197,15 @@ class Assembly:
     def _starts_as_own(self, network: Network) -> bool:
         return network.like == self.own and bool(self.config.source(self.roles[self.own]))
 
+    def _is_apart(self, name: str) -> bool:
+        """Whether a frozen role has other parameters than those that the policy starts from."""
+        if self.roles[name].trained or not self.is_there(name):
+            return False
+        network, own = self.network(name), self.own_origin
+        if network.origin is None or own is None:
+            return not self._starts_as_own(network)
+        return (network.origin.path, network.part) != (own.path, self.own_part(own))
+
     def algorithm(self) -> algorithms.Algorithm:
         """The method over its networks."""
         corpus = self.corpus
@@ -215,6 +223,7 @@ class Assembly:
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,
             readers=readers,
+            apart=frozenset(name for name in self.roles if self._is_apart(name)),
         )
         return self.record.make(self.networks(), self.config.algorithm, task)
 
@@ -259,7 +268,7 @@ class Assembly:
         if not origin.is_run:
             return
         self._check_tokenizer(origin, "policy", methods.Role())
-        for name in different_fields(origin.config, self.shape):
+        for name in model_shape.different_fields(origin.config, self.shape):
             raise ValueError(
                 f"model.{name} must be that of the run to start from; got "
                 f"{getattr(self.shape, name, None)!r}, and {getattr(origin.config, name, None)!r} "
@@ -348,51 +357,3 @@ class Assembly:
 def _plain(parts: Assembly, network: Network) -> models.Model:
     """A network's model without adapters."""
     return parts.plain if network.config == parts.shape else network.model
-
-
-def different_fields(one: model_config.ModelConfig, other: model_config.ModelConfig) -> list[str]:
-    """Names of the fields in which two models differ, options of computation aside."""
-    if type(one) is not type(other):
-        return ["class"]
-    names = [f.name for f in dataclasses.fields(one)]  # type: ignore[arg-type]
-    return [n for n in names if n not in one.RUNNING and getattr(one, n) != getattr(other, n)]
-
-
-def resolve_model(
-    shape: model_config.ModelConfig,
-    corpus: corpora.Corpus,
-    weights: str = "",
-    layers: int = 0,
-) -> model_config.ModelConfig:
-    """The model's shape: that of open weights, or the configured one with the data's vocabulary.
-
-    Raises:
-      ValueError: the vocabulary is too small for the data, or both shape and weights are set.
-    """
-    if weights:
-        shape = _weights_shape(shape, weights, layers)
-    size = shape.vocab_size or corpus.vocab_size
-    if size < corpus.vocab_size:
-        raise ValueError(
-            f"model.vocab_size must cover the data's {corpus.vocab_size} tokens; got {size} "
-            "(model). Leave it 0 to take the data's, or use the tokenizer of the weights."
-        )
-    return shape.sized(size)
-
-
-def _weights_shape(
-    shape: model_config.ModelConfig, weights: str, layers: int
-) -> model_config.ModelConfig:
-    names = (*shape.RUNNING, *shape.PRECISION)
-    running = {name: getattr(shape, name) for name in names}
-    if shape != model_config.TransformerConfig(**running):
-        raise ValueError(
-            "model must be left as it is beside weights, but for "
-            f"{', '.join(sorted(names))}: the weights give the shape (model). Remove the others."
-        )
-    stored = open_weights.open_model(weights).config
-    if layers > stored.layers:
-        raise ValueError(
-            f"weights_layers must be at most the model's {stored.layers}; got {layers}."
-        )
-    return dataclasses.replace(stored, **running, layers=layers or stored.layers)

@@ -78,7 +78,7 @@ class Annotate(Protocol):
 
 
 class First(Protocol):
-    """batch of the first update -> metrics of it whose values are known in advance."""
+    """batch of the first update -> what metrics of it, or of its collection, must be."""
 
     def __call__(self, batch: Batch) -> Mapping[str, Expected]: ...
 

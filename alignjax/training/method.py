@@ -63,6 +63,8 @@ class Task(NamedTuple):
 
     gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
     readers: by role, for networks with a tokenizer of their own: see `rewards.learned.Reader`.
+    apart: frozen roles whose parameters are not those that the policy starts from, though their
+      model may be the same.
     micro_batches: parts of an update whose gradients are summed, to save memory; a `collect` over a
       whole batch goes through as many. batch_size: rows of a batch of the data; 0 is not known.
     """
@@ -75,6 +77,7 @@ class Task(NamedTuple):
     batch_size: int = 0
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     readers: Mapping[str, Any] = {}
+    apart: frozenset[str] = frozenset()
 
 
 class Part(NamedTuple):
@@ -145,11 +148,11 @@ class MethodConfig:
 
 
 def another(
-    networks: Mapping[str, models.Model], role: str, beside: str = "policy"
+    networks: Mapping[str, models.Model], role: str, task: Task, beside: str = "policy"
 ) -> models.Model | None:
-    """The network of a role where it is not that of `beside`; None where it is, or is missing."""
+    """The network of a role; None where it is missing, or is that of `beside` at its start."""
     network = networks.get(role)
-    return None if network is networks[beside] else network
+    return None if network is networks[beside] and role not in task.apart else network
 
 
 def trained_roles(roles: Mapping[str, Role]) -> list[str]:

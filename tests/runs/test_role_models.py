@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.algorithms import dpo, ppo, reward
+from alignjax.algorithms import dpo, ppo, reward, unpaired
 from alignjax.core import keys
 from alignjax.data import pipeline
 from alignjax.models.adapters import lora
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import evaluation, experiment, train
+from alignjax.runs import assembly, evaluation, experiment, sources, train
 from alignjax.sampling import generate, transforms
 from alignjax.worlds import corpus as world_corpus
 from tests.runs import starts
@@ -60,6 +60,13 @@ class Runs:
     @functools.cached_property
     def reference(self) -> str:
         return self.train("reference", make(starts.PullConfig(), REFERENCE))
+
+    @functools.cached_property
+    def moved(self) -> str:
+        """The policy's shape, other weights."""
+        config = make(starts.PullConfig())
+        config.seed, config.loop.steps = 3, 4
+        return self.train("moved", config)
 
     @functools.cached_property
     def scorer(self) -> str:
@@ -189,6 +196,28 @@ def test_dpo_compares_with_a_reference_of_another_size(runs):
     np.testing.assert_allclose(row["dpo"], np.log1p(np.exp(-margin)).mean(), rtol=1e-5)
     np.testing.assert_allclose(row["margin"], margin.mean(), rtol=1e-3, atol=1e-5)
     assert np.abs(margin).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "name", ["dpo", pytest.param("kto", marks=pytest.mark.slow),
+             pytest.param("ppo", marks=pytest.mark.slow)]
+)  # fmt: skip
+def test_a_reference_of_the_policys_size_may_be_another_run(runs, name):
+    """Known first losses are of a reference that is the policy's start, not of one of its size."""
+    algorithm = {"dpo": dpo.DpoConfig(), "kto": unpaired.UnpairedConfig(), "ppo": PPO}[name]
+    config = make(algorithm, data=runs.data, policy=runs.policy, reference=runs.moved)
+    if name == "ppo":
+        config.reward = runs.scorer
+    (row,) = starts.rows_of(runs.train(f"{name} against another", config))
+    if name == "dpo":
+        assert abs(row["dpo"] - np.log(2)) > 1e-4
+    # Named or not, the policy's own start is known to be no other.
+    config.reference = runs.policy
+    parts = assembly.Assembly(config, config.data.make(starts.quiet), sources.Stored())
+    batch = {"tokens": np.zeros((2, 4), np.int32)}
+    if name == "ppo":
+        assert "kl" in parts.algorithm().first(batch)
+    assert not parts._is_apart("reference")
 
 
 def one_line(config, runs):
