@@ -1,8 +1,23 @@
-"""Every test sees 8 CPU devices, so that meshes are real."""
+"""Every test sees 8 CPU devices, so that meshes are real.
+
+Programs are small and run a few times, so that compiling them is what takes the time: they are
+compiled with few optimizations, and equal ones once a session, whichever process asks.
+"""
 
 import os
+import shutil
+import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+OWN_CACHE = CACHE not in os.environ  # of the session's first process, which the others inherit
+if OWN_CACHE:
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="alignjax-tests-")
+os.environ |= {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.02",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
@@ -17,6 +32,19 @@ MESHES = {
     "replica2-data2-model2": {"replica": 2, "data": 2, "model": 2},
     "data2-model2-seq2": {"data": 2, "model": 2, "seq": 2},
 }
+
+
+def pytest_unconfigure() -> None:
+    if OWN_CACHE:
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)
+
+
+@pytest.fixture
+def optimised():
+    """Programs are compiled as those for use are, for what is measured of them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 SLOW = ("replica2-data2-model2",)

@@ -140,11 +140,13 @@ def keep_freed_memory() -> None:
 def compilation_cache(folder: pathlib.Path) -> Iterator[None]:
     """Compiled programs are kept in the folder: stages share them and a restart is quick.
 
-    A command that is refused inside leaves no new folder behind.
+    Where JAX_COMPILATION_CACHE_DIR names a folder of the user's, they are kept there. A command
+    that is refused inside leaves no new folder behind.
     """
     is_new = not folder.exists()
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
         yield
     except ValueError:

@@ -1,7 +1,6 @@
 """kill -9 at any moment: the same command ends with the same bits."""
 
 import random
-import shutil
 import signal
 import time
 
@@ -15,8 +14,6 @@ def again_and_again(micro, tmp_path, stage, kills, seed, how=signal.SIGKILL):
     workdir = tmp_path / stage
     config = cli.stage_config(tmp_path, micro.folder / stage)
     argv = ("train", f"--config={config}", f"--workdir={workdir}")
-    # Programs are compiled already: a kill then falls among steps and saves, not only before them.
-    shutil.copytree(micro.folder / "compiled", workdir / "compiled")
     rng = random.Random(seed)
     survived = 0
     codes = []

@@ -180,14 +180,6 @@ def test_a_large_common_offset_of_the_logits_costs_no_entropy():
     np.testing.assert_allclose(got[0], exact[0], atol=2e-3)
 
 
-@pytest.fixture
-def optimised():
-    """What XLA makes of a program for use, not for quick tests."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def test_memory_is_a_tile_not_the_whole_vocabulary(optimised):
     """Value and gradient at V = 131072: compiled, never run."""
     times, width, vocab = (4096, 16384), logprob_memory.WIDTH, logprob_memory.VOCAB
