@@ -25,6 +25,8 @@ if "xla_force_host_platform_device_count" not in flags:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import tiers  # noqa: E402
+
 MESHES = {
     "none": None,
     "data8": {"data": 8},
@@ -32,6 +34,11 @@ MESHES = {
     "replica2-data2-model2": {"replica": 2, "data": 2, "model": 2},
     "data2-model2-seq2": {"data": 2, "model": 2, "seq": 2},
 }
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tiers.mark(items)
 
 
 def pytest_unconfigure() -> None:

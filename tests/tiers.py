@@ -1,0 +1,124 @@
+"""Which cases of the dearest tests are quick: so many of each, spread evenly; the others are slow.
+
+What all tests must prove is proved by the slow tier; the quick one shows in minutes that nothing
+is plainly broken. A test that needs over 10 CPU seconds belongs here, or is slow as a whole.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+QUICK: Mapping[str, Mapping[str, int]] = {
+    "tests/algorithms/test_adapted_meshes.py": {"test_rows_choose_their_adapters_on_a_mesh": 0},
+    "tests/algorithms/test_adapted_methods.py": {"test_a_step_moves_the_adapters_alone": 3},
+    "tests/algorithms/test_meshes.py": {"test_three_steps_agree_on_every_mesh": 1},
+    "tests/algorithms/test_methods.py": {
+        "test_comparisons_of_several_answers_are_those_of_pairs": 1,
+        "test_ppo_takes_its_losses_from_a_preset": 1,
+        "test_prompts_and_padding_get_no_gradient": 2,
+        "test_the_first_update_finds_what_the_method_promises": 4,
+    },
+    "tests/algorithms/test_pair_methods.py": {
+        "test_known_first_losses_are_those_of_equal_policies": 10,
+        "test_the_first_loss_is_checked_as_sharply_as_rounding_allows": 0,
+        "test_without_a_reference_there_is_no_pass_and_metrics_use_the_methods_own_reward": 2,
+    },
+    "tests/algorithms/test_reward_kinds.py": {"test_micro_batches_change_nothing": 2},
+    "tests/algorithms/test_unpaired.py": {"test_micro_batches_change_nothing": 2},
+    "tests/compat/test_language_recipes.py": {"test_micro_batches_join_to_the_batch": 4},
+    "tests/compat/test_policy_recipes.py": {
+        "test_masked_tokens_and_rows_weigh_nothing": 4,
+        "test_micro_batches_are_one_batch": 5,
+    },
+    "tests/compat/test_preference_recipes.py": {"test_pure_under_jit_with_finite_gradients": 6},
+    "tests/compat/test_recipes.py": {
+        "test_every_option_reaches_a_block": 15,
+        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 12,
+    },
+    "tests/conformance/test_conformance.py": {"test_recipe_agrees_with_the_reference": 40},
+    "tests/evals/test_adapted.py": {"test_each_row_is_answered_by_its_adapter": 0},
+    "tests/models/adapters/test_adapt.py": {
+        "test_adapters_of_a_bfloat16_base_stay_wide": 0,
+        "test_cached_decode_equals_one_pass": 1,
+        "test_dora_trains_direction_and_length_apart": 0,
+        "test_experts_and_latents_take_lora_where_it_can_stand": 0,
+        "test_it_starts_as_exactly_its_base_and_can_leave_it": 2,
+        "test_latents_and_experts_do_what_their_merged_weights_do": 0,
+    },
+    "tests/models/adapters/test_dropout.py": {
+        "test_methods_that_compare_two_passes_drop_out_in_one": 1
+    },
+    "tests/models/families/test_dense_families.py": {
+        "test_loading_on_a_mesh": 2,
+        "test_logits_by_a_cache": 2,
+        "test_logits_of_padded_batches": 3,
+        "test_loss_and_gradients": 2,
+    },
+    "tests/models/families/test_export.py": {
+        "test_a_model_made_here": 4,
+        "test_written_as_it_was_read": 8,
+    },
+    "tests/models/families/test_heads.py": {"test_scores_at_the_last_token": 4},
+    "tests/models/families/test_moe_families.py": {
+        "test_cached_decoding": 1,
+        "test_loading_onto_a_mesh": 1,
+        "test_logits_of_a_prompt": 3,
+        "test_logits_of_packed_rows": 1,
+        "test_logits_of_padded_rows": 1,
+        "test_the_loss_and_the_gradient_of_every_tensor": 1,
+    },
+    "tests/models/test_flax_bridge.py": {
+        "test_flax_models_are_trained_by_the_algorithms_as_they_are": 2
+    },
+    "tests/models/test_flax_module.py": {
+        "test_apply_is_ours_bit_for_bit_on_every_mesh": 1,
+        "test_fresh_parameters_have_our_tree_and_laws": 1,
+    },
+    "tests/models/test_mla.py": {
+        "test_a_model_with_both_is_the_same_on_every_mesh": 0,
+        "test_equals_a_loop_over_pairs_of_tokens": 3,
+    },
+    "tests/models/test_model_meshes.py": {
+        "test_every_mesh_gives_the_loss_and_gradient_of_one_device": 2
+    },
+    "tests/models/test_moe.py": {
+        "test_equals_a_loop_over_tokens": 2,
+        "test_every_mesh_gives_the_value_and_gradient_of_one_device": 2,
+        "test_every_method_adds_the_router_losses_of_its_rows": 2,
+        "test_router_losses_reach_the_objective_once_for_each_real_token": 0,
+        "test_what_kernels_leave_behind_the_runs_reaches_nothing": 1,
+    },
+    "tests/planning/test_evaluation.py": {"test_a_base_under_adapters_is_there_once": 0},
+    "tests/planning/test_plan.py": {"test_sampling_on_a_model_axis_of_its_own": 0},
+    "tests/planning/test_plan_own_method.py": {"test_a_method_of_a_file_is_planned": 1},
+    "tests/planning/test_roles.py": {
+        "test_a_reward_model_of_another_size_is_planned_as_it_is": 1
+    },
+    "tests/runs/test_role_models.py": {
+        "test_dpo_compares_with_a_reference_of_another_size": 0
+    },
+    "tests/sampling/test_generate.py": {
+        "test_experts_stay_in_parts_while_sampling": 1,
+        "test_one_key_gives_the_same_samples_on_every_mesh": 1,
+    },
+    "tests/training/test_loop.py": {"test_nothing_compiles_after_the_second_step": 1},
+    "tests/training/test_memory.py": {
+        "test_dpo_lets_go_of_the_reference_once_its_log_probabilities_are_known": 0
+    },
+    "tests/training/test_optim.py": {"test_optimizer_state_is_laid_out_as_its_parameters": 2},
+}  # fmt: skip
+
+
+def mark(items: Iterable[pytest.Item]) -> None:
+    """Marks the cases that are not quick as slow."""
+    cases: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        file, name = item.nodeid.split("::")[0], getattr(item, "originalname", item.name)
+        if name in QUICK.get(file, {}) and item.get_closest_marker("slow") is None:
+            cases.setdefault((file, name), []).append(item)
+    for (file, name), group in cases.items():
+        count = min(QUICK[file][name], len(group))
+        quick = {len(group) * i // count for i in range(count)}
+        for i, item in enumerate(group):
+            if i not in quick:
+                item.add_marker(pytest.mark.slow)
