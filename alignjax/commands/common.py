@@ -144,7 +144,7 @@ def compilation_cache(folder: pathlib.Path) -> Iterator[None]:
     that is refused inside leaves no new folder behind.
     """
     is_new = not folder.exists()
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     try:
