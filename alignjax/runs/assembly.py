@@ -158,6 +158,8 @@ class Assembly:
     def _check_tokenizer(self, origin: sources.Origin, name: str, role: methods.Role) -> Any:
         """A reader for a network with another tokenizer; None where the tokenizer is the same."""
         names = [n for n in ("tokenizer", "world") if n in origin.fingerprints]
+        if not names:  # ids are bare numbers
+            model_shape.check_vocabulary(name, origin.path, origin.config, self.shape)
         if all(origin.fingerprints[n] == self.corpus.fingerprints.get(n) for n in names):
             return None
         kind = names[0]

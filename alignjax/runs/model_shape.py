@@ -53,3 +53,19 @@ def _weights_shape(
             f"weights_layers must be at most the model's {stored.layers}; got {layers}."
         )
     return dataclasses.replace(stored, **running, layers=layers or stored.layers)
+
+
+def check_vocabulary(
+    role: str, path: str, config: model_config.ModelConfig, own: model_config.ModelConfig
+) -> None:
+    """Compares vocabularies of which nothing is known but their sizes.
+
+    Raises:
+      ValueError: they differ in size.
+    """
+    if config.vocab_size != own.vocab_size:
+        raise ValueError(
+            f"the vocabulary of the {role} must have the {own.vocab_size} tokens of the "
+            f"experiment's own model, or ids would mean other tokens; got {config.vocab_size} in "
+            f"{path}. Name a run on the same data, or set model.vocab_size alike."
+        )
