@@ -47,10 +47,11 @@ class NumbersConfig(corpus.DataConfig):
 def test_a_network_of_another_vocabulary_is_refused(tmp_path, monkeypatch):
     whole = meshes.make_mesh
     monkeypatch.setattr(meshes, "make_mesh", lambda config: whole(config, jax.devices()[:1]))
-    other = tmp_path / "other"
-    wider = starts.make(starts.PullConfig(), data=NumbersConfig(vocab=20))
-    train.train(wider, other, name="other", log=starts.quiet)
-    config = starts.make(dpo.DpoConfig(), data=NumbersConfig(), reference=str(other))
+    for name, vocab in (("own", 16), ("other", 20)):
+        start = starts.make(starts.PullConfig(), data=NumbersConfig(vocab=vocab))
+        train.train(start, tmp_path / name, name=name, log=starts.quiet)
+    own, other = str(tmp_path / "own"), str(tmp_path / "other")
+    config = starts.make(dpo.DpoConfig(), data=NumbersConfig(), policy=own, reference=other)
     with pytest.raises(ValueError, match="the vocabulary of the reference must have the 16") as one:
         train.train(config, tmp_path / "run", name="run", log=starts.quiet)
     assert "got 20 in" in str(one.value)
