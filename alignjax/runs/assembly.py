@@ -227,7 +227,13 @@ class Assembly:
             readers=readers,
             apart=frozenset(name for name in self.roles if self._is_apart(name)),
         )
-        return self.record.make(self.networks(), self.config.algorithm, task)
+        method = self.record.make(self.networks(), self.config.algorithm, task)
+        if not isinstance(method, algorithms.Algorithm):
+            raise ValueError(
+                f"the record of {self.record.name} must make an algorithm.Algorithm; got a "
+                f"{type(method).__name__} (algorithm)."
+            )
+        return method
 
     # --- parameters -------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ class Training:
     loop: loops.LoopConfig = dataclasses.field(default_factory=loops.LoopConfig)
 
     def validate(self) -> None:
+        methods.check(self.algorithm)
         self.algorithm.validate()
         self.optim.validate()
         self.loop.validate()

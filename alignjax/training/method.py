@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from alignjax.core import shapes
 from alignjax.models import model as models
 from alignjax.training import algorithm
 
@@ -153,6 +154,33 @@ def another(
     """The network of a role; None where it is missing, or is that of `beside` at its start."""
     network = networks.get(role)
     return None if network is networks[beside] and role not in task.apart else network
+
+
+def check(config: Any) -> None:
+    """Compares a method's configuration and record with what the rest of the package reads.
+
+    Raises:
+      ValueError: there is no record, no role is trained, or a role's source or part is unknown.
+    """
+    kind, record = type(config), getattr(config, "METHOD", None)
+    if not isinstance(record, Method) or not dataclasses.is_dataclass(kind):
+        lacks = "a METHOD record" if dataclasses.is_dataclass(kind) else "@dataclasses.dataclass"
+        raise ValueError(
+            f"a method's configuration must be a dataclass with a METHOD record; got "
+            f"{kind.__name__} without {lacks} (algorithm). See training/method.py."
+        )
+    roles = record.roles(config)
+    if not trained_roles(roles):
+        raise ValueError(
+            f"{record.name} must train at least one of its networks; got the roles "
+            f"{', '.join(roles) or 'none'}, all frozen (algorithm). Write Role(trained=True)."
+        )
+    own = [f.name for f in dataclasses.fields(config)]
+    for name, role in roles.items():
+        shapes.check_choice(f"the part of {record.name}'s {name}", role.part, PARTS)
+        if role.source:
+            source = f"the source of {record.name}'s {name}"
+            shapes.check_choice(source, role.source, (*SOURCES, *own))
 
 
 def trained_roles(roles: Mapping[str, Role]) -> list[str]:

@@ -1,6 +1,6 @@
 """One optimizer update, exact under micro-batches and meshes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -64,6 +64,30 @@ def _sum(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), tree)
 
 
+def _checked(result: Any) -> tuple[algorithms.Terms, algorithms.Metrics]:
+    """What a loss returned, while it is traced.
+
+    Raises:
+      ValueError: it is not a pair of mappings from names to means, or a mean is not one number.
+    """
+    pair = isinstance(result, tuple) and len(result) == 2
+    parts = result if pair else (result,)
+    wrong = [type(x).__name__ for x in parts if not isinstance(x, Mapping)]
+    means = [(k, x) for part in parts if isinstance(part, Mapping) for k, x in part.items()]
+    kinds = {n: "an array" if hasattr(x, "shape") else type(x).__name__ for n, x in means}
+    wrong += [f"{n}, {kinds[n]}" for n, x in means if not isinstance(x, mean.Mean)]
+    if not wrong:
+        sums = [(n, jnp.shape(s)) for n, x in means for s in (x.total, x.weight)]
+        wrong += [f"{name} of shape {list(shape)}" for name, shape in sums if shape]
+    if wrong or not pair:
+        raise ValueError(
+            "a loss must return ({term: Mean}, {metric: Mean}), each of one number; got "
+            f"{'; '.join(dict.fromkeys(wrong)) or 'one mapping'} (algorithm). "
+            "See alignjax/core/mean.py."
+        )
+    return result
+
+
 def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradients:
     """The gradients and metrics of a whole batch.
 
@@ -80,7 +104,7 @@ def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradient
         weights: Weights,
     ) -> tuple[models.Params, algorithms.Metrics]:
         def objective(params: models.Params) -> tuple[jax.Array, algorithms.Metrics]:
-            terms, metrics = loss(params, frozen, batch, key)
+            terms, metrics = _checked(loss(params, frozen, batch, key))
             value: Any = sum(term.total / weights[name] for name, term in terms.items())
             return value, {**metrics, "loss": mean.single(value)}
 
@@ -93,7 +117,7 @@ def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradient
         params: models.Params, frozen: models.Frozen, batch: algorithms.Batch, key: jax.Array
     ) -> tuple[models.Params, algorithms.Metrics]:
         def weights_of(batch: algorithms.Batch, key: jax.Array) -> Weights:
-            terms, _ = loss(params, frozen, batch, key)
+            terms, _ = _checked(loss(params, frozen, batch, key))
             return {name: term.weight for name, term in terms.items()}
 
         if micro_batches == 1:
