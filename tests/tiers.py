@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 QUICK: Mapping[str, Mapping[str, int]] = {
-    "tests/algorithms/test_adapted_meshes.py": {"test_rows_choose_their_adapters_on_a_mesh": 0},
+    "tests/algorithms/test_adapted_meshes.py": {
+        "test_rows_choose_their_adapters_on_a_mesh": 0,
+        "test_three_steps_agree_on_a_mesh": 0,
+    },
     "tests/algorithms/test_adapted_methods.py": {"test_a_step_moves_the_adapters_alone": 3},
     "tests/algorithms/test_meshes.py": {"test_three_steps_agree_on_every_mesh": 1},
     "tests/algorithms/test_methods.py": {
         "test_comparisons_of_several_answers_are_those_of_pairs": 1,
         "test_ppo_takes_its_losses_from_a_preset": 1,
-        "test_prompts_and_padding_get_no_gradient": 2,
-        "test_the_first_update_finds_what_the_method_promises": 4,
+        "test_prompts_and_padding_get_no_gradient": 1,
+        "test_the_first_update_finds_what_the_method_promises": 3,
     },
     "tests/algorithms/test_pair_methods.py": {
         "test_known_first_losses_are_those_of_equal_policies": 10,
@@ -29,14 +32,22 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/compat/test_policy_recipes.py": {
         "test_masked_tokens_and_rows_weigh_nothing": 4,
         "test_micro_batches_are_one_batch": 5,
+        "test_padding_changes_nothing_in_minillm": 0,
     },
     "tests/compat/test_preference_recipes.py": {"test_pure_under_jit_with_finite_gradients": 6},
     "tests/compat/test_recipes.py": {
         "test_every_option_reaches_a_block": 15,
-        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 12,
+        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 8,
     },
-    "tests/conformance/test_conformance.py": {"test_recipe_agrees_with_the_reference": 40},
+    "tests/commands/test_open_weights.py": {"test_adapters_leave_merged_or_alone": 0},
+    "tests/conformance/test_conformance.py": {"test_recipe_agrees_with_the_reference": 25},
     "tests/evals/test_adapted.py": {"test_each_row_is_answered_by_its_adapter": 0},
+    "tests/losses/test_loss_table.py": {
+        "test_equals_second_implementation": 36,
+        "test_jit_changes_nothing_and_content_does_not_recompile": 30,
+        "test_mesh_changes_nothing": 30,
+        "test_padding_amount_does_not_matter": 20,
+    },
     "tests/models/adapters/test_adapt.py": {
         "test_adapters_of_a_bfloat16_base_stay_wide": 0,
         "test_cached_decode_equals_one_pass": 1,
@@ -48,6 +59,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/models/adapters/test_dropout.py": {
         "test_methods_that_compare_two_passes_drop_out_in_one": 1
     },
+    "tests/models/checkpoints/test_gguf_io.py": {"test_quantised": 5},
     "tests/models/families/test_dense_families.py": {
         "test_loading_on_a_mesh": 2,
         "test_logits_by_a_cache": 2,
@@ -68,7 +80,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_loss_and_the_gradient_of_every_tensor": 1,
     },
     "tests/models/test_flax_bridge.py": {
-        "test_flax_models_are_trained_by_the_algorithms_as_they_are": 2
+        "test_flax_models_are_trained_by_the_algorithms_as_they_are": 2,
+        "test_sampling_without_a_cache_equals_teacher_forcing": 1,
+        "test_weights_that_are_placed_keep_their_layout": 0,
     },
     "tests/models/test_flax_module.py": {
         "test_apply_is_ours_bit_for_bit_on_every_mesh": 1,
@@ -88,11 +102,14 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_router_losses_reach_the_objective_once_for_each_real_token": 0,
         "test_what_kernels_leave_behind_the_runs_reaches_nothing": 1,
     },
-    "tests/planning/test_evaluation.py": {"test_a_base_under_adapters_is_there_once": 0},
+    "tests/planning/test_evaluation.py": {
+        "test_a_base_under_adapters_is_there_once": 0,
+        "test_a_loop_that_evaluates_keeps_what_it_compares_with": 0,
+    },
     "tests/planning/test_plan.py": {"test_sampling_on_a_model_axis_of_its_own": 0},
     "tests/planning/test_plan_own_method.py": {"test_a_method_of_a_file_is_planned": 1},
     "tests/planning/test_roles.py": {
-        "test_a_reward_model_of_another_size_is_planned_as_it_is": 1
+        "test_a_reward_model_of_another_size_is_planned_as_it_is": 0
     },
     "tests/runs/test_role_models.py": {
         "test_dpo_compares_with_a_reference_of_another_size": 0
