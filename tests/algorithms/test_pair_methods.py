@@ -9,6 +9,7 @@ import pytest
 
 from alignjax import compat
 from alignjax.algorithms import dpo
+from alignjax.core import struct
 from alignjax.models import transformer
 from alignjax.training import loop, update
 from tests.training import tiny
@@ -146,22 +147,25 @@ def test_coupled_losses_refuse_micro_batches(method):
 @pytest.mark.slow
 @pytest.mark.parametrize(("preset", "method"), [c for c in CASES if not c[1].startswith("aot")])
 def test_micro_batches_change_no_gradient(preset, method):
-    """Of every loss on pairs that can be trained."""
+    """Of every loss on pairs that can be trained, and no metric: of a policy that has moved, since
+    at the start every margin is rounding."""
     algorithm, state, frozen, _ = tiny.ready(
         "dpo", transformer.transformer(tiny.shape()), beta=None, compat=preset, method=method
     )
+    noise = 0.3 * jax.random.normal(jax.random.key(4), state.params.norm.shape)
+    params = struct.replace(state.params, norm=state.params.norm + noise)
     batch = {k: jax.numpy.asarray(v) for k, v in tiny.batch("dpo", 0, 8).items()}
     if algorithm.annotate:
         batch |= jax.jit(algorithm.annotate)(frozen, batch)
     whole, parts = (
         jax.jit(update.make_gradients(algorithm.loss, micro_batches=n))(
-            state.params, frozen, batch, jax.random.key(0)
+            params, frozen, batch, jax.random.key(0)
         )
         for n in (1, 4)
     )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), whole[0], parts[0]
-    )
+    for one, four in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(parts[0]), strict=True):
+        size = max(1.0, float(np.max(np.abs(one))))  # SPPO's gradients are in the hundreds
+        np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-5 * size)
     for name, metric in whole[1].items():
         np.testing.assert_allclose(metric.value, parts[1][name].value, rtol=1e-4, atol=1e-6)
 
