@@ -30,9 +30,8 @@ def importable(file: pathlib.Path) -> Iterator[None]:
     aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
     sys.path.insert(0, root)
     if folder.name in tops and not (folder / "__init__.py").exists():
-        package = types.ModuleType(
-            folder.name
-        )  # or an installed package of that name would be imported
+        # Or an installed package of that name would be imported.
+        package = types.ModuleType(folder.name)
         package.__path__ = [str(folder)]
         sys.modules[folder.name] = package
     sys.dont_write_bytecode = True  # a .pyc is told from its source by whole seconds only

@@ -50,9 +50,7 @@ class Experiment(Training):
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run
     reference: str = ""  # folder of the reference policy's run; empty is the start of the policy
-    critic: str = (
-        ""  # folder of the run from which a critic starts; empty is the reward model or policy
-    )
+    critic: str = ""  # folder of the run a critic starts from; empty: reward model or policy
     teacher: str = ""  # folder of the run of a student's teacher
 
     def validate(self) -> None:

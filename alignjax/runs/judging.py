@@ -40,11 +40,11 @@ def parts_of(
     """
     bind = bind or (lambda model, tree, frozen: model.bind(tree, frozen))
     product = parts.record.product(parts.config.algorithm)
-    taken = {}
+    networks = {}
     for name, part in product.items():
         model = parts.network(part.role).model
-        taken[name] = (model, bind(model, part.take(model, params), frozen))
-    return taken
+        networks[name] = (model, bind(model, part.take(model, params), frozen))
+    return networks
 
 
 def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:

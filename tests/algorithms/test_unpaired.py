@@ -103,9 +103,11 @@ def test_kto_by_hand():
     good = np.asarray(batch["desirable"])
     sigmoid = 1 / (1 + np.exp(-0.5 * (u - point)))
     by_hand = np.where(good, 3.0 * (1 - sigmoid), sigmoid).mean()
-    terms, seen = own.loss(state.params, frozen, batch, jax.random.key(0))
+    terms, loss_metrics = own.loss(state.params, frozen, batch, jax.random.key(0))
     np.testing.assert_allclose(terms["kto"].value, by_hand, rtol=1e-4)
-    np.testing.assert_allclose(seen["desirable_reward"].value, 0.5 * u[good].mean(), rtol=1e-3)
+    np.testing.assert_allclose(
+        loss_metrics["desirable_reward"].value, 0.5 * u[good].mean(), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("preset", "by_kind"), [("paper", True), ("trl-1.13", False)])
@@ -153,8 +155,8 @@ def test_micro_batches_change_nothing(preset, name):
     for parts in (1, 4):
         own, state, frozen, batch, metrics = prepared(config, micro_batches=parts)
         run = update.make_gradients(own.loss, micro_batches=parts)
-        gradients, seen = jax.jit(run)(state.params, frozen, batch, jax.random.key(0))
-        results.append((gradients, {**seen, **metrics}))
+        gradients, loss_metrics = jax.jit(run)(state.params, frozen, batch, jax.random.key(0))
+        results.append((gradients, {**loss_metrics, **metrics}))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
         results[0][0],
