@@ -56,7 +56,7 @@ def losses(name, kind, sizes):
     if sizes is not None:
         config = meshes.MeshConfig(replica=sizes[0], data=sizes[1], model=sizes[2])
         made = meshes.make_mesh(config, jax.devices())
-    with tiny.quick_compiles(), meshes.use(made):
+    with meshes.use(made):
         return stepped(name, kind)
 
 
@@ -122,7 +122,7 @@ def test_rows_choose_their_adapters_on_a_mesh():
     config = meshes.MeshConfig(replica=1, data=4, model=2)
     found = []
     for made in (None, meshes.make_mesh(config, jax.devices())):
-        with tiny.quick_compiles(), meshes.use(made):
+        with meshes.use(made):
             method = tiny.make("dpo", model)
             base = jax.jit(plain.init)(jax.random.key(0))
             own = [kinds.roughen(jax.jit(model.init)(jax.random.key(n)), n) for n in range(3)]

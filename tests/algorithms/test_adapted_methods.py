@@ -18,12 +18,6 @@ MODEL = transformer.transformer(tiny.shape())
 ROWS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 @pytest.fixture(scope="module")
 def base():
     return jax.jit(MODEL.init)(jax.random.key(7))

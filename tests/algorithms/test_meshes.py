@@ -32,7 +32,7 @@ def losses(name, sizes, experts=False):
     made = None
     if MESHES[sizes] is not None:
         made = meshes.make_mesh(meshes.MeshConfig(**MESHES[sizes]), jax.devices())
-    with tiny.quick_compiles(), meshes.use(made):
+    with meshes.use(made):
         return np.array(tiny.first_losses(name, model=EXPERTS if experts else None))
 
 

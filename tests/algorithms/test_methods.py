@@ -17,12 +17,6 @@ MODEL = transformer.transformer(tiny.shape())
 ROWS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 def on_device(batch):
     return {name: jnp.asarray(x) for name, x in batch.items()}
 

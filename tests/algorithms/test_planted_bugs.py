@@ -22,12 +22,6 @@ MODEL = transformer.transformer(tiny.shape())
 ROWS, TEMPERATURE = 8, 0.5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 def learner():
     """PPO at a temperature, ready."""
     sampling = transforms.SamplingConfig(max_new_tokens=tiny.NEW, temperature=TEMPERATURE)

@@ -20,12 +20,6 @@ MODEL = transformer.transformer(tiny.shape())
 ROWS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 def learner(model, config, micro_batches):
     """PPO on its reward model, as a run of so many micro-batches makes it."""
     chunks = config.minibatches * micro_batches

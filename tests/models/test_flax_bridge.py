@@ -27,12 +27,6 @@ ROWS = 8
 PROMISED = {"dpo": ("dpo", math.log(2)), "ppo": ("ratio_deviation", 0.0)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 def prepared(name, model, **changes):
     """(method, state, frozen, tx, a batch that the loss can read, what collecting found)."""
     method = tiny.make(name, model, **changes)

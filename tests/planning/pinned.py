@@ -13,7 +13,6 @@ import jax
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import collectives, hlo, programs, topology
-from tests.training import tiny
 
 FILE = pathlib.Path(__file__).with_name("collectives.json")
 MESHES = {"8x1": MeshConfig(data=8), "4x2": MeshConfig(data=4, model=2)}
@@ -28,7 +27,7 @@ def counts(method: str, mesh: str) -> dict[str, int]:
     config = programs.without_data(make(method, model={"layers": 2}, mesh=MESHES[mesh]))
     laid = meshes.make_mesh(config.mesh, machine.devices)
     assert laid is not None
-    with meshes.use(laid), tiny.quick_compiles():
+    with meshes.use(laid):
         run = programs.build(config)
         update = next(call for call in run.calls if call.name == "update")
         text = update.run.lower(*update.arguments).compile().as_text()

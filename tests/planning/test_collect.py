@@ -11,7 +11,6 @@ from alignjax.planning import planner, programs, topology
 from alignjax.sampling.transforms import SamplingConfig
 from experiments import hh_unpaired
 from tests.planning.test_plan import make
-from tests.training import tiny
 
 MACHINE = "cpu:8"
 
@@ -21,7 +20,7 @@ def examine(config, names, evaluation=False):
     machine = topology.find(MACHINE)
     config = programs.without_data(config)
     mesh = meshes.make_mesh(config.mesh, machine.devices)
-    with meshes.use(mesh), tiny.quick_compiles():
+    with meshes.use(mesh):
         run = programs.build(config, evaluation=evaluation)
         calls = {call.name: call for call in run.calls}
         sizes = dict(mesh.shape)

@@ -8,14 +8,10 @@ from alignjax.models.adapters import lora
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import planner, report, topology
 from tests.planning.test_plan import make
-from tests.training import tiny
 
 
 def plan(config, evaluation=False):
-    with tiny.quick_compiles():
-        return planner.plan(
-            config, topology.find("cpu:8"), lambda line: None, evaluation=evaluation
-        )
+    return planner.plan(config, topology.find("cpu:8"), lambda line: None, evaluation=evaluation)
 
 
 def config_of(every, **options):

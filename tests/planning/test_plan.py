@@ -20,7 +20,6 @@ from alignjax.training import update
 from alignjax.worlds import corpus as world_corpus
 from tests.commands import cli
 from tests.planning import table
-from tests.training import tiny
 
 METHODS = {
     "pretrain": pretrain.PretrainConfig(),
@@ -48,8 +47,7 @@ def machine():
 
 
 def plan(config, machine):
-    with tiny.quick_compiles():
-        return planner.plan(config, machine, lambda line: None)
+    return planner.plan(config, machine, lambda line: None)
 
 
 def test_parameters_and_optimizer_are_the_formulas_bytes(machine):
@@ -113,8 +111,7 @@ def test_every_program_of_a_method_is_planned(name, machine):
     ],
 )
 def test_evaluation_is_planned_apart_from_the_run(name, judged, machine):
-    with tiny.quick_compiles():
-        whole = planner.plan(make(name), machine, lambda line: None, evaluation=True)
+    whole = planner.plan(make(name), machine, lambda line: None, evaluation=True)
     found = [each for each in whole.programs if each.stage == "evaluation"]
     assert [each.name for each in found] == [f"evaluate {each}" for each in judged]
     assert whole.programs[-len(judged) - 1].name == "update"
@@ -176,8 +173,7 @@ def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeyp
     chosen = dataclasses.replace(METHODS["ppo"], reward="gold")
     begun = make("sft", data=small, model={"vocab_size": 48})  # of the world whose reward it is
     if name == "ppo":
-        with tiny.quick_compiles():
-            train.train(begun, tmp_path / "sft", name="sft", log=lambda line: None)
+        train.train(begun, tmp_path / "sft", name="sft", log=lambda line: None)
         config = dataclasses.replace(begun, algorithm=chosen, policy=str(tmp_path / "sft"))
     else:
         config = begun
@@ -193,7 +189,7 @@ def test_argument_bytes_are_those_of_a_real_run(name, machine, tmp_path, monkeyp
 
         return call
 
-    with monkeypatch.context() as patch, tiny.quick_compiles():
+    with monkeypatch.context() as patch:
         patch.setattr(update, "make_update", watched)
         train.train(config, tmp_path / name, name=name, log=lambda line: None)
     planned = plan(config, machine).programs[-1].memory.arguments

@@ -6,7 +6,6 @@ import jax
 import pytest
 
 from alignjax import main
-from tests.training import tiny
 
 FILE = '''
 import dataclasses
@@ -161,9 +160,8 @@ def file(tmp_path_factory):
 def plan(file, variant, capsys, *options):
     """(exit code, JSON or None, lines of stderr)."""
     jax.devices()  # JAX has started
-    with tiny.quick_compiles():
-        named = (f"--config={file}:{variant}", "--config.teacher=RUN", "--topology=cpu:8")
-        code = main.main(["plan", *named, *options])
+    named = (f"--config={file}:{variant}", "--config.teacher=RUN", "--topology=cpu:8")
+    code = main.main(["plan", *named, *options])
     out, err = capsys.readouterr()
     return code, json.loads(out) if out else None, err.splitlines()
 

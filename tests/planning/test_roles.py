@@ -20,7 +20,6 @@ from alignjax.runs import assembly, experiment, sources, train
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training import loop as loops
 from alignjax.worlds import corpus as world_corpus
-from tests.training import tiny
 
 SHAPE = TransformerConfig(
     layers=2, width=64, heads=4, kv_heads=2, head_dim=16, ff=96, vocab_size=48
@@ -77,8 +76,7 @@ class Folders:
 
     def _run(self, name: str, config: experiment.Experiment) -> str:
         config.data = dataclasses.replace(config.data, pairs=str(self.root / "pairs.npz"))
-        with tiny.quick_compiles():
-            train.train(config, self.root / name, name=name, log=lambda line: None)
+        train.train(config, self.root / name, name=name, log=lambda line: None)
         return str(self.root / name)
 
 
@@ -88,8 +86,7 @@ def folders(tmp_path_factory):
 
 
 def plan(config):
-    with tiny.quick_compiles():
-        found = planner.plan(config, topology.find("cpu:8"), lambda line: None)
+    found = planner.plan(config, topology.find("cpu:8"), lambda line: None)
     return {each.name: each for each in found.programs}
 
 

@@ -11,7 +11,6 @@ from alignjax.models.config import MoeConfig
 from alignjax.planning import planner, sweep, sweep_report, topology
 from tests.planning import table
 from tests.planning.test_plan import SHAPE, command, make
-from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +117,7 @@ def test_a_run_that_no_mesh_divides_is_refused(machine):
 
 @pytest.mark.slow
 def test_real_updates_are_ranked(machine):
-    with tiny.quick_compiles():
-        found = sweep.sweep(make("sft"), machine, lambda line: None, compiles=3)
+    found = sweep.sweep(make("sft"), machine, lambda line: None, compiles=3)
     assert found.best is not None
     totals = [each.program.memory.total for each in found.tried]
     assert totals == sorted(totals)  # no times on a CPU

@@ -11,7 +11,6 @@ from alignjax.training import metrics
 from tests.commands import cli
 from tests.commands.conftest import MICRO
 from tests.processes import launch
-from tests.training import tiny
 
 
 def losses(workdir: pathlib.Path) -> dict[str, list[list[float]]]:
@@ -50,8 +49,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     processes = launch.start(tmp_path / "logs", *argv, devices=1)
     _, config, _ = config_file.load(str(file))
     config.loop.steps = 2
-    with tiny.quick_compiles():
-        train.train(config, tmp_path / "one", name="one", log=lambda line: None)
+    train.train(config, tmp_path / "one", name="one", log=lambda line: None)
     assert processes.codes() == [0, 0], processes.report()
     assert_close(tmp_path / "one", two)
     assert processes.out(0) == f"finished: {two}\n"

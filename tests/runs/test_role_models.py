@@ -17,7 +17,6 @@ from alignjax.runs import assembly, evaluation, experiment, sources, train
 from alignjax.sampling import generate, transforms
 from alignjax.worlds import corpus as world_corpus
 from tests.runs import starts
-from tests.training import tiny
 
 NEW, TEMPERATURE, BETA = 6, 0.7, 0.3
 DATA = world_corpus.ReviewConfig(documents=16, demonstrations=32, prompts=32, eval_rows=8)
@@ -96,7 +95,7 @@ class Runs:
 def runs(tmp_path_factory):
     """On one device: meshes of several are the planner's and the methods' tests."""
     whole = meshes.make_mesh
-    with pytest.MonkeyPatch.context() as patch, tiny.quick_compiles():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meshes, "make_mesh", lambda config: whole(config, jax.devices()[:1]))
         yield Runs(tmp_path_factory.mktemp("runs"))
 

@@ -16,7 +16,6 @@ from alignjax.runs import evaluation, train
 from alignjax.sampling import generate, transforms
 from alignjax.text import chat
 from tests.runs import starts
-from tests.training import tiny
 
 SENTENCES = (
     "The river runs past the old mill and on to the sea.",
@@ -65,7 +64,7 @@ def runs(tmp_path_factory, texts):
         "stranger": starts.make(starts.PullConfig(), data=texts[1]),
         "scorer": starts.make(starts.PullConfig(head=True), SCORER, data=texts[1]),
     }
-    with pytest.MonkeyPatch.context() as patch, tiny.quick_compiles():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meshes, "make_mesh", lambda config: whole(config, jax.devices()[:1]))
         for name, config in configs.items():
             train.train(config, root / name, name=name, log=starts.quiet)

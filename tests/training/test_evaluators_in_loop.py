@@ -186,17 +186,16 @@ def test_a_real_run_keeps_and_evaluates_its_best_state(tmp_path):
         ),
         optim=optim.OptimConfig(learning_rate=0.3, schedule="constant", warmup_steps=0),
     )
-    with tiny.quick_compiles():
-        train.train(config, tmp_path, name="sft", log=print)
-        values = {
-            row["step"] + 1: row["eval/nats a token"]
-            for row in rows_of(tmp_path)
-            if "eval/nats a token" in row
-        }
-        assert [*values] == [2, 4, 6]
-        best = min(values, key=values.get)
-        numbers = evaluation.evaluate(tmp_path, rows=8, seed=0, best=True)
-        last = evaluation.evaluate(tmp_path, rows=8, seed=0)
+    train.train(config, tmp_path, name="sft", log=print)
+    values = {
+        row["step"] + 1: row["eval/nats a token"]
+        for row in rows_of(tmp_path)
+        if "eval/nats a token" in row
+    }
+    assert [*values] == [2, 4, 6]
+    best = min(values, key=values.get)
+    numbers = evaluation.evaluate(tmp_path, rows=8, seed=0, best=True)
+    last = evaluation.evaluate(tmp_path, rows=8, seed=0)
     np.testing.assert_allclose(numbers["nats a token"].value, values[best], rtol=1e-5)
     np.testing.assert_allclose(last["nats a token"].value, values[6], rtol=1e-5)
     config.loop = dataclasses.replace(config.loop, keep_best="accuracy")

@@ -171,24 +171,22 @@ def test_a_missed_invariant_of_the_first_update_stops_the_run(tmp_path):
 
 def test_dpo_stops_where_policy_and_reference_differ(tmp_path):
     model = transformer.transformer(tiny.shape())
-    with tiny.quick_compiles():
-        method, _, frozen, _ = tiny.ready("dpo", model)
-        policy = jax.tree.map(jnp.copy, frozen["reference"])
-        moved = struct.replace(policy, norm=policy.norm * 1.05)
-        table = tiny.batch("dpo", 0, 8)
-        table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
-        with pytest.raises(errors.Failure, match=r"must find dpo = 0.693147"):
-            train(tmp_path, method, data=table, start={"policy": moved}, frozen=frozen)
+    method, _, frozen, _ = tiny.ready("dpo", model)
+    policy = jax.tree.map(jnp.copy, frozen["reference"])
+    moved = struct.replace(policy, norm=policy.norm * 1.05)
+    table = tiny.batch("dpo", 0, 8)
+    table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
+    with pytest.raises(errors.Failure, match=r"must find dpo = 0.693147"):
+        train(tmp_path, method, data=table, start={"policy": moved}, frozen=frozen)
 
 
 def test_a_reward_model_stops_where_its_head_is_not_zero(tmp_path):
     model = transformer.transformer(tiny.shape())
-    with tiny.quick_compiles():
-        method, _, frozen, _ = tiny.ready("reward", model)
-        wrong = method._replace(init=lambda key, start: algorithm.copy(start["policy"]))
-        start = {"policy": frozen["reward"]}
-        with pytest.raises(errors.Failure, match=r"must find bradley_terry = 0.693147"):
-            train(tmp_path, wrong, data=tiny.batch("reward", 0, 8), start=start)
+    method, _, frozen, _ = tiny.ready("reward", model)
+    wrong = method._replace(init=lambda key, start: algorithm.copy(start["policy"]))
+    start = {"policy": frozen["reward"]}
+    with pytest.raises(errors.Failure, match=r"must find bradley_terry = 0.693147"):
+        train(tmp_path, wrong, data=tiny.batch("reward", 0, 8), start=start)
 
 
 def poison(steps):
@@ -289,27 +287,26 @@ def test_nothing_compiles_after_the_second_step(tmp_path, name):
 def compile_run(workdir, name, count):
     model = transformer.transformer(tiny.shape())
     config = {"epochs": 2, "minibatches": 2, "target_kl": 0.1} if name.startswith("ppo") else {}
-    with tiny.quick_compiles():
-        method, _, frozen, _ = tiny.ready(name, model, **config)
-        table = tiny.batch(name, 0, 20)
-        if method.annotate:
-            table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
-        collect = method.collect
+    method, _, frozen, _ = tiny.ready(name, model, **config)
+    table = tiny.batch(name, 0, 20)
+    if method.annotate:
+        table |= jax.device_get(jax.jit(method.annotate)(frozen, table))
+    collect = method.collect
 
-        def counted(state, frozen, batch, key):
-            count.step += 1
-            return collect(state, frozen, batch, key)
+    def counted(state, frozen, batch, key):
+        count.step += 1
+        return collect(state, frozen, batch, key)
 
-        method, count.step, count.steps = method._replace(collect=counted), -1, []
-        state = train(
-            workdir,
-            method,
-            data=table,
-            start={"policy": frozen["reference"], "reward": frozen["reward"]},
-            frozen=frozen,
-            steps=7,
-            checkpoint_every=4,
-        )
+    method, count.step, count.steps = method._replace(collect=counted), -1, []
+    state = train(
+        workdir,
+        method,
+        data=table,
+        start={"policy": frozen["reference"], "reward": frozen["reward"]},
+        frozen=frozen,
+        steps=7,
+        checkpoint_every=4,
+    )
     assert count.steps, "the listener hears nothing"
     assert max(count.steps) <= 1, f"compiled at steps {sorted(count.steps)}"
     return state

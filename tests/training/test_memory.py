@@ -144,7 +144,7 @@ def test_dpo_lets_go_of_the_reference_once_its_log_probabilities_are_known(
 
 
 PEAK = """
-import json, pathlib, resource, sys
+import json, pathlib, re, resource, sys
 import jax.numpy as jnp
 from tests.training import test_memory as memory
 from alignjax.training import algorithm
@@ -167,7 +167,9 @@ memory.train(folder / f"warm{steps}", memory.toy(algorithm.as_is), memory.weight
 before = resident()
 run = memory.toy(collect)
 memory.train(folder / "run", run, memory.weights(width), steps, checkpoint_every=every)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Of this process: `ru_maxrss` starts at that of the process which started it.
+status = pathlib.Path("/proc/self/status").read_text()
+peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 print(json.dumps({"before": before, "peak": peak, "sizes": sizes}))
 """
 

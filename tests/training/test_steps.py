@@ -20,12 +20,6 @@ MODEL = transformer.transformer(tiny.shape())
 STEPS, ROWS = 3, 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 # --- the run's loop -----------------------------------------------------------------------------
 
 

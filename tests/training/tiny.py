@@ -1,15 +1,10 @@
 """The smallest model, ragged batches, and every method ready to train on them."""
 
-import contextlib
-import functools
-import tempfile
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import struct
@@ -24,32 +19,6 @@ from alignjax.training import algorithm, optim, stepping, update
 VOCAB, LENGTH, PROMPT, NEW = 24, 12, 4, 6
 PAD, EOS = 0, 1
 METHODS = ("pretrain", "sft", "reward", "dpo", "ppo", "ppo-shared")
-
-
-@functools.cache
-def _cache() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="alignjax-tests-")
-
-
-@contextlib.contextmanager
-def quick_compiles() -> Iterator[None]:
-    """Programs are compiled with few optimizations, and equal ones once a session."""
-    options = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": _cache().name,
-        "jax_persistent_cache_min_compile_time_secs": 0.05,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
 
 
 def shape(**changes: Any) -> model_config.TransformerConfig:

@@ -21,7 +21,6 @@ from alignjax.training import loop as loops
 from alignjax.training import optim as optims
 from alignjax.worlds import corpus as worlds
 from tests.commands import cli
-from tests.training import tiny
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 LORA = lora.LoraConfig(rank=2)
@@ -66,21 +65,20 @@ def space(tmp_path_factory):
     data = dataclasses.replace(data, pairs=str(root / "pairs.npz"))
     sampling = transforms.SamplingConfig(max_new_tokens=4)
     base, tuned = str(root / "pretrain"), str(root / "sft")
-    with tiny.quick_compiles():
-        run(root / "pretrain", configure(data))
-        stages = {
-            "sft": (sft.SftConfig(), {"policy": base}),
-            "reward": (reward.RewardConfig(), {"policy": tuned}),
-            "dpo": (dpo.DpoConfig(), {"policy": tuned}),
-            "fresh": (dpo.DpoConfig(), {"policy": base}),
-            "ppo": (
-                ppo.PpoConfig(sampling=sampling),
-                {"policy": tuned, "reward": str(root / "reward")},
-            ),
-        }
-        for name, (method, start) in stages.items():
-            run(root / name, configure(data, algorithm=method, adapter=LORA, **start))
-        yield root, data
+    run(root / "pretrain", configure(data))
+    stages = {
+        "sft": (sft.SftConfig(), {"policy": base}),
+        "reward": (reward.RewardConfig(), {"policy": tuned}),
+        "dpo": (dpo.DpoConfig(), {"policy": tuned}),
+        "fresh": (dpo.DpoConfig(), {"policy": base}),
+        "ppo": (
+            ppo.PpoConfig(sampling=sampling),
+            {"policy": tuned, "reward": str(root / "reward")},
+        ),
+    }
+    for name, (method, start) in stages.items():
+        run(root / name, configure(data, algorithm=method, adapter=LORA, **start))
+    return root, data
 
 
 def params(workdir):

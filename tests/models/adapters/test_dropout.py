@@ -19,12 +19,6 @@ DROPPING, PLAIN = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with tiny.quick_compiles():
-        yield
-
-
 @pytest.fixture(scope="module")
 def base():
     return kinds.roughen(jax.jit(MODEL.init)(jax.random.key(7)), size=0.1)
