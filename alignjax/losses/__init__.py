@@ -43,6 +43,12 @@ from alignjax.losses.group_advantages import (
     reinforce_plus_plus_baseline,
     remax,
 )
+from alignjax.losses.group_baselines import (
+    max_rl,
+    opo,
+    otb,
+    pass_at_k,
+)
 from alignjax.losses.kl import (
     adaptive_kl,
     best_of_n_kl,
@@ -152,6 +158,9 @@ from alignjax.losses.transport import (
     aot,
     aot_unpaired,
 )
+from alignjax.losses.trust_region import (
+    dppo,
+)
 from alignjax.losses.unpaired import (
     apo_zero_unpaired,
     bco,
@@ -192,6 +201,7 @@ __all__ = [
     "discounted_returns",
     "dpo",
     "dpop",
+    "dppo",
     "dr_grpo",
     "entropy_bonus",
     "exo_pair",
@@ -226,14 +236,18 @@ __all__ = [
     "leave_one_out",
     "luspo",
     "margin",
+    "max_rl",
     "minillm_advantages",
     "mix",
     "nash_md",
     "nca_pair",
     "odds_ratio",
     "off_policy_keep",
+    "opo",
     "orpo",
+    "otb",
     "outcome_reward",
+    "pass_at_k",
     "plackett_luce",
     "ppo_clip",
     "preference_accuracy",

@@ -267,15 +267,16 @@ def sampler_weight(
 ) -> jax.Array:
     """Weight that corrects for a sampler whose log-probabilities differ from the trainer's, [B, T].
 
-    w = exp(log p_trainer - log p_sampler) of the token, or of the whole response. Outside of
-    [minimum, maximum] it is cut there ("truncate") or set to 0 ("drop"). A missing sampler
-    log-probability is NaN and counts as ratio 1. Multiply token losses by it. No gradient.
+    w = exp(log p_trainer - log p_sampler) of the token, of the whole response, or of the response
+    to the power 1 / |y| (the geometric mean of its tokens'). Outside of [minimum, maximum] it is
+    cut there ("truncate") or set to 0 ("drop"). A missing sampler log-probability is NaN and counts
+    as ratio 1. Multiply token losses by it. No gradient.
 
     Args:
       logprobs: [B, T] float, nats, by the trainer's forward pass of the policy that sampled.
       sampler_logprobs: [B, T] float, nats, as the sampler reported them; NaN where it did not.
       mask: [B, T], 1 on the response's tokens; None counts all.
-      level: "token" or "sequence".
+      level: "token", "sequence" or "geometric".
       beyond: "truncate" or "drop".
       maximum: >= 1; None: no bound. minimum: in [0, 1]; None: no bound.
 
@@ -288,7 +289,7 @@ def sampler_weight(
     Reference: Yao et al. (2025), "Your efficient RL framework secretly brings you off-policy RL
     training" (truncated importance sampling).
     """
-    shapes.check_choice("level", level, ("token", "sequence"))
+    shapes.check_choice("level", level, ("token", "sequence", "geometric"))
     shapes.check_choice("beyond", beyond, ("truncate", "drop"))
     high = jnp.inf if maximum is None else shapes.check_number("maximum", maximum, minimum=1)
     low = 0.0 if minimum is None else shapes.check_number("minimum", minimum, minimum=0, maximum=1)
@@ -296,8 +297,10 @@ def sampler_weight(
         "B T", mask, logprobs=logprobs, sampler_logprobs=sampler_logprobs
     )
     log_ratio = jnp.where(jnp.isnan(sampler), 0.0, new - sampler)
-    if level == "sequence":
+    if level != "token":
         log_ratio = jnp.sum(log_ratio, axis=-1, keepdims=True)
+    if level == "geometric":
+        log_ratio = log_ratio / inputs.count(keep, keepdims=True)
     ratio = jnp.exp(inputs.safe_log_ratio(log_ratio, jnp.zeros_like(log_ratio)))
     if beyond == "drop":
         weight = jnp.where((ratio < low) | (ratio > high), 0.0, ratio)

@@ -81,6 +81,14 @@ def _make(kind: str, rng: np.random.Generator) -> np.ndarray:
         return np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]] * 2)
     if kind == "P":
         return -rng.exponential(1.0, (B, T)) - 0.02
+    if kind == "P_BNT":
+        return -rng.exponential(1.0, (B, N, T)) - 0.02
+    if kind == "unit_BNT":
+        return rng.uniform(0.05, 0.95, (B, N, T))
+    if kind == "mask_BNT":
+        return np.arange(T) < rng.integers(0, T + 1, (B, N, 1))
+    if kind == "lengths_BN":
+        return rng.integers(1, 9, (B, N)).astype(float)
     if kind == "S":
         return -rng.exponential(1.0, B) - 0.02
     if kind == "dist":
@@ -207,6 +215,8 @@ CASES = [
         {"clip": 0.2},
         ("values",),
     ),
+    Case("dppo", ROW, {"threshold": 0.05}, LP, surrogate=True),
+    Case("dppo", TOKEN, {"threshold": 0.02, "measure": "kl"}, LP, surrogate=True),
     Case("gspo", ROW, {"clip_low": 0.3, "clip_high": 0.4}, LP),
     Case("gspo_token", ROW, {"clip_low": 0.3, "clip_high": 0.4}, LP, surrogate=True),
     Case("luspo", ROW, {"clip_low": 0.3, "clip_high": 0.4}, LP),
@@ -272,7 +282,7 @@ CASES = [
             {"logprobs": "P", "sampler_logprobs": "near", "mask": "mask"},
             {"level": level, "beyond": beyond, "maximum": 1.5},
         )
-        for level in ("token", "sequence")
+        for level in ("token", "sequence", "geometric")
         for beyond in ("truncate", "drop")
     ],
     *[
@@ -308,6 +318,13 @@ CASES = [
     Case("group_relative", GROUP, {"spread": "batch"}, coupled=True),
     Case("leave_one_out", GROUP),
     Case("gpg", GROUP, coupled=True),
+    Case("max_rl", GROUP),
+    Case("pass_at_k", GROUP),
+    Case("opo", {"rewards": "BN", "lengths": "lengths_BN", "mask": "mask_BN"}),
+    Case(
+        "otb",
+        {"rewards": "BNT", "logprobs": "P_BNT", "sum_p2": "unit_BNT", "token_mask": "mask_BNT"},
+    ),
     Case("gdpo", {"rewards": "BNK", "weights": "K", "mask": "mask_BN"}, coupled=True),
     Case("remax", {"rewards": "B", "greedy_rewards": "B"}),
 ]

@@ -169,7 +169,7 @@ WHOLE_ROWS = [
         set(c.args.values()) <= {"P", "near", "BT", "unit_BT", "dist", "mask"}
         and not c.coupled
         and c.name not in WHOLE_ROWS
-        and c.kwargs.get("level") != "sequence"
+        and c.kwargs.get("level") not in ("sequence", "geometric")
     )
 )
 def test_packed_rows_are_the_rows(case):

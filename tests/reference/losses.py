@@ -443,7 +443,8 @@ def sampler_weight(
     gap = np.where(np.isnan(sampler), 0.0, new - sampler) * mask
     out = np.zeros(mask.shape)
     for i, t in np.ndindex(*mask.shape):
-        w = math.exp(gap[i].sum() if level == "sequence" else gap[i, t])
+        whole = gap[i].sum() / (mask[i].sum() if level == "geometric" and mask[i].any() else 1.0)
+        w = math.exp(gap[i, t] if level == "token" else whole)
         if not minimum <= w <= maximum:
             w = min(max(w, minimum), maximum) if beyond == "truncate" else 0.0
         out[i, t] = w * mask[i, t]
@@ -542,6 +543,64 @@ def gpg(rewards, mask):
         len({float(x) for x in r[m.astype(bool)]}) > 1 for r, m in zip(rewards, mask, strict=True)
     ]
     return group_relative(rewards, mask, scale=False) * len(rewards) / max(sum(live), 1)
+
+
+def opo(rewards, lengths, mask):
+    out = np.zeros(rewards.shape)
+    for i, keep in enumerate(mask.astype(bool)):
+        share = lengths[i][keep] / lengths[i][keep].sum()
+        out[i][keep] = rewards[i][keep] - (share * rewards[i][keep]).sum()
+    return out
+
+
+def max_rl(rewards, mask):
+    out = np.zeros(rewards.shape)
+    for i, keep in enumerate(mask.astype(bool)):
+        r = rewards[i][keep]
+        if len(r) and r.mean() > 0:
+            out[i][keep] = r / r.mean() - 1
+    return out
+
+
+def pass_at_k(rewards, mask):
+    out = np.zeros(rewards.shape)
+    for i, keep in enumerate(mask.astype(bool)):
+        ordered = sorted((rewards[i, j], -j) for j in np.flatnonzero(keep))
+        if len(ordered) > 1:
+            out[i, -ordered[-1][1]] = ordered[-1][0] - ordered[-2][0]
+    return out
+
+
+def otb(rewards, logprobs, sum_p2, mask):
+    groups, samples, length = rewards.shape
+    out = np.zeros(rewards.shape)
+    for b, t in np.ndindex(groups, length):
+        going = [n for n in range(samples) if mask[b, n, t]]
+        to_go = {n: sum(rewards[b, n, k] for k in range(t, length) if mask[b, n, k]) for n in going}
+        energy = {
+            n: sum(
+                1 - 2 * math.exp(logprobs[b, n, k]) + sum_p2[b, n, k]
+                for k in range(t + 1)
+                if mask[b, n, k]
+            )
+            for n in going
+        }
+        total = max(sum(energy.values()), 1e-8)
+        for n in going:
+            out[b, n, t] = to_go[n] - sum(to_go[m] * energy[m] for m in going) / total
+    return out
+
+
+@tokens
+def dppo(new, old, adv, *, threshold, measure="tv", maximum_ratio=20.0):
+    p, q = math.exp(old), math.exp(new)
+    if measure == "kl":
+        moved = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    else:
+        moved = abs(p - q)
+    if moved > threshold and (q > p) == (adv > 0) and q != p:
+        return 0.0
+    return -min(q / p, maximum_ratio) * adv * new
 
 
 def reinforce_plus_plus(rewards, mask, *, discount=1.0):

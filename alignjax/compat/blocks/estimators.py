@@ -119,6 +119,32 @@ def gpg(rewards: Any, arrays: Arrays) -> jax.Array:
     return losses.gpg(rewards, is_valid(rewards))
 
 
+def opo(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.opo` of the rewards that are there; lengths from the mask."""
+    lengths = jnp.sum(jnp.asarray(arrays["mask"]) != 0, axis=-1).reshape(jnp.shape(rewards))
+    return losses.opo(rewards, lengths, is_valid(rewards))
+
+
+def max_rl(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.max_rl` of the rewards that are there."""
+    return losses.max_rl(rewards, is_valid(rewards))
+
+
+def pass_at_k(rewards: Any, arrays: Arrays) -> jax.Array:
+    """`losses.pass_at_k` of the rewards that are there."""
+    return losses.pass_at_k(rewards, is_valid(rewards))
+
+
+def otb(rewards: Any, arrays: Arrays) -> jax.Array:
+    """[B, T]: `losses.otb` of rewards [P, N] at the last tokens of the samples that have one."""
+    there = is_valid(rewards).reshape(-1, 1)
+    mask = (jnp.asarray(arrays["mask"]) != 0) & there
+    earned = at_last_token(jnp.where(there[:, 0], jnp.reshape(rewards, -1), 0.0), mask)
+    wide = (*jnp.shape(rewards), mask.shape[-1])
+    named = (earned, arrays["old_logprobs"], arrays["sum_p2"], mask)
+    return losses.otb(*(jnp.reshape(x, wide) for x in named)).reshape(mask.shape)
+
+
 def gdpo(rewards: Any, arrays: Arrays, *, eps: float) -> jax.Array:
     """`losses.gdpo` of rewards [P, N, K], of samples with all of them."""
     there = jnp.all(is_valid(rewards), axis=-1)
@@ -262,7 +288,11 @@ LINKS: Mapping[str, Callable[..., Any]] = {
     "kl_penalty_with_k3_cut": kl_penalty_with_k3_cut,
     "leave_one_out": leave_one_out,
     "leave_one_out_of_penalised": leave_one_out_of_penalised,
+    "max_rl": max_rl,
     "minillm": minillm,
+    "opo": opo,
+    "otb": otb,
+    "pass_at_k": pass_at_k,
     "remax": remax,
     "remax_to_go": remax_to_go,
     "returns": returns,

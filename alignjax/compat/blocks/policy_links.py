@@ -232,6 +232,12 @@ def kl_cov_whole_tokens(arrays: Arrays, *, fraction: float, penalty: float) -> j
     return kl_cov(arrays, fraction=token_share(fraction, arrays), penalty=penalty)
 
 
+def dppo(arrays: Arrays, *, threshold: float, measure: str, maximum_ratio: float) -> jax.Array:
+    """`losses.dppo`."""
+    numbers: dict[str, Any] = {"threshold": threshold, "maximum_ratio": maximum_ratio}
+    return losses.dppo(*rows(arrays), measure=measure, **numbers)
+
+
 # --- without a ratio ---
 def reinforce(arrays: Arrays) -> jax.Array:
     """`losses.reinforce`."""
@@ -297,6 +303,7 @@ LINKS: Mapping[str, Callable[..., jax.Array]] = {
     "cispo_around_1": cispo_around_1,
     "clip_cov": clip_cov,
     "clip_cov_whole_tokens": clip_cov_whole_tokens,
+    "dppo": dppo,
     "dro": dro,
     "entropy": entropy,
     "gmpo": gmpo,

@@ -209,6 +209,17 @@ LOSSES = {
         fraction=2e-4,
         penalty=1.0,
     ),
+    "dppo": _loss(
+        "dppo",
+        "token",
+        "token_mean",
+        "-sg(min(rho, maximum_ratio)) A log pi, 0 on tokens that moved by more than the threshold "
+        f"with A; {TOKENS}",
+        "DPPO 2026 (arXiv 2602.04879)",
+        threshold=0.2,
+        measure="tv",
+        maximum_ratio=20.0,
+    ),
 }
 
 
@@ -300,6 +311,27 @@ ADVANTAGES = {
         "gpg",
         "(r - mean) prompts / prompts whose rewards differ",
         "Chu et al. 2025 (arXiv 2504.02546)",
+    ),
+    "opo": _estimate(
+        "opo",
+        "r - mean of the prompt's samples weighted by length",
+        "Hao et al. 2025 (arXiv 2505.23585)",
+    ),
+    "max_rl": _estimate(
+        "max_rl",
+        "(r - mean) / mean over the samples of a prompt, 0 where the mean is not positive",
+        "MaxRL 2026 (arXiv 2602.02710)",
+    ),
+    "pass_at_k": _estimate(
+        "pass_at_k",
+        "r - second largest r for the best sample of a prompt, 0 for the others",
+        "Tang et al. 2025 (arXiv 2503.19595)",
+    ),
+    "otb": _estimate(
+        "otb",
+        "return to go - mean over the prompt's samples weighted by the energy of their gradients",
+        "verl 0.9, adv_estimator 'optimal_token_baseline'",
+        reads=("rewards", "old", "sum_p2"),
     ),
 }
 RECIPES = {**LOSSES, **ADVANTAGES}
