@@ -147,6 +147,12 @@ def _comparable(
     if not is_run:
         return {**there, "config": records.filled(there["config"], notes.append)}
     config = folder.parse(there, str(workdir), notes.append).config
+    samples = config.algorithm.METHOD.sampling(config.algorithm) is not None
+    if samples and stored.get("format", 1) < records.ROW_KEYS:
+        notes.append(
+            f"{workdir}: begun by a release that drew samples with other keys; it goes on with "
+            "those of this one, so it does not end with the bits that it would have had there."
+        )
     if there.get("formula") != record.get("formula"):
         notes.append(f"{workdir}: the formula of its record is worded {there.get('formula')!r}.")
     networks = records.filled(there.get("networks", {}), lambda line: None)
@@ -179,7 +185,7 @@ def _is_same_file(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
 
 def _unwritten(there: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
     """Trees whose identities an older format does not hold, or tells otherwise."""
-    if there.get("format", 1) >= records.FORMAT:
+    if there.get("format", 1) >= records.TAGGED:
         return set()
     start = record.get("start", {})
     merged = {name for name, identity in start.items() if folder.OVER in identity}

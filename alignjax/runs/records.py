@@ -15,7 +15,10 @@ from typing import Any
 
 from alignjax.core import source_file
 
-FORMAT = 2
+# Formats: 1 had no tags of classes; runs of 1 and 2 drew their samples with a key a step for all
+# rows, since 3 every row has its own.
+FORMAT = 3
+TAGGED, ROW_KEYS = 2, 3  # the formats that brought these
 CLASS, FILE = "class", "from"  # words of Python: no field is called so
 PLAIN = (dict, Mapping, Any)  # types of mappings that are no configurations
 

@@ -18,8 +18,10 @@ def upgraded(record: Mapping[str, Any], like: Mapping[str, Any] | None = None) -
 
     like: a record of today, for those of lifecycles: their classes are the same.
     """
-    if record.get("format", 1) >= records.FORMAT or "config" not in record:
+    if "config" not in record:
         return dict(record)
+    if record.get("format", 1) >= records.TAGGED:
+        return {**record, "format": records.FORMAT}
     config, name = dict(record["config"]), record.get("method")
     if name is None:
         tagged = _like(config, {} if like is None else like["config"])

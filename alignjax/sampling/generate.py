@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from alignjax.core import errors, struct
 from alignjax.models import model as models
-from alignjax.parallel import axes
-from alignjax.sampling import placement, transforms
+from alignjax.sampling import draws, placement, transforms
 
 
 @struct.pytree
@@ -58,47 +57,45 @@ def check_drift(drift: Any, limit: float) -> None:
 def make_generate(
     model: models.Model, config: transforms.SamplingConfig, *, eos: int, pad: int
 ) -> Callable[..., Samples]:
-    """(params, prompts [B, P], lengths [B], key) -> Samples: one compilation for a shape.
+    """(params, prompts [B, P], lengths [B], key, *, rows=None) -> Samples: compiled once a shape.
 
     Prompts are right-padded; lengths count their tokens (at least 1). Rows stop at EOS one by one,
     the loop ends when all have. eos=-1 never stops.
+
+    rows: [B] int, the rows' numbers, by default 0 to B - 1. A completion is a function of the
+    parameters, its prompt, the key and its number alone, up to the rounding of logits: not of its
+    place in the batch, the rows beside it or the mesh.
     """
     config.validate()
 
-    def step_logits(params: Any, hidden: jax.Array) -> jax.Array:
-        matrix = axes.shard(model.unembedding(params), "embed vocab")
-        logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch slot vocab", jnp.float32)
-        if model.logit_softcap:
-            logits = model.logit_softcap * jnp.tanh(logits / model.logit_softcap)
-        return transforms.final_logits(logits[:, 0], config)
-
-    def draw(key: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # With one key a step for all rows, a sample does not depend on how rows are sharded.
-        token = jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
-        logprobs = jax.nn.log_softmax(logits, axis=-1)
-        # No gather along a vocabulary that may be in parts.
-        sampled = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == token[:, None]
-        return token, jnp.sum(jnp.where(sampled, logprobs, 0.0), axis=-1)
-
     @jax.jit
-    def generate(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Samples:
-        rows, width = prompts.shape
+    def generate(
+        params: Any,
+        prompts: jax.Array,
+        lengths: jax.Array,
+        key: jax.Array,
+        *,
+        rows: jax.Array | None = None,
+    ) -> Samples:
+        count, width = prompts.shape
+        numbers = jnp.arange(count, dtype=jnp.int32) + jnp.zeros_like(lengths)
+        keys = draws.row_keys(key, numbers if rows is None else rows)
         new = config.max_new_tokens
         positions, segments = right_padded(prompts, lengths)
-        cache = model.cache(rows, width + new)
+        cache = model.cache(count, width + new)
         hidden, cache = model.hidden(
             params, prompts, positions=positions, segments=segments, cache=cache
         )
         params = model.prepare(params)
         last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
-        logits = step_logits(params, jnp.take_along_axis(hidden, last, axis=1))
+        logits = draws.next_logits(model, config, params, jnp.take_along_axis(hidden, last, axis=1))
 
         def go_on(loop: Any) -> jax.Array:
             return (loop["step"] < new) & ~jnp.all(loop["ended"])
 
         def body(loop: Any) -> Any:
             step, ended = loop["step"], loop["ended"]
-            token, logprob = draw(jax.random.fold_in(key, step), loop["logits"])
+            token, logprob = draws.draw(keys, lengths + step, loop["logits"])
             live = ~ended
             token = jnp.where(live, token, pad)
             at = (0, step)
@@ -113,14 +110,14 @@ def make_generate(
             return {
                 "step": step + 1,
                 "cache": cache,
-                "logits": step_logits(params, hidden),
+                "logits": draws.next_logits(model, config, params, hidden),
                 "tokens": put(loop["tokens"], token[:, None], at),
                 "logprobs": put(loop["logprobs"], jnp.where(live, logprob, 0.0)[:, None], at),
                 "count": loop["count"] + live,
                 "ended": ended | (token == eos),
             }
 
-        blank = jnp.broadcast_to(jnp.zeros_like(lengths)[:, None], (rows, new))
+        blank = jnp.broadcast_to(jnp.zeros_like(lengths)[:, None], (count, new))
         loop = jax.lax.while_loop(
             go_on,
             body,

@@ -76,15 +76,18 @@ def moved(model: models.Model, generate: Callable[..., Any], model_axis: int) ->
 
     narrow = jax.jit(model.narrow)  # what moves is half as large, and so is what is held there
 
-    def run(params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array) -> Any:
+    def run(
+        params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array, **columns: Any
+    ) -> Any:
         home = jax.sharding.get_mesh()
         params = narrow(model.without_scalar(params))
         with meshes.use(mesh):
             params = jax.device_put(params, layouts(model, params, mesh))
-            inputs = (prompts, lengths)
+            inputs = (prompts, lengths, columns)
             inputs = jax.device_put(inputs, rows(mesh, inputs))
             key = jax.device_put(key, NamedSharding(mesh, PartitionSpec()))
-            samples = generate(params, *inputs, key)
+            prompts, lengths, columns = inputs
+            samples = generate(params, prompts, lengths, key, **columns)
         return jax.device_put(samples, rows(home, samples))
 
     return run

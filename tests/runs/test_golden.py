@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from alignjax import main
+from alignjax.runs import records
 from alignjax.training import checkpoint
 from tests.commands import cli
 
@@ -91,6 +92,6 @@ def test_training_goes_on(runs, name):
     before, after = (
         json.loads((root / name / "config.json").read_text()) for root in (GOLDEN, runs)
     )
-    assert after["format"] == 2
+    assert after["format"] == records.FORMAT
     assert after["config"]["loop"]["steps"] == 5
     assert after["places"] == before.get("places", {})

@@ -458,7 +458,7 @@ def test_a_lifecycle_gets_defaults_for_what_its_record_lacks(tmp_path):
     old = copy.deepcopy(config)
     del old["loop"]["batch_size"]
     put(tmp_path, {"format": 2, "config": old})
-    record = {"format": 2, "config": config}
+    record = {"format": records.FORMAT, "config": config}
     (line,) = continuing.claim(tmp_path, record, may_differ=frozenset())
     assert "config.loop.batch_size" in line
     assert stored(tmp_path) == record
@@ -466,9 +466,21 @@ def test_a_lifecycle_gets_defaults_for_what_its_record_lacks(tmp_path):
 
 def test_a_lifecycle_of_format_1_takes_the_classes_of_today(tmp_path):
     put(tmp_path, {"config": dataclasses.asdict(experiment.Training())})
-    record = {"format": 2, "config": records.as_json(records.encode(experiment.Training()))}
+    config = records.as_json(records.encode(experiment.Training()))
+    record = {"format": records.FORMAT, "config": config}
     continuing.claim(tmp_path, record, may_differ=frozenset({"format"}))
     assert stored(tmp_path) == record
+
+
+@pytest.mark.parametrize("format", [2, records.FORMAT])
+@pytest.mark.parametrize("kind", [ppo.PpoConfig, sft.SftConfig])
+def test_a_run_whose_samples_had_other_keys_is_told_once(tmp_path, kind, format):
+    put(tmp_path, record_of(changed(algorithm=kind()), format=format))
+    notes = continuing.claim(tmp_path, record_of(changed(algorithm=kind())))
+    told = [line for line in notes if "drew samples with other keys" in line]
+    assert len(told) == (format == 2 and kind is ppo.PpoConfig)
+    assert stored(tmp_path)["format"] == records.FORMAT
+    assert not continuing.claim(tmp_path, record_of(changed(algorithm=kind())))
 
 
 UPGRADED = {

@@ -1,0 +1,51 @@
+"""Draws with a key for every row and position, so that none depends on the rows beside it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from alignjax.models import model as models
+from alignjax.parallel import axes
+from alignjax.sampling import transforms
+
+
+def next_logits(
+    model: models.Model, config: transforms.SamplingConfig, params: Any, hidden: jax.Array
+) -> jax.Array:
+    """Logits [B, V] fp32 of the law of the next token, from states [B, 1, D]."""
+    matrix = axes.shard(model.unembedding(params), "embed vocab")
+    logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch slot vocab", jnp.float32)
+    if model.logit_softcap:
+        logits = model.logit_softcap * jnp.tanh(logits / model.logit_softcap)
+    return transforms.final_logits(logits[:, 0], config)
+
+
+def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Keys [B], one a row: fold_in(key, rows[b]). rows: [B] int, the rows' numbers."""
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def draw(keys: jax.Array, positions: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(tokens [B], their log-probabilities [B], nats) of the laws with logits [B, V].
+
+    Row b takes argmax_v (logits[b, v] + g_v), g standard Gumbel of fold_in(keys[b], positions[b]):
+    of keys, position and logits of its own row alone, whatever its place in the batch.
+
+    keys: [B], of `row_keys`. positions: [B] int, each token's place in its row.
+
+    Reference: Gumbel 1954; Maddison et al. 2014, section 2.
+    """
+
+    def one(key: jax.Array, position: jax.Array, row: jax.Array) -> jax.Array:
+        # Devices that share a vocabulary draw a part of the noise each.
+        where = jax.typeof(row).sharding.spec if axes.has_mesh() else None
+        own = jax.random.fold_in(key, position)
+        noise = jax.random.gumbel(own, row.shape, row.dtype, out_sharding=where)
+        return jnp.argmax(row + noise)
+
+    token = jax.vmap(one)(keys, positions, logits).astype(jnp.int32)
+    logprobs = jax.nn.log_softmax(logits, axis=-1)
+    # No gather along a vocabulary that may be in parts.
+    sampled = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == token[:, None]
+    return token, jnp.sum(jnp.where(sampled, logprobs, 0.0), axis=-1)
