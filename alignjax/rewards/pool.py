@@ -59,10 +59,14 @@ class _Worker:
     """A process, the job that it has, and until when."""
 
     def __init__(self, memory_mib: int):
-        self.token = f"{os.getpid()}-{next(_NUMBERS)}/"
+        number = next(_NUMBERS)
+        self.token = f"{os.getpid()}-{number}/"
+        # Under root: users of its own for the worker, and for programs that it runs.
+        self.users = tuple(processes.spare_user(2 * number + i) for i in range(2))
         environment = {
             **os.environ,
             processes.TOKEN: self.token,
+            processes.USER: str(self.users[1]),
             "JAX_PLATFORMS": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONHASHSEED": "0",
@@ -70,7 +74,7 @@ class _Worker:
         }
         script = pathlib.Path(__file__).with_name("worker.py")
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(script), str(memory_mib)],
+            [sys.executable, "-P", str(script), str(memory_mib), str(self.users[0])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -105,9 +109,13 @@ class _Worker:
                     return
                 self.unsent = self.unsent[written:]
 
+    def members(self) -> set[int]:
+        """It and all that it started."""
+        return processes.members(self.process.pid, self.token, self.users)
+
     def end(self) -> None:
         """Kills it with all that it started."""
-        processes.sweep(self.process.pid, self.token)
+        processes.sweep(self.process.pid, self.token, self.users)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=1)
         for pipe in (self.requests, self.answers):
@@ -131,7 +139,7 @@ class Pool:
       memory_mib: address space of each, MiB.
     """
 
-    def __init__(self, workers: int = 0, *, lifetime: int = 100, memory_mib: int = 8192):
+    def __init__(self, workers: int = 0, *, lifetime: int = 100, memory_mib: int = 4096):
         for name, value in {"lifetime": lifetime, "memory_mib": memory_mib}.items():
             if value < 1:
                 raise ValueError(f"{name} of a pool must be >= 1; got {value}.")
@@ -178,6 +186,7 @@ class _Run:
         self.waiting = deque(range(len(requests)))
         self.outcomes = [Outcome(error="not run") for _ in requests]
         self.ending: list[_Worker] = []
+        self.refused = 0.0  # since when no worker can be started
 
     def is_done(self) -> bool:
         busy = any(worker.job is not None for worker in self.pool.workers)
@@ -218,14 +227,30 @@ class _Run:
         idle = [worker for worker in workers if worker.job is None]
         while self.waiting and (idle or len(workers) + len(self.ending) < self.pool.size):
             if not idle:
-                idle.append(_Worker(self.pool.memory_mib))
-                workers.append(idle[-1])
+                new = self._started()
+                if new is None:
+                    return
+                idle.append(new)
+                workers.append(new)
             job = self.waiting.popleft()
             worker = idle.pop()
             try:
                 worker.give(job, self.requests[job])
             except (TypeError, ValueError) as error:
                 self._finish(worker, Outcome(error=str(error)))
+
+    def _started(self) -> _Worker | None:
+        """Another worker; None where the machine has no process left, for a while."""
+        try:
+            worker = _Worker(self.pool.memory_mib)
+        except BlockingIOError:
+            self.refused = self.refused or time.monotonic()
+            if time.monotonic() - self.refused > START_SECONDS:
+                raise
+            time.sleep(LOOK_SECONDS)
+            return None
+        self.refused = 0.0
+        return worker
 
     def _finish(
         self, worker: _Worker, outcome: Outcome, *, end: bool = False, grace: float = GRACE_SECONDS
@@ -258,7 +283,8 @@ class _Run:
                 continue
             error, broken = answer.get("error", ""), "broken" in answer
             outcome = Outcome(answer.get("value"), error, broken)
-            self._finish(worker, outcome, end="last" in answer)
+            crowded = bool(error) and len(worker.members()) > 1
+            self._finish(worker, outcome, end="last" in answer or crowded)
         return None
 
     def _look(self, worker: _Worker) -> None:
@@ -273,7 +299,7 @@ class _Run:
             self._finish(worker, Outcome(error=late), end=True)
         elif now - worker.counted >= COUNT_SECONDS:
             worker.counted = now
-            if len(processes.members(worker.process.pid, worker.token)) > PROCESSES:
+            if len(worker.members()) > PROCESSES:
                 error = f"it started more than {PROCESSES} processes"
                 self._finish(worker, Outcome(error=error), end=True, grace=0.0)
 

@@ -5,9 +5,11 @@ pipes that it was started with; what jobs print goes nowhere. A request {"handle
 "payload"} is answered by {"ready": true} once its handler is loaded, and {"value"} or {"error"} at
 its end. A handler is a function "module:name" of a spec, which returns a function of a payload.
 
-Memory and core files are bounded here; time by the other side, which ends the process.
+Memory, core files, and how many processes and threads there may be are bounded here; time by the
+other side, which ends the process.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 PARENT_SECONDS = 1.0  # between looks whether whoever started us is alive
+TASKS = 256 + 4 * (os.cpu_count() or 1)  # processes and threads; libraries start some per CPU
 
 
 def limit(kind: int, value: int) -> None:
@@ -53,7 +56,7 @@ def own_pipes() -> tuple[BinaryIO, BinaryIO]:
     return os.fdopen(requests, "rb"), os.fdopen(answers, "wb")
 
 
-def main(memory_mib: int) -> None:
+def main(memory_mib: int, user: int) -> None:
     requests, answers = own_pipes()
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from alignjax.rewards import processes
@@ -64,6 +67,8 @@ def main(memory_mib: int) -> None:
     if sys.platform == "linux":  # elsewhere it is refused, or means nothing
         limit(resource.RLIMIT_AS, memory_mib << 20)
     limit(resource.RLIMIT_CORE, 0)
+    with contextlib.suppress(OSError):  # the other side counts as well
+        processes.bound(TASKS, user)
     threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
     def answer(what: dict[str, Any]) -> None:
@@ -92,4 +97,4 @@ def main(memory_mib: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))
