@@ -135,11 +135,12 @@ class Pool:
 
     Args:
       workers: processes at most; 0 is half of the CPUs that there are, between 1 and 16.
-      lifetime: jobs after which a worker is replaced, against leaks.
+      lifetime: jobs after which a worker is replaced, against leaks. (To load SymPy takes as long as
+        some 100 answers.)
       memory_mib: address space of each, MiB.
     """
 
-    def __init__(self, workers: int = 0, *, lifetime: int = 100, memory_mib: int = 4096):
+    def __init__(self, workers: int = 0, *, lifetime: int = 1000, memory_mib: int = 4096):
         for name, value in {"lifetime": lifetime, "memory_mib": memory_mib}.items():
             if value < 1:
                 raise ValueError(f"{name} of a pool must be >= 1; got {value}.")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from alignjax.core import shapes
-from alignjax.rewards import answers
+from alignjax.rewards import answers, pool
 
 Task = Mapping[str, Any]  # a row's own columns: prompt, answer, ..., as the data give them
 Scores = np.ndarray | Mapping[str, np.ndarray]
@@ -52,6 +52,10 @@ class RuleConfig:
         """Which rows have an answer that the rule can't read, [N] bool; read once, at load."""
         return np.zeros(len(tasks), bool)
 
+    def examples(self) -> Sequence[tuple[str, Task, float]]:
+        """Texts, rows and the score that each must have on any machine; tried before a run."""
+        return ()
+
     def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> Scores:
         """[N] float32, or several by name; NaN where a row can't be scored.
 
@@ -59,6 +63,28 @@ class RuleConfig:
           texts: completions alone, without prompts. tasks: the row of each.
         """
         raise NotImplementedError
+
+
+@dataclasses.dataclass(kw_only=True)
+class PooledConfig(RuleConfig):
+    """A rule whose rows are scored one by one in worker processes, each with a deadline."""
+
+    def is_pooled(self) -> bool:
+        return True
+
+    def request(self, text: str, task: Task) -> pool.Request | float:
+        """What a worker is asked for a row; or the row's score, where nothing need be asked."""
+        raise NotImplementedError
+
+    def value(self, answer: Any) -> float | Mapping[str, float]:
+        """The score in a worker's answer."""
+        return float(answer)
+
+    def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> Scores:
+        raise TypeError(
+            f"{type(self).__name__} must be scored in a pool of processes; got a call of score. "
+            "Write combine.combined({'name': rule})(texts, tasks)."
+        )
 
 
 def each(
