@@ -38,8 +38,9 @@ setup(
         "flax": ["flax>=0.12"],
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record>=0.8"],
         "hf": ["safetensors>=0.4", "tokenizers>=0.20", "jinja2>=3.1", "gguf>=0.17", "protobuf>=4"],
+        "maths": ["math-verify>=0.9"],
         "dev": [
-            "alignjax[flax,hf,tfds]",
+            "alignjax[flax,hf,maths,tfds]",
             "ipykernel>=6",
             "jsonschema>=4",
             "pyyaml>=6",

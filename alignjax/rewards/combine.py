@@ -20,8 +20,9 @@ UNREADABLE = 0.01  # share of answers above which the data, or the rule, are wro
 SHOWN = 3  # failures that are told
 # What a rule must bear: texts that are empty, long, odd, right or wrong.
 PROBES = (
-    "", "The answer is 7.", "#### 12", "\\boxed{\\frac{1}{2}}", "<think>a\nb</think><answer>3</answer>",
-    "no answer at all", "word " * 200, "−1,234.5 % \u00e9\u4e2d\U0001f600",
+    "", "The answer is 7.", "#### 12", "\\boxed{\\frac{1}{2}}", "word " * 200,
+    "<think>a\nb</think><answer>3</answer>", "no answer at all",
+    "−1,234.5 % \u00e9\u4e2d\U0001f600",
 )  # fmt: skip
 
 

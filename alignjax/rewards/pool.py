@@ -135,8 +135,8 @@ class Pool:
 
     Args:
       workers: processes at most; 0 is half of the CPUs that there are, between 1 and 16.
-      lifetime: jobs after which a worker is replaced, against leaks. (To load SymPy takes as long as
-        some 100 answers.)
+      lifetime: jobs after which a worker is replaced, against leaks. To load SymPy takes as long as
+        some 100 answers.
       memory_mib: address space of each, MiB.
     """
 

@@ -12,14 +12,13 @@ job gets a real user of its own; any other user's job may start so many more tha
 import contextlib
 import ctypes
 import os
-import pathlib
 import resource
 import signal
 import sys
 import time
 from collections.abc import Container, Iterable
 
-PROC = pathlib.Path("/proc")
+PROC = "/proc"
 TOKEN = "ALIGNJAX_JOB"  # environment variable that marks a job's processes
 USER = "ALIGNJAX_JOB_USER"  # environment variable: under root, the user of a job's programs
 # Of Linux's prctl and capabilities.
@@ -46,9 +45,7 @@ def spare_user(number: int) -> int:
     if sys.platform != "linux" or os.geteuid() != 0:
         return 0
     with contextlib.suppress(OSError, ValueError):
-        maps = [
-            tuple(map(int, m.split())) for m in (PROC / "self/uid_map").read_text().splitlines()
-        ]
+        maps = [tuple(map(int, m.split())) for m in _read("self", "uid_map").splitlines()]
         for first, count in (LARGE_IDS, SMALL_IDS):
             if any(inside <= first and first + count <= inside + many for inside, _, many in maps):
                 return first + (os.getpid() * 400 + number % 400) % count
@@ -105,7 +102,7 @@ def members(leader: int, token: str = "", users: Container[int] = ()) -> set[int
     parents, found = {}, set()
     for entry in _numbered():
         try:
-            stat = (PROC / entry / "stat").read_bytes().rpartition(b")")[2].split()
+            stat = _read(entry, "stat").rpartition(b")")[2].split()
             state, parent, session = stat[0], int(stat[1]), int(stat[3])
             if state in (b"Z", b"X"):
                 continue
@@ -123,6 +120,11 @@ def members(leader: int, token: str = "", users: Container[int] = ()) -> set[int
     return found - {os.getpid()}
 
 
+def _read(entry: str, name: str) -> bytes:
+    with open(f"{PROC}/{entry}/{name}", "rb") as file:
+        return file.read()
+
+
 def _numbered() -> list[str]:
     try:
         return [name for name in os.listdir(PROC) if name.isdigit()]
@@ -135,7 +137,7 @@ def _is_marked(entry: str, token: str) -> bool:
     if token:
         with contextlib.suppress(OSError):
             mark = f"{TOKEN}={token}".encode()
-            entries = (PROC / entry / "environ").read_bytes().split(b"\0")
+            entries = _read(entry, "environ").split(b"\0")
             return any(own.startswith(mark) for own in entries)
     return False
 
@@ -143,7 +145,7 @@ def _is_marked(entry: str, token: str) -> bool:
 def _is_of(entry: str, users: Container[int]) -> bool:
     """Whether the real user of a process is one of these, and one that no other job can have."""
     if users:
-        status = (PROC / entry / "status").read_bytes().partition(b"\nUid:")[2].split()
+        status = _read(entry, "status").partition(b"\nUid:")[2].split()
         return int(status[0]) in users and int(status[0]) >= LARGE_IDS[0]
     return False
 
@@ -186,7 +188,7 @@ def count_of_user() -> int:
     count, own = 0, os.getuid()
     for entry in _numbered():
         with contextlib.suppress(OSError, IndexError):
-            if os.stat(PROC / entry).st_uid == own:
-                stat = (PROC / entry / "stat").read_bytes().rpartition(b")")[2].split()
+            if os.stat(f"{PROC}/{entry}").st_uid == own:
+                stat = _read(entry, "stat").rpartition(b")")[2].split()
                 count += int(stat[17])
     return count

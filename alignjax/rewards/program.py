@@ -55,7 +55,7 @@ def main() -> None:
     sys.path.insert(0, task["folder"])
     source = os.path.join(task["folder"], "input.txt" if task["input"] else os.devnull)
     os.dup2(os.open(source, os.O_RDONLY), 0)
-    sys.stdin = open(0, closefd=False)
+    sys.stdin = os.fdopen(0, closefd=False)
     nonce, report = task["nonce"], task["report"]
     os.write(report, f"{nonce} ready\n".encode())
     if task["input"]:
