@@ -1,5 +1,6 @@
 """Draws with a key for every row and position, so that none depends on the rows beside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,19 +11,48 @@ from alignjax.parallel import axes
 from alignjax.sampling import transforms
 
 
-def next_logits(
-    model: models.Model, config: transforms.SamplingConfig, params: Any, hidden: jax.Array
-) -> jax.Array:
-    """Logits [B, V] fp32 of the law of the next token, from states [B, 1, D]."""
+def end_ids(eos: int | Sequence[int]) -> tuple[int, ...]:
+    """The ids at which rows end, of one or several."""
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def is_end(tokens: jax.Array, ends: tuple[int, ...]) -> jax.Array:
+    """Whether tokens are among the ids at which rows end."""
+    found = jnp.zeros_like(tokens, jnp.bool_)
+    for end in ends:
+        found |= tokens == end
+    return found
+
+
+def logits(model: models.Model, params: Any, hidden: jax.Array) -> jax.Array:
+    """The model's logits [B, V] fp32 of the next token, from states [B, 1, D]."""
     matrix = axes.shard(model.unembedding(params), "embed vocab")
-    logits = axes.einsum("btd,dv->btv", hidden, matrix, "batch slot vocab", jnp.float32)
+    found = axes.einsum("btd,dv->btv", hidden, matrix, "batch slot vocab", jnp.float32)
     if model.logit_softcap:
-        logits = model.logit_softcap * jnp.tanh(logits / model.logit_softcap)
-    return transforms.final_logits(logits[:, 0], config)
+        found = model.logit_softcap * jnp.tanh(found / model.logit_softcap)
+    return found[:, 0]
 
 
-def row_keys(key: jax.Array, rows: jax.Array) -> jax.Array:
-    """Keys [B], one a row: fold_in(key, rows[b]). rows: [B] int, the rows' numbers."""
+def numbers(lengths: jax.Array, rows: jax.Array | None) -> jax.Array:
+    """The rows' numbers [B]: those given, or their places."""
+    if rows is not None:
+        return rows
+    return jnp.arange(len(lengths), dtype=jnp.int32) + jnp.zeros_like(lengths)
+
+
+def row_keys(
+    key: jax.Array, rows: jax.Array, options: transforms.RowOptions | None = None
+) -> jax.Array:
+    """Keys [B], one a row: fold_in(key, rows[b]), with jax.random.key(seed) for a row's own seed.
+
+    rows: [B] int, the rows' numbers.
+    """
+
+    def seeded(seed: jax.Array, row: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(seed), row)
+
+    if options is not None and options.seed is not None:
+        return jax.vmap(seeded)(options.seed, rows)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
 

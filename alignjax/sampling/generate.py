@@ -1,12 +1,13 @@
 """Prefill and decode: completions of ragged prompts in one compiled program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from alignjax.core import errors, struct
+from alignjax.core import errors, shapes, struct
+from alignjax.models import cache_rows
 from alignjax.models import model as models
 from alignjax.sampling import draws, placement, transforms
 
@@ -55,18 +56,33 @@ def check_drift(drift: Any, limit: float) -> None:
 
 
 def make_generate(
-    model: models.Model, config: transforms.SamplingConfig, *, eos: int, pad: int
+    model: models.Model,
+    config: transforms.SamplingConfig,
+    *,
+    eos: int | Sequence[int],
+    pad: int,
+    samples_per_prompt: int = 1,
 ) -> Callable[..., Samples]:
-    """(params, prompts [B, P], lengths [B], key, *, rows=None) -> Samples: compiled once a shape.
+    """(params, prompts [P, W], lengths [P], key, *, rows=None, options=None) -> Samples of B = P G.
 
-    Prompts are right-padded; lengths count their tokens (at least 1). Rows stop at EOS one by one,
-    the loop ends when all have. eos=-1 never stops.
+    Prompts are right-padded; lengths count their tokens (at least 1). Rows stop one by one, the
+    loop ends when all have. One compilation serves a shape.
 
-    rows: [B] int, the rows' numbers, by default 0 to B - 1. A completion is a function of the
-    parameters, its prompt, the key and its number alone, up to the rounding of logits: not of its
-    place in the batch, the rows beside it or the mesh.
+    A completion is a function of the parameters, its prompt, the key and its row's number alone, up
+    to the rounding of logits: not of its place in the batch, the rows beside it or the mesh.
+
+    Args:
+      eos: the id, or ids, at which a row ends; it counts as part of the completion. -1 never ends.
+      pad: what stands behind the rows.
+      samples_per_prompt: G completions of every prompt, group-major: row p G + g is of prompt p.
+        Prompts are read once; the rows are those of prompts that stand there G times.
+
+    Of a call: rows: [B] int, the rows' numbers, by default 0 to B - 1. options: a
+    `transforms.RowOptions`, or None.
     """
     config.validate()
+    shapes.check_number("samples_per_prompt", samples_per_prompt, minimum=1)
+    ends = draws.end_ids(eos)
 
     @jax.jit
     def generate(
@@ -76,27 +92,22 @@ def make_generate(
         key: jax.Array,
         *,
         rows: jax.Array | None = None,
+        options: transforms.RowOptions | None = None,
     ) -> Samples:
-        count, width = prompts.shape
-        numbers = jnp.arange(count, dtype=jnp.int32) + jnp.zeros_like(lengths)
-        keys = draws.row_keys(key, numbers if rows is None else rows)
-        new = config.max_new_tokens
-        positions, segments = right_padded(prompts, lengths)
-        cache = model.cache(count, width + new)
-        hidden, cache = model.hidden(
-            params, prompts, positions=positions, segments=segments, cache=cache
-        )
-        params = model.prepare(params)
-        last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
-        logits = draws.next_logits(model, config, params, jnp.take_along_axis(hidden, last, axis=1))
+        new, width = config.max_new_tokens, prompts.shape[1]
+        logits, cache = prefill(model, params, prompts, lengths, width + new, samples_per_prompt)
+        prompts, lengths = (cache_rows.repeated(x, samples_per_prompt) for x in (prompts, lengths))
+        count, params = len(lengths), model.prepare(params)
+        keys = draws.row_keys(key, draws.numbers(lengths, rows), options)
+        limit = transforms.limits(options, new)
 
         def go_on(loop: Any) -> jax.Array:
-            return (loop["step"] < new) & ~jnp.all(loop["ended"])
+            return (loop["step"] < new) & jnp.any(loop["live"])
 
         def body(loop: Any) -> Any:
-            step, ended = loop["step"], loop["ended"]
-            token, logprob = draws.draw(keys, lengths + step, loop["logits"])
-            live = ~ended
+            step, live = loop["step"], loop["live"]
+            logits = transforms.final_logits(loop["logits"], config, options)
+            token, logprob = draws.draw(keys, lengths + step, logits)
             token = jnp.where(live, token, pad)
             at = (0, step)
             hidden, cache = model.hidden(
@@ -107,14 +118,16 @@ def make_generate(
                 cache=loop["cache"],
             )
             put = jax.lax.dynamic_update_slice
+            ended = live & draws.is_end(token, ends)
             return {
                 "step": step + 1,
                 "cache": cache,
-                "logits": draws.next_logits(model, config, params, hidden),
+                "logits": draws.logits(model, params, hidden),
                 "tokens": put(loop["tokens"], token[:, None], at),
                 "logprobs": put(loop["logprobs"], jnp.where(live, logprob, 0.0)[:, None], at),
                 "count": loop["count"] + live,
-                "ended": ended | (token == eos),
+                "ended": loop["ended"] | ended,
+                "live": live & ~ended & (step + 1 < limit),
             }
 
         blank = jnp.broadcast_to(jnp.zeros_like(lengths)[:, None], (count, new))
@@ -129,6 +142,7 @@ def make_generate(
                 "logprobs": blank.astype(jnp.float32),
                 "count": jnp.zeros_like(lengths),
                 "ended": jnp.zeros_like(lengths, jnp.bool_),
+                "live": jnp.ones_like(lengths, jnp.bool_),
             },
         )
         return _join(prompts, lengths, loop, pad)
@@ -136,6 +150,34 @@ def make_generate(
     if config.model_axis:
         return placement.moved(model, generate, config.model_axis)
     return generate
+
+
+def prefill(
+    model: models.Model,
+    params: Any,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    slots: int,
+    count: int = 1,
+) -> tuple[jax.Array, Any]:
+    """(logits [B, V] fp32 behind the prompts, a cache of `slots` that holds them), B = P count.
+
+    prompts: [P, W], right-padded. Each is read once and stands there `count` times in a row; where
+    a Flax model has a cache of its own, whose rows are not told apart, it is read that often.
+    """
+    apart = cache_rows.is_ours(jax.eval_shape(lambda: model.cache(len(lengths), slots)))
+    if not apart:
+        prompts, lengths = (cache_rows.repeated(x, count) for x in (prompts, lengths))
+    positions, segments = right_padded(prompts, lengths)
+    cache = model.cache(len(lengths), slots)
+    hidden, cache = model.hidden(
+        params, prompts, positions=positions, segments=segments, cache=cache
+    )
+    last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
+    logits = draws.logits(model, params, jnp.take_along_axis(hidden, last, axis=1))
+    if not apart:
+        return logits, cache
+    return cache_rows.repeated(logits, count), cache_rows.repeat(cache, count)
 
 
 def _join(prompts: jax.Array, lengths: jax.Array, loop: Any, pad: int) -> Samples:

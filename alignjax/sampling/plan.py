@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -43,14 +44,16 @@ def generation(
     pad: int,
     key: Any,
     name: str = "generate",
+    samples_per_prompt: int = 1,
 ) -> program.Program:
-    """The program that samples `rows` prompts with a bound policy, given in shapes.
+    """The program that samples `rows` completions with a bound policy, given in shapes.
 
     parts: the policy's arguments by category, as `program.Program` wants them.
     """
     new = sampling.max_new_tokens
+    read = rows // samples_per_prompt
     columns = program.rows(
-        {"prompts": ((rows, prompt_length), np.int32), "lengths": ((rows,), np.int32)}
+        {"prompts": ((read, prompt_length), np.int32), "lengths": ((read,), np.int32)}
     )
     prompts: Any = (columns["prompts"], columns["lengths"])
     mesh = placement.mesh_of(model, sampling.model_axis)
@@ -60,11 +63,12 @@ def generation(
         prompts = laid_out(prompts, placement.rows(mesh, prompts))
         parts = (("parameters", policy),)
     plain = dataclasses.replace(sampling, model_axis=0)
+    make = functools.partial(generate.make_generate, model, plain, eos=eos, pad=pad)
     with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
         cache = jax.eval_shape(lambda: model.cache(rows, prompt_length + new))
     return program.Program(
         name,
-        generate.make_generate(model, plain, eos=eos, pad=pad),
+        make(samples_per_prompt=samples_per_prompt),
         (policy, *prompts, key),
         (*parts, ("batch", prompts), ("other", key)),
         rows=rows,

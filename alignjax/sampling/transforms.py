@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from alignjax.core import shapes
+from alignjax.core import shapes, struct
 from alignjax.parallel import axes
 
 
@@ -32,28 +32,77 @@ class SamplingConfig:
         return self.top_k > 0 or self.top_p < 1 or self.temperature == 0
 
 
-def final_logits(logits: jax.Array, config: SamplingConfig) -> jax.Array:
+@struct.pytree
+class RowOptions:
+    """Options of single rows, each an array [B] in place of the configuration's, or None.
+
+    temperature, top_k, top_p: as in SamplingConfig; a temperature of 0 is greedy. seed: the row is
+    drawn as by a call with the key jax.random.key(seed). limit: new tokens at most, from 1 to
+    max_new_tokens.
+    """
+
+    temperature: jax.Array | None = None
+    top_k: jax.Array | None = None
+    top_p: jax.Array | None = None
+    seed: jax.Array | None = None
+    limit: jax.Array | None = None
+
+
+NO_OPTIONS = RowOptions()
+LEAST_MASS = 1e-9  # a top_p that keeps the most likely token alone
+
+
+def limits(options: RowOptions | None, new: int) -> jax.Array | int:
+    """New tokens of a row at most, [B] or one number for all."""
+    return new if options is None or options.limit is None else jnp.minimum(options.limit, new)
+
+
+def final_logits(
+    logits: jax.Array, config: SamplingConfig, options: RowOptions | None = None
+) -> jax.Array:
     """Logits [B, V] fp32 of the sampled distribution; tokens cut off get -inf.
 
     Reference: Fan et al. 2018 (top-k); Holtzman et al. 2020, section 3.1 (top-p).
     """
-    # Sorting takes the whole vocabulary; drawing from all of it does not.
-    where = "batch slot" if config.is_truncated else "batch vocab"
-    logits = axes.shard(logits.astype(jnp.float32), where)
-    if config.temperature == 0:
-        best = jnp.argmax(logits, axis=-1)[:, None]
-        return jnp.where(jnp.arange(logits.shape[-1])[None] == best, 0.0, -jnp.inf)
-    logits = logits / config.temperature
-    if 0 < config.top_k < logits.shape[-1]:
-        smallest = jax.lax.top_k(logits, config.top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    if config.top_p < 1:
-        ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        # A token stays while the mass before it is short of top_p: the most likely always does.
-        before = jnp.cumsum(probs, axis=-1) - probs
-        smallest = jnp.min(
-            jnp.where(before < config.top_p, ordered, jnp.inf), axis=-1, keepdims=True
-        )
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
-    return logits
+    own, logits = options or NO_OPTIONS, logits.astype(jnp.float32)
+    by_row = any(x is not None for x in (own.temperature, own.top_k, own.top_p))
+    if not config.is_truncated and not by_row:
+        return axes.shard(logits, "batch vocab") / config.temperature
+    logits = axes.shard(logits, "batch slot")  # sorting takes the whole vocabulary
+    best = jnp.argmax(logits, axis=-1)[:, None]
+    greedy = jnp.where(jnp.arange(logits.shape[-1])[None] == best, 0.0, -jnp.inf)
+    if own.temperature is None and config.temperature == 0:
+        return greedy
+    temperature = config.temperature if own.temperature is None else own.temperature[:, None]
+    is_greedy = jnp.asarray(temperature) <= 0
+    logits = logits / jnp.where(is_greedy, 1.0, temperature)
+    logits = _top_k(logits, config.top_k if own.top_k is None else own.top_k[:, None])
+    logits = _top_p(logits, config.top_p if own.top_p is None else own.top_p[:, None])
+    return jnp.where(is_greedy, greedy, logits)
+
+
+def _top_k(logits: jax.Array, k: jax.Array | int) -> jax.Array:
+    """The logits with all but the k largest of a row cut off; k: one number or [B, 1], 0 is all."""
+    size = logits.shape[-1]
+    if isinstance(k, int):
+        if not 0 < k < size:
+            return logits
+        smallest = jax.lax.top_k(logits, k)[0][:, -1:]
+    else:
+        ordered = jnp.sort(logits, axis=-1)
+        at = jnp.where((k > 0) & (k < size), size - k, 0)
+        smallest = jnp.take_along_axis(ordered, at, axis=-1)
+    return jnp.where(logits < smallest, -jnp.inf, logits)
+
+
+def _top_p(logits: jax.Array, mass: jax.Array | float) -> jax.Array:
+    """The logits with all but the most likely tokens of this mass cut off; mass: one or [B, 1]."""
+    if not isinstance(mass, jax.Array) and mass >= 1:
+        return logits
+    ordered = jnp.flip(jnp.sort(logits, axis=-1), axis=-1)
+    probs = jax.nn.softmax(ordered, axis=-1)
+    # A token stays while the mass before it is short of top_p: the most likely always does.
+    before = jnp.cumsum(probs, axis=-1) - probs
+    kept = (before < jnp.maximum(mass, LEAST_MASS)) | (mass >= 1)
+    smallest = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits < smallest, -jnp.inf, logits)

@@ -42,6 +42,33 @@ def test_final_logits_follow_the_definition(options):
     assert (got[np.arange(6), LOGITS.argmax(-1)] > 0).all()
 
 
+OPTIONS = [
+    {},
+    {"temperature": 0.5},
+    {"top_k": 4, "temperature": 1.3},
+    {"top_p": 0.6},
+    {"temperature": 0.0, "top_k": 3},
+    {"temperature": 1.7, "top_k": 5, "top_p": 0.8},
+    {"top_k": 99, "top_p": 1e-9},
+]
+
+
+@pytest.mark.parametrize("names", [("temperature", "top_k", "top_p"), ("top_k",)], ids=str)
+@pytest.mark.parametrize("number", range(7))
+def test_options_of_rows_are_those_of_configurations(number, names):
+    """A row's own options give what the configuration of the same options gives, bit for bit."""
+    logits, rows = jnp.asarray(np.tile(LOGITS[:1], (7, 1))), OPTIONS
+    if len(names) == 1:
+        rows = [{**OPTIONS[number], **{n: row.get(n, 0) for n in names}} for row in OPTIONS]
+    own = {n: [getattr(transforms.SamplingConfig(**row), n) for row in rows] for n in names}
+    rest = {n: x for n, x in OPTIONS[number].items() if n not in names}
+    options = transforms.RowOptions(**{n: jnp.asarray(x) for n, x in own.items()})
+    found = transforms.final_logits(logits, transforms.SamplingConfig(**rest), options)
+    for row, wanted in zip(found, rows, strict=True):
+        alone = transforms.final_logits(logits[:1], transforms.SamplingConfig(**wanted))
+        np.testing.assert_array_equal(row, alone[0])
+
+
 def test_greedy_takes_the_first_of_equals():
     z = jnp.array([[1.0, 3.0, 3.0, 0.0]])
     got = transforms.final_logits(z, transforms.SamplingConfig(temperature=0.0))
