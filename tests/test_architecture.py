@@ -22,6 +22,7 @@ LAYERS = [
     {"training"},
     {"sampling"},
     {"rewards"},
+    {"rollouts"},
     {"evals"},
     {"algorithms"},
     {"runs"},

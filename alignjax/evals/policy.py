@@ -15,6 +15,7 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.rewards import learned
+from alignjax.rewards import scores as scores_of
 from alignjax.sampling import generate, plan, transforms
 from alignjax.training import program
 
@@ -123,7 +124,8 @@ def make_sampler(
             missing = jnp.full(samples.lengths.shape, jnp.nan)
             scores = missing
             if reward is not None:
-                scores = score_rows({"reward": reward}, samples, columns)
+                found = score_rows({"reward": reward}, samples, columns)
+                scores = scores_of.as_scores(found, rows).reward
             arrays += [kl, entropy, scores]
             parts.append([x[:real] for x in hosts.to_host(arrays)])
         joined = [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -9,19 +9,20 @@ import numpy as np
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
+from alignjax.rewards import scores
 from alignjax.sampling import generate
 from alignjax.training import algorithm, update
 
 
 class RewardFn(Protocol):
-    """(frozen, samples, columns) -> [B] fp32, reward units. A host function.
+    """(frozen, samples, columns) -> [B] fp32, reward units, or `scores.Scores`. A host function.
 
     columns: of the batch of prompts, [B, ...].
     """
 
     def __call__(
         self, frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
-    ) -> jax.Array: ...
+    ) -> jax.Array | scores.Scores: ...
 
 
 # (tokens [N, T], lengths, prompt_lengths, index, each [N]) -> the same text as rows of another

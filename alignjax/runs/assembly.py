@@ -7,6 +7,7 @@ for a plan.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alignjax.data import corpus as corpora
@@ -208,14 +209,20 @@ class Assembly:
             return not self._starts_as_own(network)
         return (network.origin.path, network.part) != (own.path, self.own_part(own))
 
-    def algorithm(self) -> algorithms.Algorithm:
-        """The method over its networks."""
+    def algorithm(
+        self,
+        *,
+        tell: corpora.Log = lambda line: None,
+        journal: Callable[[int, list[dict[str, Any]]], None] | None = None,
+    ) -> algorithms.Algorithm:
+        """The method over its networks; tell, journal: as in `method.Task`."""
         corpus = self.corpus
         readers = {
             name: self.network(name).reader("train")
             for name, role in self.roles.items()
             if role.reads_text and self.is_there(name) and self.network(name).reader is not None
         }
+        columns = None if corpus.task is None else functools.partial(corpus.task, "train")
         task = methods.Task(
             eos=corpus.eos,
             pad=corpus.pad,
@@ -224,6 +231,10 @@ class Assembly:
             micro_batches=self.config.loop.micro_batches,
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,
+            text=corpus.text,
+            columns=columns,
+            tell=tell,
+            journal=journal,
             readers=readers,
             apart=frozenset(name for name in self.roles if self._is_apart(name)),
         )

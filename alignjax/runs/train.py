@@ -7,7 +7,7 @@ from alignjax.data import pipeline
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import assembly, continuing, experiment, folder, judging, sources
-from alignjax.training import annotation, speed
+from alignjax.training import annotation, journal, speed
 from alignjax.training import loop as loops
 
 
@@ -30,7 +30,9 @@ def train(
     experiment.check_table(config, corpus)
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
-        method = parts.algorithm()
+        method = parts.algorithm(
+            tell=lambda line: log(f"{name}: {line}"), journal=journal.Journal(workdir)
+        )
         loops.check_sizes(config.loop, method.plan, coupled=method.coupled)
         start, frozen = parts.start(), parts.frozen()
         record = folder.make_record(parts, start, frozen)

@@ -28,10 +28,14 @@ class TrainState:
 
 
 class Plan(NamedTuple):
-    """How a collected batch is used: passes over it, and equal parts of each pass."""
+    """How a collected batch is used: passes over it, and equal parts of each pass.
+
+    rows: of the collected batch; 0 is as many as the data's batch has.
+    """
 
     epochs: int = 1
     minibatches: int = 1
+    rows: int = 0
 
 
 class Expected(NamedTuple):
@@ -117,8 +121,8 @@ class Algorithm(NamedTuple):
       of other rows, for example.
     over_table: the same after `annotate`: what depends on the data as a whole, such as counts of
       classes. Columns that it names with None are dropped.
-    plan: how often a collected batch is used.
-    carry: the method's own state at the start.
+    plan: how often a collected batch is used, and how many rows it has.
+    carry: the method's own state at the start, or params -> that state.
     first: what is known of the very first update; a fresh run stops if a metric misses it.
     coupled: whether the loss of a row depends on the other rows of the update, so that
       micro-batches would change it.

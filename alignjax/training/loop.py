@@ -106,13 +106,17 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = Fal
     config.validate()
     stepping.check_coupled(coupled, config.micro_batches)
     parts = plan.minibatches * config.micro_batches
-    if config.batch_size % parts:
+    rows, named = config.batch_size, "loop.batch_size"
+    if plan.rows:
+        rows, named = plan.rows, "the rows of a collected batch"
+        hosts.check_rows("loop.batch_size", config.batch_size)
+    if rows % parts:
         raise ValueError(
-            "loop.batch_size must be a multiple of minibatches x loop.micro_batches; got "
-            f"{config.batch_size} for {plan.minibatches} x {config.micro_batches} (loop). "
+            f"{named} must be a multiple of minibatches x loop.micro_batches; got "
+            f"{rows} for {plan.minibatches} x {config.micro_batches} (loop). "
             "Change one of them."
         )
-    hosts.check_rows("loop.batch_size / minibatches / micro_batches", config.batch_size // parts)
+    hosts.check_rows(f"{named} / minibatches / micro_batches", rows // parts)
 
 
 Optimizer = Union[optim.OptimConfig, optax.GradientTransformation]  # noqa: UP007

@@ -63,6 +63,9 @@ class Task(NamedTuple):
     """What a method may know of the data.
 
     gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
+    text: ids -> text. columns: the number of a training row of prompts -> its own columns, its text
+      and what rules compare with; None where there are none.
+    tell: takes a line for the log. journal: takes a step and rows to look at (samples.jsonl).
     readers: by role, for networks with a tokenizer of their own: see `rewards.learned.Reader`.
     apart: frozen roles whose parameters are not those that the policy starts from, though their
       model may be the same.
@@ -77,6 +80,10 @@ class Task(NamedTuple):
     micro_batches: int = 1
     batch_size: int = 0
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    text: Callable[[np.ndarray], str] | None = None
+    columns: Callable[[int], Mapping[str, Any]] | None = None
+    tell: Callable[[str], None] = lambda line: None
+    journal: Callable[[int, list[dict[str, Any]]], None] | None = None
     readers: Mapping[str, Any] = {}
     apart: frozenset[str] = frozenset()
 

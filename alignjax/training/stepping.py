@@ -50,7 +50,7 @@ def make_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx_of(params).init(params),
-        carry=algorithm.copy(method.carry),
+        carry=algorithm.copy(method.carry(params) if callable(method.carry) else method.carry),
     )
 
 
@@ -247,7 +247,7 @@ def minibatches(
     Raises:
       ValueError: the plan's minibatches do not divide the rows.
     """
-    if plan == algorithm.Plan():
+    if plan.epochs == plan.minibatches == 1:
         yield batch
         return
     rows = jax.tree.leaves(batch)[0].shape[0]

@@ -1,0 +1,226 @@
+"""Policy gradients on groups of samples: what GRPO, REINFORCE and their kin share."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax import losses
+from alignjax.algorithms import preset
+from alignjax.core import mean
+from alignjax.evals import policy as policies
+from alignjax.models import model as models
+from alignjax.models import scoring
+from alignjax.rewards import learned
+from alignjax.rollouts import collection, experience, programs, settings
+from alignjax.rollouts import reward as rewards
+from alignjax.training import algorithm, method, program
+
+GROUPED = tuple(field.name for field in dataclasses.fields(settings.GroupConfig))
+
+
+@dataclasses.dataclass(kw_only=True)
+class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
+    """A loss on rollouts, as a paper or a release of another code base computes it.
+
+    Subclasses have the fields `method`, `compat` and the recipe's options.
+    """
+
+    TABLE: ClassVar[str] = "rollouts"
+    WITHOUT: ClassVar[frozenset[str]] = frozenset(
+        {"values", "old_values", "returns", "preferences", "other", "preferred", "token_weights"}
+    )
+    OWN: ClassVar[tuple[str, ...]] = GROUPED
+    method: str = ""
+    compat: str = "paper"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The recipe's options that are not None."""
+        per_group = "group_size" in self.recipe.defaults
+        return {**super().options, **({"group_size": self.group} if per_group else {})}
+
+    def validate(self) -> None:
+        """Traces the loss on a few rows, so that every name and number is checked.
+
+        Raises:
+          ValueError: an unknown name, an option that the recipe does not have, or out of range.
+        """
+        self.validate_groups()
+        try:
+            jax.eval_shape(self.terms, self._example())
+        except ValueError as error:
+            raise ValueError(f"{error} (algorithm)") from None
+        if "group_size" in self.recipe.defaults and self.epochs * self.minibatches > 1:
+            raise ValueError(
+                f"algorithm.epochs and minibatches must be 1 for {self.recipe.name}, whose mean is "
+                f"over whole groups; got {self.epochs} and {self.minibatches} (algorithm)."
+            )
+
+    def _example(self) -> dict[str, Any]:
+        """Arrays of two rows as the loss will get them."""
+        rows = 2 * self.group if "group_size" in self.recipe.defaults else 2
+        zeros = np.zeros((rows, 4), np.float32)
+        names = ("logprobs", "old_logprobs", "reference_logprobs", "sampler_logprobs", "entropy")
+        return {
+            **dict.fromkeys(names, zeros),
+            "mask": np.ones(zeros.shape, bool),
+            "advantages": zeros if self.per_token else zeros[:, 0],
+            "key": jax.random.key(0),
+        }
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference is read, by the loss or in the reward."""
+        return "reference" in self.needs or self.kl_in_reward > 0
+
+    def formula(self) -> str:
+        return f"{self.recipe.echo(**self.options)}; {self.echo_groups()}"
+
+
+def policy_gradient(
+    model: models.Model,
+    config: PolicyGradientConfig,
+    *,
+    reward: learned.RewardFn,
+    eos: int,
+    pad: int,
+    reference: models.Model | None = None,
+    micro_batches: int = 1,
+    prompts: int = 0,
+    task: method.Task | None = None,
+) -> algorithm.Algorithm:
+    """Minimises a loss of rollouts: G samples of each prompt, credited by how they compare.
+
+    Batch: a table of prompts, right-padded. Frozen: "reference" where it is read, and what `reward`
+    reads. reference: its model, where that is not the policy's or its parameters are not those that
+    the policy starts from; without it the first KL is 0, and checked. prompts: of a batch, 0 where
+    that is not known. task: where lines and samples to look at go.
+    """
+    config.validate()
+    _, trained = config.prompts_trained(prompts)
+    needs = experience.Needs(
+        old="old" in config.recipe.reads,
+        reference=config.needs_reference,
+        sampler="sampler" in config.needs,
+    )
+    networks = experience.Networks(model, model if reference is None else reference)
+    chunks = config.minibatches * micro_batches
+    draw = collection.Draw(model, config.sampling, reward, eos, pad)
+
+    run = experience.make_experience(networks, config, needs, compat=config.compat, chunks=chunks)
+    collect = collection.Collector(
+        draw,
+        config,
+        run,
+        text=str if task is None else task.text or str,
+        tell=print if task is None else task.tell,
+        journal=None if task is None else task.journal,
+    )
+
+    def loss(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
+    ) -> tuple[algorithm.Terms, algorithm.Metrics]:
+        drop, noise = jax.random.split(key)
+        policy = model.bind(params, frozen, drop)
+        mask = batch["loss_mask"]
+        hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
+        stats = scoring.stats_of(
+            model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
+        )
+        names = ("old_logprobs", "reference_logprobs", "sampler_logprobs")
+        arrays = {
+            **{name: batch[name] for name in names if name in batch},
+            "logprobs": stats.logprob,
+            "entropy": stats.entropy,
+            "advantages": batch["advantages"],
+            "mask": mask,
+            "key": noise,
+        }
+        terms = {**config.terms(arrays), **penalties}
+        metrics = {f"{name}_loss": term for name, term in terms.items()}
+        if "old_logprobs" in batch:
+            ratio = losses.importance_ratio(stats.logprob, batch["old_logprobs"], mask)
+            metrics["ratio_deviation"] = mean.masked(jnp.abs(ratio - 1), mask)
+            metrics["approx_kl"] = mean.masked(
+                losses.k3(stats.logprob, batch["old_logprobs"], mask), mask
+            )
+        return terms, metrics
+
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
+        if model.drops_out:
+            return {}
+        expected = {}
+        if needs.old:
+            expected["ratio_deviation"] = algorithm.Expected(0.0, model.rounding)
+        if needs.reference and reference is None:
+            size = batch["tokens"].shape[1]
+            expected["kl"] = algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))
+        return expected
+
+    carry = collection.start_carry(config)
+    return algorithm.Algorithm(
+        init=algorithm.from_policy(model),
+        loss=loss,
+        collect=collect,
+        plan=algorithm.Plan(
+            epochs=config.epochs, minibatches=config.minibatches, rows=trained * config.group
+        ),
+        carry=(lambda params: collection.with_behind(carry, params)) if config.lag else carry,
+        first=first,
+        coupled=config.recipe.couples(**config.options),
+        programs=programs.make_programs(draw, config, needs, run, chunks=chunks),
+        passes=(program.Pass("policy", trained=True),),
+    )
+
+
+def _make(
+    networks: Mapping[str, models.Model], config: PolicyGradientConfig, task: method.Task
+) -> algorithm.Algorithm:
+    limit = config.sampling.max_new_tokens
+    chunks = config.minibatches * task.micro_batches
+    return policy_gradient(
+        networks["policy"],
+        config,
+        reward=rewards.of_config(config, networks, task, limit=limit, chunks=chunks),
+        eos=task.eos,
+        pad=task.pad,
+        reference=method.another(networks, "reference", task) if config.needs_reference else None,
+        micro_batches=task.micro_batches,
+        prompts=task.batch_size,
+        task=task,
+    )
+
+
+def _roles(config: PolicyGradientConfig) -> dict[str, method.Role]:
+    roles = {"policy": method.Role(trained=True, source="policy", required=True)}
+    if config.needs_reference:
+        roles["reference"] = method.Role(source="reference", otherwise=("policy",))
+    learns = config.reward == "model"
+    roles["reward"] = method.Role(
+        source="reward",
+        part=method.SCORER,
+        required=learns,
+        head=True,
+        reads_text=learns,
+        only_evaluated=not learns,
+    )
+    return roles
+
+
+def record(name: str) -> method.Method:
+    """The record of a method on groups of samples."""
+    return method.Method(
+        name=name,
+        make=_make,
+        table=lambda config: "prompts",
+        roles=_roles,
+        evaluators=lambda config: (policies.SAMPLES,),
+        formula=PolicyGradientConfig.formula,
+        sampling=lambda config: config.sampling,
+        curves=("reward", "dead"),
+    )

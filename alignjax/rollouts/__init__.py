@@ -1,0 +1,1 @@
+"""Sampled completions in groups: drawn, scored, selected, credited, and made rows to train on."""

@@ -1,0 +1,222 @@
+"""Collecting a batch: prompts -> samples -> scores -> selected groups -> rows to train on."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.core import errors
+from alignjax.models import model as models
+from alignjax.parallel import hosts
+from alignjax.rewards import learned, scores
+from alignjax.rollouts import experience, reward, rollouts, select, settings
+from alignjax.sampling import generate, transforms
+from alignjax.training import algorithm
+
+BUCKETS = 1 << 16  # running pass rates of prompts, by their row number modulo this
+Journal = Callable[[int, list[dict[str, Any]]], None]
+CONSTANT = 20  # steps after which a part of the reward that never moves is told
+
+
+class Draw(NamedTuple):
+    """How samples are drawn: the policy's model, its sampling, the reward."""
+
+    model: models.Model
+    sampling: transforms.SamplingConfig
+    reward: learned.RewardFn
+    eos: int
+    pad: int
+
+
+def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollouts, scores.Scores]]:
+    """(params, frozen, batch, key, version) -> (samples of each prompt, their scores). On the host.
+
+    params: of the policy, not bound yet. size: samples of each prompt.
+    """
+    sample = generate.make_generate(draw.model, draw.sampling, eos=draw.eos, pad=draw.pad)
+
+    @jax.jit
+    def wide(batch: algorithm.Batch) -> algorithm.Batch:
+        return jax.tree.map(lambda x: rollouts.repeated(x, size), batch)
+
+    def run(
+        params: models.Params,
+        frozen: models.Frozen,
+        batch: algorithm.Batch,
+        key: jax.Array,
+        version: jax.Array,
+    ) -> tuple[rollouts.Rollouts, scores.Scores]:
+        columns = wide(batch)
+        bound = draw.model.bind(params, frozen)
+        drawn = sample(bound, columns["prompts"], columns["lengths"], key)
+        samples = rollouts.of_samples(drawn, batch, size, version)
+        found = draw.reward(frozen, samples, columns)
+        found = scores.as_scores(found, samples.tokens.shape[0])
+        return samples, reward.placed(found)
+
+    return run
+
+
+def start_carry(config: settings.GroupConfig) -> dict[str, Any]:
+    """The method's own state before the first step; the sampling policy comes with its first."""
+    names = config.part_names
+    carry = {
+        "barren": np.int32(0),  # steps in a row without an informative group
+        "part_value": np.full(len(names), np.nan, np.float32),
+        "part_steps": np.zeros(len(names), np.int32),  # in which each part had that one value
+    }
+    if config.curriculum > 1:
+        carry["pass_rate"] = np.full(BUCKETS, 0.5, np.float32)
+    return carry
+
+
+class Collector:
+    """The `collect` of methods on groups of samples.
+
+    text: ids -> text. tell: takes a line for the log. journal: takes the step and rows to show.
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        config: settings.GroupConfig,
+        run: experience.Experience,
+        *,
+        text: Callable[[np.ndarray], str] = str,
+        tell: Callable[[str], None] = print,
+        journal: Journal | None = None,
+    ):
+        self._config, self._run, self._text = config, run, text
+        self._tell, self._journal = tell, journal
+        self._draw = make_draw(draw, config.group)
+        self._limit = generate.drift_limit(draw.model, config.max_drift)
+        self._greedy = None
+        if config.advantages == "remax":
+            best = dataclasses.replace(draw.sampling, temperature=0.0)
+            self._greedy = make_draw(draw._replace(sampling=best))
+
+        def pick(
+            key: jax.Array, rates: jax.Array, batch: algorithm.Batch, count: int
+        ) -> algorithm.Batch:
+            own = jnp.take(rates, batch["index"] % BUCKETS)
+            chosen = select.by_difficulty(key, own, count, floor=config.curriculum_floor)
+            return experience.taken(dict(batch), chosen, 1)
+
+        self._pick = jax.jit(pick, static_argnums=3)
+        self._after = jax.jit(lambda *args: carried(config, *args))
+
+    def __call__(
+        self,
+        state: algorithm.TrainState,
+        frozen: models.Frozen,
+        batch: algorithm.Batch,
+        key: jax.Array,
+    ) -> tuple[algorithm.Batch, algorithm.Carry, algorithm.Metrics]:
+        config, carry = self._config, dict(state.carry)
+        pick_key, draw_key = jax.random.split(key)
+        sampled, _ = config.prompts_trained(batch["lengths"].shape[0])
+        if config.curriculum > 1:
+            batch = self._pick(pick_key, carry["pass_rate"], batch, sampled)
+        behind = carry.pop("behind", None)
+        policy, version = (state.params, state.step) if behind is None else behind
+        samples, found = self._draw(policy, frozen, batch, draw_key, version)
+        reward.check_failures(found, config.max_failures)
+        found = found._replace(problems=())
+        greedy = None
+        if self._greedy is not None:
+            greedy = self._greedy(policy, frozen, batch, draw_key, version)[1].reward
+        sampler = None if behind is None else policy
+        rows, told, metrics = self._run(state.params, sampler, frozen, samples, found, greedy)
+        generate.check_drift(told["drift"], self._limit)
+        after = self._after(carry, told, found, samples.task)
+        self._check(after, told, metrics)
+        if self._journal is not None:
+            self._journal(int(state.step), self._shown(told["shown"]))
+        if behind is not None:
+            after["behind"] = algorithm.copy((state.params, state.step))
+        return rows, after, metrics
+
+    def _check(
+        self, carry: dict[str, Any], told: dict[str, Any], metrics: algorithm.Metrics
+    ) -> None:
+        """Stops without signal for too long; tells of a part of the reward that never moves.
+
+        Raises:
+          errors.Failure: `patience` steps in a row had no informative group.
+        """
+        config, barren = self._config, int(carry["barren"])
+        if barren >= config.patience:
+            rates = np.asarray(told["pass_rate"])
+            low, high = rates.min(), rates.max()
+            raise errors.Failure(
+                f"a step must have a group whose rewards differ; {barren} steps in a row had none: "
+                f"mean reward {float(metrics['reward'].value):.3g}, {np.mean(rates == low):.0%} of "
+                f"groups all at {low:.3g}, {np.mean(rates == high):.0%} all at {high:.3g} "
+                "(rollouts). Use easier or harder prompts, a larger group, more candidates, or a "
+                "graded reward; or raise algorithm.patience."
+            )
+        steps, values = (np.asarray(carry[name]) for name in ("part_steps", "part_value"))
+        for name, count, value in zip(config.part_names, steps, values, strict=True):
+            if count == CONSTANT:
+                self._tell(
+                    f"the reward's part {name} was {value:g} on every row of {CONSTANT} steps: it "
+                    "teaches nothing. Look at samples.jsonl."
+                )
+
+    def _shown(self, told: dict[str, Any]) -> list[dict[str, Any]]:
+        """The first group that is trained on, a row each."""
+        arrays = hosts.to_host(told)
+        rows = []
+        for row, ids in enumerate(arrays["tokens"]):
+            length = int(arrays["lengths"][row])
+            start = int(arrays["prompt_lengths"][row])
+            counted = arrays["loss_mask"][row]
+            advantage = arrays["advantages"][row]
+            if np.ndim(advantage):
+                advantage = advantage[counted].mean() if counted.any() else 0.0
+            rows.append(
+                {
+                    "task": int(arrays["task"][row]),
+                    "sample": row,
+                    "prompt": self._text(ids[:start]),
+                    "text": self._text(ids[start:length]),
+                    "reward": float(arrays["reward"][row]) if arrays["valid"][row] else None,
+                    "parts": {name: float(x[row]) for name, x in arrays["parts"].items()},
+                    "advantage": float(advantage),
+                    "tokens": int(counted.sum()),
+                    "cut": not bool(arrays["ended"][row]),
+                }
+            )
+        return rows
+
+
+def with_behind(carry: dict[str, Any], params: models.Params) -> dict[str, Any]:
+    """The carry of a first step under lag: the policy that samples is the policy itself."""
+    return {**carry, "behind": (params, jnp.zeros((), jnp.int32))}
+
+
+def carried(
+    config: settings.GroupConfig,
+    carry: dict[str, Any],
+    told: dict[str, Any],
+    found: scores.Scores,
+    task: jax.Array,
+) -> dict[str, Any]:
+    """The method's own state after a step; task: of each sampled row."""
+    some = jnp.any(told["informative"])
+    after = {**carry, "barren": jnp.where(some, 0, carry["barren"] + 1).astype(jnp.int32)}
+    parts = [found.parts.get(name, found.reward) for name in config.part_names]
+    low, high = (jnp.stack([f(x) for x in parts]) for f in (jnp.min, jnp.max))
+    goes_on = (low == high) & (low == carry["part_value"])
+    after["part_value"] = jnp.where(low == high, low, jnp.nan)
+    steps = jnp.where(goes_on, carry["part_steps"] + 1, (low == high).astype(jnp.int32))
+    after["part_steps"] = steps.astype(jnp.int32)
+    if config.curriculum > 1:
+        place = rollouts.in_groups(task, config.group)[:, 0] % BUCKETS
+        old, decay = carry["pass_rate"], config.curriculum_decay
+        new = decay * jnp.take(old, place) + (1.0 - decay) * told["pass_rate"]
+        after["pass_rate"] = old.at[place].set(new)
+    return after

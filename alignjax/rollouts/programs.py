@@ -1,0 +1,127 @@
+"""The programs of a collection, in shapes, for plans."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignjax.models import model as models
+from alignjax.rewards import learned, scores
+from alignjax.rollouts import collection, experience, rollouts, settings
+from alignjax.sampling import plan
+from alignjax.training import program
+
+READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positions": np.int32}
+
+
+def generation(
+    shapes: program.Shapes, draw: collection.Draw, policy: models.Params, rows: int
+) -> program.Program:
+    """The program that samples `rows` completions with the policy of these params."""
+    base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
+    return plan.generation(
+        draw.model,
+        draw.sampling,
+        shapes.bound["policy"],
+        parts=(("parameters", policy), ("frozen", base)),
+        rows=rows,
+        prompt_length=shapes.batch["prompts"].shape[1],
+        eos=draw.eos,
+        pad=draw.pad,
+        key=shapes.key,
+    )
+
+
+def scoring(shapes: program.Shapes, samples: Any, chunks: int) -> program.Program:
+    """The program of a reward model over samples."""
+    count, length = samples.tokens.shape
+    batch = program.shapes_of(learned.as_batch, samples)
+    tree = shapes.bound["reward"]
+    return program.Program(
+        "score",
+        learned.make_score(shapes.networks["reward"], chunks=chunks),
+        (tree, batch),
+        (("frozen", tree), ("batch", (samples, batch))),
+        count,
+        length,
+        (program.Pass("reward", head=False),),
+    )
+
+
+def make_programs(
+    draw: collection.Draw,
+    config: settings.GroupConfig,
+    needs: experience.Needs,
+    run: experience.Experience,
+    *,
+    chunks: int,
+) -> Callable[[program.Shapes], program.Collected]:
+    """The programs of `collect`, in shapes: generate, score, experience."""
+
+    def programs(shapes: program.Shapes) -> program.Collected:
+        drawn, width = shapes.batch["prompts"].shape
+        sampled, trained = config.prompts_trained(drawn)
+        rows, kept = sampled * config.group, trained * config.group
+        length = width + config.sampling.max_new_tokens
+        calls = [generation(shapes, draw, shapes.params, rows)]
+        drawn_samples = plan.samples(rows, length)
+        if config.reward == "model":
+            calls.append(scoring(shapes, drawn_samples, chunks))
+        columns: dict[str, Any] = program.rows(
+            {
+                "task": ((rows,), np.int32),
+                "version": ((rows,), np.int32),
+                "reward": ((rows,), np.float32),
+                "failed": ((rows,), np.bool_),
+            }
+        )
+        samples = rollouts.Rollouts(
+            **{name: getattr(drawn_samples, name) for name in vars(drawn_samples)},
+            task=columns["task"],
+            version=columns["version"],
+        )
+        parts = dict.fromkeys(config.part_names, columns["reward"])
+        found = scores.Scores(columns["reward"], parts, columns["failed"])
+        greedy = _greedy(config, sampled)
+        sampler = shapes.params if config.lag else None
+        arguments = (shapes.params, sampler, shapes.frozen, samples, found, greedy)
+        passes = [program.Pass("policy")]
+        if needs.reference:
+            passes.append(program.Pass("reference"))
+        calls.append(
+            program.Program(
+                "experience",
+                run,
+                arguments,
+                (
+                    ("parameters", (shapes.params, sampler)),
+                    ("frozen", shapes.frozen),
+                    ("batch", (samples, found, greedy)),
+                ),
+                kept,
+                length,
+                tuple(passes),
+            )
+        )
+        return program.Collected(tuple(calls), program.rows(_columns(config, needs, kept, length)))
+
+    return programs
+
+
+def _greedy(config: settings.GroupConfig, prompts: int) -> jax.ShapeDtypeStruct | None:
+    if config.advantages != "remax":
+        return None
+    return program.rows({"greedy": ((prompts,), np.float32)})["greedy"]
+
+
+def _columns(
+    config: settings.GroupConfig, needs: experience.Needs, rows: int, length: int
+) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+    """Columns of the rows that the loss reads, with shapes and dtypes."""
+    wide = (rows, length)
+    columns: dict[str, tuple[tuple[int, ...], Any]] = {n: (wide, d) for n, d in READ.items()}
+    columns["advantages"] = (wide if config.per_token else (rows,), np.float32)
+    named = {"old": needs.old, "reference": needs.reference, "sampler": needs.sampler}
+    columns |= {f"{name}_logprobs": (wide, np.float32) for name, on in named.items() if on}
+    return columns

@@ -1,0 +1,151 @@
+"""The reward of a configuration: a reward model, the data's own, rules of texts, or their sum."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignjax.core import errors
+from alignjax.models import model as models
+from alignjax.parallel import axes, hosts
+from alignjax.rewards import hosted, learned, rules, scores
+from alignjax.rollouts import settings
+from alignjax.sampling import generate
+from alignjax.training import algorithm, method
+
+
+def ruled(
+    configs: Mapping[str, rules.RuleConfig],
+    *,
+    text: Callable[[np.ndarray], str],
+    task: Callable[[int], Mapping[str, Any]],
+    eos: Sequence[int],
+    limit: int,
+) -> learned.RewardFn:
+    """Rules of the text of each completion, without the token that ended it, and of its row.
+
+    Every process scores the rows that its devices hold. text: ids -> text. task: number of a row in
+    its split -> its columns. eos: ids that end a row. limit: tokens a completion may have.
+    """
+    from alignjax.rewards import combine
+
+    score = combine.combined(configs)
+    ends = np.asarray(eos)
+
+    def reward(
+        frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
+    ) -> scores.Scores:
+        named = (samples.tokens, samples.mask, columns["index"])
+        tokens, mask, index = (hosts.to_local(x) for x in named)
+        texts, tasks = [], []
+        for ids, counted, row in zip(tokens, mask, index, strict=True):
+            own = ids[counted]
+            ended = len(own) and own[-1] in ends
+            texts.append(text(own[:-1] if ended else own))
+            sizes = {rules.TOKENS: len(own), rules.LIMIT: limit}
+            tasks.append({**task(int(row)), **sizes})
+        found = score(texts, tasks)
+        arrays = {f"part/{name}": np.asarray(x, np.float32) for name, x in found.parts.items()}
+        arrays |= {"reward": np.asarray(found.reward, np.float32), "failed": found.failed}
+        whole = hosts.to_global(arrays, samples.tokens.shape[0])
+        parts = {name: whole[f"part/{name}"] for name in found.parts}
+        return scores.Scores(whole["reward"], parts, whole["failed"], tuple(found.problems))
+
+    return reward
+
+
+def weighted(name: str, weight: float, reward: learned.RewardFn) -> learned.RewardFn:
+    """A reward times its weight, as the part `name`."""
+
+    def run(
+        frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
+    ) -> scores.Scores:
+        found = scores.as_scores(reward(frozen, samples, columns), samples.tokens.shape[0])
+        return found._replace(reward=weight * found.reward, parts={name: found.reward})
+
+    return run
+
+
+def summed(rewards: Sequence[learned.RewardFn]) -> learned.RewardFn:
+    """The sum of several rewards; NaN where any of them is."""
+
+    def run(
+        frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
+    ) -> scores.Scores:
+        found = [
+            scores.as_scores(reward(frozen, samples, columns), samples.tokens.shape[0])
+            for reward in rewards
+        ]
+        total, failed = found[0].reward, found[0].failed
+        for one in found[1:]:
+            total, failed = total + one.reward, failed | one.failed
+        parts = {name: part for one in found for name, part in one.parts.items()}
+        problems = tuple(line for one in found for line in one.problems)
+        return scores.Scores(total, parts, failed, problems)
+
+    return run
+
+
+def of_config(
+    config: settings.RewardConfig,
+    networks: Mapping[str, models.Model],
+    task: method.Task,
+    *,
+    limit: int,
+    chunks: int,
+) -> learned.RewardFn:
+    """The reward that a configuration names.
+
+    Raises:
+      ValueError: the data have no reward of their own, or no texts, or not the columns of a rule.
+    """
+    found: list[learned.RewardFn] = []
+    if config.reward == "gold":
+        if task.gold is None:
+            raise ValueError(
+                "algorithm.reward='gold' needs data with a known reward; this data has none "
+                "(data). Use algorithm.reward='model', or rules."
+            )
+        found.append(weighted("gold", config.reward_weight, hosted.hosted(task.gold)))
+    if config.reward == "model":
+        reader = task.readers.get("reward")
+        model = learned.learned(networks["reward"], reader=reader, chunks=chunks)
+        found.append(weighted("model", config.reward_weight, model))
+    if config.rules:
+        if task.text is None or task.columns is None:
+            raise ValueError(
+                "algorithm.rules need data whose rows have texts and columns; this data has none "
+                "(data). Use question-and-answer rows, or reward=gold or model."
+            )
+        found.append(
+            ruled(config.rules, text=task.text, task=task.columns, eos=(task.eos,), limit=limit)
+        )
+    return found[0] if len(found) == 1 else summed(found)
+
+
+def check_failures(found: scores.Scores, share: float) -> None:
+    """Stops the run where verifiers fail on too many rows.
+
+    Raises:
+      errors.Failure: the share is above `share`.
+    """
+    failed = float(jnp.mean(jnp.asarray(found.failed, jnp.float32)))
+    if failed > share:
+        examples = "; ".join(found.problems[:3]) or "no message"
+        raise errors.Failure(
+            f"rewards must be computed for all but {share:.0%} of a step's rows; {failed:.0%} "
+            f"failed: {examples} (reward). Repair the rule or the data, or raise "
+            "algorithm.max_failures."
+        )
+
+
+def placed(found: scores.Scores) -> scores.Scores:
+    """The same on the mesh that is set: what a host computed comes without a layout."""
+
+    def put(x: jax.Array) -> jax.Array:
+        return axes.shard(jnp.asarray(x), "batch")
+
+    parts = {name: put(x) for name, x in found.parts.items()}
+    return scores.Scores(put(found.reward), parts, put(found.failed), found.problems)

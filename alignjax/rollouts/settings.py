@@ -1,0 +1,239 @@
+"""How prompts become rows to train on: the options that all methods on groups of samples share."""
+
+import dataclasses
+from typing import Any
+
+from alignjax import compat as presets
+from alignjax.core import shapes
+from alignjax.rewards import rules as rule_configs
+from alignjax.sampling import transforms
+
+# Estimators of a group's advantages that compare its samples with one another.
+BASELINES = (
+    "group_relative",
+    "leave_one_out",
+    "gpg",
+    "gdpo",
+    "opo",
+    "max_rl",
+    "pass_at_k",
+    "otb",
+    "reinforce_plus_plus_baseline",
+)
+# Those that do not: a group may be one sample. "reward" is the reward itself, without a baseline.
+ALONE = ("reward", "remax", "reinforce_plus_plus")
+# Those of the rewards of single tokens.
+TOKENS = ("reinforce_plus_plus",)
+SCALES = ("", "none", "group", "batch")
+
+
+@dataclasses.dataclass(kw_only=True)
+class RewardConfig:
+    """What completions are scored by: rules, a reward model, the data's own reward, or a sum."""
+
+    reward: str = "rules"  # rules | model (the trained reward model) | gold (the data's own)
+    reward_weight: float = 1.0  # of the model or the data's reward, beside rules
+    rules: dict[str, rule_configs.RuleConfig] = dataclasses.field(default_factory=dict)
+    max_failures: float = (
+        0.05  # share of a step's rows whose verifier may fail before the run stops
+    )
+
+    def validate_reward(self) -> None:
+        shapes.check_choice("algorithm.reward", self.reward, ("rules", "model", "gold"))
+        shapes.check_number("algorithm.reward_weight", self.reward_weight)
+        shapes.check_number("algorithm.max_failures", self.max_failures, minimum=0, maximum=1)
+        if self.reward == "rules" and not self.rules:
+            raise ValueError(
+                "algorithm.rules must name at least one rule where reward=rules; got none "
+                "(algorithm). Add rewards.rules.ExactNumber() or alike, or use reward=model."
+            )
+        for rule in self.rules.values():
+            rule.validate()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The parts that the reward is a sum of."""
+        own = () if self.reward == "rules" else (self.reward,)
+        return (*own, *self.rules)
+
+    @property
+    def part_weights(self) -> tuple[float, ...]:
+        """Their weights."""
+        own = () if self.reward == "rules" else (self.reward_weight,)
+        return (*own, *(rule.weight for rule in self.rules.values()))
+
+
+@dataclasses.dataclass(kw_only=True)
+class GroupConfig(RewardConfig):
+    """Groups of samples: how many, which are trained on, and what their advantages are.
+
+    loop.batch_size counts the prompts drawn for a step. `curriculum` times fewer of them are
+    sampled, and of those the first informative ones are trained on, `candidates` times fewer again.
+    """
+
+    group: int = 8  # G, samples of each prompt
+    advantages: str = "group_relative"  # estimator of the preset, or reward: no baseline
+    scale: str = (
+        ""  # divide by the std of the group | batch, or none; "": as the release; paper: none
+    )
+    kl_in_reward: float = 0.0  # beta: reward units per nat of log pi/ref, taken from rewards
+    dead: str = "count"  # groups of equal rewards: count (in the mean, as 0) | drop (from it)
+    candidates: float = 1.0  # prompts sampled per prompt trained on: dynamic sampling above 1
+    curriculum: float = 1.0  # prompts drawn per prompt sampled: by difficulty above 1
+    curriculum_decay: float = 0.7  # of the running pass rate of a prompt, at each visit
+    curriculum_floor: float = 0.02  # added to p (1 - p): solved and hopeless prompts stay alive
+    overlong: str = "keep"  # rows cut at the limit: keep | mask (leave the group) | soft (penalty)
+    overlong_buffer: int = 0  # tokens before the limit in which the soft penalty grows to 1
+    correction: str = "off"  # for sampler and trainer that differ: off | truncate | mask
+    correction_level: str = "token"  # whose ratio: token | sequence | geometric
+    correction_maximum: float = 2.0  # of the ratio of trainer to sampler
+    lag: int = 0  # steps that the sampling policy is behind: 0 or 1, always
+    patience: int = 5  # steps in a row without one informative group before the run stops
+    epochs: int = 1  # passes over each collected batch
+    minibatches: int = 1  # updates a pass
+    max_drift: float = 0.0  # nats a token between sampler and trainer; 0 is 1e-3 in fp32, 0.5 else
+    sampling: transforms.SamplingConfig = dataclasses.field(
+        default_factory=lambda: transforms.SamplingConfig(max_new_tokens=128)
+    )
+
+    def validate_groups(self) -> None:
+        """Raises ValueError where an option is wrong."""
+        self.validate_reward()
+        self.sampling.validate()
+        for name in ("group", "patience", "epochs", "minibatches"):
+            shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=1)
+        for name in ("candidates", "curriculum", "correction_maximum"):
+            shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=1)
+        for name in ("kl_in_reward", "max_drift", "overlong_buffer"):
+            shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=0)
+        shapes.check_number("algorithm.curriculum_decay", self.curriculum_decay, minimum=0, below=1)
+        shapes.check_number("algorithm.curriculum_floor", self.curriculum_floor, above=0)
+        shapes.check_choice("algorithm.dead", self.dead, ("count", "drop"))
+        shapes.check_choice("algorithm.overlong", self.overlong, ("keep", "mask", "soft"))
+        shapes.check_choice("algorithm.correction", self.correction, ("off", "truncate", "mask"))
+        shapes.check_choice(
+            "algorithm.correction_level", self.correction_level, ("token", "sequence", "geometric")
+        )
+        shapes.check_choice("algorithm.lag", str(self.lag), ("0", "1"))
+        shapes.check_choice("algorithm.advantages", self.advantages, (*BASELINES, *ALONE))
+        shapes.check_choice("algorithm.scale", self.scale, SCALES)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuses options that do not go together."""
+        if self.group < 2 and self.advantages in BASELINES:
+            raise ValueError(
+                f"algorithm.group must be at least 2 for advantages={self.advantages}, which "
+                f"compares the samples of a prompt; got {self.group} (algorithm). Raise it, or use "
+                f"advantages={' or '.join(ALONE)}."
+            )
+        if self.sampling.is_truncated:
+            raise ValueError(
+                "algorithm.sampling must not cut tokens off (top_k, top_p, temperature 0): the "
+                "policy gradient is of the whole distribution; got "
+                f"top_k={self.sampling.top_k}, top_p={self.sampling.top_p}, "
+                f"temperature={self.sampling.temperature}. Set top_k=0, top_p=1, temperature>0."
+            )
+        if self.overlong == "soft":
+            shapes.check_number(
+                "algorithm.overlong_buffer for overlong=soft",
+                self.overlong_buffer,
+                minimum=1,
+                maximum=self.sampling.max_new_tokens,
+            )
+        if self.lag and self.correction == "off":
+            raise ValueError(
+                "algorithm.correction must be truncate or mask where lag=1: samples are of the "
+                "policy before; got off (algorithm). Set --config.algorithm.correction=truncate."
+            )
+        self.estimator_options()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether advantages are of tokens, [R, T], not of rows, [R]."""
+        return self.advantages in (*TOKENS, "otb") or self.correction != "off"
+
+    def estimator_options(self) -> dict[str, Any]:
+        """The numbers that the preset's estimator takes from this configuration.
+
+        Raises:
+          ValueError: the preset has no such estimator, or it cannot divide by that spread.
+        """
+        if self.advantages == "reward":
+            return {}
+        recipe = estimator(getattr(self, "compat", "paper"), self.advantages)
+        options: dict[str, Any] = {}
+        if "kl_weight" in recipe.defaults:
+            options["kl_weight"] = self.kl_in_reward
+        scale = recipe.defaults.get("scale")
+        if not self.scale:
+            # A division by the group's own spread weighs prompts by difficulty: chosen, not given.
+            return (
+                {**options, "scale": False}
+                if scale is True and recipe.name.startswith("paper ")
+                else options
+            )
+        if scale is None and self.scale != "none":
+            raise ValueError(
+                f"algorithm.scale must be empty for {recipe.name}, which divides by no standard "
+                f"deviation; got {self.scale!r} (algorithm). Leave it out."
+            )
+        if isinstance(scale, str):
+            options["scale"] = self.scale
+        elif scale is not None:
+            options["scale"] = self.scale != "none"
+            if "spread" in recipe.defaults and self.scale != "none":
+                options["spread"] = self.scale
+        return options
+
+    def prompts_trained(self, drawn: int) -> tuple[int, int]:
+        """(prompts sampled, prompts trained on) of so many drawn.
+
+        Raises:
+          ValueError: they are no whole numbers.
+        """
+        sampled = drawn / self.curriculum
+        trained = sampled / self.candidates
+        if sampled != int(sampled) or trained != int(trained):
+            raise ValueError(
+                "loop.batch_size must be a multiple of curriculum x candidates; got "
+                f"{drawn} for {self.curriculum:g} x {self.candidates:g} (loop). Change one of them."
+            )
+        return int(sampled), int(trained)
+
+    def echo_groups(self) -> str:
+        """What of this is not seen in the loss's formula, for the log."""
+        parts = "+".join(
+            f"{weight:g} {name}"
+            for name, weight in zip(self.part_names, self.part_weights, strict=True)
+        )
+        if self.advantages == "reward":
+            credit = "advantage = reward"
+        else:
+            recipe = estimator(getattr(self, "compat", "paper"), self.advantages)
+            credit = f"advantages {recipe.echo(**self.estimator_options())}"
+        own = [
+            "group",
+            "dead",
+            "candidates",
+            "curriculum",
+            "overlong",
+            "kl_in_reward",
+            "correction",
+            "lag",
+            "epochs",
+            "minibatches",
+            "sampling",
+        ]
+        numbers = ", ".join(f"{name}={getattr(self, name)}" for name in own)
+        return f"{credit}; reward {parts}; {numbers}"
+
+
+def estimator(compat: str, name: str) -> presets.Recipe:
+    """How a preset estimates advantages; those that a release lacks are the papers'.
+
+    Raises:
+      ValueError: no preset has it.
+    """
+    there = name in presets.PRESETS.get(compat, {})
+    return presets.recipe(compat if there else "paper", name, table="estimates")
