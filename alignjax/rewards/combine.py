@@ -113,16 +113,14 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
     """(texts, tasks) -> TextScores: all rules on all rows, deterministic, on the host.
 
     Args:
-      given: rules by name. workers: a pool that others use too; by default one of its own, if any
-        rule needs it, which ends with the function.
+      given: rules by name. workers: a pool of one's own; by default the one that all rules of this
+        process share, started if a rule needs it.
 
     Raises:
       ValueError: as `check` does. From the function: a rule returns another length or no numbers,
         or what it needs can't be loaded.
     """
     check(given, allow_code=allow_code)
-    pooled = [rule for rule in given.values() if _is_pooled(rule)]
-    processes = pool.Pool() if pooled and workers is None else workers
 
     def score(texts: Sequence[str], tasks: Sequence[rules.Task]) -> TextScores:
         if len(texts) != len(tasks):
@@ -133,7 +131,7 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
         parts: dict[str, np.ndarray] = {}
         problems: list[str] = []
         for name, rule in given.items():
-            rows = _scored(name, rule, texts, tasks, processes)
+            rows = _scored(name, rule, texts, tasks, workers)
             total = np.zeros(len(texts), np.float32)
             for part, values in rows.parts.items():
                 parts[f"{name}/{part}" if part else name] = values
@@ -148,10 +146,6 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
     return score
 
 
-def _is_pooled(rule: rules.RuleConfig) -> bool:
-    return isinstance(rule, rules.PooledConfig) and rule.is_pooled()
-
-
 def _scored(
     name: str,
     rule: rules.RuleConfig,
@@ -160,8 +154,7 @@ def _scored(
     workers: pool.Pool | None,
 ) -> _Rows:
     if isinstance(rule, rules.PooledConfig) and rule.is_pooled():
-        assert workers is not None
-        pieces = _in_pool(name, rule, texts, tasks, workers)
+        pieces = _in_pool(name, rule, texts, tasks, workers or pool.shared())
     else:
         pieces = _in_process(name, rule, texts, tasks)
     rows = _Rows({}, {})
@@ -218,7 +211,7 @@ def _in_pool(
         except Exception as error:
             yield [number], errors.condense(error)
             continue
-        if isinstance(request, float):
+        if isinstance(request, int | float):
             yield [number], {} if np.isnan(request) else {"": np.full(1, request, np.float32)}
         else:
             requests.append(request)
@@ -301,14 +294,13 @@ def probe(given: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: in
                     f"{values[order][row]} and {other[row]} for one text when the rows stood in "
                     "another order. Read texts[i] with tasks[i] alone, and draw nothing."
                 )
-    with pool.Pool(1) as workers:
-        _check_examples(given, workers)
+    _check_examples(given)
 
 
-def _check_examples(given: Rules, workers: pool.Pool) -> None:
+def _check_examples(given: Rules) -> None:
     for name, rule in given.items():
         for text, task, wanted in rule.examples():
-            own = _scored(name, rule, [text], [task], workers)
+            own = _scored(name, rule, [text], [task], None)
             value = float(sum(values[0] for values in own.parts.values()))
             if own.errors or value != np.float32(wanted):
                 got = own.errors.get(0, f"{value:g}")

@@ -51,8 +51,12 @@ class MathVerify(rules.PooledConfig):
     def check_answers(self, tasks: Sequence[rules.Task]) -> np.ndarray:
         golds = [self.gold(task) for task in tasks]
         texts = sorted({gold for gold in golds if gold is not None})
-        with pool.Pool() as workers:
-            outcomes = workers.run([self._request(None, gold) for gold in texts])
+        outcomes = pool.shared().run([self._request(None, gold) for gold in texts])
+        if outcomes and outcomes[0].broken:
+            raise ValueError(
+                f"math-verify must be loadable in a worker process; got {outcomes[0].error}. "
+                "Install it anew: pip install 'alignjax[maths]'."
+            )
         legal = {t for t, outcome in zip(texts, outcomes, strict=True) if outcome.value is not None}
         return np.asarray([gold not in legal for gold in golds], bool)
 

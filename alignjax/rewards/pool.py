@@ -134,7 +134,7 @@ class Pool:
     """Worker processes, started as they are needed and ended with the pool or the program.
 
     Args:
-      workers: processes at most; 0 is half of the CPUs that there are, between 1 and 16.
+      workers: processes at most; 0 is one for each CPU, up to 16.
       lifetime: jobs after which a worker is replaced, against leaks. To load SymPy takes as long as
         some 100 answers.
       memory_mib: address space of each, MiB.
@@ -146,7 +146,7 @@ class Pool:
                 raise ValueError(f"{name} of a pool must be >= 1; got {value}.")
         if workers < 0:
             raise ValueError(f"workers of a pool must be >= 0; got {workers}.")
-        self.size = workers or min(max((os.cpu_count() or 1) // 2, 1), 16)
+        self.size = workers or min(os.cpu_count() or 1, 16)
         self.lifetime, self.memory_mib = lifetime, memory_mib
         self.workers: list[_Worker] = []
         self.lock = threading.Lock()
@@ -171,6 +171,16 @@ class Pool:
                 _close(self.workers, os.getpid())
                 raise
             return run.outcomes
+
+
+_SHARED: list[Pool] = []
+
+
+def shared() -> Pool:
+    """The pool of this process, for all rules that need one."""
+    if not _SHARED or not _SHARED[0].close.alive:
+        _SHARED[:] = [Pool()]
+    return _SHARED[0]
 
 
 def _close(workers: list[_Worker], owner: int) -> None:

@@ -82,7 +82,7 @@ class PooledConfig(RuleConfig):
 
     def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> Scores:
         raise TypeError(
-            f"{type(self).__name__} must be scored in a pool of processes; got a call of score. "
+            f"{type(self).__name__} must be scored in worker processes; got a call of its score. "
             "Write combine.combined({'name': rule})(texts, tasks)."
         )
 

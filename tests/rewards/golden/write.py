@@ -1,0 +1,26 @@
+"""Writes the golden tables: python -m tests.rewards.golden.write
+
+The rows come from `numbers`, `expressions`, `texts` and `programs`, which know what is right by how
+they write a text. They import nothing of alignjax.
+"""
+
+import json
+import pathlib
+
+from tests.rewards.golden import numbers
+
+FOLDER = pathlib.Path(__file__).parent
+TABLES = {
+    "exact_number": numbers.exact_number,
+    "last_number": numbers.last_number,
+}
+
+
+def lines(name: str) -> str:
+    rows = TABLES[name]()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    for table in TABLES:
+        (FOLDER / f"{table}.jsonl").write_text(lines(table))
