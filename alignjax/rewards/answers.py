@@ -229,7 +229,8 @@ def normal(expression: str) -> str:
 
     Reference: Hendrycks et al. (2021, MATH), arXiv 2103.03874, `is_equiv` of its code.
     """
-    text = _plain(expression).replace("\\\\", "\\").strip().rstrip(".").strip()
+    text = _plain(expression).strip().rstrip(".").strip()
+    text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text).replace("\\\\", "\u23ce")  # a matrix's row
     text = re.sub(r"(?<=\S)\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?$", "", text)
     text = _WORDS.sub(r"\1", text)
     text = _ERASED.sub("", text).replace(" ", "")

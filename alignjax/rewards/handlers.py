@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alignjax.core import source_file
+from alignjax.rewards import answers
 
 
 def own_function(file: str, name: str) -> Callable[..., Any]:
@@ -64,9 +65,16 @@ def maths(spec: Mapping[str, Any]) -> Callable[[Any], float | None]:
         # Its own timeouts are alarms, and its errors would be wrong answers.
         return math_verify.parse(text, parsing_timeout=None, raise_on_error=True)
 
+    def last_box(text: str) -> str:
+        # math-verify takes several boxes for one answer, of several parts.
+        if "\\boxed" not in text:
+            return text
+        inside = answers.boxed(text)
+        return f"$\\boxed{{{inside}}}$" if inside else ""
+
     def gold(text: str) -> list[Any]:
         known = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
-        found = read(text if known else f"${text}$") if text.strip() else []
+        found = read(last_box(text) if known else f"${text}$") if text.strip() else []
         return found if any(not isinstance(answer, str) for answer in found) else []
 
     def score(payload: Mapping[str, Any]) -> float | None:
@@ -74,7 +82,7 @@ def maths(spec: Mapping[str, Any]) -> Callable[[Any], float | None]:
         if not right or payload["text"] is None:
             return float(bool(right)) if right else None
         failed = None
-        for own, other in itertools.product(right, read(payload["text"])):
+        for own, other in itertools.product(right, read(last_box(payload["text"]))):
             try:
                 if math_verify.verify(own, other, timeout_seconds=None, raise_on_error=True):
                     return 1.0

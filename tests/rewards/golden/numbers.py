@@ -41,7 +41,10 @@ def spellings(rng: random.Random) -> list[tuple[str, str, object]]:
         big = n(1000, 9_999_999)
         marks = (",", "{,}", "\\,", ",\\!", "'", "’", "_", NBSP, THIN, NARROW)
         rows += [("thousands", grouped(big, mark), big) for mark in marks]
-        rows += [("commas", f"${big:,}.50", Fraction(2 * big + 1, 2)), ("commas", f"-{big:,}", -big)]
+        rows += [
+            ("commas", f"${big:,}.50", Fraction(2 * big + 1, 2)),
+            ("commas", f"-{big:,}", -big),
+        ]
     rows += [("thousands", "12,34,567", 1234567), ("thousands", "1,23,456", 123456)]
     for _ in range(4):
         k, cents = n(0, 99), n(1, 9)
@@ -161,7 +164,8 @@ def exact_number() -> list[dict]:
         text = AROUND[take][number % 2].format(spelling)
         rows.append(row(text, gold, int(not wrong), family, take=take))
     for mark, text, expected in (
-        ("Answer:", "Answer: 5", 1), ("Answer:", "#### 5", 0), ("A=", "A=1 A=5", 1), ("=>", "5 =>", 0),
+        ("Answer:", "Answer: 5", 1), ("Answer:", "#### 5", 0), ("A=", "A=1 A=5", 1),
+        ("=>", "5 =>", 0),
     ):  # fmt: skip
         rows.append(row(text, "5", expected, "marker", take="marked", marker=mark))
     return rows

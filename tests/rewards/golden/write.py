@@ -7,12 +7,14 @@ they write a text. They import nothing of alignjax.
 import json
 import pathlib
 
-from tests.rewards.golden import numbers
+from tests.rewards.golden import expressions, numbers
 
 FOLDER = pathlib.Path(__file__).parent
 TABLES = {
+    "boxed": expressions.boxed,
     "exact_number": numbers.exact_number,
     "last_number": numbers.last_number,
+    "math_verify": expressions.math_verify,
 }
 
 
