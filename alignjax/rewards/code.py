@@ -10,7 +10,7 @@ import numpy as np
 from alignjax.core import shapes
 from alignjax.rewards import answers, pool, programs, rules
 
-_BLOCK = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^```", re.DOTALL | re.MULTILINE | re.I)
+_BLOCK = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t\r]*\n(.*?)^```", re.DOTALL | re.MULTILINE | re.I)
 # A program that passes needs its standard library: an interpreter that the job's user can't read
 # would else make every answer wrong.
 _EXAMPLE = (

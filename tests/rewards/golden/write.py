@@ -7,14 +7,19 @@ they write a text. They import nothing of alignjax.
 import json
 import pathlib
 
-from tests.rewards.golden import expressions, numbers
+from tests.rewards.golden import expressions, numbers, programs, texts
 
 FOLDER = pathlib.Path(__file__).parent
 TABLES = {
     "boxed": expressions.boxed,
+    "code": programs.code,
     "exact_number": numbers.exact_number,
+    "format": texts.form,
     "last_number": numbers.last_number,
+    "length": texts.length,
     "math_verify": expressions.math_verify,
+    "repetition": texts.repetition,
+    "soft_overlong": texts.soft_overlong,
 }
 
 
