@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+
+GENERATIONS = 11  # of a fork bomb: 2048 processes, if nothing stops it
 
 
 def spin(_):
@@ -18,15 +21,20 @@ def sleep(_):
 
 
 def fork_bomb(_):
-    while True:
+    for _ in range(GENERATIONS):
         os.fork()
+    time.sleep(1000)
 
 
 def scattered_fork_bomb(_):
-    """Every process is the first of a session of its own."""
-    while True:
-        if os.fork() == 0:
-            os.setsid()
+    """Every process is the first of a session of its own, and nothing stops it."""
+    for _ in range(GENERATIONS):
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            time.sleep(0.001)
+    time.sleep(1000)
 
 
 def segfault(_):
@@ -94,6 +102,14 @@ def comes_back_twice(_):
     return "once"
 
 
+def many_threads(_):
+    """As many as a library may start."""
+    threads = [threading.Thread(target=time.sleep, args=(0.2,)) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    return len(threads)
+
+
 def exits(_):
     sys.exit(3)
 
@@ -131,3 +147,11 @@ def make(spec):
     if spec["job"] == "unloadable":
         raise RuntimeError("no such thing")
     return globals()[spec["job"]]
+
+
+def length(payload):
+    return len(payload["text"])
+
+
+def users(_):
+    return os.getresuid()[:2]
