@@ -29,8 +29,8 @@ _PLAIN = (
 )
 _GROUP = r"(?:,|_|'|’|\u00a0|\u2009|\u202f|\\,)"
 _WHOLE = (
-    r"(?:[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])"
-    rf"|[0-9]{{1,3}}(?:(?P<group>{_GROUP})[0-9]{{3}})(?:(?P=group)[0-9]{{3}})*(?![0-9])|[0-9]+)"
+    r"(?:[0-9]{1,2}(?:,[0-9]{2}){1,99},[0-9]{3}(?![0-9])"
+    rf"|[0-9]{{1,3}}(?:(?P<group>{_GROUP})[0-9]{{3}})(?:(?P=group)[0-9]{{3}}){{0,99}}(?![0-9])|[0-9]+)"
 )
 # Not after a letter, an underscore, digits and a point, or the ^ of an exponent.
 _FREE = r"(?<![A-Za-z0-9_^])(?<![0-9]\.)(?<!\^\{)(?<!\^-)(?<!\^\{-)(?<!_\{)"
@@ -45,6 +45,7 @@ _SIGN = re.compile(r"(?<![A-Za-z0-9_)\]}.%\-])(?P<sign>[+-])[$€£¥]?|[$€£�
 _START = re.compile(rf"{_FREE}(?=[0-9]|\.[0-9])|(?=\\frac)")
 _FRAC = re.compile(r"\\frac\s*(?:\{(?P<top>[^{}]*)\}|(?P<t>[0-9]))\s*(?:\{(?P<low>[^{}]*)\}|(?P<l>[0-9]))")  # fmt: skip # noqa: E501
 _SLASH = re.compile(r"\s?/\s?(?=[0-9.])")
+_MORE = re.compile(r"\s?/|[0-9]|\.[0-9]")
 _WRAPPED = (
     re.compile(r"\$\$?(.*?)\$?\$"), re.compile(r"\\\((.*)\\\)"), re.compile(r"\\\[(.*)\\\]"),
     re.compile(r"\*\*(.*)\*\*"), re.compile(r"\*(.*)\*"), re.compile(r"`(.*)`"),
@@ -125,7 +126,7 @@ def _over(text: str, start: int, top: Found) -> Found | None:
     if slash is None or text[start - 1 : start] == "/":
         return None
     low = _decimal(text, slash.end())
-    if low is None or not low.value or re.match(r"\s?/|[0-9]|\.[0-9]", text[low.end :]):
+    if low is None or not low.value or _MORE.match(text, low.end):
         return None
     return low
 

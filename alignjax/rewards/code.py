@@ -10,7 +10,10 @@ import numpy as np
 from alignjax.core import shapes
 from alignjax.rewards import answers, pool, programs, rules
 
-_BLOCK = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t\r]*\n(.*?)^```", re.DOTALL | re.MULTILINE | re.I)
+HANDLER = "alignjax.rewards.programs:code"
+_BLOCK = re.compile(
+    r"^```[ \t]*(?:python3?|py)?[ \t\r]*\n(.*?)^```", re.DOTALL | re.MULTILINE | re.I
+)
 # A program that passes needs its standard library: an interpreter that the job's user can't read
 # would else make every answer wrong.
 _EXAMPLE = (
@@ -96,7 +99,7 @@ class Code(rules.PooledConfig):
         runs = len(tests.get("pairs", "1"))
         # Each run ends in time by itself; the pool's deadline is for the worker that sees to it.
         seconds = runs * programs.wall(self.timeout_s) + 1
-        return pool.Request("alignjax.rewards.programs:code", {}, payload, seconds)
+        return pool.Request(HANDLER, {}, payload, seconds)
 
     def value(self, answer: Any) -> float:
         return float(answer) if self.share else float(answer == 1)

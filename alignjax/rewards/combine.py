@@ -20,7 +20,7 @@ UNREADABLE = 0.01  # share of answers above which the data, or the rule, are wro
 SHOWN = 3  # failures that are told
 # What a rule must bear: texts that are empty, long, odd, right or wrong.
 PROBES = (
-    "", "The answer is 7.", "#### 12", "\\boxed{\\frac{1}{2}}", "word " * 200,
+    "", "7", "The answer is 7.", "#### 12", "\\boxed{\\frac{1}{2}}", "word " * 200,
     "<think>a\nb</think><answer>3</answer>", "no answer at all",
     "−1,234.5 % \u00e9\u4e2d\U0001f600",
 )  # fmt: skip
@@ -281,8 +281,7 @@ def probe(given: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: in
         raise ValueError(
             f"rules must score texts; all of {len(PROBES)} tries failed: {first.problems[0]}."
         )
-    n = len(PROBES)
-    for order in (list(reversed(range(n))), [n // 2], [*range(1, n), 0]):
+    for order in (list(reversed(range(len(rows)))), *([i] for i in range(len(rows)))):
         again = score([PROBES[i] for i in order], [rows[i] for i in order])
         for part, values in first.parts.items():
             other = again.parts.get(part, np.full(len(order), np.nan))
@@ -291,8 +290,8 @@ def probe(given: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: in
                 row = int(np.argmin(same))
                 raise ValueError(
                     f"the rule {part} must score every row by itself, and the same row alike; got "
-                    f"{values[order][row]} and {other[row]} for one text when the rows stood in "
-                    "another order. Read texts[i] with tasks[i] alone, and draw nothing."
+                    f"{values[order][row]:g} and {other[row]:g} for one text as the rows around it "
+                    "changed. Read texts[i] with tasks[i] alone, and draw nothing."
                 )
     _check_examples(given)
 

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignjax.core import source_file
+from alignjax.core import errors, source_file
 from alignjax.rewards import answers
 
 
@@ -26,7 +26,7 @@ def own_function(file: str, name: str) -> Callable[..., Any]:
             found = vars(module).get(name)
     except Exception as error:
         raise ValueError(
-            f"{file} must run as Python; got {type(error).__name__}: {error}. Correct it."
+            f"{file} must run as Python; got {errors.condense(error)}. Correct it."
         ) from error
     if not callable(found):
         raise ValueError(f"{file} must define the function {name}; it does not. Correct the name.")

@@ -30,6 +30,7 @@ def left() -> set[int]:
 
 @pytest.fixture(scope="module")
 def workers():
+    pool.shared().close()  # of tests before these
     with pool.Pool(2) as opened:
         opened.run([request("double", i) for i in range(4)])
         yield opened
