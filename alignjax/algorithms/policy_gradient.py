@@ -40,9 +40,13 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The recipe's options that are not None."""
-        per_group = "group_size" in self.recipe.defaults
-        return {**super().options, **({"group_size": self.group} if per_group else {})}
+        """The recipe's options that are not None, and those that follow from the sampling."""
+        given, options = super().options, self.recipe.defaults
+        if "group_size" in options:
+            given["group_size"] = self.group
+        if "length" in options and options["length"] is not None and "length" not in given:
+            given["length"] = float(self.sampling.max_new_tokens)
+        return given
 
     def validate(self) -> None:
         """Traces the loss on a few rows, so that every name and number is checked.
@@ -69,7 +73,7 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
         return {
             **dict.fromkeys(names, zeros),
             "mask": np.ones(zeros.shape, bool),
-            "advantages": zeros if self.per_token else zeros[:, 0],
+            "advantages": zeros if experience.per_token(self) else zeros[:, 0],
             "key": jax.random.key(0),
         }
 
@@ -112,7 +116,7 @@ def policy_gradient(
     chunks = config.minibatches * micro_batches
     draw = collection.Draw(model, config.sampling, reward, eos, pad)
 
-    run = experience.make_experience(networks, config, needs, compat=config.compat, chunks=chunks)
+    run = experience.make_experience(networks, config, needs, chunks=chunks)
     collect = collection.Collector(
         draw,
         config,

@@ -11,18 +11,19 @@ import numpy as np
 
 from alignjax import compat as presets
 from alignjax import losses
-from alignjax.algorithms import ppo_experience as rollouts
+from alignjax.algorithms import ppo_experience as experiences
 from alignjax.core import mean, shapes
 from alignjax.evals import policy as policies
 from alignjax.models import model as models
-from alignjax.parallel import axes
-from alignjax.rewards import hosted, learned
+from alignjax.rewards import learned
+from alignjax.rollouts import collection, settings
+from alignjax.rollouts import reward as rewards
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm, method, program
 
 
 @dataclasses.dataclass(kw_only=True)
-class PpoConfig(method.MethodConfig):
+class PpoConfig(settings.ScoringConfig, method.MethodConfig):
     """PPO for language models (Ouyang et al. 2022; Huang et al. 2024).
 
     The policy and value losses are those of a preset of `alignjax.compat`; a number that is None
@@ -46,7 +47,7 @@ class PpoConfig(method.MethodConfig):
     epochs: int = 2  # passes over each collected batch
     minibatches: int = 2  # updates a pass
     max_drift: float = 0.0  # nats a token between sampler and trainer; 0 is 1e-3 in fp32, 0.5 else
-    reward: str = "model"  # model (the trained reward model) | gold (the data's own, if it has one)
+    reward: str = "model"  # model (the trained reward model) | gold (the data's own) | rules
     sampling: transforms.SamplingConfig = dataclasses.field(
         default_factory=transforms.SamplingConfig
     )
@@ -72,7 +73,7 @@ class PpoConfig(method.MethodConfig):
                 "(algorithm): that code always whitens. Use compat=paper."
             )
         shapes.check_number("algorithm.max_drift", self.max_drift, minimum=0)
-        shapes.check_choice("algorithm.reward", self.reward, ("model", "gold"))
+        self.validate_reward()
         self.sampling.validate()
         if self.sampling.is_truncated:
             raise ValueError(
@@ -154,10 +155,11 @@ def ppo(
     Reference: Schulman et al. 2017, equation 7; Ouyang et al. 2022, equation 2.
     """
     config.validate()
-    networks = rollouts.Networks(model, critic or model, reference or model)
-    sample = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
+    networks = experiences.Networks(model, critic or model, reference or model)
+    draw = collection.Draw(model, config.sampling, reward, eos, pad)
+    drawn = collection.make_draw(draw)
     chunks = config.minibatches * micro_batches
-    experience = rollouts.make_experience(networks, config, chunks=chunks)
+    experience = experiences.make_experience(networks, config, chunks=chunks)
     limit = generate.drift_limit(model, config.max_drift)
     surrogate, value_loss, weight = config.surrogate(), config.value_loss(), config.value_weight()
     numbers = surrogate.options(**config.surrogate_options())
@@ -174,13 +176,11 @@ def ppo(
     def collect(
         state: algorithm.TrainState, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Batch, algorithm.Carry, algorithm.Metrics]:
-        policy, _ = rollouts.critic_of(state.params, config)
-        policy = model.bind(policy, frozen)
-        samples = sample(policy, batch["prompts"], batch["lengths"], key)
-        # A reward computed on the host comes back without a layout.
-        scores = axes.shard(jnp.asarray(reward(frozen, samples, batch), jnp.float32), "batch")
+        policy, _ = experiences.critic_of(state.params, config)
+        samples, found = drawn(policy, frozen, batch, key, state.step)
+        rewards.check_failures(found, config.max_failures)
         coefficient = state.carry["kl_coefficient"]
-        rows, metrics = experience(state.params, frozen, samples, scores, coefficient)
+        rows, metrics = experience(state.params, frozen, samples, found.reward, coefficient)
         generate.check_drift(metrics["drift"].total, limit)
         if config.target_kl:
             coefficient = losses.adaptive_kl(
@@ -196,7 +196,7 @@ def ppo(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         mask, old, advantages = batch["loss_mask"], batch["old_logprobs"], batch["advantages"]
-        stats, values, penalties = rollouts.policy_and_values(
+        stats, values, penalties = experiences.policy_and_values(
             networks, config, params, frozen, batch, key
         )
         arrays = {
@@ -239,7 +239,7 @@ def ppo(
         plan=algorithm.Plan(epochs=config.epochs, minibatches=config.minibatches),
         carry={"kl_coefficient": np.float32(config.kl_coefficient)},
         first=first,
-        programs=rollouts.make_programs(networks, config, eos=eos, pad=pad, chunks=chunks),
+        programs=experiences.make_programs(draw, networks, config, chunks=chunks),
         passes=(program.Pass("policy", trained=True), *(() if config.shared_critic else value)),
     )
 
@@ -247,18 +247,9 @@ def ppo(
 def _make(
     networks: Mapping[str, models.Model], config: PpoConfig, task: method.Task
 ) -> algorithm.Algorithm:
-    if config.reward == "gold":
-        if task.gold is None:
-            raise ValueError(
-                "algorithm.reward='gold' needs data with a known reward; this data has none "
-                "(data). Use algorithm.reward='model'."
-            )
-        reward = hosted.hosted(task.gold)
-    else:
-        chunks = config.minibatches * task.micro_batches
-        reward = learned.learned(
-            networks["reward"], reader=task.readers.get("reward"), chunks=chunks
-        )
+    limit = config.sampling.max_new_tokens
+    chunks = config.minibatches * task.micro_batches
+    reward = rewards.of_config(config, networks, task, limit=limit, chunks=chunks)
     return ppo(
         networks["policy"],
         config,

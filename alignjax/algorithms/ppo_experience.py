@@ -9,17 +9,18 @@ import numpy as np
 
 from alignjax import compat as presets
 from alignjax import losses
-from alignjax.core import mean
+from alignjax.core import mean, struct
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.rewards import learned
+from alignjax.rollouts import collection
+from alignjax.rollouts import programs as common
 from alignjax.sampling import generate, plan
 from alignjax.training import algorithm, program, update
 
 if TYPE_CHECKING:
     from alignjax.algorithms.ppo import PpoConfig
 
-READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positions": np.int32}
 COLLECTED = ("old_logprobs", "old_values", "advantages", "returns")
 
 
@@ -148,6 +149,9 @@ def make_experience(networks: Networks, config: "PpoConfig", *, chunks: int = 1)
         scores: jax.Array,
         coefficient: jax.Array,
     ) -> tuple[dict[str, jax.Array], algorithm.Metrics]:
+        there = jnp.isfinite(scores)  # a row that cannot be scored teaches nothing
+        scores = jnp.where(there, scores, 0.0)
+        samples = struct.replace(samples, mask=samples.mask & there[:, None])
         batch, mask = learned.as_batch(samples), samples.mask
         stats, values, kl, reference_logprobs = update.in_chunks(
             lambda part: score_rows(params, frozen, part), samples, chunks
@@ -170,10 +174,10 @@ def make_experience(networks: Networks, config: "PpoConfig", *, chunks: int = 1)
             "returns": returns,
         }
         return rows, {
-            "score": mean.of(scores),
-            "kl": mean.of(jnp.sum(kl, axis=1)),
+            "score": mean.masked(scores, there),
+            "kl": mean.masked(jnp.sum(kl, axis=1), there),
             "kl_coefficient": mean.of(coefficient),
-            "length": mean.of(jnp.sum(mask, axis=1)),
+            "length": mean.masked(jnp.sum(mask, axis=1), there),
             "ended": mean.of(samples.ended),
             "entropy": mean.masked(stats.entropy, mask),
             "drift": mean.of(drift),
@@ -183,31 +187,19 @@ def make_experience(networks: Networks, config: "PpoConfig", *, chunks: int = 1)
 
 
 def make_programs(
-    networks: Networks, config: "PpoConfig", *, eos: int, pad: int, chunks: int
+    draw: collection.Draw, networks: Networks, config: "PpoConfig", *, chunks: int
 ) -> Callable[[program.Shapes], program.Collected]:
     """The programs of `collect`, in shapes: generate, score, experience."""
 
     def programs(shapes: program.Shapes) -> program.Collected:
         count, prompt_length = shapes.batch["prompts"].shape
         policy, _ = critic_of(shapes.params, config)
-        base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
-        generation = plan.generation(
-            networks.policy,
-            config.sampling,
-            shapes.bound["policy"],
-            parts=(("parameters", policy), ("frozen", base)),
-            rows=count,
-            prompt_length=prompt_length,
-            eos=eos,
-            pad=pad,
-            key=shapes.key,
-        )
         length = prompt_length + config.sampling.max_new_tokens
         samples = plan.samples(count, length)
         scores = program.rows({"scores": ((count,), np.float32)})["scores"]
-        calls = [generation]
+        calls = [common.generation(shapes, draw, policy, count)]
         if config.reward == "model":
-            calls.append(_score_program(shapes, samples, chunks))
+            calls.append(common.scoring(shapes, samples, chunks))
         coefficient = jax.ShapeDtypeStruct((), jnp.float32)
         experience = make_experience(networks, config, chunks=chunks)
         arguments = (shapes.params, shapes.frozen, samples, scores, coefficient)
@@ -225,25 +217,8 @@ def make_programs(
                 "experience", experience, arguments, parts, count, length, tuple(passes)
             )
         )
-        rows = {name: ((count, length), dtype) for name, dtype in READ.items()}
+        rows = {name: ((count, length), dtype) for name, dtype in common.READ.items()}
         rows |= {name: ((count, length), np.float32) for name in COLLECTED}
         return program.Collected(tuple(calls), program.rows(rows))
 
     return programs
-
-
-def _score_program(
-    shapes: program.Shapes, samples: generate.Samples, chunks: int
-) -> program.Program:
-    count, length = samples.tokens.shape
-    batch = program.shapes_of(learned.as_batch, samples)
-    reward = shapes.bound["reward"]
-    return program.Program(
-        "score",
-        learned.make_score(shapes.networks["reward"], chunks=chunks),
-        (reward, batch),
-        (("frozen", reward), ("batch", (samples, batch))),
-        count,
-        length,
-        (program.Pass("reward", head=False),),
-    )

@@ -22,6 +22,9 @@ BEST = flags.Option("best", bool, False, "the best state (loop.keep_best) in pla
 DEFINITIONS = flags.Option(
     "definitions", str, "", "file that defines the run's own method, data or model, if it has moved"
 )
+ALLOW_CODE = flags.Option(
+    "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"
+)
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
 # The same command, started once for each process, is one run on the devices of all of them.
 PROCESSES = (

@@ -9,6 +9,7 @@ OPTIONS = (
     common.WORKDIR,
     *common.PROCESSES,
     flags.Option("profile", str, "", "START:STEPS to trace into profile/, for TensorBoard"),
+    common.ALLOW_CODE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -28,5 +29,12 @@ def main(parsed: flags.Parsed) -> None:
     common.keep_freed_memory()
     common.stop_on_sigterm()
     with common.compilation_cache(workdir):
-        train.train(parsed.config, workdir, name=parsed.name, log=common.log, profile=profile)
+        train.train(
+            parsed.config,
+            workdir,
+            name=parsed.name,
+            log=common.log,
+            profile=profile,
+            allow_code=parsed.options["allow_code"],
+        )
     common.tell(f"finished: {workdir}")

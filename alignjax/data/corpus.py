@@ -22,8 +22,8 @@ class Corpus(NamedTuple):
     speaker: the tokenizer with its layout of conversations; None where rows are no text.
     conversation: (split, index) -> the turns of the prompt with this `index`, for models that read
       text with a tokenizer of their own; None where rows are no text.
-    task: (split, index) -> the columns of the prompt with this `index`, its text and whatever a
-      rule compares a completion with; None where there are none.
+    tasks: split -> the columns of every prompt by its `index`: its text and whatever a rule
+      compares a completion with; None where there are none.
     world: the generator of synthetic data. summary: lines about what was read, dropped and cut.
     """
 
@@ -39,7 +39,7 @@ class Corpus(NamedTuple):
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     speaker: chat.Speaker | None = None
     conversation: Callable[[str, int], Sequence[chat.Turn]] | None = None
-    task: Callable[[str, int], Mapping[str, Any]] | None = None
+    tasks: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
     world: Any = None
     summary: tuple[str, ...] = ()
 
@@ -103,5 +103,6 @@ def outline(*, vocab_size: int, length: int, prompt_length: int, kinds: Sequence
         kinds=tuple(kinds),
         table=table,
         text=str,
+        tasks=lambda split: (),
         fingerprints={},
     )

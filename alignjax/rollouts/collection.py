@@ -94,7 +94,7 @@ class Collector:
         self._draw = make_draw(draw, config.group)
         self._limit = generate.drift_limit(draw.model, config.max_drift)
         self._greedy = None
-        if config.advantages == "remax":
+        if config.reads_greedy:
             best = dataclasses.replace(draw.sampling, temperature=0.0)
             self._greedy = make_draw(draw._replace(sampling=best))
 
@@ -173,7 +173,7 @@ class Collector:
         for row, ids in enumerate(arrays["tokens"]):
             length = int(arrays["lengths"][row])
             start = int(arrays["prompt_lengths"][row])
-            counted = arrays["loss_mask"][row]
+            counted = arrays["mask"][row]
             advantage = arrays["advantages"][row]
             if np.ndim(advantage):
                 advantage = advantage[counted].mean() if counted.any() else 0.0

@@ -40,6 +40,8 @@ class Scored(NamedTuple):
     sampled_logprobs: jax.Array | None  # by the trainer's pass of the policy that sampled
 
 
+# (score, link) of estimators that start from the rewards of single tokens, [R, T].
+OF_TOKENS = (("rewards", "to_go"), ("rewards", "remax_to_go"))
 Experience = Callable[..., tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]]
 
 
@@ -68,7 +70,6 @@ def make_experience(
     config: settings.GroupConfig,
     needs: Needs,
     *,
-    compat: str,
     chunks: int = 1,
 ) -> Experience:
     """Jitted (params, sampler, frozen, samples, scores, greedy) -> (rows, told, Metrics).
@@ -78,7 +79,7 @@ def make_experience(
     them. rows: what the loss trains on, [K G, ...] of the K = P / candidates groups chosen. told:
     what the host keeps, checks or shows: informative [P], pass_rate [P], drift, the first group.
     """
-    size, limit = config.group, config.sampling.max_new_tokens
+    size = config.group
 
     def score_rows(
         params: models.Params, sampler: Any, frozen: models.Frozen, batch: algorithm.Batch
@@ -104,91 +105,118 @@ def make_experience(
         found: scores.Scores,
         greedy: jax.Array | None,
     ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
-        reward = found.reward
-        if config.overlong == "soft":
-            tokens = jnp.sum(samples.mask, axis=1)
-            reward = reward + soft_overlong(tokens, limit=limit, buffer=config.overlong_buffer)
-        valid = is_scored(found, samples, config.overlong)
-        reward = jnp.where(valid, reward, 0.0)
-        grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
-        informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)
-        metrics = _of_groups(config, samples, found, reward, valid, informative)
-
-        trained = round(informative.shape[0] / config.candidates)
-        chosen = select.informative_first(informative, trained)
-        kept = jnp.take(informative, chosen)
-        rows = taken((samples, reward, valid, found.parts), chosen, size)
-        samples, reward, valid, parts = rows
-        if config.dead == "drop" or config.candidates > 1:
-            valid = valid & rollouts.repeated(kept, size)
-        samples = struct.replace(samples, mask=samples.mask & valid[:, None])
-
-        batch = learned.as_batch(samples)
+        chosen, told, metrics = choose(config, samples, found, greedy)
+        batch = learned.as_batch(chosen.samples)
         scored = update.in_chunks(
             lambda part: score_rows(params, sampler, frozen, part), batch, chunks
         )
-        arrays: dict[str, Any] = {
-            "mask": samples.mask,
-            "old_logprobs": scored.stats.logprob,
-            "logprobs": scored.stats.logprob,
-            "sum_p2": scored.stats.sum_p2,
-            "rewards": reward,
-            "valid": valid,
-            "parts": parts,
-        }
-        if scored.reference_logprobs is not None:
-            arrays["reference_logprobs"] = scored.reference_logprobs
-            kl = losses.k1(scored.stats.logprob, scored.reference_logprobs, samples.mask)
-            arrays["kl"] = kl
-            metrics["kl"] = mean.masked(jnp.sum(kl, axis=1), valid)
-        if greedy is not None:
-            arrays["greedy_rewards"] = rollouts.repeated(jnp.take(greedy, chosen), size)
-        advantages = estimate(config, compat, arrays, size)
-        at_sampling = scored.stats.logprob
-        if scored.sampled_logprobs is not None:
-            at_sampling = scored.sampled_logprobs
-        drift = jnp.max(
-            jnp.where(samples.mask, jnp.abs(at_sampling - samples.logprobs), 0.0), initial=0.0
-        )
-        if config.correction != "off":
-            weight = correction(config, scored.stats.logprob, samples)
-            metrics["correction"] = mean.masked(weight, samples.mask)
-            advantages = _times(advantages, weight, samples.mask)
-        rows = {**batch, "advantages": advantages}
-        if needs.old:
-            rows["old_logprobs"] = scored.stats.logprob
-        if needs.reference:
-            rows["reference_logprobs"] = arrays["reference_logprobs"]
-        if needs.sampler:
-            rows["sampler_logprobs"] = samples.logprobs
-        metrics["drift"] = mean.of(drift)
-        metrics["entropy"] = mean.masked(scored.stats.entropy, samples.mask)
-        metrics["trained"] = mean.of(kept & jnp.any(rollouts.in_groups(valid, size), axis=1))
-        number = jnp.maximum(jnp.sum(there, axis=1), 1)
-        rates = jnp.sum(jnp.where(there, grouped, 0.0), axis=1) / number
-        scalars = {
-            "prompt_lengths": samples.prompt_lengths,
-            "reward": reward,
-            "valid": valid,
-            "ended": samples.ended,
-            "task": samples.task,
-        }
-        shown = {**rows, **scalars, "parts": parts, "lengths": samples.lengths}
-        told = {
-            "informative": informative,
-            "pass_rate": rates,
-            "drift": drift,
-            "shown": _first_rows(shown, size),
-        }
-        return rows, told, metrics
+        rows, drift, more = credited(config, needs, chosen, scored)
+        rows = {**batch, **rows}
+        told |= {"drift": drift, "shown": _shown(chosen, rows, size)}
+        return rows, told, {**metrics, **more}
 
     return experience
 
 
-def _first_rows(tree: Any, count: int) -> Any:
-    """The first rows of every array, whole on every device."""
+class Chosen(NamedTuple):
+    """The groups to train on, K G rows: the mask of a row that does not count is empty."""
+
+    samples: rollouts.Rollouts
+    reward: jax.Array  # [R], 0 where a row does not count
+    valid: jax.Array  # [R] bool
+    parts: dict[str, jax.Array]
+    greedy: jax.Array | None  # [R]
+
+
+def choose(
+    config: settings.GroupConfig,
+    samples: rollouts.Rollouts,
+    found: scores.Scores,
+    greedy: jax.Array | None,
+) -> tuple[Chosen, dict[str, Any], algorithm.Metrics]:
+    """(the chosen groups, what the host keeps, metrics of all samples)."""
+    size, reward = config.group, found.reward
+    if config.overlong == "soft":
+        tokens = jnp.sum(samples.mask, axis=1)
+        limit, buffer = config.sampling.max_new_tokens, config.overlong_buffer
+        reward = reward + soft_overlong(tokens, limit=limit, buffer=buffer)
+    valid = is_scored(found, samples, config.overlong)
+    reward = jnp.where(valid, reward, 0.0)
+    grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
+    informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)
+    metrics = _of_groups(config, samples, found, reward, valid, informative)
+
+    trained = round(informative.shape[0] / config.candidates)
+    order = select.informative_first(informative, trained)
+    kept = jnp.take(informative, order)
+    own, reward, valid, parts = taken((samples, reward, valid, found.parts), order, size)
+    if config.dead == "drop" or config.candidates > 1:
+        valid = valid & rollouts.repeated(kept, size)
+    own = struct.replace(own, mask=own.mask & valid[:, None])
+    metrics["trained"] = mean.of(kept & jnp.any(rollouts.in_groups(valid, size), axis=1))
+    rates = jnp.sum(jnp.where(there, grouped, 0.0), axis=1)
+    rates = rates / jnp.maximum(jnp.sum(there, axis=1), 1)
+    if greedy is not None:
+        greedy = rollouts.repeated(jnp.take(greedy, order), size)
+    told = {"informative": informative, "pass_rate": rates}
+    return Chosen(own, reward, valid, parts, greedy), told, metrics
+
+
+def credited(
+    config: settings.GroupConfig, needs: Needs, chosen: Chosen, scored: Scored
+) -> tuple[dict[str, jax.Array], jax.Array, dict[str, mean.Mean]]:
+    """(columns that the loss reads beside tokens, largest drift in nats a token, metrics)."""
+    samples, mask, logprobs = chosen.samples, chosen.samples.mask, scored.stats.logprob
+    arrays: dict[str, Any] = {
+        "mask": mask,
+        "old_logprobs": logprobs,
+        "logprobs": logprobs,
+        "sum_p2": scored.stats.sum_p2,
+        "rewards": chosen.reward,
+        "valid": chosen.valid,
+        "parts": chosen.parts,
+        "greedy_rewards": chosen.greedy,
+    }
+    metrics = {"entropy": mean.masked(scored.stats.entropy, mask)}
+    if scored.reference_logprobs is not None:
+        arrays["reference_logprobs"] = scored.reference_logprobs
+        arrays["kl"] = losses.k1(logprobs, scored.reference_logprobs, mask)
+        metrics["kl"] = mean.masked(jnp.sum(arrays["kl"], axis=1), chosen.valid)
+    advantages = estimate(config, arrays, config.group)
+    then = logprobs if scored.sampled_logprobs is None else scored.sampled_logprobs
+    drift = jnp.max(jnp.where(mask, jnp.abs(then - samples.logprobs), 0.0), initial=0.0)
+    metrics["drift"] = mean.of(drift)
+    if config.correction != "off":
+        weight = correction(config, logprobs, samples)
+        metrics["correction"] = mean.masked(weight, mask)
+        advantages = _times(advantages, weight, mask)
+    rows = {"advantages": advantages}
+    if needs.old:
+        rows["old_logprobs"] = logprobs
+    if needs.reference:
+        rows["reference_logprobs"] = arrays["reference_logprobs"]
+    if needs.sampler:
+        rows["sampler_logprobs"] = samples.logprobs
+    return rows, drift, metrics
+
+
+def _shown(chosen: Chosen, rows: algorithm.Batch, count: int) -> dict[str, Any]:
+    """The first rows of what is worth a look, whole on every device."""
+    samples = chosen.samples
+    shown = {
+        "tokens": samples.tokens,
+        "mask": samples.mask,
+        "lengths": samples.lengths,
+        "prompt_lengths": samples.prompt_lengths,
+        "ended": samples.ended,
+        "task": samples.task,
+        "reward": chosen.reward,
+        "valid": chosen.valid,
+        "parts": chosen.parts,
+        "advantages": rows["advantages"],
+    }
     return jax.tree.map(
-        lambda x: axes.take(x, jnp.arange(count), " ".join(["slot"] * x.ndim)), tree
+        lambda x: axes.take(x, jnp.arange(count), " ".join(["slot"] * x.ndim)), shown
     )
 
 
@@ -213,9 +241,7 @@ def _times(advantages: jax.Array, weight: jax.Array, mask: jax.Array) -> jax.Arr
     return advantages[:, None] * jnp.where(mask, weight, 0.0)
 
 
-def estimate(
-    config: settings.GroupConfig, compat: str, arrays: Mapping[str, Any], size: int
-) -> jax.Array:
+def estimate(config: settings.GroupConfig, arrays: Mapping[str, Any], size: int) -> jax.Array:
     """Advantages [R] of rows, or [R, T] of tokens; 0 on rows that do not count.
 
     arrays: rewards [R], valid [R], mask, log-probabilities, and what else the estimator reads.
@@ -223,10 +249,10 @@ def estimate(
     mask, valid = arrays["mask"], arrays["valid"]
     reward: jax.Array = arrays["rewards"]
     kl: Any = arrays.get("kl")
-    name, beta = config.advantages, config.kl_in_reward
-    recipe = None if name == "reward" else settings.estimator(compat, name)
+    recipe, beta = config.credit, config.kl_in_reward
     own_kl = recipe is not None and "kl_weight" in recipe.defaults
-    if name in settings.TOKENS and not own_kl:
+    of_tokens = recipe is not None and (recipe.score, recipe.link) in OF_TOKENS
+    if of_tokens:
         rewards = blocks.estimators.at_last_token(reward, mask)
         if beta:
             rewards = rewards - beta * kl
@@ -237,18 +263,34 @@ def estimate(
     if recipe is None:
         return jnp.where(valid, rewards.reshape(-1), 0.0)
     given = {**arrays, "rewards": rewards}
-    if name == "gdpo":
-        parts = [rollouts.in_groups(x, size) for x in arrays["parts"].values()]
-        stacked = jnp.stack(parts, axis=-1)
+    if "reward_weights" in recipe.reads:
+        parts = {name: rollouts.in_groups(x, size) for name, x in arrays["parts"].items()}
         there = rollouts.in_groups(valid, size)[..., None]
-        given["rewards"] = jnp.where(there, stacked, jnp.nan)
-        given["reward_weights"] = jnp.asarray(config.part_weights, jnp.float32)
-    if name == "remax":
+        given["rewards"] = jnp.where(there, jnp.stack([*parts.values()], axis=-1), jnp.nan)
+        weights = dict(zip(config.part_names, config.part_weights, strict=True))
+        own = [weights[name.partition("/")[0]] for name in parts]  # rules may have parts themselves
+        given["reward_weights"] = jnp.asarray(own, jnp.float32)
+    elif "greedy_rewards" in recipe.reads and not of_tokens:
         given["rewards"] = jnp.where(valid, reward, 0.0)
     found = recipe(given, **config.estimator_options())
     if found.shape == mask.shape:
         return jnp.where(mask, found, 0.0)
     return jnp.where(valid, found.reshape(-1), 0.0)
+
+
+def per_token(config: settings.GroupConfig) -> bool:
+    """Whether advantages are of tokens, [R, T], not of rows, [R]."""
+    rows = jax.ShapeDtypeStruct((config.group,), jnp.float32)
+    wide = jax.ShapeDtypeStruct((config.group, 4), jnp.float32)
+    names = ("mask", "old_logprobs", "logprobs", "sum_p2", "reference_logprobs", "kl")
+    arrays = {
+        **dict.fromkeys(names, wide),
+        **dict.fromkeys(("rewards", "greedy_rewards"), rows),
+        "valid": jax.ShapeDtypeStruct((config.group,), jnp.bool_),
+        "parts": dict.fromkeys(config.part_names, rows),
+    }
+    found = jax.eval_shape(lambda arrays: estimate(config, arrays, config.group), arrays)
+    return len(found.shape) == 2 or config.correction != "off"
 
 
 def _of_groups(

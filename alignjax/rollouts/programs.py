@@ -110,7 +110,7 @@ def make_programs(
 
 
 def _greedy(config: settings.GroupConfig, prompts: int) -> jax.ShapeDtypeStruct | None:
-    if config.advantages != "remax":
+    if not config.reads_greedy:
         return None
     return program.rows({"greedy": ((prompts,), np.float32)})["greedy"]
 
@@ -121,7 +121,7 @@ def _columns(
     """Columns of the rows that the loss reads, with shapes and dtypes."""
     wide = (rows, length)
     columns: dict[str, tuple[tuple[int, ...], Any]] = {n: (wide, d) for n, d in READ.items()}
-    columns["advantages"] = (wide if config.per_token else (rows,), np.float32)
+    columns["advantages"] = (wide if experience.per_token(config) else (rows,), np.float32)
     named = {"old": needs.old, "reference": needs.reference, "sampler": needs.sampler}
     columns |= {f"{name}_logprobs": (wide, np.float32) for name, on in named.items() if on}
     return columns

@@ -10,28 +10,26 @@ import numpy as np
 from alignjax.core import errors
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
-from alignjax.rewards import hosted, learned, rules, scores
+from alignjax.rewards import combine, hosted, learned, rules, scores
 from alignjax.rollouts import settings
 from alignjax.sampling import generate
 from alignjax.training import algorithm, method
 
 
 def ruled(
-    configs: Mapping[str, rules.RuleConfig],
+    score: combine.Scorer,
     *,
     text: Callable[[np.ndarray], str],
-    task: Callable[[int], Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     eos: Sequence[int],
     limit: int,
 ) -> learned.RewardFn:
     """Rules of the text of each completion, without the token that ended it, and of its row.
 
-    Every process scores the rows that its devices hold. text: ids -> text. task: number of a row in
-    its split -> its columns. eos: ids that end a row. limit: tokens a completion may have.
+    Every process scores the rows that its devices hold. text: ids -> text. rows: of the split, by
+    number. eos: ids that end a row. limit: tokens a completion may have.
     """
-    from alignjax.rewards import combine
 
-    score = combine.combined(configs)
     ends = np.asarray(eos)
 
     def reward(
@@ -45,7 +43,7 @@ def ruled(
             ended = len(own) and own[-1] in ends
             texts.append(text(own[:-1] if ended else own))
             sizes = {rules.TOKENS: len(own), rules.LIMIT: limit}
-            tasks.append({**task(int(row)), **sizes})
+            tasks.append({**rows[int(row)], **sizes})
         found = score(texts, tasks)
         arrays = {f"part/{name}": np.asarray(x, np.float32) for name, x in found.parts.items()}
         arrays |= {"reward": np.asarray(found.reward, np.float32), "failed": found.failed}
@@ -89,7 +87,7 @@ def summed(rewards: Sequence[learned.RewardFn]) -> learned.RewardFn:
 
 
 def of_config(
-    config: settings.RewardConfig,
+    config: settings.ScoringConfig,
     networks: Mapping[str, models.Model],
     task: method.Task,
     *,
@@ -114,15 +112,29 @@ def of_config(
         model = learned.learned(networks["reward"], reader=reader, chunks=chunks)
         found.append(weighted("model", config.reward_weight, model))
     if config.rules:
-        if task.text is None or task.columns is None:
-            raise ValueError(
-                "algorithm.rules need data whose rows have texts and columns; this data has none "
-                "(data). Use question-and-answer rows, or reward=gold or model."
-            )
-        found.append(
-            ruled(config.rules, text=task.text, task=task.columns, eos=(task.eos,), limit=limit)
-        )
+        found.append(_ruled_of(config.rules, task, limit))
     return found[0] if len(found) == 1 else summed(found)
+
+
+def _ruled_of(
+    configs: Mapping[str, rules.RuleConfig], task: method.Task, limit: int
+) -> learned.RewardFn:
+    """Rules over the data of a task, after a look at its rows."""
+    if task.text is None or task.rows is None:
+        raise ValueError(
+            "algorithm.rules need data whose rows have texts and columns; this data has none "
+            "(data). Use question-and-answer rows, or reward=gold or model."
+        )
+    score = combine.combined(configs, allow_code=task.allow_code)
+    if len(task.rows):
+        unread = combine.check_tasks(configs, task.rows)
+        combine.probe(configs, task.rows, score, limit=limit)
+        if unread.any():
+            task.tell(
+                f"{int(unread.sum())} of {len(unread)} prompts have an answer that a rule can't "
+                "read: their samples count for nothing."
+            )
+    return ruled(score, text=task.text, rows=task.rows, eos=(task.eos,), limit=limit)
 
 
 def check_failures(found: scores.Scores, share: float) -> None:

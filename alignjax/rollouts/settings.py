@@ -8,27 +8,14 @@ from alignjax.core import shapes
 from alignjax.rewards import rules as rule_configs
 from alignjax.sampling import transforms
 
-# Estimators of a group's advantages that compare its samples with one another.
-BASELINES = (
-    "group_relative",
-    "leave_one_out",
-    "gpg",
-    "gdpo",
-    "opo",
-    "max_rl",
-    "pass_at_k",
-    "otb",
-    "reinforce_plus_plus_baseline",
-)
-# Those that do not: a group may be one sample. "reward" is the reward itself, without a baseline.
-ALONE = ("reward", "remax", "reinforce_plus_plus")
-# Those of the rewards of single tokens.
-TOKENS = ("reinforce_plus_plus",)
+NO_BASELINE = "no_baseline"  # the reward itself is the advantage
+# Estimators that do not compare the samples of a group: it may be one sample.
+ALONE = (NO_BASELINE, "remax", "reinforce_plus_plus", "flash_reinforce")
 SCALES = ("", "none", "group", "batch")
 
 
 @dataclasses.dataclass(kw_only=True)
-class RewardConfig:
+class ScoringConfig:
     """What completions are scored by: rules, a reward model, the data's own reward, or a sum."""
 
     reward: str = "rules"  # rules | model (the trained reward model) | gold (the data's own)
@@ -64,7 +51,7 @@ class RewardConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
-class GroupConfig(RewardConfig):
+class GroupConfig(ScoringConfig):
     """Groups of samples: how many, which are trained on, and what their advantages are.
 
     loop.batch_size counts the prompts drawn for a step. `curriculum` times fewer of them are
@@ -72,7 +59,7 @@ class GroupConfig(RewardConfig):
     """
 
     group: int = 8  # G, samples of each prompt
-    advantages: str = "group_relative"  # estimator of the preset, or reward: no baseline
+    advantages: str = "group_relative"  # estimator of the preset, or no_baseline
     scale: str = (
         ""  # divide by the std of the group | batch, or none; "": as the release; paper: none
     )
@@ -115,13 +102,13 @@ class GroupConfig(RewardConfig):
             "algorithm.correction_level", self.correction_level, ("token", "sequence", "geometric")
         )
         shapes.check_choice("algorithm.lag", str(self.lag), ("0", "1"))
-        shapes.check_choice("algorithm.advantages", self.advantages, (*BASELINES, *ALONE))
+        shapes.check_choice("algorithm.advantages", self.advantages, estimators())
         shapes.check_choice("algorithm.scale", self.scale, SCALES)
         self._check_together()
 
     def _check_together(self) -> None:
         """Refuses options that do not go together."""
-        if self.group < 2 and self.advantages in BASELINES:
+        if self.group < 2 and self.advantages not in ALONE:
             raise ValueError(
                 f"algorithm.group must be at least 2 for advantages={self.advantages}, which "
                 f"compares the samples of a prompt; got {self.group} (algorithm). Raise it, or use "
@@ -149,9 +136,16 @@ class GroupConfig(RewardConfig):
         self.estimator_options()
 
     @property
-    def per_token(self) -> bool:
-        """Whether advantages are of tokens, [R, T], not of rows, [R]."""
-        return self.advantages in (*TOKENS, "otb") or self.correction != "off"
+    def credit(self) -> presets.Recipe | None:
+        """How advantages are estimated; None where rewards are advantages."""
+        if self.advantages == NO_BASELINE:
+            return None
+        return estimator(getattr(self, "compat", "paper"), self.advantages)
+
+    @property
+    def reads_greedy(self) -> bool:
+        """Whether a greedy answer to each prompt is the baseline."""
+        return self.credit is not None and "greedy_rewards" in self.credit.reads
 
     def estimator_options(self) -> dict[str, Any]:
         """The numbers that the preset's estimator takes from this configuration.
@@ -159,9 +153,9 @@ class GroupConfig(RewardConfig):
         Raises:
           ValueError: the preset has no such estimator, or it cannot divide by that spread.
         """
-        if self.advantages == "reward":
+        recipe = self.credit
+        if recipe is None:
             return {}
-        recipe = estimator(getattr(self, "compat", "paper"), self.advantages)
         options: dict[str, Any] = {}
         if "kl_weight" in recipe.defaults:
             options["kl_weight"] = self.kl_in_reward
@@ -207,10 +201,8 @@ class GroupConfig(RewardConfig):
             f"{weight:g} {name}"
             for name, weight in zip(self.part_names, self.part_weights, strict=True)
         )
-        if self.advantages == "reward":
-            credit = "advantage = reward"
-        else:
-            recipe = estimator(getattr(self, "compat", "paper"), self.advantages)
+        credit, recipe = "advantage = reward", self.credit
+        if recipe is not None:
             credit = f"advantages {recipe.echo(**self.estimator_options())}"
         own = [
             "group",
@@ -237,3 +229,16 @@ def estimator(compat: str, name: str) -> presets.Recipe:
     """
     there = name in presets.PRESETS.get(compat, {})
     return presets.recipe(compat if there else "paper", name, table="estimates")
+
+
+def estimators() -> tuple[str, ...]:
+    """Names of the estimators of advantages from rewards alone, of any preset."""
+    recipes = [pair for methods in presets.PRESETS.values() for pair in methods.items()]
+    found = {
+        name
+        for name, recipe in recipes
+        if recipe.table == "estimates"
+        and "rewards" in recipe.reads
+        and "values" not in recipe.reads
+    }
+    return (*sorted(found), NO_BASELINE)

@@ -214,15 +214,15 @@ class Assembly:
         *,
         tell: corpora.Log = lambda line: None,
         journal: Callable[[int, list[dict[str, Any]]], None] | None = None,
+        allow_code: bool = True,
     ) -> algorithms.Algorithm:
-        """The method over its networks; tell, journal: as in `method.Task`."""
+        """The method over its networks; tell, journal, allow_code: as in `method.Task`."""
         corpus = self.corpus
         readers = {
             name: self.network(name).reader("train")
             for name, role in self.roles.items()
             if role.reads_text and self.is_there(name) and self.network(name).reader is not None
         }
-        columns = None if corpus.task is None else functools.partial(corpus.task, "train")
         task = methods.Task(
             eos=corpus.eos,
             pad=corpus.pad,
@@ -232,7 +232,8 @@ class Assembly:
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,
             text=corpus.text,
-            columns=columns,
+            rows=None if corpus.tasks is None else corpus.tasks("train"),
+            allow_code=allow_code,
             tell=tell,
             journal=journal,
             readers=readers,

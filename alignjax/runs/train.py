@@ -18,8 +18,11 @@ def train(
     name: str,
     log: corpora.Log = print,
     profile: speed.Window | None = None,
+    allow_code: bool = False,
 ) -> None:
     """Runs one experiment in its folder, or goes on with it.
+
+    allow_code: whether rules of the reward may run programs that the model wrote.
 
     Raises:
       ValueError: bad configuration or data; nothing was written.
@@ -31,7 +34,9 @@ def train(
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         method = parts.algorithm(
-            tell=lambda line: log(f"{name}: {line}"), journal=journal.Journal(workdir)
+            tell=lambda line: log(f"{name}: {line}"),
+            journal=journal.Journal(workdir),
+            allow_code=allow_code,
         )
         loops.check_sizes(config.loop, method.plan, coupled=method.coupled)
         start, frozen = parts.start(), parts.frozen()

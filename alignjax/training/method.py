@@ -19,7 +19,7 @@ own; nothing in the package has a list of them.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -63,8 +63,9 @@ class Task(NamedTuple):
     """What a method may know of the data.
 
     gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
-    text: ids -> text. columns: the number of a training row of prompts -> its own columns, its text
-      and what rules compare with; None where there are none.
+    text: ids -> text. rows: the columns of every training prompt by its number, its text and what
+      rules compare with; empty in plans, None where there are none. allow_code: whether rules may
+      run programs that a model wrote.
     tell: takes a line for the log. journal: takes a step and rows to look at (samples.jsonl).
     readers: by role, for networks with a tokenizer of their own: see `rewards.learned.Reader`.
     apart: frozen roles whose parameters are not those that the policy starts from, though their
@@ -81,7 +82,8 @@ class Task(NamedTuple):
     batch_size: int = 0
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     text: Callable[[np.ndarray], str] | None = None
-    columns: Callable[[int], Mapping[str, Any]] | None = None
+    rows: Sequence[Mapping[str, Any]] | None = None
+    allow_code: bool = False
     tell: Callable[[str], None] = lambda line: None
     journal: Callable[[int, list[dict[str, Any]]], None] | None = None
     readers: Mapping[str, Any] = {}

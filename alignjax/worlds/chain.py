@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,13 +164,6 @@ def make_corpus(config: ChainConfig) -> corpus.Corpus:
         count = config.eval_rows if split == "eval" else counts.get(kind, config.demonstrations)
         return draw_prompts(config, rng, count)
 
-    def task(split: str, index: int) -> Mapping[str, Any]:
-        prompts, lengths = drawn("prompts", split)
-        ids, length = prompts[index : index + 1], lengths[index : index + 1]
-        answers, _ = solve(config, ids, length)
-        steps = int(length[0] - 2) // 2
-        return {"prompt": words(ids[0, : length[0]]), "answer": words(answers[0, :steps])}
-
     def table(kind: str, split: str) -> corpus.Table:
         prompts, lengths = drawn(kind, split)
         if kind == "prompts":
@@ -194,9 +187,31 @@ def make_corpus(config: ChainConfig) -> corpus.Corpus:
         text=words,
         fingerprints={"world": hashlib.sha256(identity.encode()).hexdigest()},
         gold=lambda tokens, lengths: verify(config, tokens, lengths),
-        task=task,
+        tasks=lambda split: Tasks(config, *drawn("prompts", split)),
         world=config,
     )
+
+
+class Tasks(Sequence[Mapping[str, Any]]):
+    """The columns of prompts, made when they are read: prompt and answer in words, steps."""
+
+    def __init__(self, config: ChainConfig, prompts: np.ndarray, lengths: np.ndarray):
+        self._prompts, self._lengths = prompts, lengths
+        self._answers, _ = solve(config, prompts, lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        length = int(self._lengths[index])
+        steps = (length - 2) // 2
+        return {
+            "prompt": words(self._prompts[index, :length]),
+            "answer": words(self._answers[index, :steps]),
+            "steps": steps,
+        }
 
 
 def _rows(

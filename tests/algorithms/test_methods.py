@@ -309,7 +309,7 @@ def test_a_wrong_number_is_refused_by_name():
     for name, value in {"clip": 1.0, "decay": 1.5, "kl_coefficient": -1.0, "epochs": 0}.items():
         with pytest.raises(ValueError, match=f"algorithm.{name}"):
             tiny.ppo_config(**{name: value}).validate()
-    with pytest.raises(ValueError, match=r"algorithm.reward must be one of model, gold"):
+    with pytest.raises(ValueError, match=r"algorithm.reward must be one of rules, model, gold"):
         tiny.ppo_config(reward="golden").validate()
 
 
