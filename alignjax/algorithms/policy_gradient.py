@@ -18,6 +18,7 @@ from alignjax.models import scoring
 from alignjax.rewards import learned
 from alignjax.rollouts import collection, experience, programs, settings
 from alignjax.rollouts import reward as rewards
+from alignjax.sampling import generate
 from alignjax.training import algorithm, method, program
 
 GROUPED = tuple(field.name for field in dataclasses.fields(settings.GroupConfig))
@@ -107,11 +108,8 @@ def policy_gradient(
     """
     config.validate()
     _, trained = config.prompts_trained(prompts)
-    needs = experience.Needs(
-        old="old" in config.recipe.reads,
-        reference=config.needs_reference,
-        sampler="sampler" in config.needs,
-    )
+    needs = experience.needs_of(config, config.recipe.reads, config.needs)
+    limit = generate.drift_limit(model, config.max_drift)
     networks = experience.Networks(model, model if reference is None else reference)
     chunks = config.minibatches * micro_batches
     draw = collection.Draw(model, config.sampling, reward, eos, pad)
@@ -147,6 +145,16 @@ def policy_gradient(
         }
         terms = {**config.terms(arrays), **penalties}
         metrics = {f"{name}_loss": term for name, term in terms.items()}
+        if "drawn_logprobs" in batch:
+            apart = jnp.abs(stats.logprob - batch["drawn_logprobs"])
+            largest = jnp.max(jnp.where(mask, apart, 0.0), initial=0.0)
+            # The sum over micro-batches of their largest: an upper bound.
+            metrics["drift"] = mean.Mean(total=largest, weight=jnp.full((), 1.0 / micro_batches))
+            metrics["entropy"] = mean.masked(stats.entropy, mask)
+            if "reference_logprobs" in batch:
+                kl = losses.k1(stats.logprob, batch["reference_logprobs"], mask)
+                counted = jnp.any(mask, axis=1)
+                metrics["kl"] = mean.masked(jnp.sum(kl, axis=1), counted)
         if "old_logprobs" in batch:
             ratio = losses.importance_ratio(stats.logprob, batch["old_logprobs"], mask)
             metrics["ratio_deviation"] = mean.masked(jnp.abs(ratio - 1), mask)
@@ -166,6 +174,10 @@ def policy_gradient(
             expected["kl"] = algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))
         return expected
 
+    def verify(metrics: algorithm.Metrics) -> None:
+        if needs.drawn:
+            generate.check_drift(metrics["drift"].value, limit)
+
     carry = collection.start_carry(config)
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
@@ -176,6 +188,7 @@ def policy_gradient(
         ),
         carry=(lambda params: collection.with_behind(carry, params)) if config.lag else carry,
         first=first,
+        verify=verify,
         coupled=config.recipe.couples(**config.options),
         programs=programs.make_programs(draw, config, needs, run, chunks=chunks),
         passes=(program.Pass("policy", trained=True),),

@@ -130,7 +130,8 @@ class Collector:
             greedy = self._greedy(policy, frozen, batch, draw_key, version)[1].reward
         sampler = None if behind is None else policy
         rows, told, metrics = self._run(state.params, sampler, frozen, samples, found, greedy)
-        generate.check_drift(told["drift"], self._limit)
+        if "drift" in told:
+            generate.check_drift(told["drift"], self._limit)
         after = self._after(carry, told, found, samples.task)
         self._check(after, told, metrics)
         if self._journal is not None:

@@ -25,17 +25,37 @@ class Networks(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Whose log-probabilities the loss reads: of the old policy, the reference, the sampler."""
+    """Whose log-probabilities the loss reads: of the old policy, the reference, the sampler.
+
+    drawn: the loss compares the sampler's with its own, and there is no pass of the policy before
+    the update: in a single update on its own samples the old policy is the policy itself.
+    """
 
     old: bool = True
     reference: bool = False
     sampler: bool = False
+    drawn: bool = False
+
+
+def needs_of(config: settings.GroupConfig, reads: frozenset[str], needed: frozenset[str]) -> Needs:
+    """What collecting must compute for a loss that may read `reads` and must have `needed`."""
+    credit = config.credit
+    by_credit = credit is not None and bool(credit.reads & {"old", "sum_p2", "sampler"})
+    several = config.epochs * config.minibatches > 1
+    before = several or bool(config.lag) or config.correction != "off" or config.kl_in_reward > 0
+    before = before or by_credit
+    return Needs(
+        old="old" in reads and before,
+        reference="reference" in needed or config.kl_in_reward > 0,
+        sampler="sampler" in needed,
+        drawn=not before,
+    )
 
 
 class Scored(NamedTuple):
     """Log-probabilities and more of the selected rows, all [R, T]."""
 
-    stats: losses.TokenStats
+    stats: losses.TokenStats | None
     reference_logprobs: jax.Array | None
     sampled_logprobs: jax.Array | None  # by the trainer's pass of the policy that sampled
 
@@ -94,7 +114,8 @@ def make_experience(
         if needs.reference:
             reference = logprobs(networks.reference, frozen["reference"]).logprob
         before = None if sampler is None else logprobs(networks.policy, sampler).logprob
-        return Scored(logprobs(networks.policy, params), reference, before)
+        own = None if needs.drawn else logprobs(networks.policy, params)
+        return Scored(own, reference, before)
 
     @jax.jit
     def experience(
@@ -112,7 +133,8 @@ def make_experience(
         )
         rows, drift, more = credited(config, needs, chosen, scored)
         rows = {**batch, **rows}
-        told |= {"drift": drift, "shown": _shown(chosen, rows, size)}
+        told |= {"shown": _shown(chosen, rows, size)}
+        told |= {} if drift is None else {"drift": drift}
         return rows, told, {**metrics, **more}
 
     return experience
@@ -164,23 +186,35 @@ def choose(
 
 def credited(
     config: settings.GroupConfig, needs: Needs, chosen: Chosen, scored: Scored
-) -> tuple[dict[str, jax.Array], jax.Array, dict[str, mean.Mean]]:
-    """(columns that the loss reads beside tokens, largest drift in nats a token, metrics)."""
-    samples, mask, logprobs = chosen.samples, chosen.samples.mask, scored.stats.logprob
+) -> tuple[dict[str, jax.Array], jax.Array | None, dict[str, mean.Mean]]:
+    """(columns that the loss reads beside tokens, largest drift in nats a token, metrics).
+
+    The drift is None where the loss finds it.
+    """
+    samples, mask = chosen.samples, chosen.samples.mask
     arrays: dict[str, Any] = {
         "mask": mask,
-        "old_logprobs": logprobs,
-        "logprobs": logprobs,
-        "sum_p2": scored.stats.sum_p2,
         "rewards": chosen.reward,
         "valid": chosen.valid,
         "parts": chosen.parts,
         "greedy_rewards": chosen.greedy,
     }
-    metrics = {"entropy": mean.masked(scored.stats.entropy, mask)}
-    if scored.reference_logprobs is not None:
+    rows: dict[str, jax.Array] = {}
+    if needs.reference:
+        assert scored.reference_logprobs is not None
         arrays["reference_logprobs"] = scored.reference_logprobs
-        arrays["kl"] = losses.k1(logprobs, scored.reference_logprobs, mask)
+        rows["reference_logprobs"] = scored.reference_logprobs
+    if needs.sampler:
+        rows["sampler_logprobs"] = samples.logprobs
+    if scored.stats is None:
+        rows["drawn_logprobs"] = samples.logprobs
+        rows["advantages"] = estimate(config, arrays, config.group)
+        return rows, None, {}
+    logprobs = scored.stats.logprob
+    arrays |= {"old_logprobs": logprobs, "logprobs": logprobs, "sum_p2": scored.stats.sum_p2}
+    metrics = {"entropy": mean.masked(scored.stats.entropy, mask)}
+    if needs.reference:
+        arrays["kl"] = losses.k1(logprobs, arrays["reference_logprobs"], mask)
         metrics["kl"] = mean.masked(jnp.sum(arrays["kl"], axis=1), chosen.valid)
     advantages = estimate(config, arrays, config.group)
     then = logprobs if scored.sampled_logprobs is None else scored.sampled_logprobs
@@ -190,13 +224,9 @@ def credited(
         weight = correction(config, logprobs, samples)
         metrics["correction"] = mean.masked(weight, mask)
         advantages = _times(advantages, weight, mask)
-    rows = {"advantages": advantages}
+    rows["advantages"] = advantages
     if needs.old:
         rows["old_logprobs"] = logprobs
-    if needs.reference:
-        rows["reference_logprobs"] = arrays["reference_logprobs"]
-    if needs.sampler:
-        rows["sampler_logprobs"] = samples.logprobs
     return rows, drift, metrics
 
 

@@ -86,7 +86,7 @@ def make_programs(
         greedy = _greedy(config, sampled)
         sampler = shapes.params if config.lag else None
         arguments = (shapes.params, sampler, shapes.frozen, samples, found, greedy)
-        passes = [program.Pass("policy")]
+        passes = [] if needs.drawn else [program.Pass("policy")]
         if needs.reference:
             passes.append(program.Pass("reference"))
         calls.append(
@@ -123,5 +123,6 @@ def _columns(
     columns: dict[str, tuple[tuple[int, ...], Any]] = {n: (wide, d) for n, d in READ.items()}
     columns["advantages"] = (wide if experience.per_token(config) else (rows,), np.float32)
     named = {"old": needs.old, "reference": needs.reference, "sampler": needs.sampler}
+    named["drawn"] = needs.drawn
     columns |= {f"{name}_logprobs": (wide, np.float32) for name, on in named.items() if on}
     return columns

@@ -124,6 +124,7 @@ class Algorithm(NamedTuple):
     plan: how often a collected batch is used, and how many rows it has.
     carry: the method's own state at the start, or params -> that state.
     first: what is known of the very first update; a fresh run stops if a metric misses it.
+    verify: takes the metrics of every update, and raises `errors.Failure` to stop the run.
     coupled: whether the loss of a row depends on the other rows of the update, so that
       micro-batches would change it.
     programs: what `collect` runs, for plans, see program.py; None where `collect` itself can be
@@ -142,6 +143,7 @@ class Algorithm(NamedTuple):
     plan: Plan = Plan()
     carry: Carry = ()
     first: First = lambda batch: {}
+    verify: Callable[[Metrics], None] = lambda metrics: None
     coupled: bool = False
     programs: Callable[[program.Shapes], program.Collected] | None = None
     passes: tuple[program.Pass, ...] = ()

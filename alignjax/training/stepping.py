@@ -125,6 +125,7 @@ def _steps(
                 expected = method.first(part) if step == 0 and number == 0 else {}
                 state, new = run_update(state, frozen, part, part_key)
             check_first(expected, {**collected, **new})
+            method.verify(new)
             metrics.append(new)
         state = struct.replace(state, step=state.step + 1)
         yield state, {**collected, **_total(metrics)}
