@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from alignjax.core import shapes
 from alignjax.data import corpus, examples, records, sources
@@ -11,7 +13,32 @@ KINDS = ("documents", "demonstrations", "prompts")
 
 
 @dataclasses.dataclass(kw_only=True)
-class InstructConfig(corpus.DataConfig):
+class RowsConfig:
+    """How questions with answers become rows of ids: a tokenizer of open weights, and lengths."""
+
+    tokenizer: str = ""  # a model's folder, its tokenizer file, or a GGUF file
+    template: str = ""  # layout of conversations; empty is the one beside the tokenizer
+    pad: str = ""  # the token to pad with, where the tokenizer names none
+    length: int = 512  # tokens of a row: question and answer
+    prompt_length: int = 256  # most tokens of a question
+    pack: bool = True  # several rows in one where a loss allows it
+    max_truncated_share: float = 0.25  # share of rows that may be cut
+
+    def validate_rows(self) -> None:
+        """Raises ValueError where an option is wrong."""
+        shapes.check_number("data.length", self.length, minimum=8)
+        shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
+        shapes.check_number("data.max_truncated_share", self.max_truncated_share, minimum=0)
+        if not self.tokenizer:
+            raise ValueError("data.tokenizer must be given; got '' (data). Name the model folder.")
+
+    def make_format(self) -> chat_format.ChatFormat:
+        """The tokenizer with its template."""
+        return chat_format.load_chat_format(self.tokenizer, template=self.template, pad=self.pad)
+
+
+@dataclasses.dataclass(kw_only=True)
+class InstructConfig(RowsConfig, corpus.DataConfig):
     """A folder of JSONL rows with a question and an answer, and the tokenizer of open weights."""
 
     path: str = "data/gsm8k"  # the folder, or one file; file names say train or eval
@@ -19,43 +46,54 @@ class InstructConfig(corpus.DataConfig):
     question: str = "question"  # field of the question
     context: str = ""  # field of a text that belongs to the question; empty is none
     answer: str = "answer"  # field of the answer
-    tokenizer: str = ""  # a model's folder, its tokenizer file, or a GGUF file
-    template: str = ""  # layout of conversations; empty is the one beside the tokenizer
-    pad: str = ""  # the token to pad with, where the tokenizer names none
-    length: int = 512  # tokens of a row: question and answer
-    prompt_length: int = 256  # most tokens of a question
-    pack: bool = True  # several rows in one where a loss allows it
     train_rows: int = 0  # use only so many training rows; 0 is all
     eval_rows: int = 0  # the same for the eval split
-    max_truncated_share: float = 0.25  # share of rows that may be cut
 
     def validate(self) -> None:
-        shapes.check_number("data.length", self.length, minimum=8)
-        shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
-        shapes.check_number("data.max_truncated_share", self.max_truncated_share, minimum=0)
+        self.validate_rows()
         for name in ("train_rows", "eval_rows"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
-        for name in ("question", "answer", "tokenizer"):
+        for name in ("question", "answer"):
             if not getattr(self, name):
-                raise ValueError(
-                    f"data.{name} must be given; got '' (data). Name the "
-                    f"{'model folder' if name == 'tokenizer' else 'field'}."
-                )
+                raise ValueError(f"data.{name} must be given; got '' (data). Name the field.")
 
     def make(self, log: corpus.Log) -> corpus.Corpus:
-        return make_corpus(self, log)
+        self.validate()
+        form = self.make_format()
+        splits = {split: read(self, split) for split in ("train", "eval")}
+        return make_corpus(self, form, splits, log)
 
     def outline(self) -> corpus.Corpus:
-        return corpus.outline(
-            vocab_size=0, length=self.length, prompt_length=self.prompt_length, kinds=KINDS
-        )
+        return outline(self)
 
     def where(self) -> tuple[str, ...]:
         return ("path", "tokenizer")
 
 
-def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]], str]:
-    """(conversations of a question and its answer, fingerprint of the files) of a split.
+class Row(NamedTuple):
+    """A question with its answer.
+
+    turns: of the question, then of the answer. columns: all that the row of the data holds.
+    """
+
+    turns: tuple[chat.Turn, ...]
+    columns: Mapping[str, Any]
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What rules read: the row's columns, and under "prompt" the question's whole text."""
+        return {**self.columns, "prompt": self.turns[0].text}
+
+
+class Split(NamedTuple):
+    """The rows of a split, and the hash of all that they depend on."""
+
+    rows: Sequence[Row]
+    fingerprint: str
+
+
+def read(config: InstructConfig, split: str) -> Split:
+    """The rows of a split, in the order of the files.
 
     Raises:
       DataError: a row without its fields; file, line and field are named.
@@ -67,7 +105,7 @@ def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]
             f"({config.path}). Rename them, or select files with data.names."
         )
     wanted = [name for name in (config.question, config.context, config.answer) if name]
-    conversations: list[tuple[chat.Turn, ...]] = []
+    rows: list[Row] = []
     for part in parts:
         for line, fields in part.rows():
             if isinstance(fields, sources.DataError):
@@ -78,35 +116,38 @@ def read(config: InstructConfig, split: str) -> tuple[list[tuple[chat.Turn, ...]
                     raise problem
             texts = [fields[name] for name in wanted[:-1] if fields[name]]
             question = chat.Turn(chat.HUMAN, "\n\n".join(texts))
-            conversations.append((question, chat.Turn(chat.ASSISTANT, fields[config.answer])))
+            rows.append(Row((question, chat.Turn(chat.ASSISTANT, fields[config.answer])), fields))
     limit = config.train_rows if split == "train" else config.eval_rows
     files = records.fingerprint(dict.fromkeys(file for part in parts for file in part.files))
     selection = f"{files} {config.names} {wanted} {split} {limit}"
-    rows = conversations[:limit] if limit else conversations
-    return rows, hashlib.sha256(selection.encode()).hexdigest()
+    fingerprint = hashlib.sha256(selection.encode()).hexdigest()
+    return Split(rows[:limit] if limit else rows, fingerprint)
 
 
-def make_format(config: InstructConfig) -> chat_format.ChatFormat:
-    """The tokenizer with its template."""
-    return chat_format.load_chat_format(config.tokenizer, template=config.template, pad=config.pad)
+def outline(config: RowsConfig) -> corpus.Corpus:
+    """The sizes of a corpus of questions, for plans."""
+    return corpus.outline(
+        vocab_size=0, length=config.length, prompt_length=config.prompt_length, kinds=KINDS
+    )
 
 
-def make_corpus(config: InstructConfig, log: corpus.Log) -> corpus.Corpus:
-    """The corpus of a folder; `log` takes a line of counts for each table.
+def make_corpus(
+    config: RowsConfig,
+    form: chat_format.ChatFormat,
+    splits: Mapping[str, Split],
+    log: corpus.Log,
+) -> corpus.Corpus:
+    """The corpus of questions with answers; `log` takes a line of counts for each table.
 
     Documents are whole conversations, every token of them a target; in demonstrations the answers'
     tokens alone are.
 
     Raises:
-      ValueError: the folder, a row, the tokenizer or a number is bad; one line says which.
+      ValueError: rows do not fit the lengths; one line says how many.
     """
-    config.validate()
-    form = make_format(config)
-    splits = {split: read(config, split) for split in ("train", "eval")}
 
     def table(kind: str, split: str) -> corpus.Table:
-        rows, _ = splits[split]
-        share = config.max_truncated_share
+        rows, share = [row.turns for row in splits[split].rows], config.max_truncated_share
         if kind == "documents":
             columns, counts = examples.text_table(form, rows, config.length, pack=config.pack)
         elif kind == "demonstrations":
@@ -132,9 +173,10 @@ def make_corpus(config: InstructConfig, log: corpus.Log) -> corpus.Corpus:
         text=lambda ids: form.decode(int(i) for i in ids),
         fingerprints={
             "tokenizer": form.fingerprint,
-            **{split: fingerprint for split, (_, fingerprint) in splits.items()},
+            **{name: split.fingerprint for name, split in splits.items()},
         },
         speaker=form,
-        conversation=lambda split, index: splits[split][0][index][:1],
-        summary=tuple(f"{split}: {len(rows)} rows" for split, (rows, _) in splits.items()),
+        conversation=lambda split, index: splits[split].rows[index].turns[:1],
+        tasks=lambda split: [row.task for row in splits[split].rows],
+        summary=tuple(f"{name}: {len(split.rows)} rows" for name, split in splits.items()),
     )

@@ -559,7 +559,7 @@ def test_the_names_of_format_1_are_those_of_the_package(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "grpo"}, "the method of a record of format 1 must be one of"),
+        ({"method": "none_such"}, "the method of a record of format 1 must be one of"),
         ({"data": {"colour": 1}}, "the fields of one known class; got colour, which fit none"),
     ],
 )  # fmt: skip
