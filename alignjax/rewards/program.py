@@ -27,6 +27,13 @@ def bound(task: Mapping[str, Any]) -> None:
 
     if task["user"]:
         processes.become(task["user"])
+        try:
+            os.close(os.open(os.__file__, os.O_RDONLY))
+        except OSError:
+            sys.exit(
+                f"under root it runs as another user, who can't read Python at {sys.prefix}; put "
+                "Python where every user may read it, or train as another user than root"
+            )
     limits = {
         resource.RLIMIT_CPU: task["seconds"],
         resource.RLIMIT_AS: task["memory_mib"] << 20,
