@@ -121,6 +121,8 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
         or what it needs can't be loaded.
     """
     check(given, allow_code=allow_code)
+    # Each rule's parts, once known: processes that score different rows must name the same.
+    known: dict[str, frozenset[str]] = {}
 
     def score(texts: Sequence[str], tasks: Sequence[rules.Task]) -> TextScores:
         if len(texts) != len(tasks):
@@ -132,8 +134,9 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
         problems: list[str] = []
         for name, rule in given.items():
             rows = _scored(name, rule, texts, tasks, workers)
+            _keep_parts(name, rows, known, len(texts))
             total = np.zeros(len(texts), np.float32)
-            for part, values in rows.parts.items():
+            for part, values in sorted(rows.parts.items()):
                 parts[f"{name}/{part}" if part else name] = values
                 total += values
             total[list(rows.errors)] = np.nan
@@ -169,9 +172,25 @@ def _scored(
                 if np.isinf(value):
                     rows.errors[number] = f"it must return finite scores; got {value}"
                     whole[number] = np.nan
-    if not rows.parts:
-        rows.parts[""] = np.full(len(texts), np.nan, np.float32)
     return rows
+
+
+def _keep_parts(name: str, rows: _Rows, known: dict[str, frozenset[str]], length: int) -> None:
+    """The parts that a rule has had from its first scores on, also where all rows failed.
+
+    Raises:
+      ValueError: it has others now.
+    """
+    if rows.parts:
+        parts = known.setdefault(name, frozenset(rows.parts))
+        if not parts >= set(rows.parts):
+            raise ValueError(
+                f"the rule {name} must return the same parts for all texts; got "
+                f"{', '.join(sorted(rows.parts))} after {', '.join(sorted(parts))}. Return nan for "
+                "a part that a text does not have."
+            )
+    for part in sorted(known.get(name, {""})):
+        rows.parts.setdefault(part, np.full(length, np.nan, np.float32))
 
 
 Piece = tuple[Sequence[int], Mapping[str, np.ndarray] | str]  # rows, and their parts or an error

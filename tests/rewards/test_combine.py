@@ -57,6 +57,21 @@ def test_parts_of_one_rule_are_named_and_weighted_alike():
     assert not scores.failed.any()
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_parts_keep_their_names_where_all_rows_fail(isolated):
+    """Processes gather them by name, and on one of them all rows may fail."""
+    score = combine.combined({"own": own("picky", isolated=isolated)})
+    assert set(score(["ab", "no"], [{}] * 2).parts) == {"own/a", "own/b"}
+    scores = score(["no", "no"], [{}] * 2)
+    assert set(scores.parts) == {"own/a", "own/b"}
+    assert scores.failed.all()
+    assert np.isnan(scores.reward).all()
+    with pytest.raises(
+        ValueError, match="must return the same parts for all texts; got a, c after a"
+    ):
+        score(["other"], [{}])
+
+
 def test_a_nan_part_takes_the_row_out_and_no_other():
     given = {"a": Table(scores={"x": 1.0, "y": np.nan}), "b": Table(scores={"x": 1.0, "y": 1.0})}
     scores = combine.combined(given)(["x", "y"], TASKS[:2])
