@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 DIGITS = 400  # at most so many in a number: more are none, or a text could take all memory
 LENGTH = 1000  # at most so many characters around a number and its unit
+WINDOW = (
+    2 * LENGTH + 200
+)  # characters before a text's last digit in which its last number is looked for
+_DIGIT = "0123456789０１２３４５６７８９"
 _MARKS = str.maketrans(
     "−–﹣－０１２３４５６７８９．，％＄", "----0123456789.,%$"  # minus signs, and full width
 )  # fmt: skip
@@ -39,9 +43,9 @@ _UNSIGNED = re.compile(
 )  # fmt: skip
 _EXPONENT = re.compile(
     r"[eE](?P<e>[+-]?[0-9]{1,3})(?![0-9A-Za-z])"
-    r"|\s*[×x*·]\s*10\^(?:\{(?P<braced>[+-]?[0-9]{1,3})\}|(?P<bare>[+-]?[0-9]{1,3})(?![0-9]))"
+    r"|\s{0,2}[×x*·]\s{0,2}10\^(?:\{(?P<braced>[+-]?[0-9]{1,3})\}|(?P<bare>[+-]?[0-9]{1,3})(?![0-9]))"
 )
-_SIGN = re.compile(r"(?<![A-Za-z0-9_)\]}.%\-])(?P<sign>[+-])[$€£¥]?|[$€£¥](?P<after>[+-])")
+_SIGN = re.compile(r"(?:(?<![A-Za-z0-9_)\]}.%\-])(?P<sign>[+-])[$€£¥]?|[$€£¥](?P<after>[+-]))$")
 _START = re.compile(rf"{_FREE}(?=[0-9]|\.[0-9])|(?=\\frac)")
 _FRAC = re.compile(r"\\frac\s*(?:\{(?P<top>[^{}]*)\}|(?P<t>[0-9]))\s*(?:\{(?P<low>[^{}]*)\}|(?P<l>[0-9]))")  # fmt: skip # noqa: E501
 _SLASH = re.compile(r"\s?/\s?(?=[0-9.])")
@@ -76,7 +80,8 @@ def _decimal(text: str, start: int) -> Found | None:
     if match is None or match.end() - start > DIGITS:
         return None
     digits = "".join(re.findall("[0-9]", match["whole"] or "")) or "0"
-    value = Fraction(digits + (match["decimals"] or match["point"] or ""))
+    point = match["decimals"] or match["point"]
+    value = Fraction(digits + point) if point else Fraction(int(digits))
     exponent = _EXPONENT.match(text, match.end())
     if exponent is None:
         return Found(value, match.end())
@@ -159,6 +164,16 @@ def number(text: str) -> Fraction | None:
 
 def last_number(text: str) -> Fraction | None:
     """The last number of a text, or None; see the head of this file for what is one."""
+    end = max(map(text.rfind, _DIGIT))
+    if end < 0:
+        return None
+    # No number is as long as what is read before the last digit: long texts cost no more.
+    start = max(text.rfind(blank, 0, max(end - WINDOW, 0)) for blank in " \n")
+    found = _last(text[start + 1 :])
+    return found if found is not None or start < 0 else _last(text)
+
+
+def _last(text: str) -> Fraction | None:
     text = _plain(text)
     last, place = None, 0
     while match := _START.search(text, place):
@@ -170,7 +185,7 @@ def last_number(text: str) -> Fraction | None:
                 place += 1
             continue
         before = text[max(0, match.start() - 3) : match.start()]
-        sign = re.search(rf"(?:{_SIGN.pattern})$", before)
+        sign = _SIGN.search(before)
         minus = sign is not None and "-" in (sign["sign"], sign["after"])
         last, place = -found.value if minus else found.value, found.end
     return last

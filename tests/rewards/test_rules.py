@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 import time
 from fractions import Fraction
@@ -12,6 +13,7 @@ import pytest
 from alignjax.rewards import answers, code, functions, maths, rules
 from alignjax.runs import records
 
+GOLDEN = pathlib.Path(__file__).with_name("golden")
 NAN = float("nan")
 
 
@@ -218,3 +220,15 @@ def test_a_hostile_text_is_scored_in_no_time(name):
 )  # fmt: skip
 def test_numbers_by_hand(text, value):
     assert answers.number(text) == value
+
+
+def test_the_last_number_of_a_long_text_is_that_of_all_of_it():
+    """Only its end is read, wherever a blank divides it."""
+    rows = [json.loads(line) for line in (GOLDEN / "last_number.jsonl").open()]
+    ends = [row["text"] for row in rows]
+    before = "word 12, (x-3) \\frac{1}{2} and 1/2 "
+    for number, end in enumerate(ends):
+        text = before * (150 + number % 7) + end
+        assert answers.last_number(text) == answers._last(text)
+    assert answers.last_number("5" + " x" * 5000) == 5
+    assert answers.last_number("5 " + "H2O " * 5000) == 5
