@@ -15,8 +15,9 @@ from alignjax.core import mean
 from alignjax.evals import policy as policies
 from alignjax.models import model as models
 from alignjax.models import scoring
+from alignjax.parallel import axes
 from alignjax.rewards import learned
-from alignjax.rollouts import collection, experience, programs, settings
+from alignjax.rollouts import collection, experience, pack, programs, settings
 from alignjax.rollouts import reward as rewards
 from alignjax.sampling import generate
 from alignjax.training import algorithm, method, program
@@ -114,7 +115,13 @@ def policy_gradient(
     chunks = config.minibatches * micro_batches
     draw = collection.Draw(model, config.sampling, reward, eos, pad)
 
-    run = experience.make_experience(networks, config, needs, chunks=chunks)
+    shards = axes.axis_size("batch")
+    run = experience.make_experience(
+        networks, config, needs, chunks=chunks, multiple=chunks * shards
+    )
+    # Packed rows are never more than these, so that a plan of these is one of the largest.
+    plain = dataclasses.replace(config, pack=False)
+    whole = jax.jit(experience.make_experience(networks, plain, needs, chunks=chunks))
     collect = collection.Collector(
         draw,
         config,
@@ -129,11 +136,16 @@ def policy_gradient(
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         drop, noise = jax.random.split(key)
         policy = model.bind(params, frozen, drop)
-        mask = batch["loss_mask"]
         hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
         stats = scoring.stats_of(
             model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
         )
+        if "start" in batch:  # packed rows: what the loss reads is row by row again
+            stats = jax.tree.map(lambda x: pack.members(x, batch["start"]), stats)
+            packed = ("tokens", "segments", "positions", "start")
+            own = {name: x for name, x in batch.items() if name not in packed}
+            batch = pack.ungrouped(own)
+        mask = batch["loss_mask"]
         names = ("old_logprobs", "reference_logprobs", "sampler_logprobs")
         arrays = {
             **{name: batch[name] for name in names if name in batch},
@@ -190,7 +202,7 @@ def policy_gradient(
         first=first,
         verify=verify,
         coupled=config.recipe.couples(**config.options),
-        programs=programs.make_programs(draw, config, needs, run, chunks=chunks),
+        programs=programs.make_programs(draw, config, needs, whole, chunks=chunks),
         passes=(program.Pass("policy", trained=True),),
     )
 

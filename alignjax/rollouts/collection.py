@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.core import errors
+from alignjax.losses import inputs
 from alignjax.models import model as models
-from alignjax.parallel import hosts
+from alignjax.parallel import axes, hosts
 from alignjax.rewards import learned, scores
 from alignjax.rollouts import experience, reward, rollouts, select, settings
 from alignjax.sampling import generate, transforms
@@ -101,7 +102,7 @@ class Collector:
         def pick(
             key: jax.Array, rates: jax.Array, batch: algorithm.Batch, count: int
         ) -> algorithm.Batch:
-            own = jnp.take(rates, batch["index"] % BUCKETS)
+            own = axes.take(rates, batch["index"] % BUCKETS, "batch")
             chosen = select.by_difficulty(key, own, count, floor=config.curriculum_floor)
             return experience.taken(dict(batch), chosen, 1)
 
@@ -218,6 +219,7 @@ def carried(
     if config.curriculum > 1:
         place = rollouts.in_groups(task, config.group)[:, 0] % BUCKETS
         old, decay = carry["pass_rate"], config.curriculum_decay
-        new = decay * jnp.take(old, place) + (1.0 - decay) * told["pass_rate"]
+        place, rates = (inputs.gathered(x) for x in (place, told["pass_rate"]))
+        new = decay * jnp.take(old, place) + (1.0 - decay) * rates
         after["pass_rate"] = old.at[place].set(new)
     return after

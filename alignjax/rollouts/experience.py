@@ -13,7 +13,7 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
 from alignjax.rewards import learned, scores
-from alignjax.rollouts import rollouts, select, settings
+from alignjax.rollouts import pack, rollouts, select, settings
 from alignjax.training import algorithm, update
 
 
@@ -91,15 +91,17 @@ def make_experience(
     needs: Needs,
     *,
     chunks: int = 1,
+    multiple: int = 1,
 ) -> Experience:
-    """Jitted (params, sampler, frozen, samples, scores, greedy) -> (rows, told, Metrics).
+    """(params, sampler, frozen, samples, scores, greedy) -> (rows, told, Metrics).
 
     Arguments: params of the policy; sampler: those that sampled, None where they are the same;
     samples of [P G] rows; greedy [P]: rewards of greedy answers, None where no estimator reads
-    them. rows: what the loss trains on, [K G, ...] of the K = P / candidates groups chosen. told:
-    what the host keeps, checks or shows: informative [P], pass_rate [P], drift, the first group.
+    them. rows: what the loss trains on, [K G, ...] of the K = P / candidates groups chosen, or
+    fewer packed ones. told: what the host keeps, checks or shows: informative [P], pass_rate [P],
+    drift, the first group. chunks: parts that networks score one after the other. multiple: divides
+    the packed rows.
     """
-    size = config.group
 
     def score_rows(
         params: models.Params, sampler: Any, frozen: models.Frozen, batch: algorithm.Batch
@@ -118,6 +120,31 @@ def make_experience(
         return Scored(own, reference, before)
 
     @jax.jit
+    def score(
+        params: models.Params,
+        sampler: Any,
+        frozen: models.Frozen,
+        chosen: Chosen,
+        layout: pack.Layout | None,
+    ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
+        tokens = chosen.samples.tokens
+        batch = learned.as_batch(chosen.samples)
+        read = batch if layout is None else pack.packed(tokens, layout)
+        scored = update.in_chunks(
+            lambda part: score_rows(params, sampler, frozen, part), read, chunks
+        )
+        if layout is not None:
+            scored = pack.in_order(scored, layout)
+        columns, drift, metrics = credited(config, needs, chosen, scored)
+        told: dict[str, Any] = {"shown": _shown(chosen, columns, config.group)}
+        told |= {} if drift is None else {"drift": drift}
+        if layout is None:
+            return {**batch, **columns}, told, metrics
+        columns = pack.grouped({**columns, "loss_mask": batch["loss_mask"]}, layout)
+        return {**read, **columns, "start": layout.start}, told, metrics
+
+    selected = jax.jit(lambda *args: choose(config, *args))
+
     def experience(
         params: models.Params,
         sampler: Any,
@@ -126,16 +153,13 @@ def make_experience(
         found: scores.Scores,
         greedy: jax.Array | None,
     ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
-        chosen, told, metrics = choose(config, samples, found, greedy)
-        batch = learned.as_batch(chosen.samples)
-        scored = update.in_chunks(
-            lambda part: score_rows(params, sampler, frozen, part), batch, chunks
-        )
-        rows, drift, more = credited(config, needs, chosen, scored)
-        rows = {**batch, **rows}
-        told |= {"shown": _shown(chosen, rows, size)}
-        told |= {} if drift is None else {"drift": drift}
-        return rows, told, {**metrics, **more}
+        chosen, told, metrics = selected(samples, found, greedy)
+        layout = None
+        if config.pack:
+            lengths = jnp.where(chosen.valid, chosen.samples.lengths, 0)
+            layout = pack.make_layout(lengths, chosen.samples.tokens.shape[1], multiple)
+        rows, more, own = score(params, sampler, frozen, chosen, layout)
+        return rows, {**told, **more}, {**metrics, **own}
 
     return experience
 
@@ -170,7 +194,7 @@ def choose(
 
     trained = round(informative.shape[0] / config.candidates)
     order = select.informative_first(informative, trained)
-    kept = jnp.take(informative, order)
+    kept = axes.take(informative, order, "batch")
     own, reward, valid, parts = taken((samples, reward, valid, found.parts), order, size)
     if config.dead == "drop" or config.candidates > 1:
         valid = valid & rollouts.repeated(kept, size)
@@ -179,7 +203,7 @@ def choose(
     rates = jnp.sum(jnp.where(there, grouped, 0.0), axis=1)
     rates = rates / jnp.maximum(jnp.sum(there, axis=1), 1)
     if greedy is not None:
-        greedy = rollouts.repeated(jnp.take(greedy, order), size)
+        greedy = rollouts.repeated(axes.take(greedy, order, "batch"), size)
     told = {"informative": informative, "pass_rate": rates}
     return Chosen(own, reward, valid, parts, greedy), told, metrics
 

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from alignjax.losses import inputs
+
 
 def informative_first(informative: jax.Array, count: int) -> jax.Array:
     """Numbers [count] of the groups to train on: the first informative ones, then others, in order.
@@ -12,7 +14,7 @@ def informative_first(informative: jax.Array, count: int) -> jax.Array:
 
     Reference: Yu et al. (2025, DAPO), section 3.2, with a fixed budget.
     """
-    return jnp.argsort(~informative, stable=True)[:count]
+    return jnp.argsort(~inputs.gathered(informative), stable=True)[:count]
 
 
 def by_difficulty(key: jax.Array, pass_rates: jax.Array, count: int, *, floor: float) -> jax.Array:
@@ -25,7 +27,7 @@ def by_difficulty(key: jax.Array, pass_rates: jax.Array, count: int, *, floor: f
     Args:
       pass_rates: [P], in [0, 1]; unknown ones at 1/2. floor: > 0, added to the weight.
     """
-    rates = jnp.clip(pass_rates, 0.0, 1.0)
+    rates = jnp.clip(inputs.gathered(pass_rates), 0.0, 1.0)
     weight = rates * (1.0 - rates) + floor
     noisy = jnp.log(weight) + jax.random.gumbel(key, weight.shape)
     return jnp.sort(jax.lax.top_k(noisy, count)[1])

@@ -76,6 +76,7 @@ class GroupConfig(ScoringConfig):
     correction_maximum: float = 2.0  # of the ratio of trainer to sampler
     lag: int = 0  # steps that the sampling policy is behind: 0 or 1, always
     patience: int = 5  # steps in a row without one informative group before the run stops
+    pack: bool = False  # short rows side by side in the passes of networks: faster where ragged
     epochs: int = 1  # passes over each collected batch
     minibatches: int = 1  # updates a pass
     max_drift: float = 0.0  # nats a token between sampler and trainer; 0 is 1e-3 in fp32, 0.5 else
@@ -213,6 +214,7 @@ class GroupConfig(ScoringConfig):
             "kl_in_reward",
             "correction",
             "lag",
+            "pack",
             "epochs",
             "minibatches",
             "sampling",
