@@ -128,7 +128,9 @@ class Collector:
         found = found._replace(problems=())
         greedy = None
         if self._greedy is not None:
-            greedy = self._greedy(policy, frozen, batch, draw_key, version)[1].reward
+            best = self._greedy(policy, frozen, batch, draw_key, version)[1]
+            reward.check_failures(best, config.max_failures)
+            greedy = best.reward
         sampler = None if behind is None else policy
         rows, told, metrics = self._run(state.params, sampler, frozen, samples, found, greedy)
         if "drift" in told:

@@ -187,6 +187,9 @@ def choose(
         limit, buffer = config.sampling.max_new_tokens, config.overlong_buffer
         reward = reward + soft_overlong(tokens, limit=limit, buffer=buffer)
     valid = is_scored(found, samples, config.overlong)
+    if greedy is not None:  # without its baseline a row is as good as without a score
+        valid = valid & rollouts.repeated(jnp.isfinite(greedy), size)
+        greedy = jnp.where(jnp.isfinite(greedy), greedy, 0.0)
     reward = jnp.where(valid, reward, 0.0)
     grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
     informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)

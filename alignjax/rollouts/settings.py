@@ -129,6 +129,15 @@ class GroupConfig(ScoringConfig):
                 minimum=1,
                 maximum=self.sampling.max_new_tokens,
             )
+        recipe = self.credit
+        by_part = recipe is not None and "reward_weights" in recipe.reads
+        if by_part and (self.kl_in_reward or self.overlong == "soft"):
+            raise ValueError(
+                f"algorithm.kl_in_reward and overlong=soft must be off for advantages="
+                f"{self.advantages}, which takes each part of the reward by itself; got "
+                f"{self.kl_in_reward:g} and {self.overlong} (algorithm). Use the loss's kl_weight, "
+                "and the rule SoftOverlong."
+            )
         if self.lag and self.correction == "off":
             raise ValueError(
                 "algorithm.correction must be truncate or mask where lag=1: samples are of the "

@@ -139,6 +139,16 @@ def test_a_lone_sample_teaches_wherever_it_has_a_score():
     assert not {"dead", "dead_predicted"} & set(metrics)
 
 
+def test_a_greedy_answer_without_a_score_takes_its_samples_along():
+    """They have no baseline: neither a loss nor a NaN comes of them."""
+    config = hand.config(advantages="remax")
+    own, _, _ = chosen(config, found=hand.found([[1, 0, 1]] * 4), greedy=jnp.array([1, NAN, 0, 1]))
+    assert own.samples.task.tolist() == [0] * 3 + [2] * 3 + [3] * 3 + [1] * 3
+    assert own.valid.tolist() == [True] * 9 + [False] * 3
+    assert not own.samples.mask[9:].any()
+    assert np.isfinite(own.greedy).all()
+
+
 def test_rewards_that_are_no_0_or_1_predict_no_dead_groups():
     _, _, metrics = chosen(hand.config(), found=hand.found([[0.5, 0, 1]] * 4))
     assert float(metrics["dead_predicted"].weight) == 0

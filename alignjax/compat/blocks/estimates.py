@@ -55,7 +55,8 @@ def group_baseline_minus_kl(
     arrays: Arrays, *, kl_weight: float, estimator: str, cap: float | None
 ) -> jax.Array:
     """`minus_kl` of scores less their group's mean."""
-    centred = losses.group_relative(arrays["rewards"], scale=False)
+    rewards = arrays["rewards"]
+    centred = losses.group_relative(rewards, is_valid(rewards), scale=False)
     return _minus_kl(centred, arrays, kl_weight, estimator, cap)
 
 
@@ -63,7 +64,8 @@ def batch_baseline_minus_kl(
     arrays: Arrays, *, kl_weight: float, estimator: str, cap: float | None
 ) -> jax.Array:
     """`minus_kl` of scores less the batch's mean."""
-    centred = losses.group_relative(jnp.reshape(arrays["rewards"], (1, -1)), scale=False)
+    rewards = jnp.reshape(arrays["rewards"], (1, -1))
+    centred = losses.group_relative(rewards, is_valid(rewards), scale=False)
     return _minus_kl(centred, arrays, kl_weight, estimator, cap)
 
 
@@ -71,7 +73,8 @@ def leave_one_out_minus_kl(
     arrays: Arrays, *, kl_weight: float, estimator: str, cap: float | None
 ) -> jax.Array:
     """`minus_kl` of scores less the mean of the group's others."""
-    centred = losses.leave_one_out(arrays["rewards"])
+    rewards = arrays["rewards"]
+    centred = losses.leave_one_out(rewards, is_valid(rewards))
     return _minus_kl(centred, arrays, kl_weight, estimator, cap)
 
 
@@ -85,7 +88,8 @@ def group_relative_minus_kl(
     eps: float,
 ) -> jax.Array:
     """`minus_kl` of group-relative scores."""
-    relative = losses.group_relative(arrays["rewards"], scale=scale, eps=eps)
+    rewards = arrays["rewards"]
+    relative = losses.group_relative(rewards, is_valid(rewards), scale=scale, eps=eps)
     return _minus_kl(relative, arrays, kl_weight, estimator, cap)
 
 
