@@ -1,6 +1,7 @@
 """The loop of a run in its folder: restore or begin, step, log, save, evaluate, stop by signals."""
 
 import dataclasses
+import functools
 import pathlib
 import signal
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -141,7 +143,22 @@ def learning_rate(
     if not isinstance(optimizer, optim.OptimConfig):
         return None
     schedule = optim.make_schedule(optimizer, config.steps * updates)
-    return lambda steps: np.broadcast_to(schedule((steps + 1) * updates - 1), steps.shape)
+    # One small program for all: op by op a schedule is a dozen, for every number of steps anew.
+    block = jax.jit(lambda steps: jnp.broadcast_to(schedule(steps), steps.shape))
+    read = functools.cache(lambda number: np.asarray(block(_updates(number, updates))))
+
+    def rates(steps: np.ndarray) -> np.ndarray:
+        return np.array([read(step // RATES)[step % RATES] for step in steps])
+
+    return rates
+
+
+RATES = 1024  # steps whose learning rates are computed at once
+
+
+def _updates(block: int, updates: int) -> np.ndarray:
+    """Numbers of the last updates of the steps of a block."""
+    return (np.arange(block * RATES, (block + 1) * RATES) + 1) * updates - 1
 
 
 def train(
