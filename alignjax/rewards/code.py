@@ -32,8 +32,8 @@ class Code(rules.PooledConfig):
     {"inputs": [..], "outputs": [..]}; blanks at the ends of lines don't count).
 
     A program that fails, runs out of CPU time or memory, or ends the process, is wrong: 0. One that
-    is stopped by anything else (the wall clock, without having used its CPU time; a kill from
-    outside) is a failure: NaN, counted.
+    is stopped by anything else is a failure, NaN and counted: by the clock, idle after twice its
+    timeout and a second, or still at work after ten times; by a kill from outside.
 
     It runs what a model wrote, in processes with limits and, under root, as a user that can change
     no files: that bounds accidents, it is no wall against an attacker, and programs can reach the
@@ -44,7 +44,7 @@ class Code(rules.PooledConfig):
     """
 
     tests: str = "tests"  # column with the tests
-    timeout_s: float = 4.0  # seconds of CPU time for a run, rounded up; twice and 1 s by the clock
+    timeout_s: float = 4.0  # seconds of CPU time for a run, rounded up
     memory_mib: int = 1024  # address space of a program, MiB
     share: bool = False  # the share of tests passed, not whether all are
 
@@ -98,7 +98,7 @@ class Code(rules.PooledConfig):
         }  # fmt: skip
         runs = len(tests.get("pairs", "1"))
         # Each run ends in time by itself; the pool's deadline is for the worker that sees to it.
-        seconds = runs * programs.wall(self.timeout_s) + 1
+        seconds = runs * programs.patience(self.timeout_s) + 1
         return pool.Request(HANDLER, {}, payload, seconds)
 
     def value(self, answer: Any) -> float:

@@ -3,7 +3,7 @@
     score = combine.combined({"correct": rules.LastNumber(), "format": rules.Format(weight=0.1)})
     reward, parts, failed, problems = score(texts, tasks)
 
-A row's reward is the sum of weight x part. It is NaN where any part is: where a rule can't score
+A row's reward is the sum of weight x score. It is NaN where any score is: where a rule can't score
 the row, or failed on it. A failure is an exception, an infinite score, a timeout or the death of a
 worker; it concerns its own row alone, and is counted.
 """
@@ -29,7 +29,8 @@ PROBES = (
 class TextScores(NamedTuple):
     """What rules say of N texts.
 
-    reward: [N] float32, NaN where a row can't be scored. parts: by rule, or "rule/part", unweighted
+    reward: [N] float32, NaN where a row can't be scored. parts: each rule's score by its name, of
+    which the reward is the weighted sum, and the terms of a rule that has several as "rule/term";
     [N] float32. failed: [N] bool, rows on which a rule failed. problems: up to 3 failures in words.
     """
 
@@ -137,9 +138,11 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
             _keep_parts(name, rows, known, len(texts))
             total = np.zeros(len(texts), np.float32)
             for part, values in sorted(rows.parts.items()):
-                parts[f"{name}/{part}" if part else name] = values
+                if part:
+                    parts[f"{name}/{part}"] = values
                 total += values
             total[list(rows.errors)] = np.nan
+            parts[name] = total
             reward += np.float32(rule.weight) * total
             for row, error in sorted(rows.errors.items()):
                 failed[row] = True

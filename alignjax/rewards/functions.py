@@ -17,8 +17,8 @@ class Function(rules.PooledConfig):
     """A function (texts, tasks) -> scores in a file, "FILE.py:name".
 
     texts: completions, without prompts. tasks: the row of each, a mapping of its columns. scores:
-    a number for each text, nan or None where it can't be scored; or several such by name. It must
-    score every row by itself, and the same row the same way.
+    a number for each text, nan or None where it can't be scored; or several such by name, whose sum
+    is the score. It must score every row by itself, and the same row the same way.
 
     isolated: it gets one row at a time in a worker process, where it may hang or crash; an error or
     a timeout is then a failure of that row alone. Else it gets all rows in the trainer's process.

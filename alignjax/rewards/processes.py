@@ -176,6 +176,16 @@ def sweep(leader: int, token: str = "", users: Container[int] = (), *, seconds: 
     return len(alive)
 
 
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time of processes, and of their children that have ended."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError):
+            stat = _read(str(pid), "stat").rpartition(b")")[2].split()
+            ticks += sum(map(int, stat[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def send(pids: Iterable[int], number: int, *, group: bool = False) -> None:
     """A signal to processes, or to their groups; those that are gone are passed over."""
     for pid in pids:

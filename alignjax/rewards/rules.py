@@ -57,7 +57,7 @@ class RuleConfig:
         return ()
 
     def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> Scores:
-        """[N] float32, or several by name; NaN where a row can't be scored.
+        """[N] float32, or several terms of it by name; NaN where a row can't be scored.
 
         Args:
           texts: completions alone, without prompts. tasks: the row of each.

@@ -51,6 +51,8 @@ def test_the_reward_is_the_weighted_sum_of_parts():
 def test_parts_of_one_rule_are_named_and_weighted_alike():
     tasks = [{"answer": "ab"}, {"answer": None}, {"answer": "x"}]
     scores = combine.combined({"own": own("parts", weight=2.0)})(["ab", "cde", "f"], tasks)
+    assert set(scores.parts) == {"own", "own/length", "own/right"}
+    np.testing.assert_array_equal(scores.parts["own"], [3.0, np.nan, 1.0])
     assert scores.parts["own/length"].tolist() == [2.0, 3.0, 1.0]
     np.testing.assert_array_equal(scores.parts["own/right"], [1.0, np.nan, 0.0])
     np.testing.assert_array_equal(scores.reward, [6.0, np.nan, 2.0])
@@ -61,9 +63,9 @@ def test_parts_of_one_rule_are_named_and_weighted_alike():
 def test_parts_keep_their_names_where_all_rows_fail(isolated):
     """Processes gather them by name, and on one of them all rows may fail."""
     score = combine.combined({"own": own("picky", isolated=isolated)})
-    assert set(score(["ab", "no"], [{}] * 2).parts) == {"own/a", "own/b"}
+    assert set(score(["ab", "no"], [{}] * 2).parts) == {"own", "own/a", "own/b"}
     scores = score(["no", "no"], [{}] * 2)
-    assert set(scores.parts) == {"own/a", "own/b"}
+    assert set(scores.parts) == {"own", "own/a", "own/b"}
     assert scores.failed.all()
     assert np.isnan(scores.reward).all()
     with pytest.raises(
