@@ -225,7 +225,7 @@ def test_numbers_by_hand(text, value):
 def test_the_last_number_of_a_long_text_is_that_of_all_of_it():
     """Only its end is read, wherever a blank divides it."""
     rows = [json.loads(line) for line in (GOLDEN / "last_number.jsonl").open()]
-    ends = [row["text"] for row in rows]
+    ends = [row["text"] for row in rows[::8]]
     before = "word 12, (x-3) \\frac{1}{2} and 1/2 "
     for number, end in enumerate(ends):
         text = before * (150 + number % 7) + end
