@@ -267,7 +267,12 @@ class _Run:
         self, worker: _Worker, outcome: Outcome, *, end: bool = False, grace: float = GRACE_SECONDS
     ) -> None:
         assert worker.job is not None
-        self.outcomes[worker.job], worker.job = outcome, None
+        job, worker.job = worker.job, None
+        self.outcomes[job] = outcome
+        if outcome.broken:  # so are all others of its handler
+            same = [i for i in self.waiting if self.requests[i][:2] == self.requests[job][:2]]
+            self.outcomes = [outcome if i in same else o for i, o in enumerate(self.outcomes)]
+            self.waiting = deque(i for i in self.waiting if i not in same)
         if end:
             self.pool.workers.remove(worker)
             self.ending.append(worker)
@@ -307,7 +312,7 @@ class _Run:
         elif now >= worker.deadline:
             seconds = self.requests[job].seconds if worker.ready else START_SECONDS
             late = f"{'no answer' if worker.ready else 'not ready'} within {seconds:g} seconds"
-            self._finish(worker, Outcome(error=late), end=True)
+            self._finish(worker, Outcome(error=late, broken=not worker.ready), end=True)
         elif now - worker.counted >= COUNT_SECONDS:
             worker.counted = now
             if len(worker.members()) > PROCESSES:

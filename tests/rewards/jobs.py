@@ -146,6 +146,8 @@ def make(spec):
     """The handler of these names."""
     if spec["job"] == "unloadable":
         raise RuntimeError("no such thing")
+    if spec["job"] == "hangs while loaded":
+        time.sleep(1000)
     return globals()[spec["job"]]
 
 

@@ -114,6 +114,16 @@ def test_a_handler_that_cannot_be_loaded_is_told_apart(workers):
     assert workers.run([missing])[0].broken
 
 
+def test_a_handler_that_hangs_while_it_is_loaded_is_tried_once(monkeypatch, workers):
+    monkeypatch.setattr(pool, "START_SECONDS", 1.0)
+    requests = [request("hangs while loaded")] * 20 + [request("double", 3)]
+    begun = time.monotonic()
+    outcomes = workers.run(requests)
+    assert outcomes[:20] == [pool.Outcome(None, "not ready within 1 seconds", broken=True)] * 20
+    assert outcomes[20] == pool.Outcome(6)
+    assert time.monotonic() - begun < 15
+
+
 def test_outcomes_stand_in_the_order_of_their_requests(workers):
     payloads = [[i] * (1 + 997 * i) for i in range(40)]
     wanted = [pool.Outcome(2 * payload) for payload in payloads]
