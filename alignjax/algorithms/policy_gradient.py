@@ -12,7 +12,7 @@ import numpy as np
 from alignjax import losses
 from alignjax.algorithms import preset
 from alignjax.core import mean
-from alignjax.evals import policy as policies
+from alignjax.evals import pass_rate
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
@@ -248,7 +248,7 @@ def record(name: str) -> method.Method:
         make=_make,
         table=lambda config: "prompts",
         roles=_roles,
-        evaluators=lambda config: (policies.SAMPLES,),
+        evaluators=pass_rate.of_config,
         formula=PolicyGradientConfig.formula,
         sampling=lambda config: config.sampling,
         curves=("reward", "dead"),

@@ -13,7 +13,7 @@ from alignjax import compat as presets
 from alignjax import losses
 from alignjax.algorithms import ppo_experience as experiences
 from alignjax.core import mean, shapes
-from alignjax.evals import policy as policies
+from alignjax.evals import pass_rate
 from alignjax.models import model as models
 from alignjax.rewards import learned
 from alignjax.rollouts import collection, settings
@@ -301,7 +301,7 @@ PpoConfig.METHOD = method.Method(
     table=lambda config: "prompts",
     roles=_roles,
     product=_product,
-    evaluators=lambda config: (policies.SAMPLES,),
+    evaluators=pass_rate.of_config,
     formula=PpoConfig.formula,
     sampling=lambda config: config.sampling,
     curves=("score", "kl"),

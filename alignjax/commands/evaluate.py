@@ -13,6 +13,7 @@ OPTIONS = (
     flags.Option("seed", int, 0, "of the sampled completions"),
     flags.Option("json", bool, False, "print one JSON object instead of lines"),
     common.BEST,
+    common.ALLOW_CODE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -30,6 +31,7 @@ def main(parsed: flags.Parsed) -> None:
         best=options["best"],
         log=common.log,
         definitions=options["definitions"],
+        allow_code=options["allow_code"],
     )
     if options["json"]:
         common.tell(json.dumps({name: value.as_dict() for name, value in numbers.items()}))

@@ -25,6 +25,17 @@ def mean(rows: np.ndarray) -> Estimate:
     return Estimate(float(rows.mean()), float(se), len(rows))
 
 
+def clustered(rows: np.ndarray) -> Estimate:
+    """The mean over [P] prompts of the means of their [P, n] samples; se of the prompts' means.
+
+    Samples of a prompt are not independent of one another, prompts are. NaN counts for nothing; a
+    prompt without a number is left out.
+    """
+    rows = np.asarray(rows, np.float64)
+    rows = rows[np.isfinite(rows).any(axis=1)]
+    return mean(np.nanmean(rows, axis=1)) if len(rows) else Estimate(math.nan, math.nan, 0)
+
+
 def ratio(totals: np.ndarray, weights: np.ndarray) -> Estimate:
     """sum(totals) / sum(weights) over [n] rows, for per-token means of rows of different lengths.
 

@@ -20,6 +20,7 @@ class Subject(NamedTuple):
       frozen roles (reference, reward, ...); trees are bound, as their models read them.
     config: the method's. sampling: the method's sampling configuration, if it samples. rewards:
       reward functions of frozen roles, by role. rows: scored at once. seed: of all sampling.
+      allow_code: whether rules may run programs that the model wrote.
       programs: jitted functions, shared by evaluators of the same networks.
     """
 
@@ -32,6 +33,7 @@ class Subject(NamedTuple):
     rows: int
     seed: int
     programs: dict[str, Any]
+    allow_code: bool = False
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The result of `make`, cached in `programs` by name, so that it compiles once."""

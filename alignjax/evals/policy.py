@@ -147,7 +147,10 @@ def prompts_of(corpus: corpora.Corpus) -> tables.Table:
     return {name: x[:PROMPTS] for name, x in corpus.read("prompts", "eval").items()}
 
 
-def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
+def completions_of(
+    subject: evaluator.Subject, prompts: tables.Table, samples: int = 1
+) -> Completions:
+    """Completions of a subject's prompts, `samples` of each in a row, with their scores."""
     corpus, networks, trees = subject.corpus, subject.networks, subject.trees
     sample = subject.once(
         "sampler",
@@ -163,21 +166,37 @@ def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
     )
     policy, reward = trees["policy"], trees.get("reward")
     reference = trees.get("reference", policy)
-    completions = sample(policy, reference, prompts_of(corpus), subject.seed, reward=reward)
+    wide = {name: np.repeat(x, samples, axis=0) for name, x in prompts.items()}
+    return sample(policy, reference, wide, subject.seed, reward=reward)
+
+
+def numbers_of(
+    subject: evaluator.Subject, completions: Completions, samples: int = 1
+) -> evaluator.Numbers:
+    """Rewards, KL and lengths of completions, `samples` of each prompt in a row."""
+    corpus, trees = subject.corpus, subject.trees
+
+    def averaged(rows: np.ndarray) -> estimate.Estimate:
+        return estimate.clustered(rows.reshape(-1, samples))
+
     numbers = {}
     if corpus.gold is not None:
         gold = corpus.gold(completions.tokens, completions.lengths)
-        numbers["gold reward"] = estimate.mean(gold)
-    if reward is not None:
-        numbers["reward model score"] = estimate.mean(completions.score)
+        numbers["gold reward"] = averaged(gold)
+    if trees.get("reward") is not None:
+        numbers["reward model score"] = averaged(completions.score)
     if "reference" in trees:
-        numbers["KL to the reference, nats"] = estimate.mean(completions.kl)
-    numbers["length, tokens"] = estimate.mean(completions.completion_lengths)
-    numbers["ended"] = estimate.mean(completions.ended)
+        numbers["KL to the reference, nats"] = averaged(completions.kl)
+    numbers["length, tokens"] = averaged(completions.completion_lengths)
+    numbers["ended"] = averaged(completions.ended)
     return numbers
 
 
-def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
+    return numbers_of(subject, completions_of(subject, prompts_of(subject.corpus)))
+
+
+def programs_of(subject: evaluator.Subject) -> tuple[program.Program, ...]:
     corpus, networks, trees = subject.corpus, subject.networks, subject.trees
     sampling, key = sampling_of(subject), jax.eval_shape(lambda: jax.random.key(0))
     policy, length = trees["policy"], corpus.prompt_length + sampling.max_new_tokens
@@ -213,5 +232,9 @@ def _programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
 
 # Reward, exact KL to the reference and length of a policy's completions.
 SAMPLES = evaluator.Evaluator(
-    "samples", _evaluate, reads=("policy",), optional=("reference", "reward"), programs=_programs
+    "samples",
+    _evaluate,
+    reads=("policy",),
+    optional=("reference", "reward"),
+    programs=programs_of,
 )

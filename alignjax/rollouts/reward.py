@@ -30,20 +30,13 @@ def ruled(
     number. eos: ids that end a row. limit: tokens a completion may have.
     """
 
-    ends = np.asarray(eos)
-
     def reward(
         frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
     ) -> scores.Scores:
         named = (samples.tokens, samples.mask, columns["index"])
         tokens, mask, index = (hosts.to_local(x) for x in named)
-        texts, tasks = [], []
-        for ids, counted, row in zip(tokens, mask, index, strict=True):
-            own = ids[counted]
-            ended = len(own) and own[-1] in ends
-            texts.append(text(own[:-1] if ended else own))
-            sizes = {rules.TOKENS: len(own), rules.LIMIT: limit}
-            tasks.append({**rows[int(row)], **sizes})
+        own = [rows[int(row)] for row in index]
+        texts, tasks = read(tokens, mask, own, text=text, eos=eos, limit=limit)
         found = score(texts, tasks)
         arrays = {f"part/{name}": np.asarray(x, np.float32) for name, x in found.parts.items()}
         arrays |= {"reward": np.asarray(found.reward, np.float32), "failed": found.failed}
@@ -52,6 +45,30 @@ def ruled(
         return scores.Scores(whole["reward"], parts, whole["failed"], tuple(found.problems))
 
     return reward
+
+
+def read(
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    text: Callable[[np.ndarray], str],
+    eos: Sequence[int],
+    limit: int,
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """(completions as texts, without the token that ended them; what rules read beside each).
+
+    Args:
+      tokens: [N, T]. mask: [N, T] bool, true on what was sampled. rows: the columns of each prompt.
+        text: ids -> text. eos, limit: as for `ruled`.
+    """
+    texts, tasks = [], []
+    for ids, counted, row in zip(tokens, mask, rows, strict=True):
+        own = ids[counted]
+        ended = len(own) and own[-1] in tuple(eos)
+        texts.append(text(own[:-1] if ended else own))
+        tasks.append({**row, rules.TOKENS: len(own), rules.LIMIT: limit})
+    return texts, tasks
 
 
 def weighted(name: str, weight: float, reward: learned.RewardFn) -> learned.RewardFn:

@@ -21,6 +21,8 @@ class ScoringConfig:
     reward: str = "rules"  # rules | model (the trained reward model) | gold (the data's own)
     reward_weight: float = 1.0  # of the model or the data's reward, beside rules
     rules: dict[str, rule_configs.RuleConfig] = dataclasses.field(default_factory=dict)
+    eval_samples: int = 1  # completions of each eval prompt, for pass@1, 2, 4, ... up to so many
+    solved_from: float = 1.0  # reward from which a completion counts as solved in pass@k
     max_failures: float = (
         0.05  # share of a step's rows whose verifier may fail before the run stops
     )
@@ -29,6 +31,8 @@ class ScoringConfig:
         shapes.check_choice("algorithm.reward", self.reward, ("rules", "model", "gold"))
         shapes.check_number("algorithm.reward_weight", self.reward_weight)
         shapes.check_number("algorithm.max_failures", self.max_failures, minimum=0, maximum=1)
+        shapes.check_number("algorithm.eval_samples", self.eval_samples, minimum=1)
+        shapes.check_number("algorithm.solved_from", self.solved_from)
         if self.reward == "rules" and not self.rules:
             raise ValueError(
                 "algorithm.rules must name at least one rule where reward=rules; got none "

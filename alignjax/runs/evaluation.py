@@ -83,10 +83,12 @@ def evaluate(
     best: bool = False,
     log: Callable[[str], None] = lambda line: None,
     definitions: str = "",
+    allow_code: bool = False,
 ) -> dict[str, estimate.Estimate]:
     """The numbers of the method's evaluators on the eval split.
 
-    rows: scored at once. seed: of sampling. best: the best state that the loop kept.
+    rows: scored at once. seed: of sampling. best: the best state that the loop kept. allow_code:
+    whether rules of the reward may run programs that the model wrote.
     """
     record = open_record(workdir, log, definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
@@ -100,7 +102,9 @@ def evaluate(
             name: functools.partial(run.joined, name) for name in run.product
         }
         makers |= {name: functools.partial(parts.judged, name) for name in frozen}
-        subject = judging.subject(parts, networks, judging.Trees(makers), rows=rows, seed=seed)
+        subject = judging.subject(
+            parts, networks, judging.Trees(makers), rows=rows, seed=seed, allow_code=allow_code
+        )
         numbers: dict[str, estimate.Estimate] = {}
         for judge in judging.judges(parts, makers):
             numbers |= judge.run(subject)

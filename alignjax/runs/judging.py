@@ -67,6 +67,7 @@ def subject(
     rows: int,
     seed: int,
     programs: dict[str, Any] | None = None,
+    allow_code: bool = False,
 ) -> evaluator.Subject:
     """The subject of the evaluators of an experiment's method."""
     return evaluator.Subject(
@@ -79,6 +80,7 @@ def subject(
         rows=rows,
         seed=seed,
         programs={} if programs is None else programs,
+        allow_code=allow_code,
     )
 
 
@@ -89,7 +91,7 @@ def judges(parts: assembly.Assembly, names: Mapping[str, Any]) -> list[evaluator
 
 
 def in_loop(
-    parts: assembly.Assembly, frozen: models.Frozen
+    parts: assembly.Assembly, frozen: models.Frozen, *, allow_code: bool = False
 ) -> tuple[loop_evaluators.Evaluator, ...]:
     """The method's evaluators for the loop; none if loop.evaluate_every is 0.
 
@@ -112,7 +114,15 @@ def in_loop(
         networks = {name: model for name, (model, _) in named.items()}
         trees = {name: tree for name, (_, tree) in named.items()}
         rows = config.loop.evaluate_rows
-        judged = subject(parts, networks, trees, rows=rows, seed=config.seed, programs=programs)
+        judged = subject(
+            parts,
+            networks,
+            trees,
+            rows=rows,
+            seed=config.seed,
+            programs=programs,
+            allow_code=allow_code,
+        )
         return judge.run(judged)
 
     product = parts.record.product(config.algorithm)

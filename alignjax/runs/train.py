@@ -47,7 +47,7 @@ def train(
             log(f"{name}: {line}")
         rows = config.loop.batch_size
         table = annotation.annotated(method, frozen, table, rows // config.loop.micro_batches)
-        evaluators = judging.in_loop(parts, frozen)
+        evaluators = judging.in_loop(parts, frozen, allow_code=allow_code)
         parts.release()
         for role in method.only_annotate:
             frozen.pop(role, None)
