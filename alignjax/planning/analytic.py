@@ -55,8 +55,8 @@ class Shape(NamedTuple):
 
 
 def together(*parts: Work) -> Work:
-    """The work of all parts."""
-    return Work(*(sum(column) for column in zip(*parts, strict=True)))
+    """The work of all parts; none is no work."""
+    return Work(*(sum(getattr(part, name) for part in parts) for name in Work._fields))
 
 
 def shape_of(config: TransformerConfig, adapter: adapt.AdapterConfig, dense: bool) -> Shape | None:

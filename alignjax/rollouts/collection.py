@@ -37,7 +37,9 @@ def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollout
 
     params: of the policy, not bound yet. size: samples of each prompt.
     """
-    sample = generate.make_generate(draw.model, draw.sampling, eos=draw.eos, pad=draw.pad)
+    sample = generate.make_generate(
+        draw.model, draw.sampling, eos=draw.eos, pad=draw.pad, samples_per_prompt=size
+    )
 
     @jax.jit
     def wide(batch: algorithm.Batch) -> algorithm.Batch:
@@ -52,7 +54,7 @@ def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollout
     ) -> tuple[rollouts.Rollouts, scores.Scores]:
         columns = wide(batch)
         bound = draw.model.bind(params, frozen)
-        drawn = sample(bound, columns["prompts"], columns["lengths"], key)
+        drawn = sample(bound, batch["prompts"], batch["lengths"], key)
         samples = rollouts.of_samples(drawn, batch, size, version)
         found = draw.reward(frozen, samples, columns)
         found = scores.as_scores(found, samples.tokens.shape[0])

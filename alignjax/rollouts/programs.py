@@ -16,9 +16,13 @@ READ = {"tokens": np.int32, "loss_mask": np.bool_, "segments": np.int32, "positi
 
 
 def generation(
-    shapes: program.Shapes, draw: collection.Draw, policy: models.Params, rows: int
+    shapes: program.Shapes,
+    draw: collection.Draw,
+    policy: models.Params,
+    rows: int,
+    size: int = 1,
 ) -> program.Program:
-    """The program that samples `rows` completions with the policy of these params."""
+    """The program that samples `rows` completions, `size` a prompt, with these params."""
     base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
     return plan.generation(
         draw.model,
@@ -30,6 +34,7 @@ def generation(
         eos=draw.eos,
         pad=draw.pad,
         key=shapes.key,
+        samples_per_prompt=size,
     )
 
 
@@ -64,7 +69,7 @@ def make_programs(
         sampled, trained = config.prompts_trained(drawn)
         rows, kept = sampled * config.group, trained * config.group
         length = width + config.sampling.max_new_tokens
-        calls = [generation(shapes, draw, shapes.params, rows)]
+        calls = [generation(shapes, draw, shapes.params, rows, config.group)]
         drawn_samples = plan.samples(rows, length)
         if config.reward == "model":
             calls.append(scoring(shapes, drawn_samples, chunks))
