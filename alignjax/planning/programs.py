@@ -180,7 +180,7 @@ def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
     collected = _collected(plan, batch)
     calls += [_call(plan, own, 1) for own in collected.programs]
     rows = dict(collected.rows)
-    if method.plan == algorithms.Plan():
+    if method.plan.is_single:
         return (*calls, _update(plan, tx_of, rows))
     calls.append(_take(plan, rows))
     part = {name: _cut(x, method.plan.minibatches) for name, x in rows.items()}

@@ -37,6 +37,11 @@ class Plan(NamedTuple):
     minibatches: int = 1
     rows: int = 0
 
+    @property
+    def is_single(self) -> bool:
+        """Whether a batch is used once and whole."""
+        return self.epochs == self.minibatches == 1
+
 
 class Expected(NamedTuple):
     """A metric's value in the very first update, known in advance."""

@@ -248,7 +248,7 @@ def minibatches(
     Raises:
       ValueError: the plan's minibatches do not divide the rows.
     """
-    if plan.epochs == plan.minibatches == 1:
+    if plan.is_single:
         yield batch
         return
     rows = jax.tree.leaves(batch)[0].shape[0]
