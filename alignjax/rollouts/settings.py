@@ -62,11 +62,10 @@ class GroupConfig(ScoringConfig):
     sampled, and of those the first informative ones are trained on, `candidates` times fewer again.
     """
 
+    compat: str = "paper"  # whose estimator of advantages
     group: int = 8  # G, samples of each prompt
     advantages: str = "group_relative"  # estimator of the preset, or no_baseline
-    scale: str = (
-        ""  # divide by the std of the group | batch, or none; "": as the release; paper: none
-    )
+    scale: str = ""  # std to divide by: group | batch | none; "": the release's; paper: none
     kl_in_reward: float = 0.0  # beta: reward units per nat of log pi/ref, taken from rewards
     dead: str = "count"  # groups of equal rewards: count (in the mean, as 0) | drop (from it)
     candidates: float = 1.0  # prompts sampled per prompt trained on: dynamic sampling above 1
@@ -154,7 +153,7 @@ class GroupConfig(ScoringConfig):
         """How advantages are estimated; None where rewards are advantages."""
         if self.advantages == NO_BASELINE:
             return None
-        return estimator(getattr(self, "compat", "paper"), self.advantages)
+        return estimator(self.compat, self.advantages)
 
     @property
     def reads_greedy(self) -> bool:
