@@ -21,7 +21,7 @@ LAYERS = [
     {"worlds"},
     {"training"},
     {"sampling"},
-    {"rewards"},
+    {"rewards", "envs"},
     {"rollouts"},
     {"evals"},
     {"algorithms"},

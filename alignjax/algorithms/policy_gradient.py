@@ -17,7 +17,7 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
 from alignjax.rewards import learned
-from alignjax.rollouts import collection, experience, pack, programs, settings
+from alignjax.rollouts import collection, episodes, experience, pack, programs, settings
 from alignjax.rollouts import reward as rewards
 from alignjax.sampling import generate
 from alignjax.training import algorithm, method, program
@@ -47,7 +47,7 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
         if "group_size" in options:
             given["group_size"] = self.group
         if "length" in options and options["length"] is not None and "length" not in given:
-            given["length"] = float(self.sampling.max_new_tokens)
+            given["length"] = float(self.most_sampled)
         return given
 
     def validate(self) -> None:
@@ -105,7 +105,8 @@ def policy_gradient(
     Batch: a table of prompts, right-padded. Frozen: "reference" where it is read, and what `reward`
     reads. reference: its model, where that is not the policy's or its parameters are not those that
     the policy starts from; without it the first KL is 0, and checked. prompts: of a batch, 0 where
-    that is not known. task: where lines and samples to look at go.
+    that is not known. task: where lines and samples to look at go, and the rows that an
+    environment is told of.
     """
     config.validate()
     _, trained = config.prompts_trained(prompts)
@@ -113,7 +114,8 @@ def policy_gradient(
     limit = generate.drift_limit(model, config.max_drift)
     networks = experience.Networks(model, model if reference is None else reference)
     chunks = config.minibatches * micro_batches
-    draw = collection.Draw(model, config.sampling, reward, eos, pad)
+    play = episodes.of_config(config.env, task, eos=eos)
+    draw = collection.Draw(model, config.sampling, reward, eos, pad, play)
 
     shards = axes.axis_size("batch")
     run = experience.make_experience(
@@ -210,7 +212,7 @@ def policy_gradient(
 def _make(
     networks: Mapping[str, models.Model], config: PolicyGradientConfig, task: method.Task
 ) -> algorithm.Algorithm:
-    limit = config.sampling.max_new_tokens
+    limit = config.most_sampled
     chunks = config.minibatches * task.micro_batches
     return policy_gradient(
         networks["policy"],

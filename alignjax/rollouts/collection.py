@@ -13,7 +13,7 @@ from alignjax.losses import inputs
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
 from alignjax.rewards import learned, scores
-from alignjax.rollouts import experience, reward, rollouts, select, settings
+from alignjax.rollouts import episodes, experience, reward, rollouts, select, settings
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm
 
@@ -23,13 +23,17 @@ CONSTANT = 20  # steps after which a part of the reward that never moves is told
 
 
 class Draw(NamedTuple):
-    """How samples are drawn: the policy's model, its sampling, the reward."""
+    """How samples are drawn: the policy's model, its sampling, the reward.
+
+    play: the environment that answers them; None where there is one turn.
+    """
 
     model: models.Model
     sampling: transforms.SamplingConfig
     reward: learned.RewardFn
     eos: int
     pad: int
+    play: episodes.Play | None = None
 
 
 def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollouts, scores.Scores]]:
@@ -37,9 +41,15 @@ def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollout
 
     params: of the policy, not bound yet. size: samples of each prompt.
     """
+    play = draw.play
     sample = generate.make_generate(
-        draw.model, draw.sampling, eos=draw.eos, pad=draw.pad, samples_per_prompt=size
+        draw.model,
+        draw.sampling,
+        eos=draw.eos,
+        pad=draw.pad,
+        samples_per_prompt=size if play is None else 1,
     )
+    played = None if play is None else episodes.make_episodes(sample, draw.sampling, play, draw.pad)
 
     @jax.jit
     def wide(batch: algorithm.Batch) -> algorithm.Batch:
@@ -54,8 +64,12 @@ def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollout
     ) -> tuple[rollouts.Rollouts, scores.Scores]:
         columns = wide(batch)
         bound = draw.model.bind(params, frozen)
-        drawn = sample(bound, batch["prompts"], batch["lengths"], key)
-        samples = rollouts.of_samples(drawn, batch, size, version)
+        if played is None:
+            drawn = sample(bound, batch["prompts"], batch["lengths"], key)
+            samples = rollouts.of_samples(drawn, batch, size, version)
+        else:  # rows differ after a turn, so that their prompts are read row by row
+            told = played(bound, columns, key, size)
+            samples = rollouts.of_samples(told.samples, batch, size, version, *told[1:])
         found = draw.reward(frozen, samples, columns)
         found = scores.as_scores(found, samples.tokens.shape[0])
         return samples, reward.placed(found)

@@ -184,7 +184,7 @@ def choose(
     size, reward = config.group, found.reward
     if config.overlong == "soft":
         tokens = jnp.sum(samples.mask, axis=1)
-        limit, buffer = config.sampling.max_new_tokens, config.overlong_buffer
+        limit, buffer = config.most_sampled, config.overlong_buffer
         reward = reward + soft_overlong(tokens, limit=limit, buffer=buffer)
     valid = is_scored(found, samples, config.overlong)
     if greedy is not None:  # without its baseline a row is as good as without a score
@@ -368,6 +368,8 @@ def _of_groups(
         "cut": mean.of(samples.cut),
         "length": mean.of(jnp.sum(samples.mask, axis=1)),
     }
+    if config.env is not None:
+        metrics["turns"] = mean.of(samples.turns)
     if size > 1:
         number = jnp.maximum(jnp.sum(valid), 1)
         rate = jnp.sum(jnp.where(valid, reward, 0.0)) / number

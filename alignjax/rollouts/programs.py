@@ -21,8 +21,12 @@ def generation(
     policy: models.Params,
     rows: int,
     size: int = 1,
+    behind: int = 0,
 ) -> program.Program:
-    """The program that samples `rows` completions, `size` a prompt, with these params."""
+    """The program that samples `rows` completions, `size` a prompt, with these params.
+
+    behind: tokens of earlier turns behind a prompt.
+    """
     base = {name: tree for name, tree in shapes.frozen.items() if name == "base"}
     return plan.generation(
         draw.model,
@@ -30,7 +34,7 @@ def generation(
         shapes.bound["policy"],
         parts=(("parameters", policy), ("frozen", base)),
         rows=rows,
-        prompt_length=shapes.batch["prompts"].shape[1],
+        prompt_length=shapes.batch["prompts"].shape[1] + behind,
         eos=draw.eos,
         pad=draw.pad,
         key=shapes.key,
@@ -68,8 +72,10 @@ def make_programs(
         drawn, width = shapes.batch["prompts"].shape
         sampled, trained = config.prompts_trained(drawn)
         rows, kept = sampled * config.group, trained * config.group
-        length = width + config.sampling.max_new_tokens
-        calls = [generation(shapes, draw, shapes.params, rows, config.group)]
+        length = width + config.new_tokens
+        behind = config.new_tokens - config.sampling.max_new_tokens  # of the last turn, the longest
+        size = config.group if config.env is None else 1  # rows differ after a turn
+        calls = [generation(shapes, draw, shapes.params, rows, size, behind)]
         drawn_samples = plan.samples(rows, length)
         if config.reward == "model":
             calls.append(scoring(shapes, drawn_samples, chunks))
@@ -77,6 +83,8 @@ def make_programs(
             {
                 "task": ((rows,), np.int32),
                 "version": ((rows,), np.int32),
+                "turns": ((rows,), np.int32),
+                "returns": ((rows,), np.float32),
                 "reward": ((rows,), np.float32),
                 "failed": ((rows,), np.bool_),
             }
@@ -84,7 +92,7 @@ def make_programs(
         samples = rollouts.Rollouts(
             **{name: getattr(drawn_samples, name) for name in vars(drawn_samples)},
             task=columns["task"],
-            version=columns["version"],
+            **{name: columns[name] for name in ("version", "turns", "returns")},
         )
         parts = dict.fromkeys(config.part_names, columns["reward"])
         found = scores.Scores(columns["reward"], parts, columns["failed"])

@@ -11,7 +11,7 @@ from alignjax.core import errors
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
 from alignjax.rewards import combine, hosted, learned, rules, scores
-from alignjax.rollouts import settings
+from alignjax.rollouts import rollouts, settings
 from alignjax.sampling import generate
 from alignjax.training import algorithm, method
 
@@ -71,6 +71,15 @@ def read(
     return texts, tasks
 
 
+def returned(
+    frozen: models.Frozen, samples: generate.Samples, columns: algorithm.Batch
+) -> jax.Array:
+    """What the environment paid for each row."""
+    if not isinstance(samples, rollouts.Rollouts):
+        raise TypeError(f"returns are those of Rollouts; got {type(samples).__name__} (reward).")
+    return samples.returns
+
+
 def weighted(name: str, weight: float, reward: learned.RewardFn) -> learned.RewardFn:
     """A reward times its weight, as the part `name`."""
 
@@ -128,6 +137,8 @@ def of_config(
         reader = task.readers.get("reward")
         model = learned.learned(networks["reward"], reader=reader, chunks=chunks)
         found.append(weighted("model", config.reward_weight, model))
+    if config.reward == "env":
+        found.append(weighted("env", config.reward_weight, returned))
     if config.rules:
         found.append(_ruled_of(config.rules, task, limit))
     return found[0] if len(found) == 1 else summed(found)

@@ -13,12 +13,17 @@ class Rollouts(generate.Samples):
     """Samples of P prompts, G of each: R = P G rows, group-major (row p G + g).
 
     Beside the columns of `generate.Samples`: task [R]: the prompt's row number in its split;
-    version [R]: steps of the policy that sampled.
+    version [R]: steps of the policy that sampled; turns [R]: answers in the row; returns [R]: what
+    an environment paid for them, 0 without one, NaN where it can't say.
+    With an environment the mask is true on what was sampled alone, and `ended` means that it said
+    so: a row is cut where its turns ran out, or where an observation found no room.
     A group is an axis of arrays, whatever its tokens: equal prompts stay groups of their own.
     """
 
     task: jax.Array
     version: jax.Array
+    turns: jax.Array
+    returns: jax.Array
 
     @property
     def cut(self) -> jax.Array:
@@ -40,9 +45,17 @@ def in_groups(x: jax.Array, size: int) -> jax.Array:
 
 
 def of_samples(
-    samples: generate.Samples, batch: algorithm.Batch, size: int, version: jax.Array
+    samples: generate.Samples,
+    batch: algorithm.Batch,
+    size: int,
+    version: jax.Array,
+    turns: jax.Array | None = None,
+    returns: jax.Array | None = None,
 ) -> Rollouts:
-    """Samples of a batch of prompts, `size` of each; version: steps of the policy."""
+    """Samples of a batch of prompts, `size` of each; version: steps of the policy.
+
+    turns, returns: of episodes; None where every prompt was answered once.
+    """
     index = batch["index"] if "index" in batch else jnp.arange(batch["lengths"].shape[0])
     return Rollouts(
         tokens=samples.tokens,
@@ -53,4 +66,6 @@ def of_samples(
         ended=samples.ended,
         task=repeated(jnp.asarray(index, jnp.int32), size),
         version=jnp.zeros_like(samples.lengths) + version.astype(jnp.int32),
+        turns=jnp.ones_like(samples.lengths) if turns is None else turns,
+        returns=jnp.zeros_like(samples.lengths, jnp.float32) if returns is None else returns,
     )

@@ -1,10 +1,11 @@
 """How prompts become rows to train on: the options that all methods on groups of samples share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from alignjax import compat as presets
 from alignjax.core import shapes
+from alignjax.envs import env as envs
 from alignjax.rewards import rules as rule_configs
 from alignjax.sampling import transforms
 
@@ -18,6 +19,8 @@ SCALES = ("", "none", "group", "batch")
 class ScoringConfig:
     """What completions are scored by: rules, a reward model, the data's own reward, or a sum."""
 
+    REWARDS: ClassVar[tuple[str, ...]] = ("rules", "model", "gold")
+
     reward: str = "rules"  # rules | model (the trained reward model) | gold (the data's own)
     reward_weight: float = 1.0  # of the model or the data's reward, beside rules
     rules: dict[str, rule_configs.RuleConfig] = dataclasses.field(default_factory=dict)
@@ -28,7 +31,7 @@ class ScoringConfig:
     )
 
     def validate_reward(self) -> None:
-        shapes.check_choice("algorithm.reward", self.reward, ("rules", "model", "gold"))
+        shapes.check_choice("algorithm.reward", self.reward, self.REWARDS)
         shapes.check_number("algorithm.reward_weight", self.reward_weight)
         shapes.check_number("algorithm.max_failures", self.max_failures, minimum=0, maximum=1)
         shapes.check_number("algorithm.eval_samples", self.eval_samples, minimum=1)
@@ -62,7 +65,11 @@ class GroupConfig(ScoringConfig):
     sampled, and of those the first informative ones are trained on, `candidates` times fewer again.
     """
 
+<<<<<<< HEAD
     compat: str = "paper"  # whose estimator of advantages
+=======
+    REWARDS: ClassVar[tuple[str, ...]] = (*ScoringConfig.REWARDS, "env")  # its episodes' returns
+>>>>>>> cfe0b91 (Environments: episodes of several turns, token in and token out; guess-a-number and its world)
     group: int = 8  # G, samples of each prompt
     advantages: str = "group_relative"  # estimator of the preset, or no_baseline
     scale: str = ""  # std to divide by: group | batch | none; "": the release's; paper: none
@@ -83,6 +90,7 @@ class GroupConfig(ScoringConfig):
     epochs: int = 1  # passes over each collected batch
     minibatches: int = 1  # updates a pass
     max_drift: float = 0.0  # nats a token between sampler and trainer; 0 is 1e-3 in fp32, 0.5 else
+    env: envs.EnvConfig | None = None  # answers the samples, turn by turn; None: one turn
     sampling: transforms.SamplingConfig = dataclasses.field(
         default_factory=lambda: transforms.SamplingConfig(max_new_tokens=128)
     )
@@ -91,6 +99,7 @@ class GroupConfig(ScoringConfig):
         """Raises ValueError where an option is wrong."""
         self.validate_reward()
         self.sampling.validate()
+        self._check_env()
         for name in ("group", "patience", "epochs", "minibatches"):
             shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=1)
         for name in ("candidates", "curriculum", "correction_maximum"):
@@ -109,6 +118,26 @@ class GroupConfig(ScoringConfig):
         shapes.check_choice("algorithm.advantages", self.advantages, estimators())
         shapes.check_choice("algorithm.scale", self.scale, SCALES)
         self._check_together()
+
+    def _check_env(self) -> None:
+        if self.env is not None:
+            self.env.validate()
+        elif self.reward == "env":
+            raise ValueError(
+                "algorithm.env must be an environment where reward=env; got None (algorithm). Set "
+                "it, envs.games.GuessNumber() or one of your own."
+            )
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of a row behind its prompt at most: sampled, and observed between."""
+        answer = self.sampling.max_new_tokens
+        return answer if self.env is None else self.env.new_tokens(answer)
+
+    @property
+    def most_sampled(self) -> int:
+        """Tokens sampled for a row at most, over all turns."""
+        return self.sampling.max_new_tokens * (1 if self.env is None else self.env.limit)
 
     def _check_together(self) -> None:
         """Refuses options that do not go together."""
@@ -130,7 +159,7 @@ class GroupConfig(ScoringConfig):
                 "algorithm.overlong_buffer for overlong=soft",
                 self.overlong_buffer,
                 minimum=1,
-                maximum=self.sampling.max_new_tokens,
+                maximum=self.most_sampled,
             )
         recipe = self.credit
         by_part = recipe is not None and "reward_weights" in recipe.reads
@@ -229,6 +258,7 @@ class GroupConfig(ScoringConfig):
             "pack",
             "epochs",
             "minibatches",
+            "env",
             "sampling",
         ]
         numbers = ", ".join(f"{name}={getattr(self, name)}" for name in own)

@@ -232,6 +232,7 @@ class Assembly:
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,
             text=corpus.text,
+            speaker=corpus.speaker,
             rows=None if corpus.tasks is None else corpus.tasks("train"),
             allow_code=allow_code,
             tell=tell,

@@ -26,6 +26,7 @@ import numpy as np
 
 from alignjax.core import shapes
 from alignjax.models import model as models
+from alignjax.text import chat
 from alignjax.training import algorithm
 
 # Fields of an experiment that may name where a network comes from: a run's folder, or open weights.
@@ -63,7 +64,8 @@ class Task(NamedTuple):
     """What a method may know of the data.
 
     gold: (tokens [N, T], lengths [N]) -> [N], the data's own reward; None where there is none.
-    text: ids -> text. rows: the columns of every training prompt by its number, its text and what
+    text: ids -> text. speaker: the tokenizer with its layout of conversations; None where rows are
+      no text. rows: the columns of every training prompt by its number, its text and what
       rules compare with; empty in plans, None where there are none. allow_code: whether rules may
       run programs that a model wrote.
     tell: takes a line for the log. journal: takes a step and rows to look at (samples.jsonl).
@@ -82,6 +84,7 @@ class Task(NamedTuple):
     batch_size: int = 0
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     text: Callable[[np.ndarray], str] | None = None
+    speaker: chat.Speaker | None = None
     rows: Sequence[Mapping[str, Any]] | None = None
     allow_code: bool = False
     tell: Callable[[str], None] = lambda line: None

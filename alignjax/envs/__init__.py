@@ -1,0 +1,1 @@
+"""Environments: what answers a policy, turn by turn, and pays it."""
