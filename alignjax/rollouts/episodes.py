@@ -163,9 +163,9 @@ def _turn(
     named = (drawn.tokens, drawn.logprobs, drawn.lengths)
     tokens, logprobs, lengths = (hosts.to_local(x) for x in named)
     said = {}
-    for row in np.flatnonzero(rows.live):
+    for row in np.flatnonzero(rows.live).tolist():
         there = slice(rows.lengths[row], lengths[row])
-        said[int(row)] = tokens[row, there].tolist()
+        said[row] = tokens[row, there].tolist()
         rows.answer(row, tokens[row, there], logprobs[row, there])
     return said
 

@@ -55,10 +55,11 @@ class GuessConfig(corpus.DataConfig):
 
 
 def optimal_return(numbers: int, guesses: int, cost: float = 0.0) -> float:
-    """The largest mean return over secrets 1 .. N: sum over t of min(2^(t-1), rest) (1 - c (t-1)) / N.
+    """The largest mean return: the sum over guesses t of min(2^(t-1), rest) (1 - c (t-1)) / N.
 
     A strategy is a binary tree of guesses: at most 2^(t-1) secrets are found at guess t, and
-    bisection finds as many. rest: the secrets that no earlier guess finds.
+    bisection finds as many. rest: the secrets of 1 .. N, all alike likely,
+    that no earlier guess finds.
 
     Args:
       guesses: allowed. cost: c, of each guess after the first, in units of the reward for right;
