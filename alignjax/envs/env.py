@@ -92,8 +92,8 @@ class EnvConfig:
         """(first observations as ids, states) of N episodes.
 
         Args:
-          tasks: [N] rows of the data. keys: [N, K] uint32, for `np.random.default_rng(key)`; those of
-            samples of one prompt are equal, so that they are compared in the same world.
+          tasks: [N] rows of the data. keys: [N, K] uint32, for `np.random.default_rng(key)`; equal
+            for samples of one prompt, so that they are compared in the same world.
         """
         raise NotImplementedError
 

@@ -65,11 +65,8 @@ class GroupConfig(ScoringConfig):
     sampled, and of those the first informative ones are trained on, `candidates` times fewer again.
     """
 
-<<<<<<< HEAD
-    compat: str = "paper"  # whose estimator of advantages
-=======
     REWARDS: ClassVar[tuple[str, ...]] = (*ScoringConfig.REWARDS, "env")  # its episodes' returns
->>>>>>> cfe0b91 (Environments: episodes of several turns, token in and token out; guess-a-number and its world)
+    compat: str = "paper"  # whose estimator of advantages
     group: int = 8  # G, samples of each prompt
     advantages: str = "group_relative"  # estimator of the preset, or no_baseline
     scale: str = ""  # std to divide by: group | batch | none; "": the release's; paper: none
