@@ -12,7 +12,8 @@ import numpy as np
 from alignjax import losses
 from alignjax.algorithms import preset
 from alignjax.core import mean
-from alignjax.evals import pass_rate
+from alignjax.evals import episodes as episode_evals
+from alignjax.evals import evaluator, pass_rate
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
@@ -243,6 +244,11 @@ def _roles(config: PolicyGradientConfig) -> dict[str, method.Role]:
     return roles
 
 
+def _evaluators(config: PolicyGradientConfig) -> tuple[evaluator.Evaluator, ...]:
+    """What judges a policy: its episodes, or how often it is right at the first answer."""
+    return pass_rate.of_config(config) if config.env is None else (episode_evals.EPISODES,)
+
+
 def record(name: str) -> method.Method:
     """The record of a method on groups of samples."""
     return method.Method(
@@ -250,7 +256,7 @@ def record(name: str) -> method.Method:
         make=_make,
         table=lambda config: "prompts",
         roles=_roles,
-        evaluators=pass_rate.of_config,
+        evaluators=_evaluators,
         formula=PolicyGradientConfig.formula,
         sampling=lambda config: config.sampling,
         curves=("reward", "dead"),
