@@ -9,12 +9,15 @@ from alignjax.envs import dialogue, env
 
 @dataclasses.dataclass(kw_only=True)
 class Noisy(env.EnvConfig):
-    """Says numbers drawn by key, task and turn; pays the count of fives; ends after a seven."""
+    """Says numbers drawn by key, task and turn; pays the count of fives; ends after 3, 7, 11, ..."""
 
     opening: int = 2
     room: int = 3
     limit: int = 3
     longest: int = 3  # tokens of an observation
+
+    def is_end(self, ids):
+        return any(i % 4 == 3 for i in ids)
 
     def start(self, tasks, keys):
         draws = [np.random.default_rng(key) for key in keys]
@@ -28,7 +31,7 @@ class Noisy(env.EnvConfig):
             said.append(draw.integers(8, 20, draw.integers(0, self.longest + 1)).tolist())
             after.append((key, turn + 1))
         paid = np.asarray([ids.count(5) for ids in answers], np.float32)
-        done = np.asarray([7 in ids for ids in answers])
+        done = np.asarray([self.is_end(ids) for ids in answers])
         return env.Step(said, paid, done, after)
 
 
@@ -40,7 +43,9 @@ class Short(env.EnvConfig):
         return [[] for _ in tasks], [0] * len(tasks)
 
     def step(self, states, answers):
-        return env.Step([[]] * len(answers), np.zeros(len(answers) - 1), [True] * len(answers), states)
+        return env.Step(
+            [[]] * len(answers), np.zeros(len(answers) - 1), [True] * len(answers), states
+        )
 
 
 @dataclasses.dataclass(kw_only=True)
