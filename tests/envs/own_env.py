@@ -9,7 +9,7 @@ from alignjax.envs import dialogue, env
 
 @dataclasses.dataclass(kw_only=True)
 class Noisy(env.EnvConfig):
-    """Says numbers drawn by key, task and turn; pays the count of fives; ends after 3, 7, 11, ..."""
+    """Says numbers drawn by key and turn; pays the count of fives; ends after 3, 7, 11, ..."""
 
     opening: int = 2
     room: int = 3
