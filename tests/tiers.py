@@ -111,6 +111,21 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/planning/test_roles.py": {
         "test_a_reward_model_of_another_size_is_planned_as_it_is": 0
     },
+    "tests/rollouts/test_estimates.py": {
+        "test_a_kl_in_the_reward_is_taken_once": 6,
+        "test_rows_without_a_score_are_rows_that_are_not_there": 10,
+        "test_shapes_are_known_before": 10,
+    },
+    "tests/rollouts/test_invariances.py": {
+        "test_collecting_in_parts_changes_no_row": 1,
+        "test_dead_groups_and_rows_without_a_score_are_not_there": 4,
+        "test_micro_batches_change_nothing": 4,
+        "test_micro_batches_change_nothing_in_a_transformer": 1,
+        "test_packed_rows_train_a_transformer_as_rows_do": 1,
+        "test_packed_rows_train_as_rows_do": 4,
+        "test_permuted_prompts_permute_rows_and_advantages": 1,
+        "test_the_same_for_estimators_and_a_transformer": 1,
+    },
     "tests/runs/test_role_models.py": {
         "test_dpo_compares_with_a_reference_of_another_size": 0
     },

@@ -12,8 +12,7 @@ import numpy as np
 from alignjax import losses
 from alignjax.algorithms import preset
 from alignjax.core import mean
-from alignjax.evals import episodes as episode_evals
-from alignjax.evals import evaluator, pass_rate
+from alignjax.evals import pass_rate
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
@@ -58,15 +57,33 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
           ValueError: an unknown name, an option that the recipe does not have, or out of range.
         """
         self.validate_groups()
+        example = self._example()
         try:
-            jax.eval_shape(self.terms, self._example())
+            jax.eval_shape(self.terms, example)
         except ValueError as error:
+            if experience.per_token(self) and self._reads_rows(example):
+                raise ValueError(
+                    f"algorithm.advantages must be one of each sample for {self.recipe.name}, whose "
+                    f"ratio is of whole samples; got {self.advantages} with correction="
+                    f"{self.correction}, kl_in_reward={self.kl_in_reward:g}, which give one of each "
+                    "token (algorithm). Use correction_level=sequence, and kl_weight for a KL."
+                ) from None
             raise ValueError(f"{error} (algorithm)") from None
-        if "group_size" in self.recipe.defaults and self.epochs * self.minibatches > 1:
+        whole_groups = "group_size" in self.recipe.defaults
+        if whole_groups and (self.epochs * self.minibatches > 1 or self.pack):
             raise ValueError(
-                f"algorithm.epochs and minibatches must be 1 for {self.recipe.name}, whose mean is "
-                f"over whole groups; got {self.epochs} and {self.minibatches} (algorithm)."
+                f"algorithm.epochs and minibatches must be 1 and pack off for {self.recipe.name}, "
+                f"whose mean is over whole groups; got {self.epochs}, {self.minibatches} and "
+                f"pack={self.pack} (algorithm)."
             )
+
+    def _reads_rows(self, example: dict[str, Any]) -> bool:
+        """Whether the loss takes advantages of whole samples."""
+        try:
+            jax.eval_shape(self.terms, {**example, "advantages": example["logprobs"][:, 0]})
+        except ValueError:
+            return False
+        return True
 
     def _example(self) -> dict[str, Any]:
         """Arrays of two rows as the loss will get them."""
@@ -84,6 +101,11 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
     def needs_reference(self) -> bool:
         """Whether a reference is read, by the loss or in the reward."""
         return "reference" in self.needs or self.kl_in_reward > 0
+
+    @property
+    def couples(self) -> bool:
+        """Whether micro-batches, which part the rows of a group, would change the loss."""
+        return self.recipe.couples(**self.options) or "group_size" in self.recipe.defaults
 
     def formula(self) -> str:
         return f"{self.recipe.echo(**self.options)}; {self.echo_groups()}"
@@ -156,6 +178,7 @@ def policy_gradient(
             "entropy": stats.entropy,
             "advantages": batch["advantages"],
             "mask": mask,
+            "row_mask": jnp.any(mask, axis=1),  # rows that do not count are in no mean over rows
             "key": noise,
         }
         terms = {**config.terms(arrays), **penalties}
@@ -204,7 +227,7 @@ def policy_gradient(
         carry=(lambda params: collection.with_behind(carry, params)) if config.lag else carry,
         first=first,
         verify=verify,
-        coupled=config.recipe.couples(**config.options),
+        coupled=config.couples,
         programs=programs.make_programs(draw, config, needs, whole, chunks=chunks),
         passes=(program.Pass("policy", trained=True),),
     )
@@ -244,11 +267,6 @@ def _roles(config: PolicyGradientConfig) -> dict[str, method.Role]:
     return roles
 
 
-def _evaluators(config: PolicyGradientConfig) -> tuple[evaluator.Evaluator, ...]:
-    """What judges a policy: its episodes, or how often it is right at the first answer."""
-    return pass_rate.of_config(config) if config.env is None else (episode_evals.EPISODES,)
-
-
 def record(name: str) -> method.Method:
     """The record of a method on groups of samples."""
     return method.Method(
@@ -256,7 +274,7 @@ def record(name: str) -> method.Method:
         make=_make,
         table=lambda config: "prompts",
         roles=_roles,
-        evaluators=_evaluators,
+        evaluators=pass_rate.of_config,
         formula=PolicyGradientConfig.formula,
         sampling=lambda config: config.sampling,
         curves=("reward", "dead"),

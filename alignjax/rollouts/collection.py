@@ -237,7 +237,9 @@ def carried(
     if config.curriculum > 1:
         place = rollouts.in_groups(task, config.group)[:, 0] % BUCKETS
         old, decay = carry["pass_rate"], config.curriculum_decay
-        place, rates = (inputs.gathered(x) for x in (place, told["pass_rate"]))
-        new = decay * jnp.take(old, place) + (1.0 - decay) * rates
+        named = (place, told["pass_rate"], told["has_scores"])
+        place, rates, scored = (inputs.gathered(x) for x in named)
+        before = jnp.take(old, place)
+        new = jnp.where(scored, decay * before + (1.0 - decay) * rates, before)
         after["pass_rate"] = old.at[place].set(new)
     return after

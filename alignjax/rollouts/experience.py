@@ -99,8 +99,8 @@ def make_experience(
     samples of [P G] rows; greedy [P]: rewards of greedy answers, None where no estimator reads
     them. rows: what the loss trains on, [K G, ...] of the K = P / candidates groups chosen, or
     fewer packed ones. told: what the host keeps, checks or shows: informative [P], pass_rate [P],
-    drift, the first group. chunks: parts that networks score one after the other. multiple: divides
-    the packed rows.
+    has_scores [P], drift, the first group. chunks: parts that networks score one after the other.
+    multiple: divides the packed rows.
     """
 
     def score_rows(
@@ -207,7 +207,11 @@ def choose(
     rates = rates / jnp.maximum(jnp.sum(there, axis=1), 1)
     if greedy is not None:
         greedy = rollouts.repeated(axes.take(greedy, order, "batch"), size)
-    told = {"informative": informative, "pass_rate": rates}
+    told = {
+        "informative": informative,
+        "pass_rate": rates,
+        "has_scores": jnp.any(there, axis=1),
+    }
     return Chosen(own, reward, valid, parts, greedy), told, metrics
 
 
@@ -250,7 +254,7 @@ def credited(
     if config.correction != "off":
         weight = correction(config, logprobs, samples)
         metrics["correction"] = mean.masked(weight, mask)
-        advantages = _times(advantages, weight, mask)
+        advantages = _times(config, advantages, weight, mask)
     rows["advantages"] = advantages
     if needs.old:
         rows["old_logprobs"] = logprobs
@@ -291,10 +295,14 @@ def correction(
     )
 
 
-def _times(advantages: jax.Array, weight: jax.Array, mask: jax.Array) -> jax.Array:
-    """Advantages [R] or [R, T] times weights [R, T], which differ within a row or not."""
+def _times(
+    config: settings.GroupConfig, advantages: jax.Array, weight: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Advantages [R] or [R, T] times weights [R, T]; [R] where neither differs within a row."""
     if advantages.ndim == 2:
         return advantages * weight
+    if config.correction_level != "token":  # the row's weight at its tokens, 0 behind them
+        return advantages * jnp.max(weight, axis=1)
     return advantages[:, None] * jnp.where(mask, weight, 0.0)
 
 
@@ -330,6 +338,10 @@ def estimate(config: settings.GroupConfig, arrays: Mapping[str, Any], size: int)
     elif "greedy_rewards" in recipe.reads and not of_tokens:
         given["rewards"] = jnp.where(valid, reward, 0.0)
     found = recipe(given, **config.estimator_options())
+    if own_kl and not beta and found.shape == mask.shape:
+        # Without a KL of tokens these are the row's own number at each of its tokens.
+        tokens = jnp.maximum(jnp.sum(mask, axis=1), 1)
+        return jnp.sum(jnp.where(mask, found, 0.0), axis=1) / tokens
     if found.shape == mask.shape:
         return jnp.where(mask, found, 0.0)
     return jnp.where(valid, found.reshape(-1), 0.0)
@@ -347,7 +359,8 @@ def per_token(config: settings.GroupConfig) -> bool:
         "parts": dict.fromkeys(config.part_names, rows),
     }
     found = jax.eval_shape(lambda arrays: estimate(config, arrays, config.group), arrays)
-    return len(found.shape) == 2 or config.correction != "off"
+    by_token = config.correction != "off" and config.correction_level == "token"
+    return len(found.shape) == 2 or by_token
 
 
 def _of_groups(
