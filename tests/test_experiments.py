@@ -22,6 +22,7 @@ FILES = sorted(
 )
 VARIANTS = {
     "lifecycle": ("", "micro"),
+    "grpo": ("", "tiny"),
     "smollm2": ("", "cpu", "tiny"),
     "review": ("", "ranked", "scored", "outcome", "process", "process-micro"),
     "scale": ("", "pretrain", "dpo-lora", "tiny", "micro"),

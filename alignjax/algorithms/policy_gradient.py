@@ -12,7 +12,8 @@ import numpy as np
 from alignjax import losses
 from alignjax.algorithms import preset
 from alignjax.core import mean
-from alignjax.evals import pass_rate
+from alignjax.evals import episodes as episode_evals
+from alignjax.evals import evaluator, pass_rate
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
@@ -63,10 +64,10 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
         except ValueError as error:
             if experience.per_token(self) and self._reads_rows(example):
                 raise ValueError(
-                    f"algorithm.advantages must be one of each sample for {self.recipe.name}, whose "
-                    f"ratio is of whole samples; got {self.advantages} with correction="
-                    f"{self.correction}, kl_in_reward={self.kl_in_reward:g}, which give one of each "
-                    "token (algorithm). Use correction_level=sequence, and kl_weight for a KL."
+                    f"algorithm.advantages must be of whole samples for {self.recipe.name}, whose "
+                    f"ratio is; got {self.advantages} with correction={self.correction} and "
+                    f"kl_in_reward={self.kl_in_reward:g}, which give one of each token "
+                    "(algorithm). Use correction_level=sequence, and kl_weight for a KL."
                 ) from None
             raise ValueError(f"{error} (algorithm)") from None
         whole_groups = "group_size" in self.recipe.defaults
@@ -267,6 +268,11 @@ def _roles(config: PolicyGradientConfig) -> dict[str, method.Role]:
     return roles
 
 
+def _evaluators(config: PolicyGradientConfig) -> tuple[evaluator.Evaluator, ...]:
+    """What judges a policy: its episodes, or how often it is right at the first answer."""
+    return pass_rate.of_config(config) if config.env is None else (episode_evals.EPISODES,)
+
+
 def record(name: str) -> method.Method:
     """The record of a method on groups of samples."""
     return method.Method(
@@ -274,7 +280,7 @@ def record(name: str) -> method.Method:
         make=_make,
         table=lambda config: "prompts",
         roles=_roles,
-        evaluators=pass_rate.of_config,
+        evaluators=_evaluators,
         formula=PolicyGradientConfig.formula,
         sampling=lambda config: config.sampling,
         curves=("reward", "dead"),

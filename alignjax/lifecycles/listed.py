@@ -1,10 +1,20 @@
 """A lifecycle that is a list of stages, evaluated by their own methods' evaluators."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
+from alignjax.core import shapes
 from alignjax.lifecycles import lifecycle
 from alignjax.runs import evaluation
+
+
+class Bound(NamedTuple):
+    """A number of a stage's evaluation that must satisfy a rule: `number` >= bound, or alike."""
+
+    stage: str
+    number: str
+    rule: str
+    bound: float
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -22,6 +32,7 @@ class ListedLifecycle(lifecycle.Lifecycle):
 
     title: str = "A lifecycle"
     stages: tuple[lifecycle.Stage, ...] = ()
+    bounds: tuple[Bound, ...] = ()  # what must be reached, or the run fails
 
     def validate(self) -> None:
         super().validate()
@@ -40,6 +51,9 @@ class ListedLifecycle(lifecycle.Lifecycle):
                     f"stages must have names of their own; got {stage.name!r} twice or empty."
                 )
             seen.append(stage.name)
+        for bound in self.bounds:
+            shapes.check_choice("the stage of a bound", bound.stage, seen)
+            shapes.check_choice("the rule of a bound", bound.rule, tuple(lifecycle.RULES))
         if not seen:
             raise ValueError("stages must name at least one stage; got none.")
 
@@ -62,6 +76,11 @@ class _Listed:
 
         return self.space.remember(stage.name, "evaluation", make)
 
+    def _value(self, numbers: dict[str, Any], bound: Bound) -> float:
+        cells = numbers[bound.stage]
+        shapes.check_choice("the number of a bound", bound.number, tuple(cells))
+        return float(cells[bound.number]["value"])
+
     def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
         numbers = {stage.name: self._numbers(stage) for stage in self.stages}
         columns = dict.fromkeys(name for cells in numbers.values() for name in cells)
@@ -77,6 +96,10 @@ class _Listed:
             }
             for stage in self.stages
         ]
+        gates = [
+            lifecycle.Gate(f"{b.stage}: {b.number}", self._value(numbers, b), b.rule, b.bound)
+            for b in self.config.bounds
+        ]
         results = {
             "title": self.config.title,
             "description": "Every stage, evaluated on the eval split by its method's evaluators.",
@@ -87,7 +110,7 @@ class _Listed:
             "frontier": None,
             "curves": curves,
             "samples": [],
-            "gates": [],
+            "gates": [gate.as_dict() for gate in gates],
             "notes": list(self.space.corpus.summary),
         }
-        return results, []
+        return results, gates

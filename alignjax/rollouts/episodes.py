@@ -36,6 +36,10 @@ class Episodes(NamedTuple):
     returns: jax.Array
 
 
+# (bound params, columns of R rows, key, rows of each prompt) -> Episodes.
+Run = Callable[[models.Params, algorithm.Batch, jax.Array, int], Episodes]
+
+
 def of_config(config: envs.EnvConfig | None, task: method.Task | None, *, eos: int) -> Play | None:
     """The environment of a configuration over the data of a task; None where there is none.
 
@@ -95,7 +99,7 @@ def make_episodes(
     sampling: transforms.SamplingConfig,
     play: Play,
     pad: int,
-) -> Callable[[models.Params, algorithm.Batch, jax.Array, int], Episodes]:
+) -> Run:
     """(bound params, columns of R rows, key, size) -> Episodes of R rows. On the host.
 
     columns: prompts [R, P], lengths, and index where the data have numbers of rows. size: rows of

@@ -192,8 +192,8 @@ def check_coupled(coupled: bool, micro_batches: int) -> None:
     """
     if coupled and micro_batches > 1:
         raise ValueError(
-            "loop.micro_batches must be 1 for a loss that is coupled over the batch (it sorts rows, "
-            f"or joins them); got {micro_batches} (loop). Set it to 1, or use more devices."
+            "loop.micro_batches must be 1 for a loss that is coupled over the batch (it sorts or "
+            f"joins rows); got {micro_batches} (loop). Set it to 1, or use more devices."
         )
 
 

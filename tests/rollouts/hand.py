@@ -47,8 +47,6 @@ def samples(prompts: int, size: int, seed: int = 0, **columns: Any) -> rollouts.
         "version": np.zeros(rows, np.int32),
         "turns": np.ones(rows, np.int32),
         "returns": np.zeros(rows, np.float32),
-        "turns": np.ones(rows, np.int32),
-        "returns": np.zeros(rows, np.float32),
         **columns,
     }
     return rollouts.Rollouts(**{name: jnp.asarray(x) for name, x in made.items()})
