@@ -3,7 +3,7 @@
 Shows: episodes of several turns, trained by the return that an environment pays. The policy reads
 games at random first, then plays: it is told higher or lower after each guess. Three guesses find
 each of 7 numbers by bisection alone, so that the best mean return is 1; the gate is 5% below.
-Hardware: 2 CPU cores, 2 minutes. A 17k-parameter model.
+Hardware: 2 CPU cores, 2 minutes (100 CPU seconds). A 21k-parameter model.
 Command: alignjax run --config=experiments/grpo_guess.py --workdir=runs/guess
 Another seed: --config.seed=1
 Variants: tiny (seconds, no gate, for tests).
@@ -21,7 +21,7 @@ from alignjax.training.optim import OptimConfig
 from alignjax.worlds import guess
 
 NUMBERS, GUESSES = 7, 3
-EXPECTED = {"": {"grpo": {"return": 1.0}}}
+EXPECTED = {"": {"grpo": {"return": 0.996}}}  # jax 0.10.2 on CPU, seed 0
 
 
 def get_config(variant: str = "") -> ListedLifecycle:
