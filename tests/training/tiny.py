@@ -129,7 +129,9 @@ def first_losses(
     model: changes of its shape.
     """
     model = transformer.transformer(shape(**(model or {})))
-    method, state, frozen, tx = ready(name, model, **changes)
+    method, state, frozen, _ = ready(name, model, **changes)
+    # Small steps: large ones multiply what rounding makes of the gradients of another mesh.
+    tx = optim.make_optimizer(optimizer(learning_rate=1e-3), state.params, steps)
     run = update.make_update(method.loss, tx)
     annotate = jax.jit(method.annotate) if method.annotate else lambda frozen, rows: {}
     numbers = []
