@@ -214,6 +214,7 @@ def distance(one, other):
     )
 
 
+@pytest.mark.slow
 def test_packed_rows_and_micro_batches_have_the_same_gradient():
     plain, metrics = gradients()
     assert float(metrics["drift"].value) < 1e-4
@@ -231,6 +232,7 @@ def test_packed_rows_and_micro_batches_have_the_same_gradient():
     assert distance(plain, gradients(spoil=on_all)[0]) > 1e-2  # observations trained: another one
 
 
+@pytest.mark.slow
 def test_on_a_mesh():
     plain, one = gradients()
     with meshes.use(meshes.make_mesh(meshes.MeshConfig(data=8), jax.devices())):
