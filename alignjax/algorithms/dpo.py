@@ -119,19 +119,19 @@ def first_loss(
     token. Such errors are independent, so the loss is off by at most a few times rounding times the
     norm of its gradient over all tokens.
     """
-    reference = {side: arrays[f"reference_{side}_logprobs"] for side in SIDES}
-
-    def loss(logprobs: Mapping[str, jax.Array]) -> jax.Array:
-        named = {f"{side}_logprobs": x for side, x in logprobs.items()}
-        return config.terms({**arrays, **named})[config.method].value
 
     @jax.jit
-    def run(reference: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def run(arrays: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def loss(logprobs: Mapping[str, jax.Array]) -> jax.Array:
+            named = {f"{side}_logprobs": x for side, x in logprobs.items()}
+            return config.terms({**arrays, **named})[config.method].value
+
+        reference = {side: arrays[f"reference_{side}_logprobs"] for side in SIDES}
         value, gradient = jax.value_and_grad(loss)(reference)
         squares = jax.tree.map(lambda g: jnp.sum(g**2), gradient)
         return value, jnp.sqrt(sum(jax.tree.leaves(squares)))
 
-    value, norm = (float(x) for x in run(reference))
+    value, norm = (float(x) for x in run(arrays))
     return value, 4.0 * rounding * norm + 1e-5 * max(abs(value), 1.0)
 
 

@@ -213,18 +213,18 @@ def unpaired(
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         if reference is not None or model.drops_out:
             return {}
-        own = batch["reference_logprobs"]
 
         @jax.jit
-        def run(own: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        def run(batch: algorithm.Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
             def value(own: jax.Array) -> dict[str, jax.Array]:
                 terms = terms_of(batch, arrays_of(batch, own))
                 return {name: term.value for name, term in terms.items()}
 
+            own = batch["reference_logprobs"]
             norms = jax.tree.map(lambda g: jnp.sqrt(jnp.sum(g**2)), jax.jacrev(value)(own))
             return value(own), norms
 
-        values, norms = jax.device_get(run(own))
+        values, norms = jax.device_get(run(dict(batch)))
         return {
             name: algorithm.Expected(
                 float(value), 4.0 * model.rounding * float(norms[name]) + 1e-5 * max(value, 1.0)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from alignjax.cli import config_file
+from alignjax.runs import train as runs
 from alignjax.training import metrics
 from tests.commands import cli
 from tests.commands.conftest import MICRO
@@ -49,7 +50,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     processes = launch.start(tmp_path / "logs", *argv, devices=1)
     _, config, _ = config_file.load(str(file))
     config.loop.steps = 2
-    train.train(config, tmp_path / "one", name="one", log=lambda line: None)
+    runs.train(config, tmp_path / "one", name="one", log=lambda line: None)
     assert processes.codes() == [0, 0], processes.report()
     assert_close(tmp_path / "one", two)
     assert processes.out(0) == f"finished: {two}\n"
