@@ -1,9 +1,11 @@
 """The key-value cache: slots filled from the left, valid where their segment is not zero."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from alignjax.core import struct
 from alignjax.parallel import axes
@@ -16,7 +18,9 @@ class KVCache:
     Slots stand beside the head's own axis, so that accelerators read a layer where it lies.
     Latent attention keeps its latents as keys and the rotated keys as values, K = 1 for all heads.
 
-    index: slots written so far, the same for all rows; ragged rows leave slots of segment 0.
+    index: slots written so far. One number for all rows: ragged rows leave slots of segment 0. Or
+    [B], one a row: rows are contiguous, and padding is not written.
+    read: how many slots queries see, that more were not written; 0 is all.
     """
 
     keys: jax.Array
@@ -24,6 +28,11 @@ class KVCache:
     positions: jax.Array
     segments: jax.Array
     index: jax.Array
+    read: int = struct.static(default=0)
+
+    def seen(self, x: jax.Array, axis: int = 1) -> jax.Array:
+        """An array of all slots along `axis`, without those that queries do not see."""
+        return jax.lax.slice_in_dim(x, 0, self.read or x.shape[axis], axis=axis)
 
 
 def empty(
@@ -57,30 +66,80 @@ def empty(
     )
 
 
-def extend(cache: KVCache, positions: jax.Array, segments: jax.Array) -> KVCache:
-    """The cache with the positions and segments [B, T] of the next T slots written."""
-    at = (0, cache.index)
+def by_row(cache: KVCache, written: jax.Array) -> KVCache:
+    """The cache with an index of every row's own, `written` [B] slots of it."""
+    return struct.replace(cache, index=written.astype(jnp.int32))
+
+
+def next_slots(cache: KVCache, segments: jax.Array) -> jax.Array:
+    """Where T new tokens are written: the first slot, or with an index a row the slots [B, T].
+
+    segments: [B, T] of the tokens; padding gets the slot behind the last, where nothing is written.
+    """
+    if not cache.index.ndim:
+        return cache.index
+    real = segments > 0
+    slots = cache.index[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
+    return jnp.where(real, slots, cache.positions.shape[1])
+
+
+def extend(cache: KVCache, slots: jax.Array, positions: jax.Array, segments: jax.Array) -> KVCache:
+    """The cache with the positions and segments [B, T] of new tokens; slots: of `next_slots`."""
+
+    def put(kept: jax.Array, at: jax.Array, new: jax.Array) -> jax.Array:
+        rows = jnp.arange(len(at), dtype=jnp.int32)[:, None]
+        return kept.at[rows, at].set(new, mode="drop")
+
+    if slots.ndim:
+        names = "batch slot"
+        write = axes.per_shard(put, (names, names, names), names)
+    else:
+        write = functools.partial(_put_slice, axis=1)
     return struct.replace(
         cache,
-        positions=jax.lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), at),
-        segments=jax.lax.dynamic_update_slice(cache.segments, segments.astype(jnp.int32), at),
+        positions=write(cache.positions, slots, positions.astype(jnp.int32)),
+        segments=write(cache.segments, slots, segments.astype(jnp.int32)),
     )
 
 
-def write(blocks: jax.Array, layer: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
-    """All layers' keys (or values) with `new` [B, K, T, H] put into one layer at slot `index`."""
-    zero = jnp.zeros((), jnp.int32)
-    written = jax.lax.dynamic_update_slice(
-        blocks, new[None].astype(blocks.dtype), (layer, zero, zero, index, zero)
-    )
+def _put_slice(kept: jax.Array, at: jax.Array, new: jax.Array, *, axis: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(kept, new, at, axis)
+
+
+def write(blocks: jax.Array, layer: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+    """All layers' keys (or values) with `new` [B, K, T, H] put into one layer at `next_slots`."""
+    new = new.astype(blocks.dtype)
+    if slots.ndim:
+        written = _by_row(blocks, layer, slots, new)
+    else:
+        zero = jnp.zeros((), jnp.int32)
+        written = jax.lax.dynamic_update_slice(blocks, new[None], (layer, zero, zero, slots, zero))
     # Left to itself libtpu puts the rows next to the heads' own axis, which suits the write of one
     # slot, and then copies every layer's keys and values for each token.
     return axes.in_memory(written, tuple(range(written.ndim)))
 
 
-def advance(cache: KVCache, stored: "KeysValues", count: int) -> KVCache:
-    """The cache with all layers' keys and values of `count` new slots, that are behind it now."""
-    return struct.replace(cache, keys=stored.keys, values=stored.values, index=cache.index + count)
+def _by_row(blocks: jax.Array, layer: jax.Array, slots: jax.Array, new: jax.Array) -> jax.Array:
+    """`write` with slots [B, T] of each row."""
+
+    def put(blocks: Any, layer: Any, slots: Any, new: Any) -> Any:
+        rows = jnp.arange(len(slots), dtype=jnp.int32)[:, None]
+        return blocks.at[layer, rows, :, slots].set(jnp.swapaxes(new, 1, 2), mode="drop")
+
+    if not axes.has_mesh():
+        return put(blocks, layer, slots, new)
+    where = jax.typeof(blocks).sharding.spec
+    inputs = (where, PartitionSpec(), "batch slot", PartitionSpec(*where[1:]))
+    return axes.per_shard(put, inputs, where)(blocks, layer, slots, new)
+
+
+def advance(cache: KVCache, stored: "KeysValues", segments: jax.Array) -> KVCache:
+    """The cache with all layers' keys and values of new tokens [B, T], that are behind it now."""
+    if cache.index.ndim:
+        index = cache.index + jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
+    else:
+        index = cache.index + segments.shape[1]
+    return struct.replace(cache, keys=stored.keys, values=stored.values, index=index)
 
 
 class KeysValues(NamedTuple):
@@ -93,13 +152,14 @@ class KeysValues(NamedTuple):
 class Memory(NamedTuple):
     """Where one layer's keys and values are kept for its queries.
 
-    stored: all layers' cached ones, or None without a cache. layer: the layer's number. start: the
-    cache's first free slot.
+    stored: all layers' cached ones, or None without a cache. layer: the layer's number. slots:
+    where new ones are written, of `next_slots`. read: slots that queries see, 0 is all.
     """
 
     stored: KeysValues | None
     layer: jax.Array
-    start: jax.Array | None
+    slots: jax.Array | None
+    read: int = 0
 
     def extend(self, key: jax.Array, value: jax.Array) -> tuple[KeysValues, KeysValues | None]:
         """(the keys and values that the layer's queries attend to, `stored` with the new ones).
@@ -108,11 +168,12 @@ class Memory(NamedTuple):
         to these alone.
         """
         new = KeysValues(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2))
-        if self.stored is None or self.start is None:
+        if self.stored is None or self.slots is None:
             return new, None
         stored = KeysValues(
-            write(self.stored.keys, self.layer, self.start, new.keys),
-            write(self.stored.values, self.layer, self.start, new.values),
+            write(self.stored.keys, self.layer, self.slots, new.keys),
+            write(self.stored.values, self.layer, self.slots, new.values),
         )
         own = (jax.lax.dynamic_index_in_dim(b, self.layer, 0, keepdims=False) for b in stored)
-        return KeysValues(*own), stored
+        count = self.read or stored.keys.shape[3]
+        return KeysValues(*(jax.lax.slice_in_dim(x, 0, count, axis=2) for x in own)), stored

@@ -1,29 +1,44 @@
-"""Rows of caches: each several times over."""
+"""Rows of caches: each several times over, some of them alone, or in the places of others."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from alignjax.core import struct
 from alignjax.models import cache, token_cache
+from alignjax.parallel import axes
 
 
-def row_axes(kept: Any) -> list[int | None]:
-    """The axis of rows of every leaf of a cache, None where it has none.
+class Place(NamedTuple):
+    """Axes of a leaf of a cache: of rows, None where there is none, and of slots, None likewise."""
 
-    Raises:
-      TypeError: the cache is of a Flax model's own.
-    """
-    if isinstance(kept, cache.KVCache):
-        return [1, 1, 0, 0, 0 if kept.index.ndim else None]
-    if isinstance(kept, token_cache.TokenCache):
-        return [0, 0, 0, 0]
-    raise TypeError(f"a cache must be ours for its rows to be told apart; got {type(kept)}.")
+    row: int | None
+    slot: int | None = None
 
 
 def is_ours(kept: Any) -> bool:
-    """Whether the rows of a cache can be told apart."""
+    """Whether the rows of a cache can be told apart: a Flax model may have one of its own."""
     return isinstance(kept, cache.KVCache | token_cache.TokenCache)
+
+
+def places(kept: Any) -> list[Place]:
+    """The axes of every leaf."""
+    if isinstance(kept, cache.KVCache):
+        index = Place(0 if kept.index.ndim else None)
+        return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index]
+    return [Place(0, 1), Place(0, 1), Place(0, 1), Place(0)]
+
+
+def by_row(kept: Any, written: jax.Array) -> Any:
+    """A cache whose rows are written each at its own slot, of which `written` [B] are."""
+    return cache.by_row(kept, written) if isinstance(kept, cache.KVCache) else kept
+
+
+def reading(kept: Any, slots: int) -> Any:
+    """A cache whose queries see the first slots only, all if 0; more must not be written."""
+    return struct.replace(kept, read=slots)
 
 
 def repeated(x: jax.Array, count: int, axis: int = 0) -> jax.Array:
@@ -39,7 +54,77 @@ def repeat(kept: Any, count: int) -> Any:
     """A cache with every row `count` times in a row."""
     leaves, structure = jax.tree.flatten(kept)
     wide = [
-        x if axis is None else repeated(x, count, axis)
-        for x, axis in zip(leaves, row_axes(kept), strict=True)
+        x if place.row is None else repeated(x, count, place.row)
+        for x, place in zip(leaves, places(kept), strict=True)
     ]
     return jax.tree.unflatten(structure, wide)
+
+
+def take(kept: Any, rows: jax.Array) -> Any:
+    """A cache of the rows [B'] of one of B.
+
+    On a mesh a device counts its own rows from 0 and keeps some of them: none moves to another.
+    """
+    leaves, structure = jax.tree.flatten(kept)
+    found = [
+        x if place.row is None else taken(x, rows, place.row)
+        for x, place in zip(leaves, places(kept), strict=True)
+    ]
+    return jax.tree.unflatten(structure, found)
+
+
+def taken(x: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
+    """Entries of an array along its axis of rows, that a device counts from 0 for itself."""
+
+    def own(x: jax.Array, rows: jax.Array) -> jax.Array:
+        return jnp.take(x, rows, axis=axis, mode="clip")
+
+    where = _spec(x)
+    return axes.per_shard(own, (where, "batch"), where)(x, rows)
+
+
+def put(kept: Any, other: Any, to: jax.Array, source: jax.Array, count: jax.Array) -> Any:
+    """A cache with rows of another one, of fewer slots, in the places of some of its own.
+
+    What a place held before is gone: its slots behind the new row's are of segment 0.
+
+    to, source: [B] int; the first `count` (an array of one number a shard of the rows) of them are
+    pairs of a row of `kept` and one of `other`. A device counts its own rows from 0.
+    """
+    leaves, structure = jax.tree.flatten(kept)
+    others, where = jax.tree.leaves(other), places(kept)
+
+    def own(leaves: Any, others: Any, to: Any, source: Any, count: Any) -> Any:
+        def one(number: jax.Array, leaves: Any) -> Any:
+            return [
+                _put_row(x, new, to[number], source[number], place)
+                for x, new, place in zip(leaves, others, where, strict=True)
+            ]
+
+        return jax.lax.fori_loop(0, count[0], one, leaves)
+
+    specs = [_spec(x) for x in leaves]
+    inputs = (specs, [_spec(x) for x in others], "batch", "batch", "batch")
+    filled = axes.per_shard(own, inputs, specs)(leaves, others, to, source, count)
+    return jax.tree.unflatten(structure, filled)
+
+
+def _put_row(
+    x: jax.Array, new: jax.Array, to: jax.Array, source: jax.Array, place: Place
+) -> jax.Array:
+    """A leaf with a row of another; numbers of slots go to the end of the row, and clear it."""
+    row = jax.lax.dynamic_slice_in_dim(new, source, 1, place.row or 0)
+    if place.slot is not None and x.ndim == 2:
+        row = cleared(row, x.shape[1])
+    at = [jnp.zeros((), jnp.int32)] * x.ndim
+    at[place.row or 0] = to
+    return jax.lax.dynamic_update_slice(x, row, at)
+
+
+def cleared(row: jax.Array, slots: int) -> jax.Array:
+    """Tokens, positions or segments [1, S] of a row, with zeros up to `slots` behind them."""
+    return jnp.pad(row, ((0, 0), (0, slots - row.shape[1])))
+
+
+def _spec(x: jax.Array) -> PartitionSpec:
+    return jax.typeof(x).sharding.spec if axes.has_mesh() else PartitionSpec()

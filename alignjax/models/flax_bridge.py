@@ -263,8 +263,10 @@ def _make_hidden(own: _Own, contract: flax_contract.Contract, width: int) -> Cal
         weights: Any, cache: token_cache.TokenCache, tokens: Any, positions: Any, segments: Any
     ) -> Any:
         cache, slots = token_cache.append(cache, tokens, positions, segments)
-        states = forward(weights, cache.tokens, cache.positions, cache.segments)
-        slots = jnp.minimum(slots, cache.tokens.shape[1] - 1)  # padding: any state will do
+        read = cache.read or cache.tokens.shape[1]
+        kept = (x[:, :read] for x in (cache.tokens, cache.positions, cache.segments))
+        states = forward(weights, *kept)
+        slots = jnp.minimum(slots, read - 1)  # padding: any state will do
         return jnp.take_along_axis(states, slots[:, :, None], axis=1), cache
 
     def decode(weights: Any, cache: Any, tokens: Any, positions: Any, segments: Any) -> Any:

@@ -14,12 +14,14 @@ class TokenCache:
     """What a model without a cache has read: tokens, positions, segments [B, S]; count [B].
 
     Each row is contiguous from the left, so that a causal model that knows no padding is right.
+    read: how many slots the model reads, that more were not written; 0 is all.
     """
 
     tokens: jax.Array
     positions: jax.Array
     segments: jax.Array
     count: jax.Array
+    read: int = struct.static(default=0)
 
 
 def empty(batch: int, length: int) -> TokenCache:
@@ -45,7 +47,8 @@ def append(
         write: Any = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
         return write(kept, slots, new.astype(kept.dtype))
 
-    cache = TokenCache(
+    cache = struct.replace(
+        cache,
         tokens=put(cache.tokens, tokens),
         positions=put(cache.positions, positions),
         segments=put(cache.segments, segments),

@@ -96,17 +96,17 @@ def _run(
     carry: _Carry,
     views: attention.View,
     segments: jax.Array,
-    index: jax.Array | None,
+    memory: cache.Memory,
 ) -> _Carry:
-    """A stack's layers, one after another. index: the cache's first free slot, or None."""
+    """A stack's layers, one after another. memory: the cache's slots; what it holds is carried."""
     dtype = jnp.dtype(config.compute_dtype)
 
     def body(carry: _Carry, stack: _Stack) -> tuple[_Carry, None]:
         # Cast before use, after the slice of the scan: master weights stay in their own dtype.
         weights = block.cast(stack.block, dtype)
         view = attention.select(views, stack.kind)
-        memory = cache.Memory(carry.stored, stack.layer, index)
-        x, stored, routing = block.forward(config, weights, carry.x, view, memory)
+        own = memory._replace(stored=carry.stored, layer=stack.layer)
+        x, stored, routing = block.forward(config, weights, carry.x, view, own)
         penalties = carry.penalties
         if penalties is not None and routing is not None:
             more = moe.penalties(config.moe, routing, segments)
@@ -135,20 +135,22 @@ def _hidden(
     )
     x = _embed(config, weights.embed, tokens)
     places = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
-    stored = index = None
+    memory = cache.Memory(None, jnp.zeros((), jnp.int32), None)
     if kv_cache is not None:
-        kv_cache = cache.extend(kv_cache, positions, segments)
-        places = (kv_cache.positions, kv_cache.segments)
-        stored, index = cache.KeysValues(kv_cache.keys, kv_cache.values), kv_cache.index
+        slots = cache.next_slots(kv_cache, segments)
+        kv_cache = cache.extend(kv_cache, slots, positions, segments)
+        places = (kv_cache.seen(kv_cache.positions), kv_cache.seen(kv_cache.segments))
+        stored = cache.KeysValues(kv_cache.keys, kv_cache.values)
+        memory = memory._replace(stored=stored, slots=slots, read=kv_cache.read)
     kernel = _kernel(config, weights, cached=kv_cache is not None)
     views, kinds = attention.views(
         config, config.rotated(), positions, segments, *places, kernel=kernel
     )
-    carry = _Carry(x, stored, moe.no_penalties(segments) if penalise else None)
+    carry = _Carry(x, memory.stored, moe.no_penalties(segments) if penalise else None)
     for stack in _stacks(config, weights, kinds):
-        carry = _run(config, stack, carry, views, segments, index)
+        carry = _run(config, stack, carry, views, segments, memory)
     if kv_cache is not None and carry.stored is not None:
-        kv_cache = cache.advance(kv_cache, carry.stored, tokens.shape[1])
+        kv_cache = cache.advance(kv_cache, carry.stored, segments)
     x = layers.rms_norm(carry.x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
     return x, kv_cache, carry.penalties
 

@@ -10,7 +10,7 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import hosts
 from alignjax.rewards import scores
-from alignjax.sampling import generate
+from alignjax.sampling import generate, prefill
 from alignjax.training import algorithm, update
 
 
@@ -32,7 +32,7 @@ Reader = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict[str, np
 
 def as_batch(samples: generate.Samples) -> dict[str, jax.Array]:
     """Samples as the rows that scoring reads; the loss mask is the completion."""
-    positions, segments = generate.right_padded(samples.tokens, samples.lengths)
+    positions, segments = prefill.right_padded(samples.tokens, samples.lengths)
     return {
         "tokens": samples.tokens,
         "loss_mask": samples.mask,

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from alignjax.core import errors, shapes, struct
 from alignjax.models import cache_rows
 from alignjax.models import model as models
-from alignjax.sampling import draws, placement, transforms
+from alignjax.sampling import (
+    chunked,
+    draws,
+    placement,
+    prefill,
+    ragged,
+    table,
+    transforms,
+)
 
 
 @struct.pytree
@@ -27,12 +35,6 @@ class Samples:
     lengths: jax.Array
     prompt_lengths: jax.Array
     ended: jax.Array
-
-
-def right_padded(tokens: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(positions, segments) [B, T] of rows that fill from the left up to their lengths."""
-    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None] + jnp.zeros_like(tokens)
-    return positions, (positions < lengths[:, None]).astype(jnp.int32)
 
 
 def drift_limit(model: models.Model, chosen: float = 0.0) -> float:
@@ -62,6 +64,7 @@ def make_generate(
     eos: int | Sequence[int],
     pad: int,
     samples_per_prompt: int = 1,
+    text: table.Text | None = None,
 ) -> Callable[..., Samples]:
     """(params, prompts [P, W], lengths [P], key, *, rows=None, options=None) -> Samples of B = P G.
 
@@ -82,7 +85,10 @@ def make_generate(
     """
     config.validate()
     shapes.check_number("samples_per_prompt", samples_per_prompt, minimum=1)
-    ends = draws.end_ids(eos)
+    ends, group = draws.end_ids(eos), samples_per_prompt
+    if config.is_chunked:
+        sampler = ragged.Sampler(model, config, ends, pad, group)
+        return _in_chunks(sampler, text)
 
     @jax.jit
     def generate(
@@ -95,8 +101,8 @@ def make_generate(
         options: transforms.RowOptions | None = None,
     ) -> Samples:
         new, width = config.max_new_tokens, prompts.shape[1]
-        logits, cache = prefill(model, params, prompts, lengths, width + new, samples_per_prompt)
-        prompts, lengths = (cache_rows.repeated(x, samples_per_prompt) for x in (prompts, lengths))
+        logits, cache = prefill.read_prompts(model, params, prompts, lengths, width + new, group)
+        prompts, lengths = (cache_rows.repeated(x, group) for x in (prompts, lengths))
         count, params = len(lengths), model.prepare(params)
         keys = draws.row_keys(key, draws.numbers(lengths, rows), options)
         limit = transforms.limits(options, new)
@@ -147,37 +153,34 @@ def make_generate(
         )
         return _join(prompts, lengths, loop, pad)
 
+    return _placed(model, config, generate)
+
+
+def _in_chunks(sampler: ragged.Sampler, text: table.Text | None) -> Callable[..., Samples]:
+    """`make_generate` with the host between chunks of steps."""
+    chunked.check(sampler.model, sampler.config, text)
+    run = chunked.make_completions(sampler, text)
+
+    @jax.jit
+    def join(prompts: jax.Array, lengths: jax.Array, columns: Any) -> Samples:
+        prompts, lengths = (cache_rows.repeated(x, sampler.group) for x in (prompts, lengths))
+        return _join(prompts, lengths, columns, sampler.pad)
+
+    def generate(
+        params: Any, prompts: jax.Array, lengths: jax.Array, key: jax.Array, **options: Any
+    ) -> Samples:
+        return join(prompts, lengths, run(params, prompts, lengths, key, **options))
+
+    return _placed(sampler.model, sampler.config, generate)
+
+
+def _placed(
+    model: models.Model, config: transforms.SamplingConfig, generate: Callable[..., Samples]
+) -> Callable[..., Samples]:
+    """`generate` on the mesh that sampling is configured for."""
     if config.model_axis:
         return placement.moved(model, generate, config.model_axis)
     return generate
-
-
-def prefill(
-    model: models.Model,
-    params: Any,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    slots: int,
-    count: int = 1,
-) -> tuple[jax.Array, Any]:
-    """(logits [B, V] fp32 behind the prompts, a cache of `slots` that holds them), B = P count.
-
-    prompts: [P, W], right-padded. Each is read once and stands there `count` times in a row; where
-    a Flax model has a cache of its own, whose rows are not told apart, it is read that often.
-    """
-    apart = cache_rows.is_ours(jax.eval_shape(lambda: model.cache(len(lengths), slots)))
-    if not apart:
-        prompts, lengths = (cache_rows.repeated(x, count) for x in (prompts, lengths))
-    positions, segments = right_padded(prompts, lengths)
-    cache = model.cache(len(lengths), slots)
-    hidden, cache = model.hidden(
-        params, prompts, positions=positions, segments=segments, cache=cache
-    )
-    last = (lengths - 1)[:, None, None] + jnp.zeros_like(hidden[:, :1], jnp.int32)
-    logits = draws.logits(model, params, jnp.take_along_axis(hidden, last, axis=1))
-    if not apart:
-        return logits, cache
-    return cache_rows.repeated(logits, count), cache_rows.repeat(cache, count)
 
 
 def _join(prompts: jax.Array, lengths: jax.Array, loop: Any, pad: int) -> Samples:

@@ -18,6 +18,10 @@ class SamplingConfig:
     top_k: int = 0  # keep the k most likely tokens; 0 keeps all
     top_p: float = 1.0  # keep the smallest set of most likely tokens with this mass
     model_axis: int = 0  # tensor parallelism while sampling; 0 samples on the run's own mesh
+    rungs: int = 1  # sizes, by halves, to which rows and their cache shrink; 1 keeps them whole
+    slots: int = 0  # rows decoded at once; others take the places of those that end. 0: all rows
+    chunk: int = 16  # steps between which rows that have ended are looked for
+    stop: tuple[str, ...] = ()  # texts that end a row; needs the text of tokens
 
     def validate(self) -> None:
         shapes.check_number("sampling.max_new_tokens", self.max_new_tokens, minimum=1)
@@ -25,6 +29,18 @@ class SamplingConfig:
         shapes.check_number("sampling.top_k", self.top_k, minimum=0)
         shapes.check_number("sampling.top_p", self.top_p, above=0, maximum=1)
         shapes.check_number("sampling.model_axis", self.model_axis, minimum=0)
+        shapes.check_number("sampling.rungs", self.rungs, minimum=1)
+        shapes.check_number("sampling.slots", self.slots, minimum=0)
+        shapes.check_number("sampling.chunk", self.chunk, minimum=1)
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(
+                f"sampling.stop must hold texts that are not empty; got {self.stop!r} (sampling)."
+            )
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the host looks at rows between chunks of steps: else one program does all."""
+        return self.rungs > 1 or self.slots > 0 or bool(self.stop)
 
     @property
     def is_truncated(self) -> bool:

@@ -18,7 +18,7 @@ from alignjax.core import struct, trees
 from alignjax.models import flax_bridge, flax_contract, scoring
 from alignjax.models.adapters import adapt, lora
 from alignjax.parallel import axes, hosts, mesh
-from alignjax.sampling import generate, transforms
+from alignjax.sampling import generate, prefill, transforms
 from alignjax.training import checkpoint, optim, stepping, update
 from tests.models import flax_toys as toys
 from tests.training import tiny
@@ -143,7 +143,7 @@ def test_sampling_without_a_cache_equals_teacher_forcing(kind):
     free = drawn(model, weights, eos=-1)
     common = np.bincount(np.asarray(free.tokens)[np.asarray(free.mask)]).argmax()
     samples = drawn(model, weights, eos=int(common))
-    positions, segments = generate.right_padded(samples.tokens, samples.lengths)
+    positions, segments = prefill.right_padded(samples.tokens, samples.lengths)
     batch = {"tokens": samples.tokens, "positions": positions, "segments": segments}
     want = jax.jit(lambda w: scoring.token_stats(model, w, batch).logprob)(weights)
     mask = np.asarray(samples.mask)

@@ -12,7 +12,7 @@ from alignjax.core import mean, struct
 from alignjax.models import config as model_config
 from alignjax.models import flax_bridge
 from alignjax.runs import evaluation, experiment
-from alignjax.sampling import generate
+from alignjax.sampling import prefill
 from alignjax.training import algorithm, method, optim
 from alignjax.training import loop as loops
 from tests.models import flax_toys
@@ -97,7 +97,7 @@ def opened(folder, part):
 def states(network, tokens, lengths):
     """[B, T, D] of right-padded rows."""
     model, tree = network
-    positions, segments = generate.right_padded(tokens, lengths)
+    positions, segments = prefill.right_padded(tokens, lengths)
     run = jax.jit(lambda w: model.hidden(w, tokens, positions=positions, segments=segments)[0])
     return run(tree)
 

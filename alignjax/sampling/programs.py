@@ -1,0 +1,86 @@
+"""Compiled programs of the chunked sampler: all that a call can need, before anything is drawn."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from alignjax.models import cache_rows
+from alignjax.sampling import calls, ragged, schedule
+
+
+class Programs(NamedTuple):
+    """The functions of ragged.py for a call's sizes.
+
+    begin: where all rows have slots; empty, stock, insert: where some wait. decode: by slots of a
+    shard and of a row's cache. take: by slots of a shard, to the next size.
+    """
+
+    prepare: Any
+    decode: Mapping[tuple[int, int], Any]
+    take: Mapping[int, Any]
+    begin: Any = None
+    empty: Any = None
+    stock: Any = None
+    insert: Any = None
+
+
+def compiled(call: calls.Call) -> Programs:
+    """Every program that a call of these sizes can need."""
+    size, sampler = call.size, call.sampler
+    rows, lengths = size.rungs
+    cache, first = _with_stock(call) if size.stock else _without(call)
+    ready = jax.eval_shape(sampler.model.prepare, call.params)
+    decode, take = {}, {}
+    for count, following in zip(rows, (*rows[1:], 0), strict=True):
+        slots = _blank(size, count)
+        own = (call.pending(slots), call.columns(slots), call.key)
+        for length in lengths:
+            # What is read in full is not cut: any cache can do that.
+            run = functools.partial(
+                ragged.decode, sampler, read=0 if length == lengths[-1] else length
+            )
+            decode[count, length] = _lowered(run, ready, cache, *own, give=(1,))
+        if following:
+            kept = calls.placed(_blank(size, following).reshape(-1).astype(np.int32))
+            take[count] = _lowered(cache_rows.take, cache, kept)
+            cache = jax.eval_shape(cache_rows.take, cache, kept)
+    prepare = _lowered(sampler.model.prepare, call.params)
+    return Programs(prepare=prepare, decode=decode, take=take, **first)
+
+
+def _without(call: calls.Call) -> tuple[Any, dict[str, Any]]:
+    """(shapes of the cache, the first programs) where all rows have slots."""
+    run = functools.partial(ragged.begin, call.sampler)
+    prompts = call.read(np.arange(len(call.lengths)))
+    columns = call.columns(_blank(call.size, call.size.rungs.rows[0]))
+    arguments = (call.params, *prompts, columns, call.key)
+    return jax.eval_shape(run, *arguments)[0], {"begin": _lowered(run, *arguments)}
+
+
+def _with_stock(call: calls.Call) -> tuple[Any, dict[str, Any]]:
+    """(shapes of the cache, the first programs) where rows wait for slots."""
+    size, sampler = call.size, call.sampler
+    slots = _blank(size, size.rungs.rows[0])
+    empty = functools.partial(ragged.empty, sampler, size.slots, size.rungs.lengths[-1])
+    read, prompts = functools.partial(ragged.stock, sampler), call.read(_blank(size, size.stock))
+    insert = functools.partial(ragged.insert, sampler)
+    cache, stock = jax.eval_shape(empty), jax.eval_shape(read, call.params, *prompts)
+    filled = call.filled(slots, schedule.Fill(slots, slots, slots[:, 0]))
+    arguments = (cache, stock, filled, call.columns(slots), call.key)
+    return cache, {
+        "empty": _lowered(empty),
+        "stock": _lowered(read, call.params, *prompts),
+        "insert": _lowered(insert, *arguments, give=(0,)),
+    }
+
+
+def _blank(size: calls.Sizes, count: int) -> np.ndarray:
+    return np.zeros((size.shards, count), np.int64)
+
+
+def _lowered(function: Any, *arguments: Any, give: tuple[int, ...] = ()) -> Any:
+    """The function compiled for arguments like these; `give`: those that it may write over."""
+    return jax.jit(function, donate_argnums=give).lower(*arguments).compile()
