@@ -79,6 +79,10 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_logits_of_padded_rows": 1,
         "test_the_loss_and_the_gradient_of_every_tensor": 1,
     },
+    "tests/models/test_cache_rows.py": {
+        "test_rows_are_taken_repeated_and_put_where_others_were": 1,
+        "test_rows_written_at_their_own_places_are_those_written_side_by_side": 1,
+    },
     "tests/models/test_flax_bridge.py": {
         "test_flax_models_are_trained_by_the_algorithms_as_they_are": 2,
         "test_sampling_without_a_cache_equals_teacher_forcing": 1,
@@ -129,6 +133,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/runs/test_role_models.py": {
         "test_dpo_compares_with_a_reference_of_another_size": 0
     },
+    "tests/sampling/test_chunked.py": {"test_chunks_draw_what_one_program_draws": 1},
     "tests/sampling/test_generate.py": {
         "test_experts_stay_in_parts_while_sampling": 1,
         "test_one_key_gives_the_same_samples_on_every_mesh": 1,

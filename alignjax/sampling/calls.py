@@ -27,11 +27,11 @@ class Sizes(NamedTuple):
     def programs(self) -> int:
         """How many programs the first call of these sizes compiles; later ones compile none.
 
-        One makes the weights ready and one joins the result; first tokens take one, or three where
-        rows wait (an empty cache, a stock of prompts, rows of it in slots); the others decode and
-        move rows.
+        First tokens take one, or three where rows wait (an empty cache, a stock of prompts, rows of
+        it in slots); one joins the result; the others decode and move rows. There is one more where
+        decoding reads weights otherwise than they lie: gathered, or in another precision.
         """
-        return 2 + (3 if self.stock else 1) + self.rungs.programs
+        return (3 if self.stock else 1) + 1 + self.rungs.programs
 
 
 def sizes(

@@ -1,7 +1,7 @@
 """Compiled programs of the chunked sampler: all that a call can need, before anything is drawn."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,8 +47,33 @@ def compiled(call: calls.Call) -> Programs:
             kept = calls.placed(_blank(size, following).reshape(-1).astype(np.int32))
             take[count] = _lowered(cache_rows.take, cache, kept)
             cache = jax.eval_shape(cache_rows.take, cache, kept)
-    prepare = _lowered(sampler.model.prepare, call.params)
+    prepare = prepared(sampler.model.prepare, call.params)
     return Programs(prepare=prepare, decode=decode, take=take, **first)
+
+
+def prepared(function: Callable[[Any], Any], params: Any) -> Callable[[Any], Any]:
+    """`Model.prepare`, compiled for weights like these; what it leaves as it is, is not copied."""
+    traced, result = jax.make_jaxpr(function, return_shape=True)(params)
+    source: dict[int, int | None] = {id(x): number for number, x in enumerate(traced.jaxpr.invars)}
+    for step in traced.jaxpr.eqns:
+        # Weights that are laid out already as they are read.
+        if step.primitive.name == "reshard" and step.invars[0].aval == step.outvars[0].aval:
+            source |= {id(step.outvars[0]): source.get(id(step.invars[0]))}
+    places = [source.get(id(x)) for x in traced.jaxpr.outvars]
+    structure = jax.tree.structure(result)
+
+    def others(own: Any) -> list[Any]:
+        leaves = jax.tree.leaves(function(own))
+        return [x for x, place in zip(leaves, places, strict=True) if place is None]
+
+    run = _lowered(others, params) if None in places else lambda own: []
+
+    def ready(own: Any) -> Any:
+        left, new = jax.tree.leaves(own), iter(run(own))
+        leaves = [next(new) if n is None else left[n] for n in places]
+        return jax.tree.unflatten(structure, leaves)
+
+    return ready
 
 
 def _without(call: calls.Call) -> tuple[Any, dict[str, Any]]:
