@@ -12,7 +12,7 @@ from experiments import common
 
 SLICES = {
     "v5p8": common.Slice(
-        mesh={"data": 8}, rows=32, length=4096, remat="full", methods=common.ALL_BUT_PPO
+        mesh={"data": 8}, rows=32, length=4096, remat="full", methods=common.OFFLINE
     ),
     "v5p16": common.Slice(
         mesh={"data": 16}, rows=64, length=4096, remat="full", sampling=4, methods=("ppo",)

@@ -13,7 +13,7 @@ from experiments import common
 SLICES = {
     "v5p256": common.Slice(
         mesh={"data": 32, "expert": 8}, rows=256, length=4096, remat="full",
-        methods=common.ALL_BUT_PPO,
+        methods=common.OFFLINE,
     ),
     "v5p512": common.Slice(
         mesh={"data": 64, "expert": 8}, rows=512, length=4096, remat="full", methods=("ppo",),

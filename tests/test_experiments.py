@@ -26,6 +26,9 @@ VARIANTS = {
     "smollm2": ("", "cpu", "tiny"),
     "review": ("", "ranked", "scored", "outcome", "process", "process-micro"),
     "scale": ("", "pretrain", "dpo-lora", "tiny", "micro"),
+    "grpo_chain": ("", "rloo", "estimators", "micro"),
+    "grpo_arithmetic": ("", "cpu", "form", "tiny"),
+    "review_grpo": ("", "grpo", "rloo", "micro"),
 }
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 
@@ -40,7 +43,8 @@ def test_file_builds_every_variant_and_states_how_to_run_it(path):
     text = module.__doc__
     assert "Hardware:" in text
     assert "Command: alignjax" in text
-    for variant in VARIANTS.get(path.stem.split("_")[0], ("", "gpu8", "tiny", "micro")):
+    family = path.stem if path.stem in VARIANTS else path.stem.split("_")[0]
+    for variant in VARIANTS.get(family, ("", "gpu8", "tiny", "micro")):
         config = module.get_config(variant)
         assert config is not module.get_config(variant)  # overrides of one never reach another
     with pytest.raises(ValueError, match="variants are"):
@@ -64,6 +68,8 @@ def test_presets_fill_their_slices(path):
             )
             pairs = 2 if method.split("-")[0] in ("reward", "dpo") else 1
             tokens = pairs * config.loop.batch_size * config.data.length
+            if method == "grpo":  # of rows that are sampled, as many at once
+                tokens *= config.algorithm.group / config.loop.micro_batches
             assert tokens == chosen.rows * chosen.length
             config.model.validate()
             if method == "dpo-lora":  # refuses targets that the model does not have

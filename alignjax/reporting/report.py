@@ -1,16 +1,14 @@
 """The report of a lifecycle: a table for the terminal, figures, and one self-contained page."""
 
 import base64
-import html
 import json
 import math
 import pathlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignjax.reporting import figures, tables
-from alignjax.training import metrics
+from alignjax.reporting import figures, markup, rollouts, tables
+from alignjax.training import journal, metrics
 
 RESULTS = "results.json"
 
@@ -45,6 +43,8 @@ img { display: block; width: 100%; min-width: 30rem; }
 figcaption { padding: .4rem 0; }
 .sample { padding: .8rem 1rem; margin-bottom: .8rem; }
 .text { white-space: pre-wrap; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; } h3 ~ .card { margin-bottom: .8rem; }
+td:has(.said) { text-align: left; white-space: normal; } .said { min-width: 14rem; }
 .answer { border-top: 1px solid var(--line); margin-top: .6rem; padding-top: .5rem; }
 """
 PAGE = """<!doctype html>
@@ -63,15 +63,16 @@ def write(workdir: str | pathlib.Path) -> str:
     """The table of a lifecycle as plain text; report.html, frontier.png and curves.png beside it.
 
     Args:
-      workdir: folder with results.json and, a folder per stage, metrics.jsonl. What is missing or
-        torn there is left out or shown as "-"; a figure without data is not written.
+      workdir: folder with results.json and, a folder per stage, metrics.jsonl and samples.jsonl.
+        What is missing or torn there is left out or shown as "-"; a figure without data is not
+        written.
 
     Raises:
       ValueError: results.json is missing or is not a JSON object.
     """
     workdir = pathlib.Path(workdir)
     results = _results(workdir / RESULTS)
-    stages = {str(curve.get("stage") or "") for curve in results.get("curves") or []}
+    stages = dict.fromkeys(str(curve.get("stage") or "") for curve in results.get("curves") or [])
     rows = {stage: _rows(workdir / stage / metrics.FILE) for stage in stages}
     images = {"frontier": figures.frontier(results), "curves": figures.curves(results, rows)}
     for name, image in images.items():
@@ -79,13 +80,17 @@ def write(workdir: str | pathlib.Path) -> str:
             (workdir / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
         else:
             _replace(workdir / f"{name}.png", image)
-    title = _escape(tables.label(results))
-    page = PAGE.format(title=title, style=STYLE, body=_body(results, images))
+    title = markup.escape(tables.label(results))
+    written = {
+        stage: (own, _rows(workdir / stage / journal.FILE)) for stage, own in rows.items() if stage
+    }
+    body = _body(results, images, rollouts.section(written))
+    page = PAGE.format(title=title, style=STYLE, body=body)
     _replace(workdir / "report.html", page.encode("utf-8"))
     return tables.text(results)
 
 
-def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
+def _body(results: tables.Results, images: Mapping[str, bytes | None], written: str) -> str:
     gates = results.get("gates") or []
     captions = {
         "frontier": "Bars are standard errors; some are smaller than their marker. Nothing can lie "
@@ -93,17 +98,18 @@ def _body(results: tables.Results, images: Mapping[str, bytes | None]) -> str:
         "curves": "Every step, and its running mean.",
     }
     sections = [
-        f"<h1>{_escape(tables.label(results))}</h1>",
-        f"<p>{_escape(results.get('description') or '')}</p>",
+        f"<h1>{markup.escape(tables.label(results))}</h1>",
+        f"<p>{markup.escape(results.get('description') or '')}</p>",
         f'<p class="{_tone(gates)}">Gates: {tables.count(gates)}</p>' if gates else "",
         "<h2>Results</h2>",
         _table(results),
-        *(f'<p class="muted">{_escape(note)}</p>' for note in tables.notes(results)),
+        *(f'<p class="muted">{markup.escape(note)}</p>' for note in tables.notes(results)),
         *(_figure(name, image, captions[name]) for name, image in images.items() if image),
         _gates(gates),
         _samples(results.get("samples") or []),
+        written,
         "<h2>Run</h2>",
-        *(f'<p class="muted">{_escape(entry)}</p>' for entry in tables.footer(results)),
+        *(f'<p class="muted">{markup.escape(entry)}</p>' for entry in tables.footer(results)),
     ]
     return "\n".join(section for section in sections if section)
 
@@ -122,12 +128,14 @@ def _missing(results: tables.Results) -> str:
 
 def _table(results: tables.Results) -> str:
     columns, colours = results.get("columns") or [], figures.families(results)
-    heads = "".join(f'<th scope="col">{_escape(tables.label(column))}</th>' for column in columns)
+    heads = "".join(
+        f'<th scope="col">{markup.escape(tables.label(column))}</th>' for column in columns
+    )
     body = []
     for row in results.get("rows") or []:
         dot = f'<span class="dot" style="background:{colours[tables.family(row)]}"></span>'
         cells = (_cell(*tables.cell(row, column)) for column in columns)
-        head = f'<th scope="row">{dot}{_escape(tables.label(row))}</th>'
+        head = f'<th scope="row">{dot}{markup.escape(tables.label(row))}</th>'
         body.append(f"<tr>{head}{''.join(cells)}</tr>")
     if not body:
         return "<p>No results.</p>"
@@ -147,7 +155,7 @@ def _figure(name: str, image: bytes, caption: str) -> str:
     data = base64.b64encode(image).decode()
     return f"""<h2>{title}</h2><figure><div class="card scroll">
 <img alt="{title}" src="data:image/png;base64,{data}"></div>
-<figcaption>{_escape(caption)}</figcaption></figure>"""
+<figcaption>{markup.escape(caption)}</figcaption></figure>"""
 
 
 def _tone(gates: Sequence[tables.Results]) -> str:
@@ -157,7 +165,7 @@ def _tone(gates: Sequence[tables.Results]) -> str:
 def _gates(gates: Sequence[tables.Results]) -> str:
     rows = []
     for gate in gates:
-        verdict, name, value, rule = map(_escape, tables.gate_cells(gate))
+        verdict, name, value, rule = map(markup.escape, tables.gate_cells(gate))
         rows.append(
             f'<tr><th scope="row">{name}</th><td>{value}</td><td>{rule}</td>'
             f'<td class="{_tone([gate])}">{verdict}</td></tr>'
@@ -176,18 +184,12 @@ def _samples(samples: Sequence[tables.Results]) -> str:
         for answer in sample.get("answers") or []:
             score = answer.get("score")
             score = "" if score is None else f" · {tables.rounded(score, 2)}"
-            head = f"{_escape(tables.label(answer))}{score}"
-            body = f'<div class="text" dir="auto">{_escape(answer.get("text") or "")}</div>'
+            head = f"{markup.escape(tables.label(answer))}{score}"
+            body = f'<div class="text" dir="auto">{markup.escape(answer.get("text") or "")}</div>'
             answers.append(f'<div class="answer"><div class="muted">{head}</div>{body}</div>')
-        prompt = f'<div class="text" dir="auto">{_escape(sample.get("prompt") or "")}</div>'
+        prompt = f'<div class="text" dir="auto">{markup.escape(sample.get("prompt") or "")}</div>'
         blocks.append(f'<div class="card sample">{prompt}{"".join(answers)}</div>')
     return "\n".join(["<h2>Samples</h2>", *blocks]) if blocks else ""
-
-
-def _escape(value: Any) -> str:
-    """Text for HTML: markup escaped; control characters and half a surrogate pair as U+FFFD."""
-    bad = {c for c in str(value) if unicodedata.category(c) in ("Cc", "Cs")} - {"\n", "\t"}
-    return html.escape("".join("\ufffd" if c in bad else c for c in str(value)))
 
 
 def _results(path: pathlib.Path) -> tables.Results:

@@ -4,11 +4,13 @@ import dataclasses
 import math
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
+from alignjax.algorithms.grpo import GrpoConfig
 from alignjax.data.hh import HhConfig
 from alignjax.data.instructions import InstructConfig
 from alignjax.models.adapters.lora import LoraConfig
 from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
+from alignjax.rewards.rules import LastNumber
 from alignjax.runs.experiment import Experiment, Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
@@ -177,8 +179,9 @@ SHAPES = {
         ),
     ),
 }  # fmt: skip
-SCALE_METHODS = ("pretrain", "sft", "reward", "dpo", "dpo-lora", "ppo")
-ALL_BUT_PPO = SCALE_METHODS[:-1]
+SCALE_METHODS = ("pretrain", "sft", "reward", "dpo", "dpo-lora", "ppo", "grpo")
+OFFLINE = SCALE_METHODS[:-2]
+GROUP = 8  # samples of a prompt under GRPO
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -192,6 +195,12 @@ class Slice:
     micro: dict[str, int] = dataclasses.field(default_factory=dict)  # micro-batches by method
     sampling: int = 8  # the model axis while sampling
     methods: tuple[str, ...] = SCALE_METHODS  # that fit this slice, or need it
+
+
+def grpo() -> Experiment:
+    """GRPO on questions whose answers a rule checks, without a reference in memory."""
+    method = GrpoConfig(group=GROUP, rules={"correct": LastNumber()})
+    return Experiment(**vars(training(method, 1e-6, 1000, 64)))
 
 
 def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
@@ -214,16 +223,19 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
         )
     method, _, name = full.rpartition("-")
     stage, _, adapter = method.partition("-")
-    config, chosen = experiment("", stage), slices[name]
-    rows, tokens = chosen.rows, chosen.length
+    config, chosen = grpo() if stage == "grpo" else experiment("", stage), slices[name]
+    rows, tokens, micro = chosen.rows, chosen.length, chosen.micro.get(method, 1)
+    shards = math.prod(chosen.mesh.get(axis, 1) for axis in ("replica", "data", "expert"))
     if stage in ("reward", "dpo"):  # as many tokens: half the pairs, or pairs of half the length
-        shards = math.prod(chosen.mesh.get(axis, 1) for axis in ("replica", "data", "expert"))
         rows, tokens = (rows // 2, tokens) if rows // 2 >= shards else (rows, tokens // 2)
+    if stage == "grpo":  # a prompt on each shard of the batch; as many rows at once as elsewhere
+        rows, micro = shards, max(GROUP * shards // rows, 1)
     config.model = dataclasses.replace(SHAPES[shape], remat=chosen.remat)
-    config.data = HhConfig(length=tokens, prompt_length=tokens // 2)
+    data = InstructConfig if stage == "grpo" else HhConfig
+    config.data = data(length=tokens, prompt_length=tokens // 2)
     config.mesh = MeshConfig(**chosen.mesh)
     config.loop.batch_size = rows
-    config.loop.micro_batches = chosen.micro.get(method, 1)
+    config.loop.micro_batches = micro
     # A tile of the log-probabilities reads the whole unembedding: few large ones on an accelerator.
     config.model.logit_tile = 512
     if adapter:
@@ -231,7 +243,7 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
         config.adapter = LoraConfig(
             rank=16, alpha=32.0, targets=("query", "key", "value", "out", *dense)
         )
-    if stage == "ppo":
+    if stage in ("ppo", "grpo"):
         config.algorithm.sampling.max_new_tokens = tokens // 2
         config.algorithm.sampling.model_axis = chosen.sampling
     return config
