@@ -62,15 +62,15 @@ def test_presets_fill_their_slices(path):
         for method in chosen.methods:
             config = module.get_config(f"{method}-{name}")
             shards = config.mesh.replica * config.mesh.data * config.mesh.expert
-            assert config.loop.batch_size % (shards * config.loop.micro_batches) == 0, (
-                name,
-                method,
-            )
+            # Samples of a prompt are rows of the update; as many rows at once as elsewhere.
+            group = config.algorithm.group if method == "grpo" else 1
+            parts = config.loop.micro_batches if method == "grpo" else 1
+            rows = config.loop.batch_size * group
+            assert config.loop.batch_size % shards == 0, (name, method)
+            assert rows % (shards * config.loop.micro_batches) == 0, (name, method)
             pairs = 2 if method.split("-")[0] in ("reward", "dpo") else 1
-            tokens = pairs * config.loop.batch_size * config.data.length
-            if method == "grpo":  # of rows that are sampled, as many at once
-                tokens *= config.algorithm.group / config.loop.micro_batches
-            assert tokens == chosen.rows * chosen.length
+            tokens = pairs * rows // parts * config.data.length
+            assert tokens == chosen.rows * chosen.length, (name, method)
             config.model.validate()
             if method == "dpo-lora":  # refuses targets that the model does not have
                 assert config.adapter.declare(transformer.declare(config.model)) is not None
