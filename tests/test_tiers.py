@@ -10,8 +10,9 @@ from tests import tiers
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("file", tiers.QUICK)
-def test_its_tests_exist(file):
+@pytest.mark.parametrize("table", ["QUICK", "CI"])
+@pytest.mark.parametrize("file", sorted({*tiers.QUICK, *tiers.CI}))
+def test_its_tests_exist(file, table):
     tree = ast.parse((ROOT / file).read_text())
     names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert set(tiers.QUICK[file]) <= names
+    assert set(getattr(tiers, table).get(file, ())) <= names

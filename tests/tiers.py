@@ -150,16 +150,47 @@ QUICK: Mapping[str, Mapping[str, int]] = {
 }  # fmt: skip
 
 
+# Of the slow ones: so many of each are run by .ci/run, the others before a release (-m slow).
+CI: Mapping[str, Mapping[str, int]] = {
+    "tests/algorithms/test_meshes.py": {"test_three_steps_agree_on_every_mesh": 9},
+    "tests/algorithms/test_pair_methods.py": {"test_micro_batches_change_no_gradient": 14},
+    "tests/algorithms/test_adapted_methods.py": {"test_a_step_moves_the_adapters_alone": 10},
+    "tests/compat/test_recipes.py": {
+        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 40,
+    },
+    "tests/models/test_flax_bridge.py": {
+        "test_every_mesh_gives_the_losses_and_samples_of_one_device": 2,
+    },
+    "tests/models/test_flax_module.py": {
+        "test_apply_is_ours_bit_for_bit_on_every_mesh": 5,
+        "test_the_nnx_module_is_made_on_a_mesh": 2,
+    },
+    "tests/models/families/test_live.py": {"test_random_models_read_here": 11},
+    "tests/models/families/test_dense_families.py": {"test_loss_and_gradients": 6},
+}
+
+
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Marks the cases that are not quick as slow."""
+    """Marks the cases that are not quick as slow, and of the slow ones those for a release."""
+    items = list(items)
+    quick = [item for item in items if item.get_closest_marker("slow") is None]
+    _mark_beyond(QUICK, quick, "slow")
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    _mark_beyond(CI, slow, "release")
+
+
+def _mark_beyond(
+    table: Mapping[str, Mapping[str, int]], items: Iterable[pytest.Item], marker: str
+) -> None:
+    """Marks the cases of the table's tests but for so many of each, spread evenly."""
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         file, name = item.nodeid.split("::")[0], getattr(item, "originalname", item.name)
-        if name in QUICK.get(file, {}) and item.get_closest_marker("slow") is None:
+        if name in table.get(file, {}):
             cases.setdefault((file, name), []).append(item)
     for (file, name), group in cases.items():
-        count = min(QUICK[file][name], len(group))
-        quick = {len(group) * i // count for i in range(count)}
+        count = min(table[file][name], len(group))
+        kept = {len(group) * i // count for i in range(count)}
         for i, item in enumerate(group):
-            if i not in quick:
-                item.add_marker(pytest.mark.slow)
+            if i not in kept:
+                item.add_marker(getattr(pytest.mark, marker))

@@ -176,7 +176,8 @@ class Collector:
                 f"mean reward {float(metrics['reward'].value):.3g}, {np.mean(rates == low):.0%} of "
                 f"groups all at {low:.3g}, {np.mean(rates == high):.0%} all at {high:.3g} "
                 "(rollouts). Use easier or harder prompts, a larger group, more candidates, or a "
-                "graded reward; or raise algorithm.patience."
+                "graded reward (prompts that are all solved teach no more); or raise "
+                "algorithm.patience."
             )
         steps, values = (np.asarray(carry[name]) for name in ("part_steps", "part_value"))
         for name, count, value in zip(config.part_names, steps, values, strict=True):
