@@ -26,6 +26,12 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_first_loss_is_checked_as_sharply_as_rounding_allows": 0,
         "test_without_a_reference_there_is_no_pass_and_metrics_use_the_methods_own_reward": 2,
     },
+    "tests/algorithms/test_policy_gradient.py": {
+        "test_sampler_and_trainer_agree": 2,
+        "test_the_first_ratio_is_one": 1,
+    },
+    "tests/algorithms/test_policy_gradient_meshes.py": {"test_every_mesh_takes_the_same_steps": 1},
+    "tests/algorithms/test_policy_gradient_truths.py": {"test_a_prompt_moves_by_its_weight": 4},
     "tests/algorithms/test_reward_kinds.py": {"test_micro_batches_change_nothing": 2},
     "tests/algorithms/test_unpaired.py": {"test_micro_batches_change_nothing": 2},
     "tests/compat/test_language_recipes.py": {"test_micro_batches_join_to_the_batch": 4},
