@@ -26,13 +26,13 @@ VARIANTS = ("", "cpu", "form", "tiny")
 def get_config(variant: str = "") -> Experiment:
     if variant not in VARIANTS:
         raise ValueError(f"the variants are {', '.join(map(repr, VARIANTS))}; got {variant!r}.")
-    rule = {"form": Format(pattern=r"[^\d]*\d+\.?")} if variant == "form" else {}
+    rule = {"form": Format(pattern=r"\d.*")} if variant == "form" else {}
     config = Experiment(
         algorithm=GrpoConfig(
             method="dr_grpo",
             group=8,
             rules=rule or {"correct": LastNumber()},
-            eval_samples=4,
+            eval_samples=8,
             patience=20,
             sampling=SamplingConfig(max_new_tokens=12),
         ),
@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> Experiment:
         data=ArithmeticConfig(template="smollm2", rung="ones", length=64, prompt_length=48),
         optim=OptimConfig(learning_rate=1e-4, schedule="constant", warmup_steps=5),
         loop=LoopConfig(
-            steps=60, batch_size=4, checkpoint_every=20, evaluate_every=60, evaluate_rows=16
+            steps=60, batch_size=4, checkpoint_every=20, evaluate_every=60, evaluate_rows=32
         ),
         model=TransformerConfig(compute_dtype="float32"),
     )

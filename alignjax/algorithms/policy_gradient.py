@@ -95,7 +95,7 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
             **dict.fromkeys(names, zeros),
             "mask": np.ones(zeros.shape, bool),
             "advantages": zeros if experience.per_token(self) else zeros[:, 0],
-            "key": jax.random.key(0),
+            "key": jax.eval_shape(lambda: jax.random.key(0)),  # a plan can run nothing
         }
 
     @property
