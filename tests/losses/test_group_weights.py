@@ -14,7 +14,6 @@ import pytest
 
 from alignjax import losses
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
 RATES = (0.02, 0.1, 0.3, 0.5, 0.9)
 ESTIMATORS = {
     "rloo": losses.leave_one_out,
