@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from alignjax.models.adapters import many
 from alignjax.parallel import axes, hosts
 from alignjax.sampling import ragged, schedule, table, transforms
 
@@ -59,7 +61,8 @@ def sizes(
 
 
 class Call(NamedTuple):
-    """A call's arguments. prompts [P, W] and lengths [P]: on the host. book: what rows have."""
+    """A call's arguments. prompts [P, W] and lengths [P]: on the host. book: what rows have.
+    adapters: [R] the number of each row's adapter, None where rows do not choose."""
 
     sampler: ragged.Sampler
     size: Sizes
@@ -68,6 +71,13 @@ class Call(NamedTuple):
     prompts: Any
     lengths: Any
     book: table.Table
+    adapters: np.ndarray | None = None
+
+    def weights(self, params: Any, rows: np.ndarray) -> Any:
+        """The parameters for these rows; what stands for a free slot means nothing."""
+        if self.adapters is None:
+            return params
+        return many.with_rows(params, whole(jnp.asarray(self.adapters[rows.reshape(-1)])))
 
     def columns(self, slots: np.ndarray) -> ragged.Columns:
         """Of the rows in slots [D, n], on the mesh."""
@@ -77,10 +87,11 @@ class Call(NamedTuple):
         """The last tokens of the rows in slots [D, n], on the mesh."""
         return placed(self.book.pending(slots))
 
-    def read(self, prompts: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Prompts by their numbers [D, p], with their lengths, on the mesh."""
+    def read(self, prompts: np.ndarray) -> tuple[Any, jax.Array, jax.Array]:
+        """(parameters for them, prompts by their numbers [D, p], their lengths), on the mesh."""
         at = prompts.reshape(-1)
-        return placed((self.prompts[at], self.lengths[at]))
+        params = self.weights(self.params, at * self.sampler.group)
+        return params, *placed((self.prompts[at], self.lengths[at]))
 
     def filled(self, slots: np.ndarray, fill: schedule.Fill) -> ragged.Filled:
         """How rows of a stock go to slots [D, n], on the mesh."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from alignjax.models import cache_rows
 from alignjax.models import model as models
+from alignjax.models.adapters import many
 from alignjax.parallel import axes
 from alignjax.sampling import calls, programs, ragged, schedule, table, transforms
 
@@ -67,9 +68,16 @@ def make_completions(
             config.max_new_tokens,
             sampler.pad,
         )
-        key = calls.whole(key)
+        key, ids = calls.whole(key), calls.on_host(many.rows_of(params))
         call = calls.Call(
-            sampler, size, params, key, prompts.astype(np.int32), lengths.astype(np.int32), book
+            sampler=sampler,
+            size=size,
+            params=params,
+            key=key,
+            prompts=prompts.astype(np.int32),
+            lengths=lengths.astype(np.int32),
+            book=book,
+            adapters=None if ids is None else np.repeat(ids, total // len(ids)),
         )
         kind = (size, _kind((params, key, own)), jax.sharding.get_mesh())
         if kind not in known:
@@ -96,6 +104,8 @@ class _Loop:
         self._cache: Any = None
         self._stock: Any = None
         self._steps = 0
+        # What the last chunk left on the devices of its slots; None once the host knows better.
+        self._left: Any = None
         if size.stock:
             self._slots = np.full((size.shards, size.rungs.rows[0]), schedule.FREE)
             group = call.sampler.group
@@ -122,9 +132,9 @@ class _Loop:
         if call.size.stock:
             self._cache = self._programs.empty()
             return
-        prompts = call.read(np.arange(len(call.lengths)))
-        arguments = (call.params, *prompts, call.columns(self._slots), call.key)
-        self._cache, drawn = self._programs.begin(*arguments)
+        read = call.read(np.arange(len(call.lengths)))
+        columns = call.columns(self._slots)
+        self._cache, drawn = self._programs.begin(*read, columns, call.key)
         self._take(drawn)
 
     def _fill(self) -> None:
@@ -133,7 +143,7 @@ class _Loop:
         while (self._slots == schedule.FREE).any() and self._waiting.waits.any():
             if schedule.needs_stock(self._slots, self._waiting):
                 prompts, self._waiting = schedule.next_stock(self._waiting)
-                self._stock = self._programs.stock(call.params, *call.read(prompts))
+                self._stock = self._programs.stock(*call.read(prompts))
             free = self._slots == schedule.FREE
             self._slots, fill, self._waiting = schedule.fill(self._slots, self._waiting)
             if not fill.pairs.any():
@@ -143,6 +153,7 @@ class _Loop:
             self._cache, drawn = self._programs.insert(
                 self._cache, self._stock, filled, columns, call.key
             )
+            self._left = None
             self._take(drawn, free & (self._slots != schedule.FREE))
             self._slots = schedule.released(self._slots, call.book.live)
 
@@ -152,18 +163,23 @@ class _Loop:
             own = calls.placed(kept.reshape(-1).astype(np.int32))
             self._cache = self._programs.take[self._slots.shape[1]](self._cache, own)
             self._slots = np.take_along_axis(self._slots, kept, axis=1)
+            self._left = None
 
     def _decode(self) -> None:
         """A chunk of steps."""
         call, size = self._call, self._call.size
-        pending, columns = call.pending(self._slots), call.columns(self._slots)
+        if self._left is None:
+            weights = call.weights(self._params, self._slots)
+            self._left = weights, call.columns(self._slots), call.pending(self._slots)
+        weights, columns, pending = self._left
         written = size.prompt + self._steps
         if size.stock:
             held = self._slots[self._slots != schedule.FREE]
             written = int(call.book.position[held].max())
         read = schedule.read_length(size.rungs.lengths, written, call.sampler.config.chunk)
         run = self._programs.decode[self._slots.shape[1], read]
-        self._cache, _, drawn = run(self._params, self._cache, pending, columns, call.key)
+        self._cache, pending, drawn = run(weights, self._cache, pending, columns, call.key)
+        self._left = weights, columns, pending
         self._steps += self._take(drawn)
 
     def _take(self, drawn: Any, where: np.ndarray | None = None) -> int:
@@ -171,6 +187,6 @@ class _Loop:
         book, drawn = self._call.book, calls.on_host(drawn)
         before, stop = book.count.copy(), self._call.sampler.config.stop
         rows = book.add(self._slots, drawn, where)
-        if self._text is not None and stop:
-            book.cut(rows, before, stop, self._text)
+        if self._text is not None and stop and book.cut(rows, before, stop, self._text):
+            self._left = None
         return int(drawn.count.max())

@@ -48,10 +48,15 @@ def generation(
 ) -> program.Program:
     """The program that samples `rows` completions with a bound policy, given in shapes.
 
+    Where sampling goes in chunks it stands for them: one program of all slots, that no row leaves,
+    needs as much memory as their largest and more time than all.
+
     parts: the policy's arguments by category, as `program.Program` wants them.
     """
     new = sampling.max_new_tokens
-    read = rows // samples_per_prompt
+    rows = min(sampling.slots or rows, rows)
+    read = max(1, rows // samples_per_prompt)
+    rows = read * samples_per_prompt
     columns = program.rows(
         {"prompts": ((read, prompt_length), np.int32), "lengths": ((read,), np.int32)}
     )
@@ -62,7 +67,7 @@ def generation(
         policy = laid_out(policy, placement.layouts(model, policy, mesh))
         prompts = laid_out(prompts, placement.rows(mesh, prompts))
         parts = (("parameters", policy),)
-    plain = dataclasses.replace(sampling, model_axis=0)
+    plain = dataclasses.replace(sampling, model_axis=0, rungs=1, slots=0, stop=())
     make = functools.partial(generate.make_generate, model, plain, eos=eos, pad=pad)
     with contextlib.nullcontext() if mesh is None else meshes.use(mesh):
         cache = jax.eval_shape(lambda: model.cache(rows, prompt_length + new))

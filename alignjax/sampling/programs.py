@@ -42,7 +42,8 @@ def compiled(call: calls.Call) -> Programs:
             run = functools.partial(
                 ragged.decode, sampler, read=0 if length == lengths[-1] else length
             )
-            decode[count, length] = _lowered(run, ready, cache, *own, give=(1,))
+            weights = call.weights(ready, slots)
+            decode[count, length] = _lowered(run, weights, cache, *own, give=(1,))
         if following:
             kept = calls.placed(_blank(size, following).reshape(-1).astype(np.int32))
             take[count] = _lowered(cache_rows.take, cache, kept)
@@ -79,9 +80,9 @@ def prepared(function: Callable[[Any], Any], params: Any) -> Callable[[Any], Any
 def _without(call: calls.Call) -> tuple[Any, dict[str, Any]]:
     """(shapes of the cache, the first programs) where all rows have slots."""
     run = functools.partial(ragged.begin, call.sampler)
-    prompts = call.read(np.arange(len(call.lengths)))
+    read = call.read(np.arange(len(call.lengths)))
     columns = call.columns(_blank(call.size, call.size.rungs.rows[0]))
-    arguments = (call.params, *prompts, columns, call.key)
+    arguments = (*read, columns, call.key)
     return jax.eval_shape(run, *arguments)[0], {"begin": _lowered(run, *arguments)}
 
 
@@ -90,14 +91,14 @@ def _with_stock(call: calls.Call) -> tuple[Any, dict[str, Any]]:
     size, sampler = call.size, call.sampler
     slots = _blank(size, size.rungs.rows[0])
     empty = functools.partial(ragged.empty, sampler, size.slots, size.rungs.lengths[-1])
-    read, prompts = functools.partial(ragged.stock, sampler), call.read(_blank(size, size.stock))
+    stock, read = functools.partial(ragged.stock, sampler), call.read(_blank(size, size.stock))
     insert = functools.partial(ragged.insert, sampler)
-    cache, stock = jax.eval_shape(empty), jax.eval_shape(read, call.params, *prompts)
+    cache, held = jax.eval_shape(empty), jax.eval_shape(stock, *read)
     filled = call.filled(slots, schedule.Fill(slots, slots, slots[:, 0]))
-    arguments = (cache, stock, filled, call.columns(slots), call.key)
+    arguments = (cache, held, filled, call.columns(slots), call.key)
     return cache, {
         "empty": _lowered(empty),
-        "stock": _lowered(read, call.params, *prompts),
+        "stock": _lowered(stock, *read),
         "insert": _lowered(insert, *arguments, give=(0,)),
     }
 

@@ -78,11 +78,12 @@ class Table:
         self.ended[rows] |= drawn.ended[taken]
         return rows
 
-    def cut(self, rows: np.ndarray, before: np.ndarray, stop: Sequence[str], text: Text) -> None:
-        """Ends rows behind the token that completes one of the texts `stop`.
+    def cut(self, rows: np.ndarray, before: np.ndarray, stop: Sequence[str], text: Text) -> bool:
+        """Ends rows behind the token that completes one of the texts `stop`; whether there is one.
 
         before: [R] tokens in which none was complete.
         """
+        found = False
         for row in rows:
             own = self.tokens[row, : self.count[row]]
             if not _has(text(own), stop):
@@ -90,7 +91,8 @@ class Table:
             lengths = range(int(before[row]) + 1, len(own) + 1)
             end = next((n for n in lengths if _has(text(own[:n]), stop)), len(own))
             self.tokens[row, end:], self.logprobs[row, end:] = self._pad, 0.0
-            self.count[row], self.ended[row] = end, True
+            self.count[row], self.ended[row], found = end, True, True
+        return found
 
 
 def _has(text: str, stop: Sequence[str]) -> bool:

@@ -117,6 +117,24 @@ def select(stacked: Any, ids: jax.Array) -> Any:
     return jax.tree.map(one, stacked, is_leaf=adapt.is_adapter)
 
 
+def rows_of(tree: Any) -> jax.Array | None:
+    """The number [B] of each row's adapter, in a tree of `select`, bound or not; None elsewhere."""
+    nodes = jax.tree.leaves(tree, is_leaf=adapt.is_adapter)
+    chosen = (x.ids for x in nodes if isinstance(x, lora.LowRank) and x.ids is not None)
+    return next((ids[0] for ids in chosen), None)
+
+
+def with_rows(tree: Any, ids: jax.Array) -> Any:
+    """A tree of `select`, bound or not, for rows that use the adapters ids [B'] instead."""
+
+    def one(node: Any) -> Any:
+        if not isinstance(node, lora.LowRank) or node.ids is None:
+            return node
+        return struct.replace(node, ids=jnp.broadcast_to(ids, (len(node.ids), *ids.shape)))
+
+    return jax.tree.map(one, tree, is_leaf=adapt.is_adapter)
+
+
 def by_row(loss: Callable[..., Any], column: str = "adapter") -> Callable[..., Any]:
     """An algorithm's loss whose rows each train the adapter that batch[column] [B] names.
 

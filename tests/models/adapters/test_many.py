@@ -67,10 +67,31 @@ def test_an_adapters_gradient_comes_from_its_rows_alone(name):
         np.testing.assert_array_equal(leaf, 0)
 
 
+def sampler(group=1, **options):
+    config = transforms.SamplingConfig(max_new_tokens=6, temperature=0.0, **options)
+    return generate.make_generate(
+        MODEL, config, eos=tiny.EOS, pad=tiny.PAD, samples_per_prompt=group
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [1, 2])
+def test_rows_keep_their_adapters_as_they_move_through_slots(group):
+    given, key = tiny.prompts(0, 32 // group), jax.random.key(0)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 3, 32 // group))
+    mixed = ADAPTED.bind(many.select(many.stack(OWN), ids), BASE)
+    wanted = sampler(group)(mixed, given["prompts"], given["lengths"], key)
+    for options in ({"slots": 16, "rungs": 2, "chunk": 2}, {"rungs": 3, "chunk": 1}):
+        found = sampler(group, **options)(mixed, given["prompts"], given["lengths"], key)
+        np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    others = ADAPTED.bind(many.select(many.stack(OWN), (ids + 1) % 3), BASE)
+    other = sampler(group)(others, given["prompts"], given["lengths"], key)
+    assert (np.asarray(other.tokens) != np.asarray(wanted.tokens)).any(axis=1).sum() > 8
+
+
 def test_sampling_serves_each_row_its_own_adapter():
     """Greedy completions of a mixed batch are those of each adapter alone."""
-    config = transforms.SamplingConfig(max_new_tokens=6, temperature=0.0)
-    sample = generate.make_generate(MODEL, config, eos=tiny.EOS, pad=tiny.PAD)
+    sample = sampler()
     given = tiny.prompts(0, 8)
     key = jax.random.key(0)
     mixed = ADAPTED.bind(many.select(many.stack(OWN), jnp.asarray(IDS)), BASE)
