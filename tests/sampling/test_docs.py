@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from alignjax.sampling import transforms
 from tests.commands import cli
 
 DOCS = (pathlib.Path(__file__).parents[2] / "docs" / "sampling.md").read_text()
 
 
+@pytest.mark.slow
 def test_its_blocks_run_one_after_the_other(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 5
