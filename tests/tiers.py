@@ -31,6 +31,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_first_ratio_is_one": 1,
     },
     "tests/algorithms/test_policy_gradient_meshes.py": {"test_every_mesh_takes_the_same_steps": 1},
+    "tests/algorithms/test_policy_gradient_presets.py": {"test_every_loss_takes_a_step": 5},
     "tests/algorithms/test_policy_gradient_truths.py": {"test_a_prompt_moves_by_its_weight": 4},
     "tests/algorithms/test_reward_kinds.py": {"test_micro_batches_change_nothing": 2},
     "tests/algorithms/test_unpaired.py": {"test_micro_batches_change_nothing": 2},

@@ -170,7 +170,7 @@ def make_corpus(
         prompt_length=config.prompt_length,
         kinds=KINDS,
         table=table,
-        text=lambda ids: form.decode(int(i) for i in ids),
+        text=lambda ids: chat.sampled_text(form, ids),
         fingerprints={
             "tokenizer": form.fingerprint,
             **{name: split.fingerprint for name, split in splits.items()},

@@ -91,7 +91,7 @@ class Dialogue:
     def step(self, states: Sequence[Any], answers: Sequence[env.Ids]) -> env.Step:
         ended = [bool(len(ids)) and ids[-1] == self._eos for ids in answers]
         texts = [
-            self._speaker.decode(ids[:-1] if is_ended else ids)
+            chat.sampled_text(self._speaker, ids[:-1] if is_ended else ids)
             for ids, is_ended in zip(answers, ended, strict=True)
         ]
         found = self._config.reply(states, texts)

@@ -116,7 +116,7 @@ def sample(
     )
     samples = jax.device_get(run(bound, tokens, lengths, jax.random.key(seed)))
     return [
-        form.decode(int(i) for i in tokens[start:end])
+        chat.sampled_text(form, tokens[start:end])
         for tokens, start, end in zip(
             samples.tokens, samples.prompt_lengths, samples.lengths, strict=True
         )

@@ -203,7 +203,7 @@ def sample_weights(
     )
     columns = (samples.tokens, samples.prompt_lengths, samples.lengths)
     return [
-        (prompt, form.decode(int(i) for i in row[start:end]))
+        (prompt, chat.sampled_text(form, row[start:end]))
         for row, start, end in zip(*columns, strict=True)
     ]
 

@@ -26,6 +26,22 @@ Speaker = tokenizer_lib.Tokenizer | chat_format.ChatFormat
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
+def sampled_text(speaker: Speaker, ids: collections.abc.Iterable[int]) -> str:
+    """Returns the text of ids that a model sampled.
+
+    A model may have more entries than its tokenizer: an id of these gives U+FFFD.
+    """
+    pieces: list[str] = []
+    known: list[int] = []
+    for token in map(int, ids):
+        if token < speaker.vocab_size:
+            known.append(token)
+            continue
+        pieces += [speaker.decode(known), "\ufffd"]
+        known = []
+    return "".join([*pieces, speaker.decode(known)])
+
+
 class ChatError(ValueError):
     """A conversation that cannot be used; `reason` is a short name to count it by."""
 

@@ -147,3 +147,16 @@ def test_encode_refuses(tok):
         chat.encode_chat(tok, [chat.Turn("tool", "a")])
     with pytest.raises(ValueError, match="before the assistant speaks"):
         chat.encode_chat(tok, turns("h:a a:b"), generation_prompt=True)
+
+
+def test_sampled_ids_that_no_tokenizer_has_are_a_mark(tok):
+    """The rows of an embedding are often more than the tokenizer's ids."""
+    ids = tok.encode("the mill and on to the sea")
+    beyond = tok.vocab_size + 3
+    assert chat.sampled_text(tok, ids) == "the mill and on to the sea"
+    half = len(ids) // 2
+    found = chat.sampled_text(tok, [beyond, *ids[:half], beyond, beyond, *ids[half:]])
+    assert found.startswith("\ufffd")
+    assert found.count("\ufffd") == 3
+    assert found.replace("\ufffd", "") == "the mill and on to the sea"
+    assert chat.sampled_text(tok, []) == ""
