@@ -29,7 +29,7 @@ LONGEST = 4
 
 
 def arms() -> dict[str, PolicyGradientConfig]:
-    """Every arm: 32 prompts of 8 samples a step."""
+    """Every arm: 16 prompts of 8 samples a step."""
     own = {"group": 8, "reward": "gold", "eval_samples": 4}
     sampling = {"sampling": SamplingConfig(max_new_tokens=LONGEST + 1)}
 
@@ -69,19 +69,19 @@ def lifecycle(chosen: dict[str, PolicyGradientConfig]) -> ArmsLifecycle:
     taught = Training(
         algorithm=SftConfig(),
         optim=OptimConfig(learning_rate=3e-3, warmup_steps=50),
-        loop=LoopConfig(steps=500, batch_size=128),
+        loop=LoopConfig(steps=320, batch_size=128),
     )
     base = Training(
         algorithm=PretrainConfig(),
         optim=OptimConfig(learning_rate=1e-3),
-        loop=LoopConfig(steps=150, batch_size=128),
+        loop=LoopConfig(steps=100, batch_size=128),
     )
     stages = [Stage("taught", taught), Stage("base", base, policy="taught")]
     for name, method in chosen.items():
         training = Training(
             algorithm=method,
-            optim=OptimConfig(learning_rate=5e-4, schedule="constant"),
-            loop=LoopConfig(steps=200, batch_size=32, evaluate_every=50, evaluate_rows=256),
+            optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
+            loop=LoopConfig(steps=150, batch_size=16, evaluate_every=50, evaluate_rows=256),
         )
         stages.append(Stage(name, training, policy="base"))
     return ArmsLifecycle(

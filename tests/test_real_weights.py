@@ -56,6 +56,27 @@ def test_it_finds_english_likelier_than_its_words_backwards(model):
     assert nll[1] > nll[0] + 2.0
 
 
+def test_grpo_of_the_first_layers_writes_what_it_earned(model, tmp_path):
+    """`experiments/grpo_arithmetic.py:tiny`: two updates on sums, then pass@1 held out."""
+    run = tmp_path / "run"
+    cli.run(
+        "train",
+        "--config=experiments/grpo_arithmetic.py:tiny",
+        f"--config.weights={model}",
+        f"--config.data.tokenizer={model}",
+        f"--workdir={run}",
+    )
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1]
+    assert all(row["drift"] < 1e-3 and row["unscored"] == 0 for row in rows)
+    samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 * 8
+    assert all("Answer with the number only." in row["prompt"] for row in samples)
+    numbers = json.loads(cli.run("evaluate", f"--workdir={run}", "--json", "--rows=8"))
+    assert numbers["pass@1"]["n"] == 8
+    assert numbers["pass@1"] == numbers["reward"]
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_the_first_layers_train_under_lora(model, stage, tmp_path):
     """`experiments/smollm2_*.py:tiny`: three updates of adapters on a few rows."""

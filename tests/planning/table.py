@@ -152,7 +152,12 @@ def command(plan: dict) -> str:
     """The command line of a plan."""
     name, _, variant = plan["config"].partition(":")
     file = f"experiments/{name}.py" + (f":{variant}" if variant else "")
-    needs = {"dpo": " --config.policy=RUN", "ppo": " --config.policy=RUN --config.reward=RUN"}
+    policy = " --config.policy=RUN"
+    needs = {
+        "dpo": policy,
+        "ppo": f"{policy} --config.reward=RUN",
+        "grpo": f"{policy} --config.data.tokenizer=TOKENIZER",
+    }
     slices = f" --slices={plan['slices']}" if plan["slices"] > 1 else ""
     more = needs.get(plan["method"], "")
     where = f"--topology={plan['topology']}{slices}"
