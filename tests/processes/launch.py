@@ -43,7 +43,7 @@ class Processes:
         """Whether a program with collectives has begun there."""
         return "[Gloo]" in (self.folder / f"err.{index}").read_text()
 
-    def codes(self, timeout: float = 300) -> list[int]:
+    def codes(self, timeout: float = 1200) -> list[int]:
         """All exit codes; processes that outlive the timeout are killed and it is an error."""
         end = time.monotonic() + timeout
         try:

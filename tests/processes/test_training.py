@@ -83,24 +83,50 @@ def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecy
 
 @pytest.mark.slow
 @pytest.mark.ci
-def test_a_checkpoint_goes_on_with_other_processes_and_meshes(tmp_path):
+def test_single_answers_train_as_in_one_process(tmp_path, lifecycle):
+    """KTO, which the lifecycle does not have, on its pairs taken one by one."""
+    algorithm = "importlib.import_module('alignjax.algorithms.unpaired').UnpairedConfig()"
+    changes = f"import importlib; config.algorithm = {algorithm}; config.loop.steps = 2"
+    file = cli.stage_config(tmp_path, lifecycle / "dpo-1", changes)
+    two = tmp_path / "two"
+    processes = launch.start(tmp_path / "logs", "train", f"--config={file}", f"--workdir={two}")
+    _, config, _ = config_file.load(str(file))
+    runs.train(config, tmp_path / "one", name="one", log=lambda line: None)
+    assert processes.codes() == [0, 0], processes.report()
+    assert_close(tmp_path / "one", two)
+
+
+STEADY = ("--config.optim.schedule=constant", "--config.optim.warmup_steps=0")
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """(a run of two processes, one of half its steps)."""
+    folder = tmp_path_factory.mktemp("halfway")
+    whole, _ = train(folder, "whole", *STEADY)
+    half, _ = train(folder, "half", *STEADY, "--config.loop.steps=4")
+    return whole, half
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "count", "devices"),
+    [
+        ((), 1, 1),
+        pytest.param(("--config.mesh.model=2",), 1, 4, marks=pytest.mark.ci),
+        pytest.param((), 4, 2, marks=pytest.mark.ci),
+        (("--config.mesh.model=2",), 2, 1),
+    ],
+)
+def test_a_checkpoint_goes_on_with_other_processes_and_meshes(
+    tmp_path, halfway, mesh, count, devices
+):
     """R7"""
-    steady = ("--config.optim.schedule=constant", "--config.optim.warmup_steps=0")
-    whole, _ = train(tmp_path, "whole", *steady)
-    half, _ = train(tmp_path, "half", *steady, "--config.loop.steps=4")
-    cases = [
-        ("", 1, 1),
-        ("--config.mesh.model=2", 1, 4),
-        ("", 4, 2),
-        ("--config.mesh.model=2", 2, 1),
-    ]
-    for number, (mesh, count, devices) in enumerate(cases):
-        name = f"other{number}"
-        shutil.copytree(half, tmp_path / name)
-        words = [*steady, mesh] if mesh else steady
-        other, _ = train(tmp_path, name, *words, count=count, devices=devices)
-        assert_close(whole, other)
-        cli.run("verify", f"--workdir={other}")  # on a single device
+    whole, half = halfway
+    shutil.copytree(half, tmp_path / "other")
+    other, _ = train(tmp_path, "other", *STEADY, *mesh, count=count, devices=devices)
+    assert_close(whole, other)
+    cli.run("verify", f"--workdir={other}")  # on a single device
 
 
 @pytest.mark.slow
