@@ -68,8 +68,8 @@ def lifecycle(chosen: dict[str, PolicyGradientConfig]) -> ArmsLifecycle:
     """The base, then the arms."""
     taught = Training(
         algorithm=SftConfig(),
-        optim=OptimConfig(learning_rate=3e-3, warmup_steps=50),
-        loop=LoopConfig(steps=320, batch_size=128),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=50),
+        loop=LoopConfig(steps=900, batch_size=128),
     )
     base = Training(
         algorithm=PretrainConfig(),
@@ -81,7 +81,7 @@ def lifecycle(chosen: dict[str, PolicyGradientConfig]) -> ArmsLifecycle:
         training = Training(
             algorithm=method,
             optim=OptimConfig(learning_rate=3e-4, schedule="constant"),
-            loop=LoopConfig(steps=150, batch_size=16, evaluate_every=50, evaluate_rows=256),
+            loop=LoopConfig(steps=200, batch_size=16, evaluate_every=50, evaluate_rows=256),
         )
         stages.append(Stage(name, training, policy="base"))
     return ArmsLifecycle(

@@ -23,10 +23,13 @@ LAYERS = [
     {"sampling"},
     {"rewards", "envs"},
     {"rollouts"},
+    {"feedback"},
     {"evals"},
+    {"redteam"},
     {"algorithms"},
     {"runs"},
-    {"lifecycles", "reporting", "cli", "planning"},
+    {"lifecycles", "reporting", "cli", "planning", "serving"},
+    {"web"},
     {"commands"},
     {"main"},
     {"__main__"},
@@ -80,6 +83,27 @@ def test_imports_go_downward(part):
             if LEVEL[other] >= LEVEL[part]:
                 wrong.append(f"{file.relative_to(ROOT)} imports {other}")
     assert not wrong
+
+
+# Packages of extras: where alone each may be imported.
+EXTRAS = {
+    "starlette": ("web/", "serving/http/"),
+    "uvicorn": ("web/", "serving/http/"),
+    "prometheus_client": ("serving/http/",),
+    "jinja2": ("web/", "text/jinja_worker.py"),
+    "sqlalchemy": ("feedback/schema.py", "feedback/store/"),
+    "psycopg": (),
+    "langdetect": ("text/languages.py",),
+    "lm_eval": ("evals/harness.py",),
+}
+
+
+def test_extras_are_imported_in_their_rooms_alone():
+    for file in SOURCES:
+        own = str(file.relative_to(PACKAGE))
+        roots = {name.split(".")[0] for name in imports(file)}
+        wrong = {n for n in roots & EXTRAS.keys() if not own.startswith(EXTRAS[n] or ("-",))}
+        assert not wrong, f"{own} imports {wrong}"
 
 
 def test_models_know_no_text_and_data_no_parameters():
@@ -178,7 +202,11 @@ def test_functions_are_short():
     [
         ("alignjax.losses", "flax tensorflow optax orbax grain tensorboardX matplotlib"),
         ("alignjax.models.transformer", "flax tensorflow optax orbax sentencepiece"),
-        ("alignjax.main", "flax tensorflow optax orbax sentencepiece tensorflow_datasets"),
+        (
+            "alignjax.main",
+            "flax tensorflow optax orbax sentencepiece tensorflow_datasets sqlalchemy",
+        ),
+        ("alignjax.feedback.database", "sqlalchemy starlette uvicorn jinja2"),
         ("alignjax.commands.train", "tensorflow tensorflow_datasets matplotlib"),
     ],
 )
@@ -203,13 +231,24 @@ def test_no_pickle_anywhere():
             assert "allow_pickle=False" in call, f"{file}: {call}"
 
 
+# A judge that a user names by its address; nothing else of the package asks a network.
+ASKS_A_NETWORK = {
+    "rewards/remote_judge.py": {"urllib"},
+    "feedback/client.py": {"http", "urllib"},  # a program that judges by the page's requests
+    "serving/http/listening.py": {
+        "socket"
+    },  # opens what it listens on, to say in one line if it can't
+}
+
+
 def test_no_network_and_no_paths_of_one_machine():
     clients = {"requests", "urllib", "http", "socket", "httpx", "aiohttp", "huggingface_hub"}
     # Written in two parts, so that this file is not its own finding.
     hosts = re.compile(r"(https?|gs|s3)" + r"://(?!example\.)")
     paths = re.compile(r"[\"'\s(=](/" + r"(home|work|Users|root|mnt|content)/\w)")
     for file in SOURCES:
-        assert not {name.split(".")[0] for name in imports(file)} & clients, file
+        used = {name.split(".")[0] for name in imports(file)} & clients
+        assert used <= ASKS_A_NETWORK.get(str(file.relative_to(PACKAGE)), set()), file
     for file in EVERY:
         text = file.read_text()
         if file.is_relative_to(PACKAGE):

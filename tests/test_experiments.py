@@ -29,7 +29,14 @@ VARIANTS = {
     "grpo_chain": ("", "rloo", "estimators", "micro"),
     "grpo_arithmetic": ("", "cpu", "form", "tiny"),
     "review_grpo": ("", "grpo", "rloo", "micro"),
+    "community_alignment": ("", "micro"),
+    "feedback_loop": ("", "ppo", "micro"),
+    "guard": ("", "micro", "rows", "rows-micro"),
+    "deployment": ("", "micro"),
+    "red_team": ("", "micro"),
+    "own_data": ("", "pretrain", "reward", "dpo", "kto", "kto-tiny", "sft-micro", "micro"),
 }
+C4 = "c4/en:3.1.0"
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 
 
@@ -83,6 +90,14 @@ def test_a_method_alone_is_on_the_first_slice_that_has_it():
     assert module.get_config("ppo") == module.get_config("ppo-v5p16")
     with pytest.raises(ValueError, match="variants are pretrain-v5p8"):
         module.get_config("ppo-v5p8")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.stem.startswith("scale")], ids=str)
+def test_presets_pretrain_on_c4_and_their_plans_need_no_data(path, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    data = load(path).get_config("pretrain").data
+    assert (data.tfds, data.layout) == (C4, "text")
+    assert data.outline().kinds == ("documents",)
 
 
 def test_lifecycle_classes():

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alignjax import losses
-from alignjax.algorithms import preset
-from alignjax.core import mean, shapes
+from alignjax.algorithms import preset, votes
+from alignjax.algorithms import shift as shifts
+from alignjax.core import shapes
 from alignjax.data import pipeline
 from alignjax.evals import estimate, evaluator, policy
 from alignjax.models import model as models
@@ -18,6 +20,7 @@ from alignjax.parallel import hosts
 from alignjax.training import algorithm, method, program
 
 SIDES = ("chosen", "rejected")
+DEMONSTRATION = "demonstration"  # column of the answer to imitate
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,7 +32,7 @@ class DpoConfig(preset.PresetConfig):
     """
 
     TABLE = "pairs"
-    WITHOUT = frozenset({"scores", "gold", "other", "shift"})
+    WITHOUT = frozenset({"scores", "other"})
 
     method: str = "dpo"  # a loss on pairs of the preset: dpo, ipo, hinge, simpo, orpo, ...
     compat: str = "paper"  # whose formula, reduction and defaults
@@ -44,6 +47,9 @@ class DpoConfig(preset.PresetConfig):
     ratio_weight: float | None = None  # of ORPO's odds ratio
     nll_weight: float | None = None  # of the chosen answer's NLL beside the preference
     ld_alpha: float | None = None  # weight of tokens beyond a pair's common length (LD-DPO)
+    tie_strength: float | None = None  # Davidson's nu: how often equal answers tie
+    threshold: float | None = None  # Rao and Kupper's, reward units: gaps that are not noticed
+    accuracy: float | None = None  # of labels without the column accuracies, in (0.5, 1]
     wpo: bool | None = None  # weigh pairs by how on-policy they are (WPO)
 
     def validate(self) -> None:
@@ -55,7 +61,7 @@ class DpoConfig(preset.PresetConfig):
         if self.beta is not None:
             shapes.check_number("algorithm.beta", self.beta, above=0)
         try:
-            jax.eval_shape(self.terms, same_policies(seed=0))
+            jax.eval_shape(self.terms, {**same_policies(seed=0), "shift": np.zeros((), np.float32)})
         except ValueError as error:
             raise ValueError(f"{error} (algorithm)") from None
 
@@ -69,7 +75,7 @@ def same_policies(seed: int) -> dict[str, np.ndarray]:
     """Arrays of two pairs of random lengths on which the policy is its own reference."""
     rng = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
-    for side in SIDES:
+    for side in (*SIDES, "gold"):
         logprobs = -rng.exponential(1.0, (2, 8)).astype(np.float32)
         mask = np.arange(8) < rng.integers(1, 9, (2, 1))
         arrays |= {
@@ -95,7 +101,8 @@ def answer_stats(
 def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The recipe's arrays, one row a comparison, and their masks.
 
-    columns: [B, K, T] by "{}_name"; the result has [B P, T] by "chosen_name" and "rejected_name".
+    columns: [B, K, T] by "{}_name"; the result has [B P, T] by "chosen_name" and "rejected_name",
+    and by "gold_name" of the answer to imitate, where the batch says which that is.
     """
     rows = scoring.flatten_choices(batch)
     whole = {**rows, "loss_mask": rows["segments"] > 0}  # the prompt's tokens too
@@ -105,9 +112,21 @@ def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str
     arrays = {}
     for name, column in {**columns, **counted}.items():
         *both, mask = scoring.compared(column, batch)
-        for side, values in zip(SIDES, both, strict=True):
+        sides = dict(zip(SIDES, both, strict=True))
+        if DEMONSTRATION in batch:
+            sides["gold"] = _gold(column, batch[DEMONSTRATION], both[0].shape)
+        for side, values in sides.items():
             arrays[name.format(side)] = values.reshape(-1, values.shape[-1])
-    return {**arrays, "pair_mask": mask.reshape(-1)}
+    if "shift" in batch:  # the same number in every row
+        arrays["shift"] = jax.lax.stop_gradient(jnp.max(batch["shift"]))
+    return {**arrays, "pair_mask": mask.reshape(-1), **votes.columns(batch, mask)}
+
+
+def _gold(column: jax.Array, number: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The values [B, K, T] of the answers to imitate, one a comparison [B, P, T]; 0 without one."""
+    own = jnp.take_along_axis(column, jnp.maximum(number, 0)[:, None, None], axis=1)
+    own = jnp.where((number >= 0)[:, None, None], own, jnp.zeros_like(own))
+    return jnp.broadcast_to(own, shape)
 
 
 def first_loss(
@@ -136,14 +155,20 @@ def first_loss(
 
 
 def dpo(
-    model: models.Model, config: DpoConfig, *, reference: models.Model | None = None
+    model: models.Model,
+    config: DpoConfig,
+    *,
+    reference: models.Model | None = None,
+    micro_batches: int = 1,
 ) -> algorithm.Algorithm:
     """Minimises a loss on pairs: -log sigmoid(beta (log pi/ref (chosen) - log pi/ref (rejected))).
 
-    Batch: a table of pairs, and what is compared as `scoring.compared` reads it.
+    Batch: a table of pairs, and what is compared as `scoring.compared` reads it; its columns
+    preference, ties, accuracies and weight are used where they are there.
     Frozen: "reference", read once for all rows by `annotate`, if the loss compares with one. It is
     of `model` and where the policy starts, so that the first loss is known (log 2 for DPO) and
-    checked; or else of the model `reference`.
+    checked; or else of the model `reference`. BCO's shift is of the whole batch, from `collect`,
+    so that micro-batches change nothing.
     Reference: Rafailov et al. 2023, equation 7; `compat` names those of the other methods.
     """
     config.validate()
@@ -155,6 +180,19 @@ def dpo(
         stats, _ = answer_stats(second, second.bind(frozen["reference"], frozen), batch)
         return {"reference_logprobs": stats.logprob}
 
+    def rewards(
+        params: models.Params, frozen: models.Frozen, batch: algorithm.Batch
+    ) -> dict[str, jax.Array]:
+        stats, _ = answer_stats(model, model.bind(params, frozen), batch)
+        columns = {
+            "{}_logprobs": stats.logprob,
+            "reference_{}_logprobs": batch["reference_logprobs"],
+        }
+        arrays = paired(batch, columns)
+        both = dict(zip(SIDES, config.recipe.rewards(arrays, **config.options), strict=True))
+        both |= {name: arrays[name] for name in ("pair_mask", "pair_weight") if name in arrays}
+        return {name: x.reshape(len(batch["tokens"]), -1) for name, x in both.items()}
+
     def loss(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
@@ -165,14 +203,14 @@ def dpo(
         if "sum_p2" in needs:
             columns["{}_sum_p2"] = stats.sum_p2
         arrays = paired(batch, columns)
-        terms, mask = {**config.terms(arrays), **penalties}, arrays["pair_mask"]
+        terms = {**config.terms(arrays), **penalties}
         chosen, rejected = config.recipe.rewards(arrays, **config.options)
         return terms, {
             **terms,
-            "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
-            "chosen_reward": mean.masked(chosen, mask),
-            "rejected_reward": mean.masked(rejected, mask),
-            "margin": mean.masked(chosen - rejected, mask),
+            "accuracy": votes.accuracy(chosen, rejected, arrays),
+            "chosen_reward": votes.averaged(chosen, arrays),
+            "rejected_reward": votes.averaged(rejected, arrays),
+            "margin": votes.averaged(chosen - rejected, arrays),
         }
 
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
@@ -184,11 +222,20 @@ def dpo(
         value, tolerance = first_loss(config, paired(batch, columns), model.rounding)
         return {config.method: algorithm.Expected(value, tolerance)}
 
+    shifted: dict[str, Any] = {}
+    if "shift" in needs:
+        shifted = {
+            "collect": shifts.make_collect(rewards, micro_batches),
+            "carry": shifts.no_rewards(),
+            "collect_passes": (program.Pass("policy"),),
+        }
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
         loss=loss,
+        **shifted,
         annotate=annotate if has_reference else None,
         only_annotate=("reference",) if has_reference else (),
+        columns=(DEMONSTRATION,) if "gold" in needs else (),
         first=first,
         coupled=config.recipe.coupled,
         passes=(program.Pass("policy", trained=True),),
@@ -274,7 +321,10 @@ ACCURACY = evaluator.Evaluator(
 DpoConfig.METHOD = method.Method(
     name="dpo",
     make=lambda networks, config, task: dpo(
-        networks["policy"], config, reference=method.another(networks, "reference", task)
+        networks["policy"],
+        config,
+        reference=method.another(networks, "reference", task),
+        micro_batches=task.micro_batches,
     ),
     table=lambda config: "pairs",
     roles=_roles,

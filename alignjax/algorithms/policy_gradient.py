@@ -47,8 +47,10 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
         given, options = super().options, self.recipe.defaults
         if "group_size" in options:
             given["group_size"] = self.group
-        if "length" in options and options["length"] is not None and "length" not in given:
-            given["length"] = float(self.most_sampled)
+        # The width of a batch is that of its prompts too, or of packed rows: no mean is over it.
+        reduction = given.get("reduction", options.get("reduction", self.recipe.reduction))
+        if "length" in options and reduction == "row_fixed":
+            given.setdefault("length", float(self.most_sampled))
         return given
 
     def validate(self) -> None:
@@ -122,6 +124,7 @@ def policy_gradient(
     reference: models.Model | None = None,
     micro_batches: int = 1,
     prompts: int = 0,
+    width: int = 0,
     task: method.Task | None = None,
 ) -> algorithm.Algorithm:
     """Minimises a loss of rollouts: G samples of each prompt, credited by how they compare.
@@ -129,8 +132,8 @@ def policy_gradient(
     Batch: a table of prompts, right-padded. Frozen: "reference" where it is read, and what `reward`
     reads. reference: its model, where that is not the policy's or its parameters are not those that
     the policy starts from; without it the first KL is 0, and checked. prompts: of a batch, 0 where
-    that is not known. task: where lines and samples to look at go, and the rows that an
-    environment is told of.
+    that is not known. width: tokens of a prompt at most, for replay. task: where lines and samples
+    to look at go, and the rows that an environment is told of.
     """
     config.validate()
     _, trained = config.prompts_trained(prompts)
@@ -217,7 +220,7 @@ def policy_gradient(
         if needs.drawn:
             generate.check_drift(metrics["drift"].value, limit)
 
-    carry = collection.start_carry(config)
+    carry = collection.start_carry(config, width + config.new_tokens)
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
         loss=loss,
@@ -248,6 +251,7 @@ def _make(
         reference=method.another(networks, "reference", task) if config.needs_reference else None,
         micro_batches=task.micro_batches,
         prompts=task.batch_size,
+        width=task.prompt_length,
         task=task,
     )
 

@@ -1,4 +1,7 @@
-"""A reward model of pairs: one scalar at the last token of each answer, Bradley-Terry."""
+"""A reward model of pairs: one scalar at the last token of each answer.
+
+Bradley-Terry, or a model that knows ties or raters who err.
+"""
 
 import dataclasses
 import math
@@ -6,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
-from alignjax import losses
-from alignjax.algorithms import preset
-from alignjax.core import mean, shapes
+from alignjax.algorithms import preset, votes
+from alignjax.core import shapes
 from alignjax.evals import preferences
 from alignjax.models import model as models
 from alignjax.models import scoring
@@ -18,7 +21,7 @@ from alignjax.training import algorithm, method, program
 
 @dataclasses.dataclass(kw_only=True)
 class RewardConfig(preset.PresetConfig):
-    """Bradley-Terry on pairs, as a paper or a release computes it."""
+    """A loss on two scores, as a paper or a release computes it."""
 
     TABLE = "pairs"
 
@@ -26,6 +29,9 @@ class RewardConfig(preset.PresetConfig):
     compat: str = "paper"  # whose formula, reduction and defaults
     label_smoothing: float = 0.0  # chance that a label is wrong
     centering: float = 0.0  # weight of (r_chosen + r_rejected)^2, which fixes the free offset
+    tie_strength: float | None = None  # Davidson's nu: how often equal answers tie
+    threshold: float | None = None  # Rao and Kupper's, reward units: gaps that are not noticed
+    accuracy: float | None = None  # of labels without the column accuracies, in (0.5, 1]
 
     def validate(self) -> None:
         shapes.check_number("algorithm.label_smoothing", self.label_smoothing, minimum=0, below=0.5)
@@ -36,11 +42,20 @@ class RewardConfig(preset.PresetConfig):
                 f"algorithm.method must be a loss on two scores; got {self.method!r} (algorithm). "
                 "Use bradley_terry."
             )
+        zeros = {f"{side}_scores": np.zeros(1, np.float32) for side in ("chosen", "rejected")}
+        try:
+            jax.eval_shape(lambda: self.recipe(zeros, **self.options))
+        except ValueError as error:
+            raise ValueError(f"{error} (algorithm)") from None
 
     @property
     def options(self) -> dict[str, Any]:
         named = {"label_smoothing": self.label_smoothing, "center_coefficient": self.centering}
-        return {name: value for name, value in named.items() if value}
+        numbers = {n: getattr(self, n) for n in ("tie_strength", "threshold", "accuracy")}
+        return {
+            **{name: value for name, value in named.items() if value},
+            **{name: value for name, value in numbers.items() if value is not None},
+        }
 
 
 def score_answers(
@@ -55,9 +70,10 @@ def score_answers(
 def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
     """Minimises -log sigmoid(r(chosen) - r(rejected) - margin), averaged over pairs.
 
-    Batch: a table of pairs, and what is compared as `scoring.compared` reads it; its column margin
-    [B, C] is used where it is there. The scalar head starts at zero, so the first loss is known:
-    log 2 without a margin.
+    Batch: a table of pairs, and what is compared as `scoring.compared` reads it; its columns
+    margin, preference, ties and accuracies [B, C] and weight [B] are used where they are there.
+    The scalar head starts at zero, so the first loss is known: log 2 for Bradley-Terry without a
+    margin.
     Reference: Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2.
     """
     config.validate()
@@ -66,22 +82,23 @@ def reward(model: models.Model, config: RewardConfig) -> algorithm.Algorithm:
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         scores, penalties = score_answers(model, model.bind(params, frozen, key), batch)
-        compared = scoring.compared(scores, batch)
-        chosen, rejected, mask = (x.reshape(-1) for x in compared)
-        arrays = {"chosen_scores": chosen, "rejected_scores": rejected, "pair_mask": mask}
+        better, worse, mask = scoring.compared(scores, batch)
+        chosen, rejected = better.reshape(-1), worse.reshape(-1)
+        arrays = {"chosen_scores": chosen, "rejected_scores": rejected}
+        arrays |= {"pair_mask": mask.reshape(-1), **votes.columns(batch, mask)}
         if "margin" in batch:
             arrays["margin"] = batch["margin"].reshape(-1)
         terms = config.recipe(arrays, **config.options)
-        names = {"loss": "bradley_terry", "center": "centering"}
+        names = {"loss": config.method, "center": "centering"}
         terms = {names.get(name, name): term for name, term in terms.items()} | penalties
         return terms, {
             **terms,
-            "accuracy": mean.masked(losses.preference_accuracy(chosen, rejected), mask),
-            "margin": mean.masked(chosen - rejected, mask),
+            "accuracy": votes.accuracy(chosen, rejected, arrays),
+            "margin": votes.averaged(chosen - rejected, arrays),
         }
 
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
-        if "margin" in batch:
+        if "margin" in batch or config.method != "bradley_terry":
             return {}
         return {"bradley_terry": algorithm.Expected(math.log(2), 1e-6)}
 
@@ -101,5 +118,5 @@ RewardConfig.METHOD = method.Method(
     product=lambda config: {method.SCORER: method.whole()},
     evaluators=lambda config: (preferences.SCORER,),
     formula=RewardConfig.formula,
-    curves=("bradley_terry", "accuracy"),
+    curves=("loss", "accuracy"),
 )

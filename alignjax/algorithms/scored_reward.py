@@ -57,7 +57,7 @@ def scored_reward(model: models.Model, config: ScoredRewardConfig) -> algorithm.
         return terms, metrics
 
     def prepare(table: algorithm.Table) -> algorithm.Table:
-        labels = table["scores"]
+        labels = np.asarray(table["scores"])
         if config.is_chance and not np.all((labels >= 0) & (labels <= 1)):
             raise ValueError(
                 f"scores must lie in [0, 1] for {config.method}; got {labels.min():g} to "
@@ -80,7 +80,7 @@ def _fit(subject: evaluator.Subject) -> evaluator.Numbers:
     score = subject.once("scores of answers", lambda: learned.make_score(model))
     for batch, real in pipeline.in_order(table, subject.rows):
         parts.append(hosts.to_host(score(params, hosts.to_global(batch)))[:real])
-    scores, targets = np.concatenate(parts), table["scores"]
+    scores, targets = np.concatenate(parts), np.asarray(table["scores"])
     if subject.config.is_chance:
         right = (scores > 0) == (targets > 0.5)
         return {"accuracy": estimate.mean(right)}

@@ -131,14 +131,16 @@ def unpaired(
         return columns
 
     def over_table(table: algorithm.Table) -> dict[str, np.ndarray | None]:
-        desirable = table["desirable"]
+        desirable = np.asarray(table["desirable"])
         columns: dict[str, np.ndarray | None] = {}
         if config.counts_classes:
             good, bad = columns_of.class_weights(desirable)
             for name, weight in (("desirable_weight", good), ("undesirable_weight", bad)):
                 columns[name] = np.full(len(desirable), weight, np.float32)
         if weighs_prompts:
-            probability = columns_of.desirable_probability(table["prompt_state"], desirable)
+            probability = columns_of.desirable_probability(
+                np.asarray(table["prompt_state"]), desirable
+            )
             columns |= {"desirable_probability": probability, "prompt_state": None}
         return columns
 
@@ -309,7 +311,7 @@ def _ranking(subject: evaluator.Subject) -> evaluator.Numbers:
         hosts.to_host(score(trees["policy"], trees["reference"], hosts.to_global(batch)))[:real]
         for batch, real in pipeline.in_order(table, subject.rows)
     ]
-    return {"ranking of kinds": area(np.concatenate(parts), table["desirable"])}
+    return {"ranking of kinds": area(np.concatenate(parts), np.asarray(table["desirable"]))}
 
 
 def area(scores: np.ndarray, desirable: np.ndarray) -> estimate.Estimate:

@@ -1,6 +1,7 @@
 """A command line: `alignjax COMMAND --config=FILE:VARIANT --config.FIELD=VALUE --OPTION=VALUE`."""
 
 import ast
+import itertools
 import pathlib
 import re
 import types
@@ -31,7 +32,7 @@ class Option(NamedTuple):
     type: Any
     default: Any
     help: str
-    leads: bool = False  # whether the first word may be its value, without --name=
+    leads: bool = False  # whether the first word, or the next, may be its value, without --name=
 
 
 class Parsed(NamedTuple):
@@ -118,11 +119,12 @@ def assign(
 
 
 def named_first(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
-    """The words, the first as `--NAME=WORD` where it is a bare value of an option that leads."""
-    name = next((option.name for option in options if option.leads), "")
-    if not name or not argv or argv[0].startswith("-") or "=" in argv[0]:
-        return list(argv)
-    return [f"--{name}={argv[0]}", *argv[1:]]
+    """The words, the first ones as `--NAME=WORD` where they are bare values of options that lead,
+    in the order of these."""
+    names = [option.name for option in options if option.leads]
+    bare = itertools.takewhile(lambda word: word[:1] != "-" and "=" not in word, argv)
+    first = [f"--{name}={word}" for name, word in zip(names, bare, strict=False)]
+    return [*first, *argv[len(first) :]]
 
 
 def help_text(table: command_line.Table, config: Any, options: Sequence[Option]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import hashlib
 import pathlib
 import shutil
@@ -11,19 +12,45 @@ import threading
 from collections.abc import Iterator
 
 import jax
+from etils import epath
 
 from alignjax.cli import flags, outcome
-from alignjax.core import errors, source_file
+from alignjax.core import errors, shapes, source_file
+from alignjax.data import prepare
 from alignjax.parallel import processes
-from alignjax.runs import records
+from alignjax.runs import caches, records
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
+SAMPLING = (
+    flags.Option("max_new_tokens", int, 64, "limit of an answer"),
+    flags.Option("temperature", float, 1.0, "divides the logits; 0 is greedy"),
+    flags.Option("top_k", int, 0, "keep the k most likely tokens; 0 keeps all"),
+    flags.Option("top_p", float, 1.0, "keep the most likely tokens up to this mass"),
+    flags.Option("seed", int, 0, "of the samples"),
+)
 BEST = flags.Option("best", bool, False, "the best state (loop.keep_best) in place of the last")
 DEFINITIONS = flags.Option(
     "definitions", str, "", "file that defines the run's own method, data or model, if it has moved"
 )
 ALLOW_CODE = flags.Option(
     "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"
+)
+DATA_CACHE = flags.Option(
+    "data_cache",
+    str,
+    "",
+    "folder (or bucket) of prepared tables; empty is data_cache beside the run",
+)
+WORKERS = flags.Option(
+    "workers", int, 0, "processes that prepare data; 0 is one for each processor core"
+)
+DATABASE = flags.Option(
+    "database", str, "", "judgements: a file of SQLite, or postgresql://USER@HOST/NAME"
+)
+RATERS = (  # of a page on which people judge
+    flags.Option("host", str, "127.0.0.1", "address; any but this needs --token_file"),
+    flags.Option("rater", str, "me", "who judges, where there is no token file"),
+    flags.Option("token_file", str, "", "raters, one a line: NAME TOKEN [JSON of attributes]"),
 )
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
 # The same command, started once for each process, is one run on the devices of all of them.
@@ -41,7 +68,15 @@ PROCESSES = (
 
 
 # What may differ between the processes of one command.
-OWN_OPTIONS = ("workdir", "coordinator", "processes", "process_id", "debug")
+OWN_OPTIONS = (
+    "workdir",
+    "data_cache",
+    "workers",
+    "coordinator",
+    "processes",
+    "process_id",
+    "debug",
+)
 
 
 def join(parsed: flags.Parsed) -> None:
@@ -92,6 +127,25 @@ def workdir(parsed: flags.Parsed) -> pathlib.Path:
     if path.exists() and not path.is_dir():
         raise ValueError(f"--workdir must be a folder; got the file {path}.")
     return path
+
+
+def data_cache(parsed: flags.Parsed, folder: pathlib.Path) -> prepare.Cache:
+    """The cache of --data_cache with --workers; by default the one beside a run's folder.
+
+    Raises:
+      ValueError: it is a file, or there are fewer than no workers.
+    """
+    shapes.check_number("--workers", parsed.options["workers"], minimum=0)
+    named, default = parsed.options["data_cache"], caches.default_cache(folder)
+    place = epath.Path(named) if named else default.folder
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"--data_cache must be a folder; got the file {place}.")
+    return dataclasses.replace(
+        default,
+        folder=place,
+        workers=parsed.options["workers"],
+        progress=processes.is_first() and sys.stderr.isatty(),
+    )
 
 
 def run_folder(parsed: flags.Parsed) -> pathlib.Path:

@@ -1,9 +1,14 @@
-"""alignjax evaluate: a trained run on its eval split."""
+"""alignjax evaluate: a trained run on its eval split, or a run or open weights on suites."""
 
+import contextlib
 import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 from alignjax.cli import flags
 from alignjax.commands import common
+from alignjax.core import shapes
 from alignjax.runs import evaluation
 
 OPTIONS = (
@@ -15,14 +20,39 @@ OPTIONS = (
     common.BEST,
     common.ALLOW_CODE,
     common.DEFINITIONS,
+    flags.Option("suite", str, "", "suites instead, by commas: docs/evaluation.md"),
+    flags.Option("data", str, "", "with --suite: file of its rows, or SUITE=FILE,SUITE=FILE"),
+    flags.Option("model", str, "", "with --suite: open weights in place of a run"),
+    flags.Option("template", str, "", "with --model: layout of chats; none is plain text"),
+    flags.Option("pad", str, "", "with --model: token to pad with, where it names none"),
+    flags.Option("system", str, "", "with --suite: the system prompt"),
+    flags.Option("limit", int, 0, "with --suite: so many rows, drawn with a fixed seed; 0 is all"),
+    flags.Option("length", int, 2048, "with --suite: tokens of a prompt with its answer at most"),
+    flags.Option("max_new_tokens", int, 512, "with --suite: limit of an answer"),
+    flags.Option("temperature", float, 0.0, "with --suite: of answers; 0 is greedy"),
+    flags.Option("generate", bool, False, "with --suite=bbq: answers are written and read"),
+    flags.Option("judge", str, "", "with --suite: JSON file that describes the judge"),
+    flags.Option("against", str, "", "with --suite=mt_bench: result whose answers are compared"),
+    flags.Option("out", str, "", "with --suite: folder of results; WORKDIR/evaluations for a run"),
     common.DEBUG,
 )
 NEEDS_CONFIG = False
+SUITE_OPTIONS = (
+    "data", "model", "template", "pad", "system", "limit", "length", "max_new_tokens",
+    "temperature", "generate", "judge", "against", "out",
+)  # fmt: skip
 
 
 def main(parsed: flags.Parsed) -> None:
     """Prints every number with its standard error."""
     options = parsed.options
+    if options["suite"]:
+        _suites(options)
+        return
+    defaults = {option.name: option.default for option in OPTIONS}
+    wrong = [name for name in SUITE_OPTIONS if options[name] != defaults[name]]
+    if wrong:
+        raise ValueError(f"--{wrong[0]} must come with --suite; got it alone (evaluate). Name one.")
     common.join(parsed)
     numbers = evaluation.evaluate(
         common.run_folder(parsed),
@@ -38,3 +68,79 @@ def main(parsed: flags.Parsed) -> None:
         return
     for name, value in numbers.items():
         common.tell(f"{name}: {value.value:.4f} ± {value.se:.4f} (n = {value.n})")
+
+
+def _suites(options: Mapping[str, Any]) -> None:
+    """Runs suites and prints their table; what they say of each row is in files alone."""
+    from alignjax.evals.suites import candidate, record, run
+    from alignjax.reporting import suites
+    from alignjax.rewards import described
+    from alignjax.runs import described_judge
+    from alignjax.runs import suites as opening
+    from alignjax.sampling import transforms
+
+    shapes.check_number("--limit", options["limit"], minimum=0)
+    if options["coordinator"] or options["processes"]:
+        raise ValueError("--suite must run in one process; got several (evaluate).")
+    chosen = {name: run.named(name) for name in options["suite"].split(",")}
+    files = data_files(options["data"], list(chosen))
+    data = {name: run.read(own, files[name], options["limit"]) for name, own in chosen.items()}
+    folder = out_folder(options)
+    sampling = transforms.SamplingConfig(
+        max_new_tokens=options["max_new_tokens"], temperature=options["temperature"]
+    )
+    limits = candidate.Limits(options["rows"], options["length"], options["seed"])
+    names = opening.Asked._fields
+    asked = opening.Asked(**{name: options[name] for name in names})
+    against = run.read_rows(pathlib.Path(options["against"])) if options["against"] else None
+    with contextlib.ExitStack() as stack:
+        judge, name = None, ""
+        if options["judge"]:
+            described_as = described.read(options["judge"])
+            judge, digest = stack.enter_context(described_judge.opened(described_as))
+            name = f"{described_as.name}@{digest[:12]}"
+        settings = record.Settings(options["generate"], judge, against)
+        run.check(list(chosen.values()), settings)
+        own = stack.enter_context(opening.opened(asked, sampling, limits))
+        how = {"judge": name, "generate": "texts" if options["generate"] else ""}
+        own = own._replace(identity={**own.identity, **how})
+        summaries = run.evaluate(data, own, settings, folder, common.log)
+    if options["json"]:
+        print(json.dumps(summaries))
+    else:
+        print(suites.text(summaries))
+        print(f"\nresults: {folder}")
+
+
+def data_files(text: str, names: list[str]) -> dict[str, str]:
+    """{suite: file} of --data.
+
+    Raises:
+      ValueError: a suite has none, or a file is of no suite.
+    """
+    if len(names) == 1 and text and not text.startswith(f"{names[0]}="):
+        return {names[0]: text}
+    pairs = [entry.partition("=") for entry in text.split(",") if entry]
+    files = {name: path for name, _, path in pairs}
+    if set(files) != set(names) or not all(files.values()):
+        raise ValueError(
+            f"--data must name a file for each of {', '.join(names)}; got {text!r:.200} "
+            "(evaluate). Write --data=SUITE=FILE,SUITE=FILE."
+        )
+    return files
+
+
+def out_folder(options: Mapping[str, Any]) -> pathlib.Path:
+    """The folder of results.
+
+    Raises:
+      ValueError: it is a file, or none is named for open weights.
+    """
+    from alignjax.evals.suites import run
+
+    if not options["out"] and not options["workdir"]:
+        raise ValueError("--out must name a folder with --model; got '' (evaluate). Name one.")
+    folder = pathlib.Path(options["out"] or pathlib.Path(options["workdir"]) / run.EVALUATIONS)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder; got the file {folder} (evaluate).")
+    return folder

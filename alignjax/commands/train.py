@@ -9,6 +9,8 @@ OPTIONS = (
     common.WORKDIR,
     *common.PROCESSES,
     flags.Option("profile", str, "", "START:STEPS to trace into profile/, for TensorBoard"),
+    common.DATA_CACHE,
+    common.WORKERS,
     common.ALLOW_CODE,
     common.DEFINITIONS,
     common.DEBUG,
@@ -24,6 +26,7 @@ def main(parsed: flags.Parsed) -> None:
             f"({parsed.name}). Use `alignjax run` for a lifecycle."
         )
     workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
+    cache = common.data_cache(parsed, workdir)
     common.use_definitions(parsed)
     common.join(parsed)
     common.keep_freed_memory()
@@ -36,5 +39,6 @@ def main(parsed: flags.Parsed) -> None:
             log=common.log,
             profile=profile,
             allow_code=parsed.options["allow_code"],
+            cache=cache,
         )
     common.tell(f"finished: {workdir}")

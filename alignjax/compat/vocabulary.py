@@ -44,6 +44,8 @@ READS: Mapping[str, tuple[str, ...]] = {
     "desirable": ("desirable",),
     "desirable_probability": ("desirable_probability",),
     "margin": ("margin",),
+    "ties": ("ties",),
+    "accuracies": ("accuracies",),
     "ranks": ("ranks",),
     "targets": ("targets",),
     "labels": ("labels",),

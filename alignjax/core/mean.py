@@ -40,6 +40,13 @@ def masked(values: Any, mask: Any) -> Mean:
     return Mean(total=jnp.sum(kept), weight=jnp.sum(keep.astype(jnp.float32)))
 
 
+def weighted(values: Any, weight: Any) -> Mean:
+    """The mean of `values` with weights >= 0, in fp32. Values of weight 0 never reach the sum."""
+    weight = jnp.asarray(weight, jnp.float32)
+    kept = jnp.where(weight > 0, jnp.asarray(values, jnp.float32) * weight, 0.0)
+    return Mean(total=jnp.sum(kept), weight=jnp.sum(jnp.broadcast_to(weight, kept.shape)))
+
+
 def of(values: Any) -> Mean:
     """The mean over all entries of `values`, in fp32."""
     values = jnp.asarray(values, jnp.float32)

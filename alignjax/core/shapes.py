@@ -1,12 +1,12 @@
 """Checks of shapes and hyperparameters at trace time, in the words of the caller."""
 
-import difflib
-import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from alignjax.core import values
+from alignjax.core.values import check_choice as check_choice
 
 
 def check(name: str, x: Any, dims: str, sizes: dict[str, int] | None = None) -> dict[str, int]:
@@ -59,30 +59,6 @@ def check_number(
     """
     if isinstance(value, jax.core.Tracer):
         return value
-    rules: list[tuple[str, Callable[[float], bool]]] = []
-    if above is not None:
-        rules.append((f"> {above:g}", lambda v: v > above))
-    if minimum is not None:
-        rules.append((f">= {minimum:g}", lambda v: v >= minimum))
-    if below is not None:
-        rules.append((f"< {below:g}", lambda v: v < below))
-    if maximum is not None:
-        rules.append((f"<= {maximum:g}", lambda v: v <= maximum))
-    wanted = " and ".join(["finite", *[text for text, _ in rules]])
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, {wanted}; got {value!r}.") from None
-    if not math.isfinite(number) or not all(holds(number) for _, holds in rules):
-        raise ValueError(f"{name} must be {wanted}; got {value!r}.")
-    return value
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """`value` after checking that it is one of `choices`; the message suggests the nearest."""
-    legal = list(choices)
-    if value in legal:
-        return value
-    close = difflib.get_close_matches(str(value), legal, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name} must be one of {', '.join(legal)}; got {value!r}.{hint}")
+    return values.check_number(
+        name, value, above=above, minimum=minimum, below=below, maximum=maximum
+    )

@@ -24,7 +24,10 @@ class Corpus(NamedTuple):
       text with a tokenizer of their own; None where rows are no text.
     tasks: split -> the columns of every prompt by its `index`: its text and whatever a rule
       compares a completion with; None where there are none.
-    world: the generator of synthetic data. summary: lines about what was read, dropped and cut.
+    shares: kind -> (rows, weight) of each table that a training table joins, in its order; None
+      where it is one table, read whole in every epoch.
+    categories: names of the columns of labels. world: the generator of synthetic data.
+    summary: lines about what was read, dropped and cut.
     """
 
     vocab_size: int
@@ -38,8 +41,10 @@ class Corpus(NamedTuple):
     fingerprints: Mapping[str, str]
     gold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     speaker: chat.Speaker | None = None
-    conversation: Callable[[str, int], Sequence[chat.Turn]] | None = None
+    conversation: Callable[[str, int], Sequence[Any]] | None = None
     tasks: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
+    shares: Callable[[str], Sequence[tuple[int, float]]] | None = None
+    categories: tuple[str, ...] = ()
     world: Any = None
     summary: tuple[str, ...] = ()
 
@@ -73,6 +78,13 @@ class DataConfig:
         """
         raise NotImplementedError
 
+    def prepared(self, log: Log, cache: Any) -> Corpus:
+        """The corpus with tables that are kept on disk, in a `prepare.Cache`, and read by row.
+
+        The default is `make`: data that are made, or of which all is read at once.
+        """
+        return self.make(log)
+
     def outline(self) -> Corpus:
         """The corpus's sizes without its rows, for plans; only sizes, kinds, pad and eos are read.
 
@@ -88,7 +100,14 @@ class DataConfig:
         return ()
 
 
-def outline(*, vocab_size: int, length: int, prompt_length: int, kinds: Sequence[str]) -> Corpus:
+def outline(
+    *,
+    vocab_size: int,
+    length: int,
+    prompt_length: int,
+    kinds: Sequence[str],
+    categories: tuple[str, ...] = (),
+) -> Corpus:
     """A corpus without rows, for `DataConfig.outline`."""
 
     def table(kind: str, split: str) -> Table:
@@ -105,4 +124,5 @@ def outline(*, vocab_size: int, length: int, prompt_length: int, kinds: Sequence
         text=str,
         tasks=lambda split: (),
         fingerprints={},
+        categories=categories,
     )

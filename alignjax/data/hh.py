@@ -1,14 +1,28 @@
 """Human preferences as a corpus: transcripts, a tokenizer trained on them, and their tables."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from alignjax.core import shapes
-from alignjax.data import corpus, derive, examples, sources
+from alignjax.data import (
+    containers,
+    contents,
+    corpus,
+    examples,
+    hh_recipe,
+    lazy,
+    prepare,
+    prepared,
+    recipe,
+    selection,
+    sources,
+    speakers,
+)
 from alignjax.text import chat, chat_format
 from alignjax.text import tokenizer as tokenizers
-from alignjax.text.tokenizers import load
 
+TRAINED_ROWS = 1 << 18  # rows that a tokenizer is trained on at most, of a prepared corpus
 KINDS = ("documents", "demonstrations", "pairs", "rankings", "unpaired", "prompts")
 
 
@@ -49,6 +63,9 @@ class HhConfig(corpus.DataConfig):
     def make(self, log: corpus.Log) -> corpus.Corpus:
         return make_corpus(self, log)
 
+    def prepared(self, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
+        return prepared_corpus(self, log, cache)
+
     def outline(self) -> corpus.Corpus:
         return corpus.outline(
             vocab_size=self.vocab_size,
@@ -59,6 +76,10 @@ class HhConfig(corpus.DataConfig):
 
     def where(self) -> tuple[str, ...]:
         return ("path", "tokenizer")
+
+    def share(self, kind: str) -> float:
+        """The share of rows that may be cut; documents are, and lose nothing."""
+        return 1.0 if kind == "documents" else self.max_truncated_share
 
 
 def conversations(rows: Sequence[sources.Preference]) -> list[tuple[chat.Turn, ...]]:
@@ -84,50 +105,17 @@ def read(config: HhConfig) -> dict[str, sources.Preferences]:
 
 def make_tokenizer(
     config: HhConfig, splits: dict[str, sources.Preferences] | None = None
-) -> tokenizers.Tokenizer | chat_format.ChatFormat:
+) -> chat.Speaker:
     """The tokenizer that the configuration names, else one trained on the training split.
 
     Training is deterministic. A foreign tokenizer comes with its folder's chat template, or
     `template`.
     """
     if config.tokenizer:
-        tokenizer = load.load_tokenizer(config.tokenizer)
-        if isinstance(tokenizer, tokenizers.Tokenizer):
-            return tokenizer
-        return chat_format.load_chat_format(
-            config.tokenizer, template=config.template, pad=config.pad
-        )
+        return speakers.named(config.tokenizer, config.template, config.pad)
     rows = (splits or read(config))["train"].rows
     texts = (turn.text for turns in conversations(rows) for turn in turns)
     return tokenizers.train_tokenizer(texts, config.vocab_size)
-
-
-def _table(
-    config: HhConfig,
-    tokenizer: chat.Speaker,
-    rows: Sequence[sources.Preference],
-    kind: str,
-) -> tuple[corpus.Table, examples.Counts]:
-    share = config.max_truncated_share
-    if kind == "documents":
-        return examples.text_table(tokenizer, conversations(rows), config.length, pack=config.pack)
-    if kind == "demonstrations":
-        return examples.language_table(
-            tokenizer,
-            conversations(rows),
-            config.length,
-            pack=config.pack,
-            max_truncated_share=share,
-        )
-    if kind == "prompts":
-        return examples.prompt_table(
-            tokenizer, rows, config.prompt_length, max_truncated_share=share
-        )
-    table, counts = examples.pair_table(
-        tokenizer, rows, config.length, config.prompt_length, max_truncated_share=share
-    )
-    derived = {"unpaired": derive.unpaired, "rankings": derive.rankings}
-    return derived[kind](table) if kind in derived else table, counts
 
 
 def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
@@ -141,10 +129,36 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
     tokenizer = make_tokenizer(config, splits)
 
     def table(kind: str, split: str) -> corpus.Table:
-        rows, counts = _table(config, tokenizer, splits[split].rows, kind)
+        rows, counts = hh_recipe.encode(
+            tokenizer, splits[split].rows, kind, length=config.length,
+            prompt_length=config.prompt_length, pack=config.pack,
+        )  # fmt: skip
+        examples.check_counts(counts, config.share(kind), kind)
         log(f"{kind} of {split}: {counts}")
         return rows
 
+    return _corpus(
+        config,
+        tokenizer,
+        table,
+        fingerprints={
+            **{name: own.fingerprint for name, own in splits.items()},
+            **prepared.packing(config.pack, max(own.read for own in splits.values())),
+        },
+        conversation=lambda split, index: splits[split].rows[index].prompt,
+        summary=tuple(f"{name}: {preferences.summary()}" for name, preferences in splits.items()),
+    )
+
+
+def _corpus(
+    config: HhConfig,
+    tokenizer: tokenizers.Tokenizer | chat_format.ChatFormat,
+    table: Callable[[str, str], corpus.Table],
+    *,
+    fingerprints: dict[str, str],
+    conversation: Callable[[str, int], Sequence[chat.Turn]],
+    summary: tuple[str, ...],
+) -> corpus.Corpus:
     return corpus.Corpus(
         vocab_size=tokenizer.vocab_size,
         pad=tokenizer.pad_id,
@@ -154,12 +168,98 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
         kinds=KINDS,
         table=table,
         text=lambda ids: tokenizer.decode(int(i) for i in ids),
-        fingerprints={
-            "tokenizer": tokenizer.fingerprint,
-            "train": splits["train"].fingerprint,
-            "eval": splits["eval"].fingerprint,
-        },
+        fingerprints={"tokenizer": tokenizer.fingerprint, **fingerprints},
         speaker=tokenizer,
-        conversation=lambda split, index: splits[split].rows[index].prompt,
-        summary=tuple(f"{name}: {preferences.summary()}" for name, preferences in splits.items()),
+        conversation=conversation,
+        summary=summary,
+    )
+
+
+def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
+    """The corpus of a folder with its tables on disk.
+
+    Raises:
+      ValueError: the folder, a row or a number is bad; one line says which.
+    """
+    config.validate()
+    limits = {"train": config.train_rows, "eval": config.eval_rows}
+    plain = {split: _recipe(config, split, limit) for split, limit in limits.items()}
+    sources_of = {split: prepare.source(own, cache) for split, own in plain.items()}
+    if config.tokenizer:
+        tokenizer = make_tokenizer(config)
+    else:
+        tokenizer = prepared.trained(
+            [(plain["train"], sources_of["train"])], cache, config.vocab_size, TRAINED_ROWS,
+            lambda row: (turn.text for turn in (*row.prompt, *row.chosen)),
+        )  # fmt: skip
+    speaking = speakers.speaking(
+        tokenizer, path=config.tokenizer, template=config.template, pad=config.pad
+    )
+
+    def table(kind: str, split: str) -> corpus.Table:
+        own = dataclasses.replace(
+            plain[split],
+            kind=kind,
+            max_truncated_share=config.share(kind),
+            vocab_size=tokenizer.vocab_size,
+            pad=tokenizer.pad_id,
+            speaking=speaking,
+        )
+        stored = prepare.prepare(own, cache)
+        log(f"{kind} of {split}: {examples.Counts(**stored.manifest.counts)} in {stored.folder}")
+        return lazy.table_of(stored)
+
+    read_all = functools.cache(lambda: read(config))  # texts of rows, where a model asks for them
+    return _corpus(
+        config,
+        tokenizer,
+        table,
+        fingerprints={
+            **{split: _fingerprint(config, split, cache) for split in limits},
+            **prepared.packing(config.pack, max(own.selection.read for own in sources_of.values())),
+        },
+        conversation=lambda split, index: read_all()[split].rows[index].prompt,
+        summary=tuple(
+            f"{split}: {_summary(found.selection, plain[split])}"
+            for split, found in sources_of.items()
+        ),
+    )
+
+
+def _recipe(config: HhConfig, split: str, limit: int) -> hh_recipe.HhRecipe:
+    return hh_recipe.HhRecipe(
+        path=config.path,
+        names=config.names,
+        split=split,
+        rules=recipe.Rules(
+            skip=config.on_bad_row == "skip",
+            unusable=sources.UNUSABLE,
+            max_unusable_share=config.max_unusable_share,
+        ),
+        limit=limit,
+        kind="",
+        length=config.length,
+        prompt_length=config.prompt_length,
+        pack=config.pack,
+        vocab_size=0,
+        pad=0,
+        max_truncated_share=config.max_truncated_share,
+        speaking=speakers.NOBODY,
+    )
+
+
+def _fingerprint(config: HhConfig, split: str, cache: prepare.Cache) -> str:
+    """As `sources.read_preferences` tells the content of a split."""
+    parts, named = containers.split_parts(config.path, split=split, names=config.names)
+    return sources.fingerprint(
+        parts, named, config.names, split, content=lambda file: contents.digest(file, cache.folder)
+    )
+
+
+def _summary(found: selection.Selection, own: hh_recipe.HhRecipe) -> str:
+    kept = min(own.limit or found.kept[own.split], found.kept[own.split])
+    parted = found.marks[own.split].get(str(hh_recipe.DIVERGED), 0)
+    return (
+        f"{kept} rows of {found.read} read, {parted} part before the last answer; dropped: "
+        f"{found.reasons()}"
     )

@@ -2,11 +2,26 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.core import shapes
-from alignjax.data import corpus, examples, records, sources
+from alignjax.data import (
+    containers,
+    contents,
+    corpus,
+    encoding,
+    examples,
+    prepare,
+    prepared,
+    recipe,
+    records,
+    row_recipe,
+    rows,
+    sources,
+    speakers,
+    storage,
+)
 from alignjax.text import chat, chat_format
 
 KINDS = ("documents", "demonstrations", "prompts")
@@ -23,6 +38,8 @@ class RowsConfig:
     prompt_length: int = 256  # most tokens of a question
     pack: bool = True  # several rows in one where a loss allows it
     max_truncated_share: float = 0.25  # share of rows that may be cut
+    # JSON descriptions of functions, which the template lists in every conversation
+    tools: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def validate_rows(self) -> None:
         """Raises ValueError where an option is wrong."""
@@ -34,7 +51,8 @@ class RowsConfig:
 
     def make_format(self) -> chat_format.ChatFormat:
         """The tokenizer with its template."""
-        return chat_format.load_chat_format(self.tokenizer, template=self.template, pad=self.pad)
+        form = chat_format.load_chat_format(self.tokenizer, template=self.template, pad=self.pad)
+        return dataclasses.replace(form, tools=tuple(self.tools))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,11 +75,18 @@ class InstructConfig(RowsConfig, corpus.DataConfig):
             if not getattr(self, name):
                 raise ValueError(f"data.{name} must be given; got '' (data). Name the field.")
 
+    def fields(self) -> tuple[str, str, str]:
+        """The names of the question, the context and the answer."""
+        return self.question, self.context, self.answer
+
     def make(self, log: corpus.Log) -> corpus.Corpus:
         self.validate()
         form = self.make_format()
         splits = {split: read(self, split) for split in ("train", "eval")}
         return make_corpus(self, form, splits, log)
+
+    def prepared(self, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
+        return prepared_corpus(self, log, cache)
 
     def outline(self) -> corpus.Corpus:
         return outline(self)
@@ -98,30 +123,65 @@ def read(config: InstructConfig, split: str) -> Split:
     Raises:
       DataError: a row without its fields; file, line and field are named.
     """
-    parts, named = sources.split_parts(config.path, split=split, names=config.names)
+    parts = parts_of(config.path, config.names, split)
+    found: list[Row] = []
+    for part in parts:
+        for line, fields in part.rows():
+            row = parsed(config.fields(), part, line, fields)
+            if isinstance(row, sources.DataError):
+                raise row
+            found.append(row)
+    limit = config.train_rows if split == "train" else config.eval_rows
+    return Split(found[:limit] if limit else found, fingerprint(config, parts, split))
+
+
+def parts_of(path: str, names: str, split: str) -> list[containers.Part]:
+    """The parts whose names say a split.
+
+    Raises:
+      DataError: there is none.
+    """
+    parts, named = containers.split_parts(path, split=split, names=names)
     if not named:
         raise sources.DataError(
             f"data files must say train or eval in their names; got none that does "
-            f"({config.path}). Rename them, or select files with data.names."
+            f"({path}). Rename them, or select files with data.names."
         )
-    wanted = [name for name in (config.question, config.context, config.answer) if name]
-    rows: list[Row] = []
-    for part in parts:
-        for line, fields in part.rows():
-            if isinstance(fields, sources.DataError):
-                raise fields
-            for name in wanted:
-                problem = sources.text_problem(part.where, line, name, fields)
-                if problem is not None and not (name == config.context and fields.get(name) == ""):
-                    raise problem
-            texts = [fields[name] for name in wanted[:-1] if fields[name]]
-            question = chat.Turn(chat.HUMAN, "\n\n".join(texts))
-            rows.append(Row((question, chat.Turn(chat.ASSISTANT, fields[config.answer])), fields))
+    return parts
+
+
+def fingerprint(
+    config: InstructConfig,
+    parts: Sequence[containers.Part],
+    split: str,
+    content: Callable[[str], str] | None = None,
+) -> str:
+    """sha256 in hex of all that the rows depend on; content: as of `storage.fingerprint`."""
+    names = dict.fromkeys(file for part in parts for file in part.files)
     limit = config.train_rows if split == "train" else config.eval_rows
-    files = records.fingerprint(dict.fromkeys(file for part in parts for file in part.files))
+    files, wanted = storage.fingerprint(names, content), [n for n in config.fields() if n]
     selection = f"{files} {config.names} {wanted} {split} {limit}"
-    fingerprint = hashlib.sha256(selection.encode()).hexdigest()
-    return Split(rows[:limit] if limit else rows, fingerprint)
+    return hashlib.sha256(selection.encode()).hexdigest()
+
+
+def parsed(
+    names: tuple[str, str, str],
+    part: containers.Part,
+    line: int,
+    fields: records.Fields | records.DataError,
+) -> Row | records.DataError:
+    """A row by the names of its question, its context ("" for none) and its answer."""
+    if isinstance(fields, records.DataError):
+        return fields
+    _, context, answer = names
+    wanted = [name for name in names if name]
+    for name in wanted:
+        problem = sources.text_problem(part.where, line, name, fields)
+        if problem is not None and not (name == context and fields.get(name) == ""):
+            return problem
+    texts = [fields[name] for name in wanted[:-1] if fields[name]]
+    question = chat.Turn(chat.HUMAN, "\n\n".join(texts))
+    return Row((question, chat.Turn(chat.ASSISTANT, fields[answer])), fields)
 
 
 def outline(config: RowsConfig) -> corpus.Corpus:
@@ -180,3 +240,69 @@ def make_corpus(
         tasks=lambda split: [row.task for row in splits[split].rows],
         summary=tuple(f"{name}: {len(split.rows)} rows" for name, split in splits.items()),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InstructRecipe(row_recipe.RowRecipe):
+    """One table of one split of questions with answers; a `recipe.Recipe`."""
+
+    path: str
+    names: str
+    fields: tuple[str, str, str]
+
+    def parts(self) -> tuple[list[containers.Part], bool]:
+        """The files of the split, which their names say."""
+        return parts_of(self.path, self.names, self.split), True
+
+    def selection(self) -> Mapping[str, Any]:
+        """How rows are read."""
+        return {"layout": "question and answer", "fields": list(self.fields)}
+
+    def read(
+        self, part: containers.Part, number: int, fields: records.Fields | records.DataError
+    ) -> recipe.Reading:
+        """The conversation of a row."""
+        row = parsed(self.fields, part, number, fields)
+        if isinstance(row, records.DataError):
+            return recipe.Reading(error=row)
+        typed = rows.Conversation(
+            turns=row.turns, columns=row.columns, file=part.where, line=number
+        )
+        return recipe.Reading(typed)
+
+
+def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
+    """The corpus of questions with answers, with its tables on disk.
+
+    Raises:
+      ValueError: as of `read` and `make_corpus`.
+    """
+    config.validate()
+    form = config.make_format()
+    limits = {"train": config.train_rows, "eval": config.eval_rows}
+    splits = prepared.scanned(
+        {
+            split: InstructRecipe(
+                split=split, rules=recipe.Rules(repeated=recipe.KEEP), limit=limit,
+                options=encoding.Options(length=config.length, prompt_length=config.prompt_length),
+                path=config.path, names=config.names, fields=config.fields(),
+            )
+            for split, limit in limits.items()
+        },
+        cache,
+    )  # fmt: skip
+    speaking = speakers.speaking(
+        form, path=config.tokenizer, template=config.template, pad=config.pad
+    )
+    return prepared.corpus_of(
+        splits, form, speaking, kinds=KINDS, pack=config.pack, log=log,
+        share=lambda kind: 1.0 if kind == "documents" else config.max_truncated_share,
+        fingerprints={
+            split: fingerprint(
+                config, parts_of(config.path, config.names, split), split,
+                content=lambda file: contents.digest(file, cache.folder),
+            )
+            for split in limits
+        },
+        summary=tuple(f"{split}: {splits.rows(split)} rows" for split in limits),
+    )  # fmt: skip

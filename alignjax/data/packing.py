@@ -65,26 +65,55 @@ def lay_out(
     """
     if rows is None:
         rows = [[index] for index in range(len(documents))]
-    shape = (len(rows), length)
+    order = [index for members in rows for index in members]
+    ids = [np.asarray(documents[index][0], np.int32) for index in order]
+    masks = [np.asarray(documents[index][1], bool) for index in order]
+    segments = [segment for members in rows for segment in range(1, len(members) + 1)]
+    where = np.repeat(np.arange(len(rows)), [len(members) for members in rows])
+    return scatter(
+        ids, masks, np.array([len(own) for own in ids], np.int64), where,
+        np.array(segments, np.int32), (len(rows), length), pad_id=pad_id,
+    )  # fmt: skip
+
+
+def scatter(
+    ids: collections.abc.Sequence[np.ndarray],
+    masks: collections.abc.Sequence[np.ndarray],
+    sizes: np.ndarray,
+    rows: np.ndarray,
+    segments: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    pad_id: int,
+) -> dict[str, np.ndarray]:
+    """Returns what `lay_out` does, for documents one after another in ascending rows.
+
+    Args:
+      ids, masks: of the documents, in any pieces. sizes, rows, segments: of each document [D].
+    """
+    count, length = shape
+    total = int(sizes.sum())
+    before = np.cumsum(sizes) - sizes  # of all tokens
+    first = np.searchsorted(rows, np.arange(count))  # document of each row
+    offsets = np.append(before, total)
+    starts = before - offsets[first][rows]  # in its row
+    if len(sizes) and int((starts + sizes).max()) > length:
+        raise ValueError(f"documents must fit rows of {length} tokens; got more (lay_out).")
+    places = np.repeat(rows * length + starts - before, sizes)
+    places += np.arange(total)
     table = {
-        "tokens": np.full(shape, pad_id, np.int32),
-        "loss_mask": np.zeros(shape, bool),
-        "segments": np.zeros(shape, np.int32),
-        "positions": np.zeros(shape, np.int32),
+        "tokens": np.full(count * length, pad_id, np.int32),
+        "loss_mask": np.zeros(count * length, bool),
+        "segments": np.zeros(count * length, np.int32),
+        "positions": np.zeros(count * length, np.int32),
     }
-    count = np.arange(length, dtype=np.int32)
-    for row, members in enumerate(rows):
-        start = 0
-        for segment, index in enumerate(members, start=1):
-            ids, mask = documents[index]
-            stop = start + len(ids)
-            table["tokens"][row, start:stop] = ids
-            table["loss_mask"][row, start:stop] = mask
-            table["loss_mask"][row, start] = False
-            table["segments"][row, start:stop] = segment
-            table["positions"][row, start:stop] = count[: len(ids)]
-            start = stop
-    return table
+    if total:
+        table["tokens"][places] = np.concatenate(ids)
+        table["loss_mask"][places] = np.concatenate(masks)
+        table["segments"][places] = np.repeat(segments, sizes)
+        table["positions"][places] = np.arange(total) - np.repeat(before, sizes)
+        table["loss_mask"][(rows * length + starts)[sizes > 0]] = False
+    return {name: column.reshape(shape) for name, column in table.items()}
 
 
 def unpack(table: collections.abc.Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

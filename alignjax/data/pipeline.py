@@ -1,10 +1,10 @@
 """Batches as a pure function of (seed, step)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-Table = Mapping[str, np.ndarray]
+from alignjax.data import order, tables
 
 
 class Batches:
@@ -15,55 +15,63 @@ class Batches:
     number is the position.
 
     own: the slots, of the B of a batch, that this process builds; None is all. The stream itself is
-    the same for every process.
+    the same for every process, and a process reads its own rows alone.
+    mixture: the (rows, weight) of the tables that the table joins, one after the other: the stream
+    then takes rows of each by weight, see `order.Mixture`.
     """
 
-    def __init__(self, table: Table, *, batch_size: int, seed: int, own: np.ndarray | None = None):
-        sizes = {name: len(column) for name, column in table.items()}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"columns must have equal lengths; got {sizes} (data table).")
-        self.rows = next(iter(sizes.values()))
+    def __init__(
+        self,
+        table: tables.Table,
+        *,
+        batch_size: int,
+        seed: int,
+        own: np.ndarray | None = None,
+        mixture: Sequence[tuple[int, float]] = (),
+    ):
+        self.rows = tables.count(table)
         if self.rows == 0:
             raise ValueError("a data table must have rows; got none. Check the path and filters.")
         if batch_size < 1:
             raise ValueError(f"loop.batch_size must be >= 1; got {batch_size}.")
         self.table, self.batch_size, self.seed = dict(table), batch_size, seed
         self._own = np.arange(batch_size) if own is None else own
-        self._epoch, self._order = -1, np.empty(0, np.int64)
-
-    def _permutation(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            rng = np.random.default_rng([self.seed & 0xFFFFFFFF, 0x6F726465, epoch])
-            self._epoch, self._order = epoch, rng.permutation(self.rows)
-        return self._order
+        self._order = order.Order(self.rows, seed)
+        self._mixture = None
+        if mixture:
+            sizes, weights = zip(*mixture, strict=True)
+            if sum(sizes) != self.rows:
+                raise ValueError(
+                    f"the tables of a mixture must have the rows of the joined one, {self.rows}; "
+                    f"got {sizes} (data)."
+                )
+            self._mixture = order.Mixture(sizes, weights, seed)
+            self._starts = np.cumsum([0, *sizes[:-1]])
 
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of this process's slots of batch `step`."""
         slots = step * self.batch_size + self._own
-        epochs, offsets = np.divmod(slots, self.rows)
-        rows = np.empty(len(slots), np.int64)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._permutation(int(epoch))[offsets[here]]
-        return rows
+        if self._mixture is None:
+            return self._order.at(slots)
+        which, rows = self._mixture.at(slots)
+        return self._starts[which] + rows
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """Batch `step`: every column's rows, of this process's slots."""
-        rows = self.indices(step)
-        return {name: column[rows] for name, column in self.table.items()}
+        return tables.take(self.table, self.indices(step))
 
 
-def in_order(table: Table, batch_size: int) -> "list[tuple[dict[str, np.ndarray], int]]":
-    """(batch, real rows) covering every row once, in order.
+def in_order(
+    table: tables.Table, batch_size: int, skip: int = 0
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """(batch, real rows) covering every row once, in order, one batch at a time.
 
     The last batch is filled up with copies of row 0 to the same shape, so nothing recompiles;
-    callers count its first `real rows` only.
+    callers count its first `real rows` only. skip: batches that are left out at the start.
     """
     rows = len(next(iter(table.values())))
-    result = []
-    for start in range(0, rows, batch_size):
+    for start in range(skip * batch_size, rows, batch_size):
         index = np.arange(start, min(start + batch_size, rows))
         real = len(index)
         index = np.concatenate([index, np.zeros(batch_size - real, np.int64)])
-        result.append(({name: column[index] for name, column in table.items()}, real))
-    return result
+        yield tables.take(table, index), real

@@ -1,4 +1,4 @@
-"""Preference pairs from files: JSONL folders, single files, and TFDS array_record folders.
+"""Preference pairs of transcripts, from files of any container.
 
 Rows belong to the split that their file's name states, if any name does (`helpful.eval.jsonl`);
 otherwise the hash of a conversation's opening decides, so that a prompt is in one split only.
@@ -12,25 +12,20 @@ preference set holds some; `max_unusable_share=0` refuses the first.
 import collections
 import collections.abc
 import dataclasses
-import fnmatch
-import functools
 import hashlib
 import math
 import os
-import pathlib
-import re
 import typing
 
-from alignjax.data import array_record, records
+from alignjax.data import containers, records, storage
 from alignjax.text import chat
 
 DataError = records.DataError
+HOLDOUT = 0.05  # share of conversations kept for "eval" where names do not say
 SPLITS = ("train", "eval", "all")
 DUPLICATE = "duplicate row"
 UNUSABLE = (chat.EQUAL, chat.PROMPTS_DIFFER, chat.NO_ANSWER, chat.EMPTY_ANSWER, DUPLICATE)
 Seen = dict[str, set[typing.Any]]  # keys of earlier rows: digests ("rows") and fields ("ids")
-_TRAIN_WORDS = {"train", "training"}
-_EVAL_WORDS = {"eval", "evaluation", "test", "valid", "validation", "dev"}
 
 
 class Preference(typing.NamedTuple):
@@ -70,43 +65,31 @@ class Preferences:
         )
 
 
-class Part(typing.NamedTuple):
-    """One file, or one split of a TFDS folder: `rows()` yields (line, fields or DataError)."""
-
-    name: str
-    where: str
-    split: str | None
-    files: tuple[pathlib.Path, ...]
-    rows: typing.Callable[[], collections.abc.Iterable[tuple[int, records.Fields | DataError]]]
-
-
 def read_preferences(
     path: str | os.PathLike[str],
     *,
     split: str,
     names: str = "*",
-    holdout: float = 0.05,
+    holdout: float = HOLDOUT,
     on_bad_row: str = "error",
     max_bad_share: float = 0.01,
     max_unusable_share: float = 0.02,
-    max_line_bytes: int = records.MAX_LINE_BYTES,
 ) -> Preferences:
     """Returns the preference pairs of a split.
 
     Args:
-      path: a folder of .jsonl / .jsonl.gz files with fields `chosen` and `rejected` (hh-rlhf
-        transcripts), one such file, or a TFDS folder in array_record format.
+      path: a folder of files with fields `chosen` and `rejected` (hh-rlhf transcripts), one such
+        file, or a folder of TFDS or of `datasets.save_to_disk` (see `containers`).
       split: "train", "eval" or "all". If some file is named for evaluation, names decide;
         otherwise `holdout` of the conversations, at least one, are kept for "eval".
       names: glob on file names that selects a part of a folder.
       on_bad_row: "error" stops at the first broken row; "skip" counts it.
       max_bad_share: share of rows in [0, 1] that "skip" may skip.
       max_unusable_share: share of rows in [0, 1] that may be unusable as pairs.
-      max_line_bytes: longest line, in bytes.
     Raises: DataError (a ValueError) in one line that names file, line, field and rule.
     """
     _check_options(split, holdout, on_bad_row, max_bad_share, max_unusable_share)
-    parts, named = split_parts(path, split=split, names=names, max_line_bytes=max_line_bytes)
+    parts, named = containers.split_parts(path, split=split, names=names)
     rows, errors, read = [], [], 0
     seen: Seen = {"rows": set(), "ids": set()}
     for part in parts:
@@ -130,14 +113,30 @@ def read_preferences(
             "data", f"hold at least one usable row for split {split!r}", f"{read} read, none left",
             file=str(path), advice="Check the path, the split and the hold-out.", reason="no rows",
         )  # fmt: skip
-    files = dict.fromkeys(file for part in parts for file in part.files)
-    selection = records.fingerprint(files) + (names if named else f"{names} {split} {holdout!r}")
     return Preferences(
         rows=tuple(rows),
-        fingerprint=hashlib.sha256(selection.encode()).hexdigest(),
+        fingerprint=fingerprint(parts, named, names, split, holdout),
         read=read,
         dropped=dict(collections.Counter(error.reason for error in errors)),
     )
+
+
+def fingerprint(
+    parts: collections.abc.Sequence[containers.Part],
+    named: bool,
+    names: str,
+    split: str,
+    holdout: float = HOLDOUT,
+    content: typing.Callable[[str], str] | None = None,
+) -> str:
+    """What tells the rows of a split: the files' contents and the selection.
+
+    content: file -> its digest, where these are known from before.
+    """
+    files = dict.fromkeys(file for part in parts for file in part.files)
+    selection = storage.fingerprint(files, content)
+    selection += names if named else f"{names} {split} {holdout!r}"
+    return hashlib.sha256(selection.encode()).hexdigest()
 
 
 def _check_options(
@@ -164,75 +163,10 @@ def _check_options(
             )
 
 
-def split_parts(
-    path: str | os.PathLike[str],
-    *,
-    split: str,
-    names: str = "*",
-    max_line_bytes: int = records.MAX_LINE_BYTES,
-) -> tuple[list[Part], bool]:
-    """Returns the parts to read for a split, and whether names alone decide what belongs to it.
-
-    Raises: DataError for a path without data, or names that leave the split open.
-    """
-    return _select(_parts(pathlib.Path(path), names, max_line_bytes), split, str(path))
-
-
-def _parts(path: pathlib.Path, names: str, max_line_bytes: int) -> list[Part]:
-    if (path / "dataset_info.json").is_file():
-        files = array_record.files(path)
-        splits = array_record.splits(path).items()
-        parts = [
-            Part(name, str(path / name), _split_of(name), files, rows) for name, rows in splits
-        ]
-        return [part for part in parts if fnmatch.fnmatch(part.name, names)]
-    return [
-        Part(
-            file.name,
-            str(file),
-            _split_of(file.name),
-            (file,),
-            functools.partial(records.read_jsonl, file, max_line_bytes=max_line_bytes),
-        )
-        for file in records.jsonl_files(path, names)
-    ]
-
-
-def _select(parts: list[Part], split: str, path: str) -> tuple[list[Part], bool]:
-    """Returns the parts to read, and whether names alone decide the split."""
-    splits = {part.split for part in parts}
-    if split == "all":
-        return parts, True
-    if "eval" not in splits:
-        return parts, False
-    if None in splits:
-        unnamed = next(part.name for part in parts if part.split is None)
-        raise records.problem(
-            "data file", "say train or eval in its name when another file does", repr(unnamed),
-            file=path, advice="Rename it, or select files by `names`.", reason="split",
-        )  # fmt: skip
-    chosen = [part for part in parts if part.split == split]
-    if not chosen:
-        raise records.problem(
-            "data", f"hold a file named for split {split!r}", "only files of the other split",
-            file=path, advice="Add such a file, or ask for split 'all'.", reason="split",
-        )  # fmt: skip
-    return chosen, True
-
-
-def _split_of(name: str) -> str | None:
-    """Returns the split that a file name states: a whole word, so `latest` is no test."""
-    words = set(re.split(r"[^a-z0-9]+", name.lower()))
-    if words & _EVAL_WORDS:
-        return "eval"
-    return "train" if words & _TRAIN_WORDS else None
-
-
 def _row(file: str, line: int, fields: records.Fields, seen: Seen) -> Preference | DataError:
-    for name in ("chosen", "rejected"):
-        error = text_problem(file, line, name, fields)
-        if error is not None:
-            return error
+    error = texts_problem(file, line, fields)
+    if error is not None:
+        return error
     if "id" in fields:
         key = repr(fields["id"])
         if key in seen["ids"]:
@@ -240,6 +174,25 @@ def _row(file: str, line: int, fields: records.Fields, seen: Seen) -> Preference
                 file, line, "id", "be unique", "an id seen before", "Renumber.", "duplicate id"
             )
         seen["ids"].add(key)
+    row = preference(file, line, fields)
+    if isinstance(row, DataError):
+        return row
+    digest = hashlib.sha256(content(row).encode()).digest()
+    if digest in seen["rows"]:
+        got, advice = "the pair of an earlier row", "Drop the row."
+        return _problem(file, line, "row", "differ from all others", got, advice, DUPLICATE)
+    seen["rows"].add(digest)
+    return row
+
+
+def texts_problem(file: str, line: int, fields: records.Fields) -> DataError | None:
+    """The error of a row without usable texts."""
+    errors = (text_problem(file, line, name, fields) for name in ("chosen", "rejected"))
+    return next((error for error in errors if error is not None), None)
+
+
+def preference(file: str, line: int, fields: records.Fields) -> Preference | DataError:
+    """The pair of a row whose texts are usable."""
     name = "chosen"
     try:
         chosen = chat.parse_transcript(fields["chosen"])
@@ -250,12 +203,17 @@ def _row(file: str, line: int, fields: records.Fields, seen: Seen) -> Preference
     except chat.ChatError as error:
         advice = "Drop the row or repair it."
         return _problem(file, line, name, error.rule, error.got, advice, error.reason)
-    digest = hashlib.sha256(repr(pair).encode()).digest()
-    if digest in seen["rows"]:
-        got, advice = "the pair of an earlier row", "Drop the row."
-        return _problem(file, line, "row", "differ from all others", got, advice, DUPLICATE)
-    seen["rows"].add(digest)
     return Preference(*pair, file, line)
+
+
+def content(row: Preference) -> str:
+    """What two equal rows have in common."""
+    return repr(chat.Pair(*row[:4]))
+
+
+def opening(row: Preference) -> str:
+    """What rows share that a hold-out must not part."""
+    return repr([turn for turn in row.prompt[:2] if turn.role != chat.ASSISTANT])
 
 
 def text_problem(file: str, line: int, name: str, fields: records.Fields) -> DataError | None:
@@ -298,12 +256,7 @@ def _check_share(errors: list[DataError], read: int, limit: float, option: str) 
 
 def _held_out(rows: list[Preference], split: str, holdout: float) -> list[Preference]:
     """Returns the rows of one side; conversations with one opening are never parted."""
-
-    def opening(row: Preference) -> str:
-        first = [turn for turn in row.prompt[:2] if turn.role != chat.ASSISTANT]
-        return hashlib.sha256(repr(first).encode()).hexdigest()
-
-    openings = [opening(row) for row in rows]
+    openings = [hashlib.sha256(opening(row).encode()).hexdigest() for row in rows]
     ranked = sorted(set(openings))
     held = set(ranked[: math.ceil(holdout * len(ranked))])
     return [

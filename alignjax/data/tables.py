@@ -3,15 +3,16 @@
 Corpora fill these tables, methods name the kind that they train on, the planner and the tests take
 shapes from them. A table is {column: NumPy array}; its first axis counts rows.
 
-Axes: N rows, T tokens of a row, P tokens of a prompt, K answers to a prompt, C comparisons of them.
+Axes: N rows, T tokens of a row, P tokens of a prompt, K answers to a prompt, C comparisons of them,
+L categories of labels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Table = dict[str, np.ndarray]
+Table = dict[str, np.ndarray]  # or columns that are read row by row, see lazy.py
 
 
 class Column(NamedTuple):
@@ -28,12 +29,13 @@ class Column(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Lengths of the axes of a table's rows: T, P, K and C."""
+    """Lengths of the axes of a table's rows: T, P, K, C and L."""
 
     length: int
     prompt_length: int
     answers: int = 2
     comparisons: int = 1
+    categories: int = 1
 
     def of(self, letter: str) -> int:
         """The size of one axis."""
@@ -42,6 +44,7 @@ class Sizes(NamedTuple):
             "P": self.prompt_length,
             "K": self.answers,
             "C": self.comparisons,
+            "L": self.categories,
         }[letter]
 
 
@@ -52,12 +55,14 @@ class Kind(NamedTuple):
     columns: Mapping[str, Column]
     extra: bool = False
 
-    def shapes(self, rows: int, sizes: Sizes) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """{column: (shape, dtype)} of the required columns of so many rows."""
+    def shapes(
+        self, rows: int, sizes: Sizes, more: Collection[str] = ()
+    ) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """{column: (shape, dtype)} of the required columns of so many rows; more: others' names."""
         return {
             name: ((rows, *(sizes.of(axis) for axis in column.axes.split()[1:])), column.dtype)
             for name, column in self.columns.items()
-            if column.required
+            if column.required or name in more
         }
 
 
@@ -88,6 +93,22 @@ KINDS: dict[str, Kind] = {
                 "pair_mask": Column(np.bool_, "N C", "true for real comparisons", required=False),
                 "margin": Column(
                     np.float32, "N C", "reward of the better minus the worse", required=False
+                ),
+                "preference": Column(
+                    np.float32, "N C", "probability that the better is better", required=False
+                ),
+                "ties": Column(
+                    np.float32, "N C", "probability that the two are equally good", required=False
+                ),
+                "accuracies": Column(
+                    np.float32, "N C", "how often the label's rater is right", required=False
+                ),
+                "group": Column(
+                    np.int32, "N", "number of the group whose judgement it is", required=False
+                ),
+                "weight": WEIGHT,
+                "demonstration": Column(
+                    np.int32, "N", "number of the answer to imitate; -1: none", required=False
                 ),
             },
             extra=True,
@@ -123,6 +144,15 @@ KINDS: dict[str, Kind] = {
             extra=True,
         ),
         Kind(
+            "labelled",
+            {
+                **_rows("N T"),
+                "labels": Column(np.float32, "N L", "share of votes for a category; NaN: no label"),
+                "weight": WEIGHT._replace(required=True),
+            },
+            extra=True,
+        ),
+        Kind(
             "prompts",
             {
                 "prompts": Column(np.int32, "N P", "token ids, padded right"),
@@ -133,6 +163,44 @@ KINDS: dict[str, Kind] = {
         ),
     )
 }
+
+
+def count(table: Mapping[str, Any]) -> int:
+    """The rows of a table.
+
+    Raises:
+      ValueError: its columns have several lengths.
+    """
+    sizes = {name: len(column) for name, column in table.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"columns must have equal lengths; got {sizes} (data table).")
+    return next(iter(sizes.values()))
+
+
+def take(table: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows of all columns; lazy columns of one source are read together."""
+    sources: dict[int, list[str]] = {}
+    for name, column in table.items():
+        sources.setdefault(id(getattr(column, "source", column)), []).append(name)
+    found: dict[str, np.ndarray] = {}
+    for names in sources.values():
+        first = table[names[0]]
+        if not hasattr(first, "source"):
+            found[names[0]] = first[rows]
+            continue
+        read = first.source.read(rows, [table[name].name for name in names])
+        found |= {name: read[table[name].name] for name in names}
+    return {name: found[name] for name in table}
+
+
+def need(table: Table, names: Collection[str]) -> None:
+    """Raises ValueError where the table lacks a column that a loss reads."""
+    for name in names:
+        if name not in table:
+            raise ValueError(
+                f"the table must have the column {name} for this loss; got {', '.join(table)} "
+                "(data). Add it, or take a method or options that do not read it."
+            )
 
 
 def check(table: Table, name: str) -> Table:
@@ -156,8 +224,8 @@ def check(table: Table, name: str) -> Table:
                     f"a table of {name} must have no other columns than {', '.join(kind.columns)}; "
                     f"got {column_name} (data). Leave it out."
                 )
-            column = Column(array.dtype, "N" + " *" * (np.ndim(array) - 1), "")
-        _check_column(name, column_name, column, np.asarray(array), sizes)
+            column = Column(array.dtype, "N" + " *" * (array.ndim - 1), "")
+        _check_column(name, column_name, column, array, sizes)
     return table
 
 

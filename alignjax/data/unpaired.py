@@ -1,10 +1,14 @@
 """Columns of tables of single answers that depend on all rows of the table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-Columns = Mapping[str, np.ndarray]
+from alignjax.data import lazy, tables
+
+Columns = Mapping[str, Any]
+ROWS = ("tokens", "loss_mask", "segments", "positions")
 MISMATCHED = "mismatched_"  # prefix of columns that pair a prompt with another row's answer
 
 
@@ -23,16 +27,43 @@ def mismatched(table: Columns) -> dict[str, np.ndarray]:
             "unpaired answers must be at least 2, to pair each prompt with another's answer; got "
             f"{count} (data)."
         )
-    starts = np.argmax(table["loss_mask"], axis=1)[:, None]
-    other = np.roll(np.arange(count), -1)
+    if lazy.is_lazy(table["tokens"]):
+        return lazy.table_of(_Mismatched(table, count))
+    rows = np.arange(count)
+    return _joined(table, rows, np.roll(rows, -1), length)
+
+
+class _Mismatched:
+    """The same columns, read by row; a `lazy.Source`."""
+
+    def __init__(self, table: Columns, rows: int):
+        self._table = {name: table[name] for name in ROWS}
+        self.rows = rows
+        shapes = {n: lazy.Shape(tuple(x.shape[1:]), x.dtype) for n, x in self._table.items()}
+        self.shapes = {f"{MISMATCHED}{name}": shape for name, shape in shapes.items()}
+
+    def read(self, rows: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of rows."""
+        both = tables.take(self._table, np.concatenate([rows, (rows + 1) % self.rows]))
+        own, other = np.arange(len(rows)), np.arange(len(rows), 2 * len(rows))
+        found = _joined(both, own, other, both["tokens"].shape[1])
+        return {name: found[name] for name in names}
+
+
+def _joined(
+    table: Columns, rows: np.ndarray, other: np.ndarray, length: int
+) -> dict[str, np.ndarray]:
+    """The prompts of `rows` with the answers of the rows `other`."""
+    first = np.argmax(table["loss_mask"], axis=1)[:, None]
+    starts, others = first[rows], first[other]
     slot = np.arange(length)[None]
-    source = slot - starts + starts[other]
+    source = slot - starts + others
     inside = (slot >= starts) & (source < length)
     source = np.clip(source, 0, length - 1)
 
     def joined(name: str, own_prompt: np.ndarray) -> np.ndarray:
         answers = np.take_along_axis(table[name][other], source, axis=1)
-        return np.where(slot < starts, own_prompt, np.where(inside, answers, 0))
+        return np.where(slot < starts, own_prompt[rows], np.where(inside, answers, 0))
 
     real = joined("segments", table["segments"]) > 0
     nothing = np.zeros_like(table["loss_mask"])

@@ -18,6 +18,7 @@ from alignjax.text import chat, templates
 
 ROLES = ("user", "tool")
 # Of a conversation that is laid out in parts, to compare them; longer texts would show no more.
+CALL_ID = "a" * 9  # of a result whose call has none, for templates with ids
 PROBE = ("One?", "Two.", "Three?", "Four.", "Five?")
 
 
@@ -107,9 +108,13 @@ class Dialogue:
 
         ended: whether the answer has its end; one that was cut off gets it here, untrained.
         """
-        turns = _turns(self._role, ["", "a", text])
-        before = self._until_end(turns[:2])
-        ids, _ = chat.encode_chat(self._speaker, turns, generation_prompt=True)
+        return self.follow(_turns(self._role, ["", "a", text])[2:], ended=ended)
+
+    def follow(self, turns: Sequence[Any], *, ended: bool) -> list[int]:
+        """Ids from the end of an answer to where the next begins, with these turns between."""
+        opening = _turns(self._role, ["", "a"])
+        before = self._until_end(opening)
+        ids, _ = chat.encode_chat(self._speaker, [*opening, *turns], generation_prompt=True)
         return ([] if ended else [self._eos]) + ids[len(before) :]
 
     def _until_end(self, turns: Sequence[Any]) -> list[int]:
@@ -153,8 +158,13 @@ def _turns(role: str, texts: Sequence[str]) -> list[Any]:
     """Question and answer in turn; what follows an answer is of `role`."""
     human = chat.HUMAN if role != "user" else "user"
     names = [human, *[(chat.ASSISTANT, role)[index % 2] for index in range(len(texts) - 1)]]
-    if role == "tool":
-        return [templates.Message(*turn, (), "a" * 9) for turn in zip(names, texts, strict=True)]
+    if role == "tool":  # what a tool says answers a call
+        call = templates.Call("f", {}, CALL_ID)
+        calls = {chat.ASSISTANT: (call,)}
+        return [
+            templates.Message(name, text, calls.get(name, ()), CALL_ID)
+            for name, text in zip(names, texts, strict=True)
+        ]
     return [chat.Turn(*turn) for turn in zip(names, texts, strict=True)]
 
 

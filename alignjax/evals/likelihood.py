@@ -63,7 +63,10 @@ def of(kind: str) -> evaluator.Evaluator:
         model, params = subject.networks["policy"], subject.trees["policy"]
         score = subject.once("likelihood", lambda: make_score(model))
         sums = row_nll(model, params, table, subject.rows, score)
-        return {"nats a token": estimate.ratio(*sums)}
+        nats = estimate.ratio(*sums)
+        if kind != "documents":
+            return {"nats a token": nats}
+        return {"nats a token": nats, "perplexity": estimate.exponential(nats)}
 
     def programs(subject: evaluator.Subject) -> tuple[program.Program, ...]:
         params, length = subject.trees["policy"], subject.corpus.length

@@ -11,7 +11,7 @@ from alignjax.data import pipeline, tables
 from alignjax.evals import estimate, evaluator
 from alignjax.models import model as models
 from alignjax.models import scoring
-from alignjax.parallel import hosts
+from alignjax.parallel import axes, hosts
 from alignjax.training import program
 
 AnswerScores = Callable[[Any, scoring.Batch], jax.Array]  # (trees, batch [B, K, T]) -> [B, K]
@@ -49,8 +49,17 @@ def implicit_scores(
     return jax.jit(score)
 
 
+def prompts_at_once(rows: int, answers: int) -> int:
+    """How many prompts of so many answers are scored at once, for at most `rows` rows.
+
+    It is a multiple of the mesh's batch axes, and no fewer.
+    """
+    shards = axes.axis_size("batch")
+    return max(rows // answers // shards, 1) * shards
+
+
 def answer_scores(score: AnswerScores, trees: Any, table: tables.Table, rows: int) -> np.ndarray:
-    """Scores [N, K] of all answers of a table."""
+    """Scores [N, K] of all answers of a table; rows: prompts at once, of K answers each."""
     parts = [
         hosts.to_host(score(trees, hosts.to_global(batch)))[:real]
         for batch, real in pipeline.in_order(table, rows)
@@ -60,7 +69,7 @@ def answer_scores(score: AnswerScores, trees: Any, table: tables.Table, rows: in
 
 def in_pairs(values: np.ndarray, table: tables.Table) -> np.ndarray:
     """[M, 2]: the values of [N, K] of the M compared pairs of a table, the preferred one first."""
-    batch: Any = table  # NumPy columns do as well
+    batch: Any = {n: np.asarray(table[n]) for n in ("preferred", "pair_mask") if n in table}
     chosen, rejected, mask = (np.asarray(x) for x in scoring.compared(jnp.asarray(values), batch))
     return np.stack([chosen[mask], rejected[mask]], axis=1)
 

@@ -22,7 +22,7 @@ from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import continuing, experiment, model_shape, records, sources, train
+from alignjax.runs import caches, continuing, experiment, model_shape, records, sources, train
 from alignjax.training import checkpoint
 from alignjax.training import method as methods
 from alignjax.worlds import corpus as world_corpus
@@ -111,7 +111,9 @@ def run(config: Lifecycle, workdir: pathlib.Path, log: corpora.Log) -> list[Gate
     """Runs every stage that is not finished, writes results.json, returns the gates."""
     config.validate()
     with meshes.use(meshes.make_mesh(config.mesh)):
-        corpus = experiment.make_corpus(config.data, log)
+        # The tables of the stages, whose folders are in this one.
+        cache = dataclasses.replace(caches.default_cache(workdir / "stage"), log=log)
+        corpus = experiment.make_corpus(config.data, log, cache)
         space = Workspace(workdir, config, corpus, log)
         course = config.course(space)
         record = {

@@ -153,6 +153,27 @@ def process_reward(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax
     return jnp.where(keep, _binary(logits, labels), 0.0)
 
 
+def multilabel(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Cross-entropy of each category's label, [B, C]; 0 where a label is missing.
+
+    -y log sigmoid(z) - (1 - y) log sigmoid(-z): categories are questions of their own, of which a
+    row may answer some alone. A missing label has no gradient, whatever stands in its place.
+
+    Args:
+      logits: [B, C] float, of C categories.
+      labels: [B, C] float in [0, 1]: 1 where the category holds, 0 where not, or a share of votes.
+      mask: [B, C], 1 where there is a label.
+
+    Raises:
+      ValueError: shapes differ, or mask is not 0/1.
+
+    Reference: one logistic loss a label (binary relevance), Zhang and Zhou (2014); labels that are
+    missing in part: Markov et al. (2023), arXiv 2208.03274, section 3.
+    """
+    keep, logits, labels = inputs.masked("B C", mask, logits=logits, labels=labels)
+    return jnp.where(keep, _binary(logits, jax.lax.stop_gradient(labels)), 0.0)
+
+
 def outcome_reward(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Cross-entropy of right or wrong answers, [B]: -y log sigmoid(z) - (1 - y) log sigmoid(-z).
 

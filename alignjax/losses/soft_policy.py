@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from alignjax.core import shapes
 from alignjax.losses import inputs, policy, sequence_policy
 
+ROUNDING = 1e-5  # nats by which two passes of one policy may differ on a token, in fp32
+
 
 def _ratio(new: jax.Array, old: jax.Array, keep: jax.Array, level: str) -> jax.Array:
     """[B, T] of tokens, or [B, 1] of responses, to the power 1 / |y|."""
@@ -219,6 +221,9 @@ def kl_cov(
 ) -> jax.Array:
     """KL-cov, [B, T]: -rho A, plus penalty * |log rho| on the tokens of highest covariance.
 
+    A |log rho| within rounding, 1e-5 nats, is 0: in the first update of a batch the ratio is 1 but
+    for rounding, whose sign would be a gradient of the penalty's whole size.
+
     Args:
       logprobs, old_logprobs, advantages, mask: as `cispo`.
       fraction: in (0, 1], of counted tokens. penalty: >= 0.
@@ -234,7 +239,7 @@ def kl_cov(
         mask, advantages, logprobs=logprobs, old_logprobs=old_logprobs
     )
     log_ratio = inputs.safe_log_ratio(new, jax.lax.stop_gradient(old))
-    chosen = top_fraction(cov, keep, fraction=fraction)
+    chosen = top_fraction(cov, keep, fraction=fraction) & (jnp.abs(log_ratio) > ROUNDING)
     extra = jnp.where(chosen, penalty * jnp.abs(log_ratio), 0.0)
     return extra - jnp.exp(log_ratio) * advantages
 

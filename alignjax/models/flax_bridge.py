@@ -139,7 +139,7 @@ def flax_package() -> Any:
         import flax.nnx
     except ImportError:
         raise ValueError(
-            "the Flax bridge needs the flax package. Install alignjax[flax]."
+            "the Flax bridge needs the flax package. Install it: pip install flax."
         ) from None
     return flax
 
@@ -218,11 +218,10 @@ def _model(own: _Own, contract: flax_contract.Contract) -> models.Model:
         return flax_contract.matrix_of(contract, weights.params)
 
     def scalar(weights: Weights, states: jax.Array) -> jax.Array:
-        states = states[..., : size.width].astype(jnp.float32)
-        return jnp.einsum("btd,d->bt", states, weights.scalar)
+        return models.read_head(states[..., : size.width], weights.scalar)
 
-    def with_scalar(weights: Weights) -> Weights:
-        return struct.replace(weights, scalar=jnp.zeros((size.width,), jnp.float32))
+    def with_scalar(weights: Weights, heads: int = 0) -> Weights:
+        return struct.replace(weights, scalar=models.zero_head(size.width, heads))
 
     fp32 = size.dtype == jnp.float32 and jax.default_backend() == "cpu"
     return models.Model(

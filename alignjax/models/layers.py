@@ -1,5 +1,6 @@
 """Normalisation, linear maps and the gated MLP."""
 
+import math
 from typing import Any
 
 import jax
@@ -49,8 +50,29 @@ def linear(
     """
     if isinstance(weight, Operator):
         return weight.product(equation, x, stored=stored, out=out, bias=bias)
-    result = axes.einsum(equation, x, axes.gather(weight, stored, out), out=out)
+    result = _product(equation, x, axes.gather(weight, stored, out), out)
     return result if bias is None else result + bias
+
+
+def _product(equation: str, x: jax.Array, weight: jax.Array, out: str) -> jax.Array:
+    """The einsum, as a product of two matrices where it is one and runs on a single CPU device.
+
+    XLA's CPU backend sums a weight's gradient over two axes of tokens by way of transposed copies:
+    a gated MLP's gradient takes 1.6 to 2.1 times as long, attention's projections 1.2 to 1.4 times.
+    """
+    inputs, _, result = equation.partition("->")
+    left, _, right = inputs.partition(",")
+    summed = len(right) - len(set(right) & set(result))  # axes, the last of x and first of weight
+    rows, columns = left[: len(left) - summed], right[summed:]
+    is_product = left == rows + right[:summed] and result == rows + columns
+    if not is_product or axes.devices() > 1 or axes.platform() != "cpu":
+        return axes.einsum(equation, x, weight, out=out)
+    size = math.prod(weight.shape[:summed])
+    flat = axes.reshape(x, (-1, size), "row embed")
+    product = axes.einsum(
+        "nd,df->nf", flat, axes.reshape(weight, (size, -1), "embed ff"), out="row ff"
+    )
+    return axes.reshape(product, (*x.shape[: len(rows)], *weight.shape[summed:]), out)
 
 
 def cast(weights: Any, dtype: Any) -> Any:

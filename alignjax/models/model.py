@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Params = Any
 Frozen = Mapping[str, Params]  # "reference", "reward", ...: never updated, always an argument
@@ -15,8 +16,9 @@ class Model(NamedTuple):
     init: key -> params.
     hidden: (params, tokens [B,T], *, positions [B,T], segments [B,T], cache) -> ([B,T,D], cache).
     unembedding: params -> [D,V] in the compute dtype, laid out as it is stored.
-    scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head.
-    with_scalar, without_scalar: params -> params with a zero scalar head, or with none.
+    scalar: (params, hidden [B,T,D]) -> [B,T] fp32, the reward or value head; [B,T,C] of C heads.
+    with_scalar, without_scalar: params -> params with a zero scalar head, or with none; with_scalar
+      (params, C) makes C heads.
     cache: (batch, length) -> an empty KVCache.
     bind: (params, frozen, key=None) -> params; adapters join frozen["base"] here, otherwise the
       identity. With a key adapters drop out; without one nothing is random.
@@ -35,7 +37,7 @@ class Model(NamedTuple):
     hidden: Callable[..., tuple[jax.Array, Any]]
     unembedding: Callable[[Params], jax.Array]
     scalar: Callable[[Params, jax.Array], jax.Array]
-    with_scalar: Callable[[Params], Params]
+    with_scalar: Callable[..., Params]
     without_scalar: Callable[[Params], Params]
     cache: Callable[[int, int], Any]
     bind: Callable[..., Params]
@@ -48,3 +50,14 @@ class Model(NamedTuple):
     drops_out: bool = False
     narrow: Callable[[Params], Params] = lambda params: params
     prepare: Callable[[Params], Params] = lambda params: params
+
+
+def zero_head(width: int, heads: int = 0) -> jax.Array:
+    """A head [D] fp32 of zeros, or of so many outputs [D, C]."""
+    return jnp.zeros((width, heads) if heads else (width,), jnp.float32)
+
+
+def read_head(states: jax.Array, head: Any) -> jax.Array:
+    """States [B, T, D] under a head [D] or [D, C]: [B, T] or [B, T, C], fp32."""
+    states = states.astype(jnp.float32)
+    return jnp.einsum("btd,d->bt" if head.ndim == 1 else "btd,dc->btc", states, head)

@@ -88,7 +88,10 @@ def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
 
 
 def sequence_scores(model: models.Model, params: Any, batch: Batch) -> jax.Array:
-    """[B] fp32: the scalar head at the last real token of each row (one segment a row)."""
+    """[B] fp32: the scalar head at the last real token of each row (one segment a row).
+
+    [B, C] of a head with C outputs.
+    """
     return scores_and_penalties(model, params, batch)[0]
 
 
@@ -97,10 +100,13 @@ def scores_and_penalties(
 ) -> tuple[jax.Array, dict[str, mean.Mean]]:
     """The same, and the model's own losses as terms for the objective."""
     hidden, penalties = hidden_and_penalties(model, params, batch)
-    scores = axes.shard(model.scalar(params, hidden), "batch slot")
+    scores = model.scalar(params, hidden)
+    scores = axes.shard(scores, "batch slot" if scores.ndim == 2 else "batch slot choice")
     slots = jnp.arange(scores.shape[1])[None]
     last = jnp.max(jnp.where(batch["segments"] > 0, slots, -1), axis=1, keepdims=True)
-    return jnp.sum(jnp.where(slots == last, scores, 0.0), axis=1), penalties
+    at_last = slots == last
+    at_last = at_last if scores.ndim == 2 else at_last[:, :, None]
+    return jnp.sum(jnp.where(at_last, scores, 0.0), axis=1), penalties
 
 
 def token_divergence(

@@ -256,10 +256,10 @@ def transformer(config: TransformerConfig) -> model.Model:
         return matrix.astype(config.compute_dtype)
 
     def scalar(weights: Transformer, states: jax.Array) -> jax.Array:
-        return jnp.einsum("btd,d->bt", states.astype(jnp.float32), weights.scalar)
+        return model.read_head(states, weights.scalar)
 
-    def with_scalar(weights: Transformer) -> Transformer:
-        return struct.replace(weights, scalar=jnp.zeros((config.width,), jnp.float32))
+    def with_scalar(weights: Transformer, heads: int = 0) -> Transformer:
+        return struct.replace(weights, scalar=model.zero_head(config.width, heads))
 
     return model.Model(
         init=lambda key: params.init(declare(config), key, dtype),

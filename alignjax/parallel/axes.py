@@ -32,6 +32,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "layers": (),
     "time": ("seq",),
     "slot": (),
+    "row": ("replica", "data", "expert", "seq"),  # batch and time in one
     "rank": (),
     "choice": (),
 }
@@ -40,6 +41,12 @@ RULES: dict[str, tuple[str, ...]] = {
 def has_mesh() -> bool:
     """Whether a mesh is set."""
     return not get_abstract_mesh().empty
+
+
+def devices() -> int:
+    """How many devices the current mesh has; 1 without a mesh."""
+    mesh = get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
 
 
 def axis_size(name: str) -> int:
@@ -119,7 +126,7 @@ def shard(x: jax.Array, names: str) -> jax.Array:
 def gather(weight: jax.Array, names: str, out: str) -> jax.Array:
     """A stored weight laid out for use by its logical axes; its gradient returns by reduce-scatter.
 
-    out: the logical axes of the product. Over the mesh axes that share its tokens and not the
+    out: the logical axes of the product. Over the mesh axes that divide its tokens and not the
     weight, the gradient stays a sum of parts until it is back in the stored layout; laid out by
     `shard` it would be summed whole on every device.
     """
@@ -128,7 +135,7 @@ def gather(weight: jax.Array, names: str, out: str) -> jax.Array:
     where = spec(names)
     taken = {a for entry in where for a in (entry if isinstance(entry, tuple) else (entry,))}
     tokens = [name for name in out.split() if name in ("batch", "time")]
-    idle = {a for name in tokens for a in mesh_axes(name)} - taken
+    idle = {a for name in tokens for a in mesh_axes(name)} - taken if devices() > 1 else set()
     return jax.sharding.reshard(weight, PartitionSpec(*where, reduced=idle))
 
 
@@ -156,6 +163,11 @@ def einsum(equation: str, a: jax.Array, b: jax.Array, out: str, dtype: Any = Non
     """`jnp.einsum` of two arrays whose result is laid out by `out`; accumulates in `dtype`."""
     where = spec(out) if has_mesh() else None
     return jnp.einsum(equation, a, b, out_sharding=where, preferred_element_type=dtype)
+
+
+def reshape(x: jax.Array, shape: tuple[int, ...], out: str) -> jax.Array:
+    """`x.reshape(shape)`, laid out by `out`."""
+    return jnp.reshape(x, shape, out_sharding=spec(out) if has_mesh() else None)
 
 
 def take(table: jax.Array, ids: jax.Array, out: str) -> jax.Array:

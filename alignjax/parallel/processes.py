@@ -261,6 +261,13 @@ def from_first(make: Callable[[], Any]) -> Any:
     return json.loads(_group.get(key) or "")
 
 
+def least(number: int) -> int:
+    """The smallest of the numbers that the processes give, in every process."""
+    if _group is None:
+        return number
+    return min(int(text) for text in _group.gather(_group.fresh("least"), str(number)))
+
+
 def only_first(act: Callable[[], Any]) -> None:
     """Lets process 0 act, and returns everywhere when it has."""
     if is_first():

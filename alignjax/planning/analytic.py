@@ -210,19 +210,24 @@ def tiled(shape: Shape, rows: int, length: int, shards: tuple[int, int]) -> bool
     return bool(config.logit_tile and config.logit_tile < length - 1) or bytes_here > TILE
 
 
-def generation(shape: Shape, rows: int, prompt: int, new: int) -> Work:
+def generation(shape: Shape, rows: int, prompt: int, new: int, size: int = 1) -> Work:
     """Prefill and `new` steps over a cache of prompt + new slots.
 
-    Devices of a seq axis do not share rows of one token: each does all of it.
+    size: rows of a prompt, which is prefilled once for all of them. Devices of a seq axis do not
+    share rows of one token: each does all of it.
     """
     copies, shape = shape.seq, shape._replace(seq=1)
-    config, slots = shape.config, prompt + new
-    layers, per = _layers(config), 2.0 * rows * slots
-    unembed = 2.0 * rows * (new + 1) * config.width * config.vocab_size
-    seen = rows * _pair(config) * sum(visible(k, slots, config.window) for k in config.kinds())
+    config, slots, read = shape.config, prompt + new, rows // size
+    layers, per = _layers(config), 2.0 * (read * prompt + rows * new)
+    unembed = 2.0 * (read + rows * new) * config.width * config.vocab_size
+    seen = _pair(config) * sum(
+        rows * visible(kind, slots, config.window)
+        - (rows - read) * visible(kind, prompt, config.window)
+        for kind in config.kinds()
+    )
     useful = per * (layers.own + layers.routed + shape.adapters) + unembed + seen
     scores, behind = (
-        rows * (a + new * b)
+        read * a + rows * new * b
         for a, b in zip(
             _cached_scores(config, prompt, slots), _cached_scores(config, 1, slots), strict=True
         )

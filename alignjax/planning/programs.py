@@ -168,7 +168,7 @@ def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
     config, method, corpus = plan.config, plan.method, plan.parts.corpus
     kind = plan.parts.record.table(config.algorithm)
     count = config.loop.batch_size
-    batch: dict[str, Any] = program.batch(kind, count, corpus)
+    batch: dict[str, Any] = program.batch(kind, count, corpus, method.columns)
     calls = []
     batch = _with_columns(batch, method.prepare)
     if method.annotate is not None:

@@ -46,14 +46,14 @@ def _adapter(parts: assembly.Assembly, role: str, tree: Any) -> adapt.AdapterCon
 def of(own: program.Program, known: Shapes, shards: tuple[int, int]) -> analytic.Work | None:
     """The work of a program; None where the formulas do not hold. shards: as in `analytic.head`."""
     if own.generation is not None:
-        role, prompt, new = own.generation
-        shape = known.get(role)
+        loop = own.generation
+        shape = known.get(loop.role)
         if shape is None:
             return None
         if own.mesh is not None:
             with meshes.use(own.mesh):
                 shape = shape._replace(model=axes.axis_size("ff"), seq=axes.axis_size("time"))
-        return analytic.generation(shape, own.rows, prompt, new)
+        return analytic.generation(shape, own.rows, loop.prompt, loop.new, loop.size)
     if own.passes is None:
         return None
     works = []

@@ -63,14 +63,14 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
     if not exact:
         return None
     groups, colours, lines = points(results), families(results), []
-    fig, (ax,) = _figure(1, 1, height=4.7)
+    fig, (ax,) = canvas(1, 1, height=4.7)
     ax.set_xscale("function", functions=(_root, lambda x: x * np.abs(x)))
     curve = _curve(exact)
     _limits(ax, [p for group in groups.values() for p in group], curve)
     handles = []
     for item in [exact, *(exact.get("bounds") or [])]:
         style = {"color": INK, "lw": 1.8} if item is exact else {"color": MUTED, "ls": "--"}
-        label = _plain(item.get("label") or "exact optimum")
+        label = plain(item.get("label") or "exact optimum")
         handles += ax.plot(*_curve(item).T, label=label, **style)
     if len(curve):
         lines.append(curve)
@@ -82,14 +82,14 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
         style = {"color": colours[name], "marker": marker, "ms": 5.5, "mec": "white", "mew": 0.7}
         style |= {"ls": "none", "elinewidth": 1.1, "capsize": 2, "zorder": 4}
         errors = {"xerr": [p.x_se for p in group], "yerr": [p.y_se for p in group]}
-        handles.append(ax.errorbar(*xy.T, **errors, **style, label=_plain(name)))
+        handles.append(ax.errorbar(*xy.T, **errors, **style, label=plain(name)))
     ax.set_xlabel("KL from the reference policy (nats, square-root scale)")
     names = {column.get("key"): column.get("label") for column in results.get("columns") or []}
-    ax.set_ylabel(_plain(names.get(exact.get("y") or "gold") or "gold reward"))
+    ax.set_ylabel(plain(names.get(exact.get("y") or "gold") or "gold reward"))
     ax.legend(handles=handles, loc="upper left", fontsize=8.5, framealpha=0.95)
     spots = [(p, colours[name]) for name, group in groups.items() for p in group]
     _write_labels(fig, ax, spots, lines)
-    return _png(fig)
+    return png(fig)
 
 
 def curves(results: Mapping[str, Any], rows: Mapping[str, Rows]) -> bytes | None:
@@ -99,15 +99,15 @@ def curves(results: Mapping[str, Any], rows: Mapping[str, Rows]) -> bytes | None
         return None
     across = 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3
     down = math.ceil(len(panels) / across)
-    fig, axes = _figure(down, across, height=3.6 if across == 1 else 0.3 + 2.2 * down)
+    fig, axes = canvas(down, across, height=3.6 if across == 1 else 0.3 + 2.2 * down)
     for ax, (curve, key) in zip(axes, panels, strict=False):
         stage = str(curve.get("stage") or "")
-        ax.set_title(_plain(curve.get("label") or stage), fontsize=10, color=INK, loc="left")
-        ax.set(xlabel="step", ylabel=_plain(key))
+        ax.set_title(plain(curve.get("label") or stage), fontsize=10, color=INK, loc="left")
+        ax.set(xlabel="step", ylabel=plain(key))
         _curve_panel(ax, *series(rows.get(stage, ()), key))
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
-    return _png(fig)
+    return png(fig)
 
 
 def series(rows: Rows, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +134,7 @@ def _root(x: Any) -> Any:
     return np.sign(x) * np.sqrt(np.abs(x))
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A label that fits, and in which a dollar sign starts no formula."""
     line = tables.line(value)
     return (line if len(line) <= 36 else line[:35] + "…").replace("$", r"\$")
@@ -195,7 +195,7 @@ def _write_labels(fig: Any, ax: Any, spots: Sequence[tuple[Point, str]], lines: 
     taken = [ax.get_legend().get_window_extent()]
     for point, shade in spots:
         tone = [0.72 * part for part in colors.to_rgb(shade)]  # thin strokes read paler
-        text = ax.text(0, 0, _plain(point.label), fontsize=8, color=tone, zorder=6, in_layout=False)
+        text = ax.text(0, 0, plain(point.label), fontsize=8, color=tone, zorder=6, in_layout=False)
         size, spot = text.get_window_extent(), pixels((point.x, point.y))
         half, places = np.array([size.width, size.height]) / 2, []
         for reach, turn in itertools.product((16, 30, 50, 76), range(8)):
@@ -217,7 +217,8 @@ def _write_labels(fig: Any, ax: Any, spots: Sequence[tuple[Point, str]], lines: 
             ax.plot([point.x, edge[0]], [point.y, edge[1]], color=tone, lw=0.5, alpha=0.7)
 
 
-def _figure(down: int, across: int, *, height: float) -> tuple[Any, list[Any]]:
+def canvas(down: int, across: int, *, height: float) -> tuple[Any, list[Any]]:
+    """(a figure, its axes row by row) in the style of the report; height in inches."""
     from matplotlib import figure
     from matplotlib.backends import backend_agg
 
@@ -233,7 +234,8 @@ def _figure(down: int, across: int, *, height: float) -> tuple[Any, list[Any]]:
     return fig, axes
 
 
-def _png(fig: Any) -> bytes:
+def png(fig: Any) -> bytes:
+    """A figure as a file."""
     out = io.BytesIO()
     fig.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
     return out.getvalue()

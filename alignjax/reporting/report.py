@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignjax.reporting import figures, markup, rollouts, tables
+from alignjax.reporting import figures, markup, rollouts, suites, tables
 from alignjax.training import journal, metrics
 
 RESULTS = "results.json"
@@ -65,13 +65,16 @@ def write(workdir: str | pathlib.Path) -> str:
     Args:
       workdir: folder with results.json and, a folder per stage, metrics.jsonl and samples.jsonl.
         What is missing or torn there is left out or shown as "-"; a figure without data is not
-        written.
+        written. Or a folder of results of evaluation suites, or one that holds such a folder.
 
     Raises:
       ValueError: results.json is missing or is not a JSON object.
     """
     workdir = pathlib.Path(workdir)
-    results = _results(workdir / RESULTS)
+    summaries = suites.found(workdir)
+    shown = not summaries or (workdir / RESULTS).exists()
+    title = f"Evaluation: {workdir.absolute().name}"
+    results: tables.Results = _results(workdir / RESULTS) if shown else {"label": title}
     stages = dict.fromkeys(str(curve.get("stage") or "") for curve in results.get("curves") or [])
     rows = {stage: _rows(workdir / stage / metrics.FILE) for stage in stages}
     images = {"frontier": figures.frontier(results), "curves": figures.curves(results, rows)}
@@ -84,13 +87,16 @@ def write(workdir: str | pathlib.Path) -> str:
     written = {
         stage: (own, _rows(workdir / stage / journal.FILE)) for stage, own in rows.items() if stage
     }
-    body = _body(results, images, rollouts.section(written))
+    body = _body(results, images, rollouts.section(written) + suites.section(summaries), shown)
     page = PAGE.format(title=title, style=STYLE, body=body)
     _replace(workdir / "report.html", page.encode("utf-8"))
-    return tables.text(results)
+    parts = [suites.text(summaries)] if summaries else []
+    return "\n\n".join([tables.text(results), *parts] if shown else parts)
 
 
-def _body(results: tables.Results, images: Mapping[str, bytes | None], written: str) -> str:
+def _body(
+    results: tables.Results, images: Mapping[str, bytes | None], written: str, shown: bool
+) -> str:
     gates = results.get("gates") or []
     captions = {
         "frontier": "Bars are standard errors; some are smaller than their marker. Nothing can lie "
@@ -101,17 +107,21 @@ def _body(results: tables.Results, images: Mapping[str, bytes | None], written: 
         f"<h1>{markup.escape(tables.label(results))}</h1>",
         f"<p>{markup.escape(results.get('description') or '')}</p>",
         f'<p class="{_tone(gates)}">Gates: {tables.count(gates)}</p>' if gates else "",
-        "<h2>Results</h2>",
-        _table(results),
+        f"<h2>Results</h2>\n{_table(results)}" if shown else "",
         *(f'<p class="muted">{markup.escape(note)}</p>' for note in tables.notes(results)),
         *(_figure(name, image, captions[name]) for name, image in images.items() if image),
         _gates(gates),
         _samples(results.get("samples") or []),
         written,
-        "<h2>Run</h2>",
-        *(f'<p class="muted">{markup.escape(entry)}</p>' for entry in tables.footer(results)),
+        _run(tables.footer(results)) if shown else "",
     ]
     return "\n".join(section for section in sections if section)
+
+
+def _run(lines: Sequence[str]) -> str:
+    """Times and environment, where they are known."""
+    texts = [f'<p class="muted">{markup.escape(entry)}</p>' for entry in lines]
+    return "\n".join(["<h2>Run</h2>", *texts])
 
 
 def _missing(results: tables.Results) -> str:

@@ -13,7 +13,7 @@ from alignjax.losses import inputs
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
 from alignjax.rewards import learned, scores
-from alignjax.rollouts import episodes, experience, reward, rollouts, select, settings
+from alignjax.rollouts import episodes, experience, replay, reward, rollouts, select, settings
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm
 
@@ -77,14 +77,19 @@ def make_draw(draw: Draw, size: int = 1) -> Callable[..., tuple[rollouts.Rollout
     return run
 
 
-def start_carry(config: settings.GroupConfig) -> dict[str, Any]:
-    """The method's own state before the first step; the sampling policy comes with its first."""
+def start_carry(config: settings.GroupConfig, width: int = 0) -> dict[str, Any]:
+    """The method's own state before the first step; the sampling policy comes with its first.
+
+    width: tokens of a row at most, where groups are kept for later steps.
+    """
     names = config.part_names
-    carry = {
+    carry: dict[str, Any] = {
         "barren": np.int32(0),  # steps in a row without an informative group
         "part_value": np.full(len(names), np.nan, np.float32),
         "part_steps": np.zeros(len(names), np.int32),  # in which each part had that one value
     }
+    if config.replay:
+        carry["replay"] = replay.empty(config, width)
     if config.curriculum > 1:
         carry["pass_rate"] = np.full(BUCKETS, 0.5, np.float32)
     return carry
@@ -120,7 +125,7 @@ class Collector:
         ) -> algorithm.Batch:
             own = axes.take(rates, batch["index"] % BUCKETS, "batch")
             chosen = select.by_difficulty(key, own, count, floor=config.curriculum_floor)
-            return experience.taken(dict(batch), chosen, 1)
+            return rollouts.taken(dict(batch), chosen, 1)
 
         self._pick = jax.jit(pick, static_argnums=3)
         self._after = jax.jit(lambda *args: carried(config, *args))
@@ -148,13 +153,16 @@ class Collector:
             reward.check_failures(best, config.max_failures)
             greedy = best.reward
         sampler = None if behind is None else policy
-        rows, told, metrics = self._run(state.params, sampler, frozen, samples, found, greedy)
+        scored = (samples, found, greedy, carry.pop("replay", None))
+        rows, told, metrics = self._run(state.params, sampler, frozen, *scored)
         if "drift" in told:
             generate.check_drift(told["drift"], self._limit)
         after = self._after(carry, told, found, samples.task)
         self._check(after, told, metrics)
         if self._journal is not None:
             self._journal(int(state.step), self._shown(told["shown"]))
+        if "replay" in told:
+            after["replay"] = told["replay"]
         if behind is not None:
             after["behind"] = algorithm.copy((state.params, state.step))
         return rows, after, metrics

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from alignjax import losses
 from alignjax.compat import blocks
-from alignjax.core import mean, struct
+from alignjax.core import mean
 from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.parallel import axes
 from alignjax.rewards import learned, scores
-from alignjax.rollouts import pack, rollouts, select, settings
+from alignjax.rollouts import pack, replay, rollouts, select, settings
 from alignjax.training import algorithm, update
 
 
@@ -65,26 +65,6 @@ OF_TOKENS = (("rewards", "to_go"), ("rewards", "remax_to_go"))
 Experience = Callable[..., tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]]
 
 
-def is_scored(found: scores.Scores, samples: rollouts.Rollouts, overlong: str) -> jax.Array:
-    """[R] bool: rows that count in baseline and loss alike."""
-    valid = jnp.isfinite(found.reward) & ~found.failed
-    return valid & samples.ended if overlong == "mask" else valid
-
-
-def soft_overlong(lengths: jax.Array, *, limit: int, buffer: int) -> jax.Array:
-    """[R]: 0 up to limit - buffer tokens, then linear to -1 at the limit.
-
-    Reference: Yu et al. (2025, DAPO), equation 13.
-    """
-    return -jnp.clip((lengths - (limit - buffer)) / buffer, 0.0, 1.0)
-
-
-def taken(tree: Any, groups: jax.Array, size: int) -> Any:
-    """The rows [K G, ...] of the chosen groups [K] of rows [P G, ...]."""
-    rows = (groups[:, None] * size + jnp.arange(size)[None]).reshape(-1)
-    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), tree)
-
-
 def make_experience(
     networks: Networks,
     config: settings.GroupConfig,
@@ -93,14 +73,14 @@ def make_experience(
     chunks: int = 1,
     multiple: int = 1,
 ) -> Experience:
-    """(params, sampler, frozen, samples, scores, greedy) -> (rows, told, Metrics).
+    """(params, sampler, frozen, samples, scores, greedy, stored) -> (rows, told, Metrics).
 
     Arguments: params of the policy; sampler: those that sampled, None where they are the same;
     samples of [P G] rows; greedy [P]: rewards of greedy answers, None where no estimator reads
-    them. rows: what the loss trains on, [K G, ...] of the K = P / candidates groups chosen, or
-    fewer packed ones. told: what the host keeps, checks or shows: informative [P], pass_rate [P],
-    has_scores [P], drift, the first group. chunks: parts that networks score one after the other.
-    multiple: divides the packed rows.
+    them; stored: groups of earlier steps, None without replay. rows: what the loss trains on, [K G,
+    ...] of the K = P / candidates groups chosen, or fewer packed ones. told: what the host keeps,
+    checks or shows: informative [P], pass_rate [P], has_scores [P], drift, the first group. chunks:
+    parts that networks score one after the other. multiple: divides the packed rows.
     """
 
     def score_rows(
@@ -124,7 +104,7 @@ def make_experience(
         params: models.Params,
         sampler: Any,
         frozen: models.Frozen,
-        chosen: Chosen,
+        chosen: rollouts.Groups,
         layout: pack.Layout | None,
     ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
         tokens = chosen.samples.tokens
@@ -143,7 +123,7 @@ def make_experience(
         columns = pack.grouped({**columns, "loss_mask": batch["loss_mask"]}, layout)
         return {**read, **columns, "start": layout.start}, told, metrics
 
-    selected = jax.jit(lambda *args: choose(config, *args))
+    selected = jax.jit(lambda *args: select.choose(config, *args))
 
     def experience(
         params: models.Params,
@@ -152,8 +132,9 @@ def make_experience(
         samples: rollouts.Rollouts,
         found: scores.Scores,
         greedy: jax.Array | None,
+        stored: replay.Stored | None = None,
     ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
-        chosen, told, metrics = selected(samples, found, greedy)
+        chosen, told, metrics = selected(samples, found, greedy, stored)
         layout = None
         if config.pack:
             lengths = jnp.where(chosen.valid, chosen.samples.lengths, 0)
@@ -164,59 +145,8 @@ def make_experience(
     return experience
 
 
-class Chosen(NamedTuple):
-    """The groups to train on, K G rows: the mask of a row that does not count is empty."""
-
-    samples: rollouts.Rollouts
-    reward: jax.Array  # [R], 0 where a row does not count
-    valid: jax.Array  # [R] bool
-    parts: dict[str, jax.Array]
-    greedy: jax.Array | None  # [R]
-
-
-def choose(
-    config: settings.GroupConfig,
-    samples: rollouts.Rollouts,
-    found: scores.Scores,
-    greedy: jax.Array | None,
-) -> tuple[Chosen, dict[str, Any], algorithm.Metrics]:
-    """(the chosen groups, what the host keeps, metrics of all samples)."""
-    size, reward = config.group, found.reward
-    if config.overlong == "soft":
-        tokens = jnp.sum(samples.mask, axis=1)
-        limit, buffer = config.most_sampled, config.overlong_buffer
-        reward = reward + soft_overlong(tokens, limit=limit, buffer=buffer)
-    valid = is_scored(found, samples, config.overlong)
-    if greedy is not None:  # without its baseline a row is as good as without a score
-        valid = valid & rollouts.repeated(jnp.isfinite(greedy), size)
-        greedy = jnp.where(jnp.isfinite(greedy), greedy, 0.0)
-    reward = jnp.where(valid, reward, 0.0)
-    grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
-    informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)
-    metrics = _of_groups(config, samples, found, reward, valid, informative)
-
-    trained = round(informative.shape[0] / config.candidates)
-    order = select.informative_first(informative, trained)
-    kept = axes.take(informative, order, "batch")
-    own, reward, valid, parts = taken((samples, reward, valid, found.parts), order, size)
-    if config.dead == "drop" or config.candidates > 1:
-        valid = valid & rollouts.repeated(kept, size)
-    own = struct.replace(own, mask=own.mask & valid[:, None])
-    metrics["trained"] = mean.of(kept & jnp.any(rollouts.in_groups(valid, size), axis=1))
-    rates = jnp.sum(jnp.where(there, grouped, 0.0), axis=1)
-    rates = rates / jnp.maximum(jnp.sum(there, axis=1), 1)
-    if greedy is not None:
-        greedy = rollouts.repeated(axes.take(greedy, order, "batch"), size)
-    told = {
-        "informative": informative,
-        "pass_rate": rates,
-        "has_scores": jnp.any(there, axis=1),
-    }
-    return Chosen(own, reward, valid, parts, greedy), told, metrics
-
-
 def credited(
-    config: settings.GroupConfig, needs: Needs, chosen: Chosen, scored: Scored
+    config: settings.GroupConfig, needs: Needs, chosen: rollouts.Groups, scored: Scored
 ) -> tuple[dict[str, jax.Array], jax.Array | None, dict[str, mean.Mean]]:
     """(columns that the loss reads beside tokens, largest drift in nats a token, metrics).
 
@@ -249,7 +179,8 @@ def credited(
         metrics["kl"] = mean.masked(jnp.sum(arrays["kl"], axis=1), chosen.valid)
     advantages = estimate(config, arrays, config.group)
     then = logprobs if scored.sampled_logprobs is None else scored.sampled_logprobs
-    drift = jnp.max(jnp.where(mask, jnp.abs(then - samples.logprobs), 0.0), initial=0.0)
+    own = mask if chosen.replayed is None else mask & ~chosen.replayed[:, None]
+    drift = jnp.max(jnp.where(own, jnp.abs(then - samples.logprobs), 0.0), initial=0.0)
     metrics["drift"] = mean.of(drift)
     if config.correction != "off":
         weight = correction(config, logprobs, samples)
@@ -261,7 +192,7 @@ def credited(
     return rows, drift, metrics
 
 
-def _shown(chosen: Chosen, rows: algorithm.Batch, count: int) -> dict[str, Any]:
+def _shown(chosen: rollouts.Groups, rows: algorithm.Batch, count: int) -> dict[str, Any]:
     """The first rows of what is worth a look, whole on every device."""
     samples = chosen.samples
     shown = {
@@ -361,36 +292,3 @@ def per_token(config: settings.GroupConfig) -> bool:
     found = jax.eval_shape(lambda arrays: estimate(config, arrays, config.group), arrays)
     by_token = config.correction != "off" and config.correction_level == "token"
     return len(found.shape) == 2 or by_token
-
-
-def _of_groups(
-    config: settings.GroupConfig,
-    samples: rollouts.Rollouts,
-    found: scores.Scores,
-    reward: jax.Array,
-    valid: jax.Array,
-    informative: jax.Array,
-) -> dict[str, mean.Mean]:
-    """Metrics of all samples, before any is left out."""
-    size = config.group
-    metrics = {
-        "reward": mean.masked(reward, valid),
-        **{f"reward_{name}": mean.masked(x, valid) for name, x in found.parts.items()},
-        "unscored": mean.of(~jnp.isfinite(found.reward) & ~found.failed),
-        "failed": mean.of(found.failed),
-        "cut": mean.of(samples.cut),
-        "length": mean.of(jnp.sum(samples.mask, axis=1)),
-    }
-    if config.env is not None:
-        metrics["turns"] = mean.of(samples.turns)
-    if size > 1:
-        number = jnp.maximum(jnp.sum(valid), 1)
-        rate = jnp.sum(jnp.where(valid, reward, 0.0)) / number
-        binary = jnp.all(jnp.where(valid, (reward == 0) | (reward == 1), True))
-        share = select.dead_share(rate, size)
-        metrics["dead"] = mean.of(~informative)
-        # Of prompts that are all as hard as the mean one; it says nothing of graded rewards.
-        metrics["dead_predicted"] = mean.Mean(
-            total=jnp.where(binary, share, 0.0), weight=binary.astype(jnp.float32)
-        )
-    return metrics

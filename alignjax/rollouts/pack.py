@@ -15,7 +15,7 @@ from alignjax.core import struct
 from alignjax.data import packing
 from alignjax.parallel import axes, hosts
 
-PARTS = 8  # packed rows are a multiple of so many parts of all rows: few programs to compile
+PARTS = 16  # packed rows are a multiple of so many parts of all rows: few programs to compile
 
 
 @struct.pytree

@@ -8,7 +8,7 @@ import numpy as np
 
 from alignjax.models import model as models
 from alignjax.rewards import learned, scores
-from alignjax.rollouts import collection, experience, rollouts, settings
+from alignjax.rollouts import collection, experience, replay, rollouts, settings
 from alignjax.sampling import plan
 from alignjax.training import program
 
@@ -98,7 +98,10 @@ def make_programs(
         found = scores.Scores(columns["reward"], parts, columns["failed"])
         greedy = _greedy(config, sampled)
         sampler = shapes.params if config.lag else None
-        arguments = (shapes.params, sampler, shapes.frozen, samples, found, greedy)
+        stored = None
+        if config.replay:
+            stored = program.shapes_of(lambda: replay.empty(config, length))
+        arguments = (shapes.params, sampler, shapes.frozen, samples, found, greedy, stored)
         passes = [] if needs.drawn else [program.Pass("policy")]
         if needs.reference:
             passes.append(program.Pass("reference"))
@@ -110,7 +113,7 @@ def make_programs(
                 (
                     ("parameters", (shapes.params, sampler)),
                     ("frozen", shapes.frozen),
-                    ("batch", (samples, found, greedy)),
+                    ("batch", (samples, found, greedy, stored)),
                 ),
                 kept,
                 length,

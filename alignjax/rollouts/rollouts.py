@@ -1,9 +1,12 @@
 """What was sampled, with what a method must know of it later."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
+from alignjax.parallel import axes
 from alignjax.sampling import generate
 from alignjax.training import algorithm
 
@@ -69,3 +72,30 @@ def of_samples(
         turns=jnp.ones_like(samples.lengths) if turns is None else turns,
         returns=jnp.zeros_like(samples.lengths, jnp.float32) if returns is None else returns,
     )
+
+
+def rows_of(groups: jax.Array, size: int) -> jax.Array:
+    """[K] numbers of groups -> [K G] numbers of their rows."""
+    return (groups[:, None] * size + jnp.arange(size)[None]).reshape(-1)
+
+
+def taken(tree: Any, groups: jax.Array, size: int) -> Any:
+    """The rows [K G, ...] of the chosen groups [K] of rows [P G, ...]."""
+    rows = rows_of(groups, size)
+    return jax.tree.map(lambda x: axes.take(x, rows, "batch" + " slot" * (x.ndim - 1)), tree)
+
+
+class Groups(NamedTuple):
+    """Groups with their rewards, R rows of G a group: the mask of a row that does not count is
+    empty once they are chosen to train on.
+
+    greedy: rewards of greedy answers to the prompts, None where no estimator reads them. replayed:
+    rows of an earlier step, None where there are none.
+    """
+
+    samples: Rollouts
+    reward: jax.Array  # [R], 0 where a row does not count
+    valid: jax.Array  # [R] bool
+    parts: dict[str, jax.Array]
+    greedy: jax.Array | None  # [R]
+    replayed: jax.Array | None = None  # [R] bool

@@ -81,6 +81,7 @@ class GroupConfig(ScoringConfig):
     correction: str = "off"  # for sampler and trainer that differ: off | truncate | mask
     correction_level: str = "token"  # whose ratio: token | sequence | geometric
     correction_maximum: float = 2.0  # of the ratio of trainer to sampler
+    replay: int = 0  # newest informative groups kept, to stand in for those without signal
     lag: int = 0  # steps that the sampling policy is behind: 0 or 1, always
     patience: int = 5  # steps in a row without one informative group before the run stops
     pack: bool = False  # short rows side by side in the passes of networks: faster where ragged
@@ -101,7 +102,7 @@ class GroupConfig(ScoringConfig):
             shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=1)
         for name in ("candidates", "curriculum", "correction_maximum"):
             shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=1)
-        for name in ("kl_in_reward", "max_drift", "overlong_buffer"):
+        for name in ("kl_in_reward", "max_drift", "overlong_buffer", "replay"):
             shapes.check_number(f"algorithm.{name}", getattr(self, name), minimum=0)
         shapes.check_number("algorithm.curriculum_decay", self.curriculum_decay, minimum=0, below=1)
         shapes.check_number("algorithm.curriculum_floor", self.curriculum_floor, above=0)
@@ -167,10 +168,16 @@ class GroupConfig(ScoringConfig):
                 f"{self.kl_in_reward:g} and {self.overlong} (algorithm). Use the loss's kl_weight, "
                 "and the rule SoftOverlong."
             )
-        if self.lag and self.correction == "off":
+        if (self.lag or self.replay) and self.correction == "off":
             raise ValueError(
-                "algorithm.correction must be truncate or mask where lag=1: samples are of the "
-                "policy before; got off (algorithm). Set --config.algorithm.correction=truncate."
+                f"algorithm.correction must be truncate or mask where lag={self.lag} and "
+                f"replay={self.replay}: samples are of an earlier policy; got off (algorithm). Set "
+                "--config.algorithm.correction=truncate."
+            )
+        if by_part and self.replay:
+            raise ValueError(
+                f"algorithm.replay must be 0 for advantages={self.advantages}, which takes each "
+                f"part of the reward by itself; got {self.replay} (algorithm). Leave it out."
             )
         self.estimator_options()
 
@@ -251,6 +258,7 @@ class GroupConfig(ScoringConfig):
             "overlong",
             "kl_in_reward",
             "correction",
+            "replay",
             "lag",
             "pack",
             "epochs",

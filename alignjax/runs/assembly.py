@@ -228,6 +228,7 @@ class Assembly:
             pad=corpus.pad,
             length=corpus.length,
             prompt_length=corpus.prompt_length,
+            categories=corpus.categories,
             micro_batches=self.config.loop.micro_batches,
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,

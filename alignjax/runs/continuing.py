@@ -1,15 +1,16 @@
 """The identity of a run in its folder: a run resumes only in the folder that it began."""
 
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel import processes
 from alignjax.runs import experiment, folder, records, upgrade
+from alignjax.training import checkpoint, metrics
 from alignjax.training import loop as loops
 from alignjax.training import method as methods
 
@@ -73,6 +74,30 @@ def claim(
     return notes
 
 
+@contextlib.contextmanager
+def withdrawn_if_refused(workdir: pathlib.Path) -> Iterator[None]:
+    """Leaves no record where a new run is refused before its first step.
+
+    Some of what is wrong with a configuration shows only while the first step is traced.
+    """
+    file = workdir / folder.FILE
+    is_new = not file.exists()
+    try:
+        yield
+    except ValueError:
+        if is_new and processes.is_first() and not _has_trained(workdir):
+            file.unlink(missing_ok=True)
+        raise
+
+
+def _has_trained(workdir: pathlib.Path) -> bool:
+    """Whether a run left anything but its record: numbers of steps, or checkpoints."""
+    numbers, saved = workdir / metrics.FILE, workdir / checkpoint.FOLDER
+    return (numbers.exists() and numbers.stat().st_size > 0) or (
+        saved.exists() and any(saved.iterdir())
+    )
+
+
 def _claim(
     file: pathlib.Path,
     record: dict[str, Any],
@@ -111,12 +136,7 @@ def _write(file: pathlib.Path, record: dict[str, Any], is_run: bool) -> None:
     if is_run:
         config, values = folder.parse(record, str(file.parent)).config, records.flat(record)
         sources = {name: values.get(name) for name in sorted(paths(config))}
-        places = {
-            name: os.path.relpath(path, file.parent)
-            for name, path in sources.items()
-            if path and pathlib.Path(path).exists()
-        }
-        record = {**record, folder.PLACES: places}
+        record = {**record, folder.PLACES: folder.places(sources, file.parent)}
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(record, indent=1))

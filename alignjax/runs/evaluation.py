@@ -1,8 +1,9 @@
 """A finished run read back from its folder: evaluated, sampled from, verified."""
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from alignjax.evals import policy as policies
 from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, experiment, folder, judging, sources
+from alignjax.runs import assembly, caches, experiment, folder, judging, sources
 from alignjax.sampling import generate, transforms
 from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint, evaluators
@@ -29,7 +30,8 @@ class Run:
         """best: the best state that the loop kept, in place of the last."""
         self.folder, self.record, self.config = workdir, record, record.config
         self.where = workdir / evaluators.BEST if best else workdir
-        self.corpus = experiment.make_corpus(self.config.data, log=lambda line: None)
+        cache = caches.found_beside(workdir)
+        self.corpus = experiment.make_corpus(self.config.data, lambda line: None, cache)
         self.parts = assembly.Assembly(
             self.config, self.corpus, sources.Stored(), shape=self.config.model
         )
@@ -151,6 +153,22 @@ def check_part(run: Run, part: str, workdir: pathlib.Path) -> None:
             f"policy must be the run of a language model; got {workdir}, a "
             f"{run.parts.record.name} run's {', '.join(run.product)}."
         )
+
+
+@contextlib.contextmanager
+def language_model(
+    workdir: pathlib.Path, *, best: bool = False, definitions: str = ""
+) -> Iterator[Run]:
+    """A run with a policy, inside its mesh.
+
+    Raises:
+      ValueError: it is not to be read, or has no policy.
+    """
+    record = open_record(workdir, definitions=definitions)
+    with meshes.use(meshes.make_mesh(record.config.mesh)):
+        run = Run(workdir, record, best=best)
+        check_part(run, methods.POLICY, workdir)
+        yield run
 
 
 def _prompts(run: Run, prompt: str, count: int) -> tables.Table:

@@ -5,7 +5,7 @@ import dataclasses
 from alignjax import algorithms
 from alignjax.core import shapes
 from alignjax.data import corpus as corpora
-from alignjax.data import tables
+from alignjax.data import prepare, tables
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import mesh as meshes
@@ -98,10 +98,15 @@ class Experiment(Training):
         return path or (self.weights if role.source == "policy" else "")
 
 
-def make_corpus(config: corpora.DataConfig, log: corpora.Log) -> corpora.Corpus:
-    """The corpus of a data configuration; `log` takes lines on what was kept, cut and dropped."""
+def make_corpus(
+    config: corpora.DataConfig, log: corpora.Log, cache: prepare.Cache | None = None
+) -> corpora.Corpus:
+    """The corpus of a data configuration; `log` takes lines on what was kept, cut and dropped.
+
+    cache: where its tables are kept on disk, if they are; None makes them in memory.
+    """
     config.validate()
-    return config.make(log)
+    return config.make(log) if cache is None else config.prepared(log, cache)
 
 
 def check_table(config: Experiment, corpus: corpora.Corpus) -> None:

@@ -71,6 +71,20 @@ def read(
     return parse(_at_places(values, workdir, log), str(workdir), log)
 
 
+def places(sources: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, str | list[str]]:
+    """Where the present ones of a record's sources lie, seen from its folder.
+
+    sources: by the field's name, a path or a list of them; a list is told whole or not at all.
+    """
+    seen: dict[str, str | list[str]] = {}
+    for name, source in sources.items():
+        paths = source if isinstance(source, list) else [source]
+        if all(path and pathlib.Path(path).exists() for path in paths) and paths:
+            relative = [os.path.relpath(path, workdir) for path in paths]
+            seen[name] = relative if isinstance(source, list) else relative[0]
+    return seen
+
+
 def _at_places(
     values: dict[str, Any], workdir: pathlib.Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -81,11 +95,25 @@ def _at_places(
         node = values
         for part in above:
             node = node[part]
-        path, here = pathlib.Path(node[last]), workdir / place
-        if not path.exists() and here.exists():
-            node[last] = os.path.normpath(here)
-            log(f"{workdir}: {name} is not at {path} any more and is read at {node[last]}.")
+        if isinstance(place, list):
+            node[last] = [
+                _present(name, *both, workdir, log) for both in zip(node[last], place, strict=True)
+            ]
+        else:
+            node[last] = _present(name, node[last], place, workdir, log)
     return values
+
+
+def _present(
+    name: str, path: str, place: str, workdir: pathlib.Path, log: Callable[[str], None]
+) -> str:
+    """Where one source of a record lies now: at its path, or else seen from the run's folder."""
+    here = workdir / place
+    if pathlib.Path(path).exists() or not here.exists():
+        return path
+    moved = os.path.normpath(here)
+    log(f"{workdir}: {name} is not at {path} any more and is read at {moved}.")
+    return moved
 
 
 def parse(
@@ -219,7 +247,10 @@ def trained_shapes(record: Record, plain: models.Model) -> Any:
     for name in methods.trained_roles(roles):
         model = network_of(networks[name]) if name in networks else own
         tree = initial_shapes(model)
-        trees[name] = jax.eval_shape(model.with_scalar, tree) if roles[name].head else tree
+        role = roles[name]
+        if role.head:
+            tree = jax.eval_shape(lambda t, m=model, r=role: m.with_scalar(t, r.heads), tree)
+        trees[name] = tree
     return next(iter(trees.values())) if len(trees) == 1 else trees
 
 

@@ -14,7 +14,7 @@ from alignjax.models import model as models
 from alignjax.models.adapters import adapt, merge
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
-from alignjax.runs import experiment, folder
+from alignjax.runs import caches, experiment, folder
 from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint, program
 from alignjax.training import method as methods
@@ -82,7 +82,8 @@ class Origin:
         if self.run is None:
             speaker = chat_format.load_chat_format(self.path)
             return Reading(speaker, self.length, self.length // 2)
-        corpus = self.run.data.make(lambda line: None)
+        cache = caches.found_beside(pathlib.Path(self.path))
+        corpus = experiment.make_corpus(self.run.data, lambda line: None, cache)
         return Reading(corpus.speaker, corpus.length, corpus.prompt_length)
 
     def network(self, part: str) -> tuple[model_config.ModelConfig, Any]:
@@ -255,7 +256,10 @@ class Shapes:
             return None
         place = pathlib.Path(path)
         if folder.is_run(place) or _is_model(place):
-            return open_origin(path)
+            origin = open_origin(path)
+            # A tokenizer that the data are yet to train is not known from their outline.
+            known = like is None or {"tokenizer", "world"} & like.corpus.fingerprints.keys()
+            return origin if known else dataclasses.replace(origin, fingerprints={})
         return _Anything(
             path=path,
             config=model_config.TransformerConfig() if like is None else like.shape,

@@ -1,12 +1,13 @@
 """Training of an experiment in its folder."""
 
+import dataclasses
 import pathlib
 
 from alignjax.data import corpus as corpora
-from alignjax.data import pipeline
+from alignjax.data import pipeline, prepare
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, continuing, experiment, folder, judging, sources
+from alignjax.runs import assembly, caches, continuing, experiment, folder, judging, sources
 from alignjax.training import annotation, journal, speed
 from alignjax.training import loop as loops
 
@@ -19,19 +20,26 @@ def train(
     log: corpora.Log = print,
     profile: speed.Window | None = None,
     allow_code: bool = False,
+    cache: prepare.Cache | None = None,
 ) -> None:
     """Runs one experiment in its folder, or goes on with it.
 
-    allow_code: whether rules of the reward may run programs that the model wrote.
+    allow_code: whether rules of the reward may run programs that the model wrote. cache: of
+    prepared tables; None is `caches.default_cache`.
 
     Raises:
       ValueError: bad configuration or data; nothing was written.
       errors.Failure and its kin: the run stopped.
     """
     config.validate()
-    corpus = experiment.make_corpus(config.data, lambda line: log(f"{name}: {line}"))
+    cache = cache or caches.default_cache(workdir)
+    cache = dataclasses.replace(cache, log=lambda line: log(f"{name}: {line}"))
+    corpus = experiment.make_corpus(config.data, cache.log, cache)
     experiment.check_table(config, corpus)
-    with meshes.use(meshes.make_mesh(config.mesh)):
+    with (
+        meshes.use(meshes.make_mesh(config.mesh)),
+        continuing.withdrawn_if_refused(workdir),
+    ):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         method = parts.algorithm(
             tell=lambda line: log(f"{name}: {line}"),
@@ -41,18 +49,25 @@ def train(
         loops.check_sizes(config.loop, method.plan, coupled=method.coupled)
         start, frozen = parts.start(), parts.frozen()
         record = folder.make_record(parts, start, frozen)
-        table = corpus.read(config.algorithm.METHOD.table(config.algorithm), "train")
+        kind = config.algorithm.METHOD.table(config.algorithm)
+        table = corpus.read(kind, "train")
         notes = continuing.claim(workdir, record)
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size
-        table = annotation.annotated(method, frozen, table, rows // config.loop.micro_batches)
+        table = annotation.annotated(
+            method, frozen, table, rows // config.loop.micro_batches, cache.folder
+        )
         evaluators = judging.in_loop(parts, frozen, allow_code=allow_code)
         parts.release()
         for role in method.only_annotate:
             frozen.pop(role, None)
         batches = pipeline.Batches(
-            table, batch_size=rows, seed=config.seed, own=hosts.own_rows(rows)
+            table,
+            batch_size=rows,
+            seed=config.seed,
+            own=hosts.own_rows(rows),
+            mixture=() if corpus.shares is None else corpus.shares(kind),
         )
         loops.train(
             method,

@@ -78,7 +78,7 @@ def generation(
         (*parts, ("batch", prompts), ("other", key)),
         rows=rows,
         length=prompt_length + new,
-        generation=("policy", prompt_length, new),
+        generation=program.Generation("policy", prompt_length, new, samples_per_prompt),
         cache=cache,
         mesh=mesh,
         rounds=new,

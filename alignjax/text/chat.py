@@ -23,7 +23,7 @@ EQUAL, PROMPTS_DIFFER = "chosen equals rejected", "prompts differ"
 NO_HUMAN, NO_ANSWER, EMPTY_ANSWER = "no human turn first", "no answer last", "empty last answer"
 # Our tokenizer with its own layout, or another model's with its template.
 Speaker = tokenizer_lib.Tokenizer | chat_format.ChatFormat
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+_SPEAKER = re.compile(r"(?:\r?\n){2}(Human|Assistant):")
 
 
 def sampled_text(speaker: Speaker, ids: collections.abc.Iterable[int]) -> str:
@@ -70,12 +70,19 @@ class Pair(typing.NamedTuple):
     diverged: bool
 
 
+def is_transcript(text: str) -> bool:
+    """Whether a text begins as a transcript of hh-rlhf does, and an assistant speaks in it."""
+    start = text.lstrip()
+    speakers = [match[1] for match in _SPEAKER.finditer(start)]
+    return start.startswith(("Human:", "System:")) and "Assistant" in speakers
+
+
 def parse_transcript(text: str) -> list[Turn]:
     r"""Returns the turns of an hh-rlhf transcript ("\n\nHuman: ...\n\nAssistant: ...").
 
-    A turn starts at a blank line followed by `Human:` or `Assistant:`; the same words elsewhere
-    are text. Turn texts are stripped; consecutive turns of one speaker are joined by a blank
-    line, so that roles alternate. A leading `System:` turn is accepted.
+    A turn starts at a blank line (of \n or \r\n) followed by `Human:` or `Assistant:`; the same
+    words elsewhere are text. Turn texts are stripped; consecutive turns of one speaker are joined
+    by a blank line, so that roles alternate. A leading `System:` turn is accepted.
 
     Raises: ChatError unless it begins with a Human turn and ends in a non-empty assistant turn.
     """
@@ -142,22 +149,30 @@ def split_pair(
 
 def encode_chat(
     tokenizer: Speaker,
-    turns: collections.abc.Sequence[Turn],
+    turns: collections.abc.Sequence[typing.Any],
     *,
     generation_prompt: bool = False,
+    tools: collections.abc.Sequence[collections.abc.Mapping] = (),
 ) -> tuple[list[int], list[bool]]:
     """Returns (ids, assistant_mask) of a conversation, of equal length.
 
     Args:
-      turns: the conversation, any roles in any order.
+      turns: the conversation, Turns or Messages, any roles in any order.
       generation_prompt: end with the assistant's marker, ready to be continued.
+      tools: JSON descriptions of functions, for templates that show them.
     Returns:
       ids: one BOS first; assistant_mask: True on an assistant turn's text tokens and its EOS.
       An empty assistant turn gets no True at all: silence is never a target.
-    Raises: ValueError for an unknown role, or a generation prompt after an assistant turn.
+    Raises: ValueError for an unknown role, or a generation prompt after an assistant turn; in our
+      own layout for tools and calls, which it does not have.
     """
     if isinstance(tokenizer, chat_format.ChatFormat):
-        return tokenizer.encode_chat(turns, generation_prompt=generation_prompt)
+        return tokenizer.encode_chat(turns, generation_prompt=generation_prompt, tools=tools)
+    if tools or any(len(turn) > 2 for turn in turns):
+        raise ValueError(
+            "a conversation in AlignJAX's own layout must have no tools or calls; got some "
+            "(encode_chat). Name a model's tokenizer and template that have them."
+        )
     ids, mask = [tokenizer.bos_id], [False]
     texts = tokenizer.encode_many([turn.text for turn in turns])
     for turn, tokens in zip(turns, texts, strict=True):
@@ -175,23 +190,30 @@ def encode_chat(
 
 def continue_chat(
     tokenizer: Speaker,
-    prompt: collections.abc.Sequence[Turn],
-    turns: collections.abc.Sequence[Turn],
+    prompt: collections.abc.Sequence[typing.Any],
+    turns: collections.abc.Sequence[typing.Any],
+    tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+    before: list[int] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Returns (ids, mask) of an answer and what follows it, after a prompt's last marker.
 
-    In our layout they do not depend on the prompt.
+    In our layout they do not depend on the prompt. before: the prompt's ids, where they are known.
     """
     if isinstance(tokenizer, chat_format.ChatFormat):
-        _, ids, mask = tokenizer.continue_chat(prompt, turns)
+        _, ids, mask = tokenizer.continue_chat(prompt, turns, tools, before)
         return ids, mask
-    ids, mask = encode_chat(tokenizer, turns)
+    ids, mask = encode_chat(tokenizer, turns, tools=tools)
     return ids[2:], mask[2:]  # without BOS and the marker
 
 
-def cut_turn(tokenizer: Speaker, turn: Turn, limit: int) -> tuple[list[int], Turn]:
+def cut_turn(
+    tokenizer: Speaker,
+    turn: Turn,
+    limit: int,
+    tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+) -> tuple[list[int], Turn]:
     """Returns (prompt of at most `limit` tokens, its turn): the turn loses its beginning."""
-    ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True)
+    ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True, tools=tools)
     if isinstance(tokenizer, tokenizer_lib.Tokenizer):
         kept = ids[len(ids) - (limit - 2) :] if len(ids) > limit else ids[2:]
         return ids[:2] + kept, turn
@@ -203,8 +225,8 @@ def cut_turn(tokenizer: Speaker, turn: Turn, limit: int) -> tuple[list[int], Tur
                 "(cut_turn). Raise it."
             )
         text = text[max(1, (len(ids) - limit) // 2) :]  # a token seldom has under a character
-        turn = Turn(turn.role, text)
-        ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True)
+        turn = turn._replace(text=text)
+        ids, _ = encode_chat(tokenizer, [turn], generation_prompt=True, tools=tools)
     return ids, turn
 
 
@@ -221,13 +243,13 @@ def append_turn(
             f"role must be one of {', '.join(_MARKERS)}; got {role!r} (encode_chat). Rename it."
         )
     ids.append(tokenizer.control[_MARKERS[role]])
+    ids += tokens
     mask.append(False)
-    trained = role == ASSISTANT and len(tokens) > 0
-    ids.extend(tokens)
-    mask.extend([trained] * len(tokens))
     if role == ASSISTANT:
         ids.append(tokenizer.eos_id)
-        mask.append(trained)
+        mask += [len(tokens) > 0] * (len(tokens) + 1)
+    else:
+        mask += [False] * len(tokens)
 
 
 def _error(reason: str, rule: str, got: str) -> ChatError:

@@ -8,6 +8,7 @@ import collections.abc
 import dataclasses
 import datetime
 import hashlib
+import json
 import os
 import typing
 
@@ -21,12 +22,14 @@ class ChatFormat:
 
     template: a family's, or a model folder's Jinja. trained: "all" answers or the "last" only.
     date: for a family that states today's, as in templates.encode (a Jinja template has its own).
+    tools: JSON descriptions of functions that every conversation lists.
     """
 
     tokenizer: interface.TextTokenizer
     template: templates.Template | jinja_template.JinjaTemplate
     date: str | None = None
     trained: str = jinja_template.ALL
+    tools: tuple[collections.abc.Mapping[str, typing.Any], ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -64,14 +67,24 @@ class ChatFormat:
     @property
     def fingerprint(self) -> str:
         """sha256 in hex of the tokenizer and of the template with its options."""
+        parts: tuple = (self.tokenizer.fingerprint, self._shown, self.date, self.trained)
+        if self.tools:
+            parts = (*parts, json.dumps(self.tools, sort_keys=True))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
+    def _shown(self) -> str:
+        """The template as a text that differs where templates do."""
         template = self.template
         if isinstance(template, jinja_template.JinjaTemplate):
-            shown = template.fingerprint
-        else:  # sets have no order of their own
-            fields = {**vars(template), "trim": sorted(template.trim)}
-            shown = repr(sorted(fields.items()))
-        parts = (self.tokenizer.fingerprint, shown, self.date, self.trained)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+            return template.fingerprint
+        # Sets have no order of their own.
+        return repr(sorted({**vars(template), "trim": sorted(template.trim)}.items()))
+
+    @property
+    def layout(self) -> str:
+        """The template with its date and tools, without the tokenizer, as such a text."""
+        return repr((self._shown, self.date, json.dumps(self.tools, sort_keys=True)))
 
     def encode(self, text: str, after: str = interface.NOTHING) -> list[int]:
         return self.tokenizer.encode(text, after)
@@ -84,6 +97,13 @@ class ChatFormat:
     def decode(self, ids: collections.abc.Iterable[int]) -> str:
         return self.tokenizer.decode(ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        return self.tokenizer.token_bytes(token)
+
+    @property
+    def starts_with_space(self) -> bool:
+        return self.tokenizer.starts_with_space
+
     def encode_chat(
         self,
         messages: collections.abc.Sequence[typing.Any],
@@ -91,7 +111,11 @@ class ChatFormat:
         generation_prompt: bool = False,
         tools: collections.abc.Sequence[collections.abc.Mapping] = (),
     ) -> tuple[list[int], list[bool]]:
-        """Returns (ids, assistant_mask); see `templates.encode` and `jinja_template.encode`."""
+        """Returns (ids, assistant_mask); see `templates.encode` and `jinja_template.encode`.
+
+        tools: in place of the format's own.
+        """
+        tools = tools or self.tools
         if isinstance(self.template, jinja_template.JinjaTemplate):
             return jinja_template.encode(
                 self.tokenizer,
@@ -120,14 +144,20 @@ class ChatFormat:
         return [False] * last + mask[last:]
 
     def continue_chat(
-        self, prompt: collections.abc.Sequence[typing.Any], turns: collections.abc.Sequence
+        self,
+        prompt: collections.abc.Sequence[typing.Any],
+        turns: collections.abc.Sequence,
+        tools: collections.abc.Sequence[collections.abc.Mapping] = (),
+        before: list[int] | None = None,
     ) -> tuple[list[int], list[int], list[bool]]:
         """Returns (ids of the prompt, ids of the turns that follow it, their mask).
 
+        before: the ids of the prompt where they are known.
         Raises: ValueError where the template writes the prompt otherwise once turns follow.
         """
-        before, _ = self.encode_chat(prompt, generation_prompt=True)
-        ids, mask = self.encode_chat([*prompt, *turns])
+        if before is None:
+            before, _ = self.encode_chat(prompt, generation_prompt=True, tools=tools)
+        ids, mask = self.encode_chat([*prompt, *turns], tools=tools)
         if ids[: len(before)] != before:
             raise ValueError(
                 "a prompt must be a prefix of its conversation; got other ids for it once "

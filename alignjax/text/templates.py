@@ -113,12 +113,13 @@ def encode_pieces(
     own_spaces: bool = False,
 ) -> tuple[list[int], list[bool]]:
     """Returns (ids, mask) of rendered pieces; adjoining texts of one kind are tokenized as one."""
-    names = _names_pattern(tuple(sorted(tokenizer.special, key=len, reverse=True)))
+    special_ids = tokenizer.special
+    names = tuple(special_ids)
     atoms: list[list] = []  # [text or id, trained]
     for piece in pieces:
-        for part in names.split(piece.text) if piece.layout else [piece.text]:
-            if piece.layout and part in tokenizer.special:
-                atoms.append([tokenizer.special[part], piece.trained])
+        for part in _layout_parts(names, piece.text) if piece.layout else (piece.text,):
+            if piece.layout and part in special_ids:
+                atoms.append([special_ids[part], piece.trained])
             elif part and atoms and isinstance(atoms[-1][0], str) and atoms[-1][1] == piece.trained:
                 atoms[-1][0] += part
             elif part:
@@ -136,9 +137,16 @@ def encode_pieces(
     return ids, mask
 
 
+@functools.lru_cache(maxsize=1024)  # a template has a few strings of layout
+def _layout_parts(names: tuple[str, ...], text: str) -> tuple[str, ...]:
+    """A string of layout, parted at the names of control tokens, the longest name first."""
+    return tuple(_names_pattern(names).split(text))
+
+
 @functools.lru_cache(maxsize=64)
 def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("(" + "|".join(map(re.escape, names)) + ")" if names else r"((?!))")
+    longest = sorted(names, key=len, reverse=True)
+    return re.compile("(" + "|".join(map(re.escape, longest)) + ")" if names else r"((?!))")
 
 
 def render(

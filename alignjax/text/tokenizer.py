@@ -43,6 +43,11 @@ class Tokenizer:
     _processor: typing.Any = dataclasses.field(repr=False, compare=False)
     _table: tuple[bytes, ...] = dataclasses.field(repr=False, compare=False)
     _space_mark_ids: tuple[int, ...] = dataclasses.field(repr=False, compare=False)
+    _known: collections.abc.Mapping[str, list[int]] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    starts_with_space = False  # `decode` takes nothing off
 
     @property
     def special(self) -> dict[str, int]:
@@ -57,13 +62,26 @@ class Tokenizer:
 
         Raises: ValueError for a text that is not valid Unicode (a lone surrogate).
         """
-        return self.encode_many([text], after)[0]
+        return list(self.encode_many([text], after)[0])
+
+    def ahead(self, texts: collections.abc.Iterable[str]) -> "Tokenizer":
+        """Returns the same tokenizer, which knows the ids of these texts: one call of the C++ code
+        for many short texts is cheaper than many calls."""
+        distinct = list(dict.fromkeys(texts))
+        plain = dataclasses.replace(self, _known={})
+        known = dict(zip(distinct, plain.encode_many(distinct), strict=True))
+        return dataclasses.replace(self, _known=known)
 
     def encode_many(
         self, texts: collections.abc.Sequence[str], after: str = interface.NOTHING
     ) -> list[list[int]]:
-        """Returns `encode` of each text, in one call of the C++ code."""
+        """Returns `encode` of each text, in one call of the C++ code; the lists are not to be
+        changed."""
         interface.check_place(after)
+        if self._known:
+            found = [self._known.get(text) for text in texts]
+            if None not in found:
+                return typing.cast(list[list[int]], found)
         for text in texts:
             interface.check_text(text)
         if not any(_SPACE_MARK in text for text in texts):
@@ -84,6 +102,10 @@ class Tokenizer:
                 )
             pieces.append(self._table[token])
         return b"".join(pieces).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes of one id of the vocabulary; none of a special one."""
+        return self._table[token]
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the model bytes to `path`, whole or not at all."""
@@ -139,6 +161,13 @@ def train_tokenizer(
     except (RuntimeError, OSError) as error:
         raise ValueError(_training_advice(str(error), vocab_size)) from None
     return from_bytes(writer.getvalue(), where="train_tokenizer")
+
+
+def trainer() -> str:
+    """What else than texts and options decides a trained tokenizer: the library's version."""
+    import sentencepiece
+
+    return f"sentencepiece {sentencepiece.__version__}"
 
 
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:

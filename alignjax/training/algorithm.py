@@ -122,6 +122,7 @@ class Algorithm(NamedTuple):
     init, loss, collect, annotate: see the protocols. annotate (reference log-probabilities) is run
       once for all rows before the first step; None: there is nothing to compute.
     only_annotate: roles in `frozen` that `annotate` alone reads; they are let go of after it.
+    columns: names of optional columns of its kind of table that the method cannot do without.
     prepare: further columns of the table, computed before `annotate`: answers joined to the prompts
       of other rows, for example.
     over_table: the same after `annotate`: what depends on the data as a whole, such as counts of
@@ -143,6 +144,7 @@ class Algorithm(NamedTuple):
     collect: Collect = as_is
     annotate: Annotate | None = None
     only_annotate: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     prepare: TableColumns | None = None
     over_table: TableColumns | None = None
     plan: Plan = Plan()
@@ -156,15 +158,15 @@ class Algorithm(NamedTuple):
     collect_passes: tuple[program.Pass, ...] = ()
 
 
-def from_policy(model: models.Model, *, head: bool = False) -> Init:
+def from_policy(model: models.Model, *, head: bool = False, heads: int = 0) -> Init:
     """The `init` of methods that go on from a policy, or begin with a new one.
 
-    head: with a scalar head, zero at the start.
+    head: with a scalar head, zero at the start. heads: its outputs, as of `method.Role`.
     """
 
     def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
         params = copy(start["policy"]) if "policy" in start else model.init(key)
-        return model.with_scalar(params) if head else params
+        return model.with_scalar(params, heads) if head else params
 
     return init
 

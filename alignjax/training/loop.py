@@ -21,6 +21,7 @@ from alignjax.training import (
     checkpoint,
     evaluators,
     optim,
+    prefetch,
     run_log,
     speed,
     stepping,
@@ -209,26 +210,26 @@ def train(
     start.clear()
     if restored is None:
         checkpoints.prepare(state)
-    begin = int(state.step)
-    lines = run_log.RunLog(workdir, name, config, begin, learning_rate(optimizer, config, updates))
+    step, stopped = int(state.step), False
+    lines = run_log.RunLog(workdir, name, config, step, learning_rate(optimizer, config, updates))
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
-    if profile is not None and begin > profile.start:
-        log(f"{name}: nothing is traced: the run goes on from step {begin}, after the window.")
-    stopped, step = False, begin
-    with Signals() as signals, checkpoints, judging, clock:
-        if begin < config.steps:
+    if profile is not None and step > profile.start:
+        log(f"{name}: nothing is traced: the run goes on from step {step}, after the window.")
+    ahead = prefetch.Prefetch(batch_at, config.steps, config.batch_size)
+    with Signals() as signals, checkpoints, judging, clock, ahead:
+        if step < config.steps:
             judging.check(state)
         loop = stepping.steps(
             method,
-            clock.counting(batch_at),
+            clock.counting(ahead),
             tx_of(abstract.params),
             state=state,
             frozen=frozen,
             until=config.steps,
             seed=seed,
             micro_batches=config.micro_batches,
-            rows=config.batch_size,
+            place=ahead.placed,
         )
         for state, metrics in loop:
             step += 1

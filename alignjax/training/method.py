@@ -45,7 +45,8 @@ class Role(NamedTuple):
     otherwise: the roles in whose place it starts where its field is empty, in order of preference;
       one whose network has another shape, or is not there, is passed over.
     required: refuse the experiment where nothing gives it.
-    head: whether it has a scalar head; a start without one gets a zero head.
+    head: whether it has a scalar head; a start without one gets a zero head. heads: outputs of a
+      head [D, C] in its place; 0 is a scalar.
     reads_text: whether it may have a tokenizer of its own and be given text.
     only_evaluated: whether training does not read it; a finished run is judged by it.
     """
@@ -56,6 +57,7 @@ class Role(NamedTuple):
     otherwise: tuple[str, ...] = ()
     required: bool = False
     head: bool = False
+    heads: int = 0
     reads_text: bool = False
     only_evaluated: bool = False
 
@@ -74,6 +76,7 @@ class Task(NamedTuple):
       model may be the same.
     micro_batches: parts of an update whose gradients are summed, to save memory; a `collect` over a
       whole batch goes through as many. batch_size: rows of a batch of the data; 0 is not known.
+    categories: names of the columns of the data's labels.
     """
 
     eos: int
@@ -91,6 +94,7 @@ class Task(NamedTuple):
     journal: Callable[[int, list[dict[str, Any]]], None] | None = None
     readers: Mapping[str, Any] = {}
     apart: frozenset[str] = frozenset()
+    categories: tuple[str, ...] = ()
 
 
 class Part(NamedTuple):

@@ -5,7 +5,7 @@
 needs no description; one that works on the host lists its jitted parts here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,12 +42,21 @@ class Shapes(NamedTuple):
     key: jax.Array
 
 
+class Generation(NamedTuple):
+    """A decode loop of a role: tokens of a prompt, new tokens of a row, rows of a prompt."""
+
+    role: str
+    prompt: int
+    new: int
+    size: int = 1
+
+
 class Program(NamedTuple):
     """One jitted function with the shapes of its arguments.
 
     parts: those arguments by what they are: parameters, frozen, batch, other. rows, length: of the
     batch that it reads. passes: of models over all rows, None where that is not known; generation:
-    (role, prompt tokens, new tokens) of a decode loop instead. more_heads: roles whose logits are
+    the decode loop that it is instead. more_heads: roles whose logits are
     computed once more where they come in tiles. cache: shapes of its key-value cache. mesh: where
     it runs, if not on the run's mesh. rounds: of loops that the data ends, at most.
     """
@@ -59,7 +68,7 @@ class Program(NamedTuple):
     rows: int
     length: int
     passes: tuple[Pass, ...] | None = None
-    generation: tuple[str, int, int] | None = None
+    generation: Generation | None = None
     more_heads: tuple[str, ...] = ()
     cache: Any = None
     mesh: Any = None
@@ -85,10 +94,12 @@ def rows(
     return {name: place(shape, dtype) for name, (shape, dtype) in columns.items()}
 
 
-def batch(kind: str, count: int, data: corpus.Corpus) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of a kind of table, in shapes."""
-    sizes = tables.Sizes(data.length, data.prompt_length)
-    return rows(tables.KINDS[kind].shapes(count, sizes))
+def batch(
+    kind: str, count: int, data: corpus.Corpus, more: Collection[str] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of a kind of table, in shapes; more: names of optional columns that it has."""
+    sizes = tables.Sizes(data.length, data.prompt_length, categories=len(data.categories))
+    return rows(tables.KINDS[kind].shapes(count, sizes, more))
 
 
 def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:

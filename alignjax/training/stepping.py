@@ -65,6 +65,7 @@ def steps(
     seed: int = 0,
     micro_batches: int = 1,
     rows: int | None = None,
+    place: Callable[[HostBatch], dict[str, jax.Array]] | None = None,
 ) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
     """(state, metrics) after every step: collect, then the updates of the algorithm's plan.
 
@@ -81,6 +82,7 @@ def steps(
       seed: of everything random; draws are functions of (seed, step).
       micro_batches: parts of an update whose gradients are summed, to save memory.
       rows: of a whole batch, where processes hold parts of it.
+      place: puts a host batch on the devices; by default `hosts.to_global`.
 
     Raises:
       ValueError: sizes do not divide, micro-batches would change a coupled loss, tx is not the one
@@ -91,7 +93,8 @@ def steps(
     check_coupled(method.coupled, micro_batches)
     check_optimizer(tx, state)
     frozen = {} if frozen is None else frozen
-    return _steps(method, batches, tx, state, frozen, until, seed, micro_batches, rows)
+    place = place or (lambda batch: hosts.to_global(batch, rows))
+    return _steps(method, batches, tx, state, frozen, until, seed, micro_batches, place)
 
 
 def _steps(
@@ -103,7 +106,7 @@ def _steps(
     until: int | None,
     seed: int,
     micro_batches: int,
-    rows: int | None,
+    place: Callable[[HostBatch], dict[str, jax.Array]],
 ) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
     run_update = update.make_update(method.loss, tx, micro_batches=micro_batches)
     collect_key, order_key, loss_key = (
@@ -111,7 +114,7 @@ def _steps(
     )
     begin = int(state.step)
     for step, host_batch in _numbered(batches, begin, until):
-        columns = hosts.to_global(host_batch, rows)
+        columns = place(host_batch)
         with _names_told(columns, frozen):
             batch, carry, collected = method.collect(
                 state, frozen, columns, keys.at(collect_key, step)

@@ -276,6 +276,21 @@ def words(world: ReviewWorld, tokens_row: np.ndarray) -> str:
     return " ".join(world.words[token] for token in tokens_row if token != world.pad)
 
 
+def ids(world: ReviewWorld, text: str) -> np.ndarray:
+    """Returns the token ids of a text of `words`.
+
+    Raises:
+      ValueError: a word is none of the world's.
+    """
+    numbers = {word: token for token, word in enumerate(world.words)}
+    unknown = [word for word in text.split() if word not in numbers]
+    if unknown:
+        raise ValueError(
+            f"a text must be words of the world; got {unknown[0]!r} (ReviewWorld). Use its words."
+        )
+    return np.array([numbers[word] for word in text.split()], np.int32)
+
+
 def _check_rates(document_rate: float, token_rate: float) -> None:
     """Raises ValueError unless both rates are probabilities."""
     for name, rate in (("document_rate", document_rate), ("token_rate", token_rate)):

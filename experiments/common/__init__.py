@@ -5,6 +5,7 @@ import math
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.algorithms.grpo import GrpoConfig
+from alignjax.data.files import FilesConfig
 from alignjax.data.hh import HhConfig
 from alignjax.data.instructions import InstructConfig
 from alignjax.models.adapters.lora import LoraConfig
@@ -179,6 +180,7 @@ SHAPES = {
         ),
     ),
 }  # fmt: skip
+C4 = "c4/en:3.1.0"  # English web text, by its name in TFDS
 SCALE_METHODS = ("pretrain", "sft", "reward", "dpo", "dpo-lora", "ppo", "grpo")
 OFFLINE = SCALE_METHODS[:-2]
 GROUP = 8  # samples of a prompt under GRPO
@@ -231,8 +233,11 @@ def scale(variant: str, shape: str, slices: dict[str, Slice]) -> Experiment:
     if stage == "grpo":  # a prompt on each shard of the batch; as many rows at once as elsewhere
         rows, micro = shards, max(GROUP * shards // rows, 1)
     config.model = dataclasses.replace(SHAPES[shape], remat=chosen.remat)
-    data = InstructConfig if stage == "grpo" else HhConfig
-    config.data = data(length=tokens, prompt_length=tokens // 2)
+    lengths = {"length": tokens, "prompt_length": tokens // 2}
+    if stage == "pretrain":
+        config.data = FilesConfig(tfds=C4, layout="text", **lengths)
+    else:
+        config.data = (InstructConfig if stage == "grpo" else HhConfig)(**lengths)
     config.mesh = MeshConfig(**chosen.mesh)
     config.loop.batch_size = rows
     config.loop.micro_batches = micro

@@ -209,7 +209,8 @@ class _Course:
         def make() -> dict[str, Any]:
             table = corpora.read_pairs(str(self.space.folder / "pairs.npz"), "eval")
             score, params = preferences.reward_scores(self.space.model), self.space.scorer("reward")
-            scores = preferences.answer_scores(score, params, table, self.config.eval_batch)
+            prompts = preferences.prompts_at_once(self.config.eval_batch, self.config.pair_draws)
+            scores = preferences.answer_scores(score, params, table, prompts)
             scores, gold = (preferences.in_pairs(x, table) for x in (scores, table["gold"]))
             by_gold = np.sign(gold[:, :1] - gold[:, 1:])
             differ = by_gold[:, 0] != 0

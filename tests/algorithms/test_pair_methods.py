@@ -11,24 +11,25 @@ from alignjax import compat
 from alignjax.algorithms import dpo
 from alignjax.core import struct
 from alignjax.models import transformer
-from alignjax.training import loop, update
+from alignjax.training import annotation, loop, update
 from tests.training import tiny
 
 LOG_2 = math.log(2)
 # Losses on pairs that read nothing but pairs; the others need arrays of their own.
 TRAINABLE = {
     "paper": (
-        "dpo dpo_norm robust_dpo hinge ipo exo_pair discopop nca_pair sppo_hard apo_zero apo_down "
-        "dpop r_dpo aot aot_unpaired orpo simpo alphapo cpo"
+        "dpo dpo_norm robust_dpo hinge ipo exo_pair discopop nca_pair bco_pair sppo_hard apo_zero "
+        "apo_down dpop r_dpo aot aot_unpaired orpo simpo alphapo cpo slic tpo tpo_l "
+        "dpo_davidson dpo_rao_kupper dpo_rater_noise"
     ),
     "trl-1.16": (
         "dpo dpo_norm robust_dpo hinge ipo exo_pair discopop nca_pair bco_pair sppo_hard apo_zero "
         "apo_down aot aot_unpaired chosen_nll cpo cpo_hinge cpo_ipo simpo alphapo orpo online_dpo "
-        "online_ipo"
+        "online_ipo tpo tpo_hinge tpo_ipo tpo_l"
     ),
     "trl-0.28": (
-        "dpo robust_dpo hinge ipo exo_pair discopop nca_pair sppo_hard apo_zero apo_down aot "
-        "aot_unpaired chosen_nll"
+        "dpo robust_dpo hinge ipo exo_pair discopop nca_pair bco_pair sppo_hard apo_zero apo_down "
+        "aot aot_unpaired chosen_nll"
     ),
     "openrlhf-0.11": "dpo ipo",
     "tunix-0.1.7": "dpo orpo",
@@ -68,6 +69,9 @@ FIRST = {
     "dpo": lambda **_: LOG_2,
     "dpo_norm": lambda **_: LOG_2,
     "robust_dpo": lambda **_: LOG_2,
+    "dpo_davidson": lambda tie_strength, **_: math.log(2 + tie_strength),
+    "dpo_rao_kupper": lambda threshold, **_: math.log(1 + math.exp(threshold)),
+    "dpo_rater_noise": lambda **_: LOG_2,
     "aot": lambda **_: LOG_2,
     "aot_unpaired": lambda **_: LOG_2,
 }
@@ -78,7 +82,8 @@ def test_known_first_losses_are_those_of_equal_policies(preset, method):
     config = dpo.DpoConfig(method=method, compat=preset)
     by_hand = FIRST[method](**config.recipe.options(**config.options))
     for seed in range(3):
-        value, tolerance = dpo.first_loss(config, dpo.same_policies(seed), rounding=1e-4)
+        arrays = {**dpo.same_policies(seed), "shift": np.zeros((), np.float32)}
+        value, tolerance = dpo.first_loss(config, arrays, rounding=1e-4)
         np.testing.assert_allclose(value, by_hand, rtol=1e-5)
         assert 0 < tolerance < 0.01 * max(value, 1.0)
 
@@ -133,6 +138,28 @@ def test_without_a_reference_there_is_no_pass_and_metrics_use_the_methods_own_re
     np.testing.assert_allclose(metrics["accuracy"].value, (margin > 0).mean(), rtol=1e-6)
 
 
+def test_the_answer_to_imitate_is_the_one_that_the_table_names():
+    """SLiC of three answers: a hinge of the first two, and the likelihood of the third."""
+    model = transformer.transformer(tiny.shape())
+    method, state, _, _ = tiny.ready("dpo", model, beta=None, method="slic")
+    pairs, more = (tiny.batch("dpo", step, 4) for step in (0, 1))
+    table = {name: np.concatenate([x, more[name][:, :1]], axis=1) for name, x in pairs.items()}
+    gold = np.array([2, 2, -1, 2], np.int32)
+    table |= {"demonstration": gold, "pair_mask": np.ones((4, 1), bool)}
+    table["preferred"] = np.tile(np.array([0, 1], np.int32), (4, 1, 1))
+    assert method.columns == ("demonstration",)
+    batch = {name: jax.numpy.asarray(x) for name, x in table.items()}
+    _, metrics = jax.jit(method.loss)(state.params, {}, batch, jax.random.key(0))
+    stats, _ = dpo.answer_stats(model, state.params, batch)
+    sums = np.sum(np.where(table["loss_mask"], stats.logprob, 0), axis=-1)
+    hinge = np.maximum(0, 1 - sums[:, 0] + sums[:, 1])
+    by_hand = hinge - 0.5 * np.where(gold >= 0, sums[:, 2], 0)
+    np.testing.assert_allclose(metrics["slic"].value, by_hand.mean(), rtol=1e-5)
+    del table["demonstration"]
+    with pytest.raises(ValueError, match="must have the column demonstration for this loss; got"):
+        annotation.annotated(method, {}, table, 2)
+
+
 @pytest.mark.parametrize("method", ["aot", "aot_unpaired"])
 def test_coupled_losses_refuse_micro_batches(method):
     algorithm = tiny.make("dpo", transformer.transformer(tiny.shape()), method=method)
@@ -155,8 +182,12 @@ def test_micro_batches_change_no_gradient(preset, method):
     noise = 0.3 * jax.random.normal(jax.random.key(4), state.params.norm.shape)
     params = struct.replace(state.params, norm=state.params.norm + noise)
     batch = {k: jax.numpy.asarray(v) for k, v in tiny.batch("dpo", 0, 8).items()}
+    if algorithm.columns:
+        batch["demonstration"] = jax.numpy.asarray([0, 1, -1, 0, 0, -1, 1, 0], np.int32)
     if algorithm.annotate:
         batch |= jax.jit(algorithm.annotate)(frozen, batch)
+    state = struct.replace(state, params=params)
+    batch, *_ = algorithm.collect(state, frozen, batch, jax.random.key(0))
     whole, parts = (
         jax.jit(update.make_gradients(algorithm.loss, micro_batches=n))(
             params, frozen, batch, jax.random.key(0)
@@ -168,6 +199,61 @@ def test_micro_batches_change_no_gradient(preset, method):
         np.testing.assert_allclose(one, four, rtol=1e-3, atol=1e-5 * size)
     for name, metric in whole[1].items():
         np.testing.assert_allclose(metric.value, parts[1][name].value, rtol=1e-4, atol=1e-6)
+
+
+def moved(state):
+    """The state with a policy that is not its reference."""
+    noise = 0.3 * jax.random.normal(jax.random.key(4), state.params.norm.shape)
+    params = struct.replace(state.params, norm=state.params.norm + noise)
+    return struct.replace(state, params=params)
+
+
+@pytest.mark.parametrize("preset", ["paper", "trl-0.28"])
+def test_the_shift_of_bco_is_the_running_mean_of_all_rewards(preset):
+    model = transformer.transformer(tiny.shape())
+    changes = {"method": "bco_pair", "compat": preset, "beta": 0.5}
+    method, state, frozen, _ = tiny.ready("dpo", model, **changes)
+    state = moved(state)
+    batch = {k: jax.numpy.asarray(v) for k, v in tiny.batch("dpo", 0, 8).items()}
+    batch |= jax.jit(method.annotate)(frozen, batch)
+    stats, _ = dpo.answer_stats(model, state.params, batch)
+    ratios = np.where(batch["loss_mask"], stats.logprob - batch["reference_logprobs"], 0.0)
+    rewards = 0.5 * ratios.sum(axis=-1)  # [8, 2]
+    new, carry, metrics = method.collect(state, frozen, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["shift"].value, rewards.mean(), rtol=1e-4, atol=1e-6)
+    terms, _ = method.loss(state.params, frozen, new, jax.random.key(0))
+    by_hand = np.log1p(np.exp(rewards.mean() - rewards[:, 0]))
+    by_hand = by_hand + np.log1p(np.exp(rewards[:, 1] - rewards.mean()))
+    np.testing.assert_allclose(terms["bco_pair"].value, by_hand.mean(), rtol=1e-4)
+    # The next batch's mean is joined by its count: here half of the rows.
+    half = {name: x[:4] for name, x in batch.items()}
+    _, _, metrics = method.collect(
+        struct.replace(state, carry=carry), frozen, half, jax.random.key(0)
+    )
+    both = np.concatenate([rewards, rewards[:4]]).mean()
+    np.testing.assert_allclose(metrics["shift"].value, both, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pair_of_weight_2_moves_the_shift_as_two_pairs_do_and_micro_batches_do_not():
+    model = transformer.transformer(tiny.shape())
+    config = dpo.DpoConfig(method="bco_pair", beta=0.5)
+    method, state, frozen, _ = tiny.ready("dpo", model, method="bco_pair", beta=0.5)
+    state = moved(state)
+    batch = {k: jax.numpy.asarray(v) for k, v in tiny.batch("dpo", 0, 4).items()}
+    batch |= jax.jit(method.annotate)(frozen, batch)
+    twice = {name: jax.numpy.concatenate([x, x[:1]]) for name, x in batch.items()}
+    weighed = {**batch, "weight": jax.numpy.asarray([2.0, 1.0, 1.0, 1.0])}
+    shifts = [
+        own.collect(state, frozen, rows, jax.random.key(0))[2]["shift"].value
+        for own, rows in (
+            (method, twice),
+            (method, weighed),
+            (dpo.dpo(model, config, micro_batches=2), weighed),
+        )
+    ]
+    np.testing.assert_allclose(shifts, shifts[0], rtol=1e-4)
+    plain = method.collect(state, frozen, batch, jax.random.key(0))[2]["shift"].value
+    assert abs(float(plain - shifts[0])) > 1e-4
 
 
 def test_dpo_of_the_paper_is_the_default():
@@ -183,7 +269,7 @@ def test_dpo_of_the_paper_is_the_default():
         ({"method": "dopo"}, "method of paper on pairs must be one of .*Did you mean"),
         ({"method": "ipo", "label_smoothing": 0.1}, "option of paper ipo must be one of"),
         ({"method": "grpo"}, "method of paper on pairs must be one of .*It is one on rollouts"),
-        ({"method": "bco_pair"}, "method of paper on pairs must be one of .*It reads shift"),
+        ({"method": "bradley_terry"}, "method of paper on pairs must be one of .*It reads scores"),
         ({"divergence": "jss"}, "divergence must be one of .*Did you mean 'js'"),
         ({"beta": 0.0}, "beta must be finite and > 0"),
         ({"beta": float("nan")}, "beta must be finite and > 0"),

@@ -12,6 +12,7 @@ WAYS = {
     "dynamic sampling": {"candidates": 2.0, "curriculum": 2.0, "dead": "drop"},
     "packed": {"pack": True, "kl_in_reward": 0.1},
     "a step behind": {"lag": 1, "correction": "truncate", "epochs": 2},
+    "replayed": {"replay": 3, "correction": "mask", "correction_level": "geometric"},
 }
 ROWS = 32  # prompts drawn; every mesh divides those that are left, too
 NAMES = ("loss", "grad_norm", "reward", "dead", "entropy", "length")

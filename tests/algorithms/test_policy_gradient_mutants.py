@@ -13,7 +13,7 @@ from alignjax import losses
 from alignjax.core import errors, struct
 from alignjax.losses import advantages
 from alignjax.rewards import scores
-from alignjax.rollouts import collection, experience, rollouts
+from alignjax.rollouts import collection, experience, rollouts, select
 from tests.algorithms import test_policy_gradient as pipeline
 from tests.rollouts import hand, learner, test_carried, test_estimates, test_invariances
 
@@ -88,16 +88,16 @@ def baseline_of_lost_rows(monkeypatch):
 
 def denominators_before_filtering(monkeypatch):
     """Rows that were left out are still in the mean, with an advantage of 0."""
-    plain = experience.choose
+    plain = select.choose
 
-    def choose(config, samples, found, greedy):
-        chosen, told, metrics = plain(config, samples, found, greedy)
+    def choose(config, samples, found, greedy, stored):
+        chosen, told, metrics = plain(config, samples, found, greedy, stored)
         order = jnp.argsort(~told["informative"], stable=True)
-        mask = experience.taken(samples.mask, order[: len(order)], config.group)
+        mask = rollouts.taken(samples.mask, order[: len(order)], config.group)
         own = struct.replace(chosen.samples, mask=mask)
         return chosen._replace(samples=own), told, metrics
 
-    monkeypatch.setattr(experience, "choose", choose)
+    monkeypatch.setattr(select, "choose", choose)
 
 
 def end_left_out(monkeypatch):

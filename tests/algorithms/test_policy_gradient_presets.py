@@ -106,6 +106,24 @@ def test_every_loss_takes_several_updates_of_a_batch(preset, name):
     check_steps(config_of(preset, name, epochs=2, minibatches=2), count=2)
 
 
+@pytest.mark.parametrize(
+    ("preset", "name", "options"),
+    [
+        ("verl-0.9", "ppo_clip", {"reduction": "row_fixed"}),
+        ("tunix-0.1.7", "dr_grpo", {"kl_weight": 0.0}),
+        ("trl-1.16", "dr_grpo", {}),
+    ],
+)
+def test_sums_over_a_fixed_length_are_over_the_answers_limit(preset, name, options):
+    """Of the answers' alone: not of prompts beside them, nor of packed rows."""
+    made = config_of(preset, name, **options)
+    assert made.options["length"] == made.sampling.max_new_tokens == 3
+    assert config_of(preset, name, length=7.0, **options).options["length"] == 7.0
+    others = {**options, "reduction": "token_mean"}
+    if "reduction" in made.recipe.defaults:
+        assert "length" not in config_of(preset, name, **others).options
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", settings.estimators())
 def test_every_estimator_takes_a_step(name):

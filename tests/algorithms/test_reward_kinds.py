@@ -187,3 +187,55 @@ def test_presets_of_bradley_terry(preset, options):
     assert config.formula().startswith(f"{preset} bradley_terry")
     with pytest.raises(ValueError, match="must be a loss on two scores"):
         reward.RewardConfig(method="dpo").validate()
+
+
+@pytest.mark.parametrize(
+    ("options", "column", "by_hand"),
+    [
+        (
+            {"method": "davidson", "tie_strength": 0.5},
+            "ties",
+            lambda d, t: (
+                np.log(np.exp(d / 2) + np.exp(-d / 2) + 0.5) - (1 - t) * d / 2 - t * np.log(0.5)
+            ),
+        ),
+        (
+            {"method": "rao_kupper", "threshold": 0.3},
+            "ties",
+            lambda d, t: (
+                -np.log(
+                    (1 / (1 + np.exp(0.3 - d))) ** (1 - t)
+                    * (1 - 1 / (1 + np.exp(0.3 - d)) - 1 / (1 + np.exp(0.3 + d))) ** t
+                )
+            ),
+        ),
+        (
+            {"method": "rater_noise", "accuracy": 0.7},
+            "accuracies",
+            lambda d, a: -np.log(a / (1 + np.exp(-d)) + (1 - a) / (1 + np.exp(d))),
+        ),
+    ],
+)
+def test_ties_and_accuracies_reach_the_reward_model(options, column, by_hand):
+    model = transformer.transformer(tiny.shape())
+    own = reward.reward(model, reward.RewardConfig(**options))
+    tree = params()
+    batch = {n: jnp.asarray(x) for n, x in tiny.rows(5, ROWS, 2).items()}
+    values = np.linspace(0.5, 1.0, ROWS, dtype=np.float32)[:, None]
+    scores = scores_by_hand(tiny.rows(5, ROWS, 2), tree).reshape(ROWS, 2)
+    gap = scores[:, 0] - scores[:, 1]
+    for extra, each in (({}, 0.7 if column == "accuracies" else 0.0), ({column: values}, None)):
+        terms, metrics = own.loss(tree, {}, {**batch, **extra}, jax.random.key(0))
+        want = by_hand(gap, values[:, 0] if each is None else each).mean()
+        np.testing.assert_allclose(terms[options["method"]].value, want, rtol=1e-4)
+        assert "accuracy" in metrics
+
+
+def test_bad_numbers_of_judgements_are_refused():
+    for options, message in (
+        ({"method": "rater_noise", "accuracy": 0.5}, r"accuracy must be .*\(algorithm\)"),
+        ({"method": "davidson", "tie_strength": 0.0}, "tie_strength must be"),
+        ({"method": "bradley_terry", "accuracy": 0.9}, "option of paper bradley_terry"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reward.RewardConfig(**options).validate()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -82,3 +83,15 @@ def stored_checksums(run_folder: pathlib.Path) -> dict[str, int]:
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Every file under a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def run_blocks(page: pathlib.Path, folder: pathlib.Path) -> int:
+    """How many blocks of Python a page of documentation has; they run one after the other."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    file = folder / "blocks.py"
+    file.write_text("\n".join(blocks))
+    found = subprocess.run(
+        [sys.executable, str(file)], cwd=folder, env=environment(), text=True, capture_output=True
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    return len(blocks)

@@ -9,6 +9,7 @@ import pytest
 
 from alignjax import main
 from tests.commands import cli
+from tests.commands.test_collect import query
 
 STAGES = {"pretrain": 30, "sft": 10, "reward": 20, "dpo-1": 10, "ppo-0.3": 4, "ppo-gold-1": 4}
 
@@ -289,3 +290,36 @@ def test_train_refuses_another_configuration_and_takes_harmless_changes(micro, t
     config = cli.stage_config(tmp_path, micro.folder / "sft", "config.loop.log_every = 3")
     assert "finished" in cli.run("train", f"--config={config}", f"--workdir={run}")
     assert cli.stored_checksums(run) == cli.stored_checksums(micro.folder / "sft")
+
+
+def test_collect_asks_two_runs_the_same_prompts(micro, tmp_path, capsys):
+    place = tmp_path / "f.db"
+    runs = [str(micro.folder / name) for name in ("sft", "dpo-1")]
+    options = (
+        f"--workdir={','.join(runs)}", f"--database={place}", "--count=12", "--candidates=4",
+        "--max_new_tokens=8",
+    )  # fmt: skip
+    code, out, _ = call(capsys, "collect", *options)
+    assert (code, "new items of" in out) == (0, True)
+    items = query(place, "select id, source from item")
+    assert 6 <= len(items) <= 12
+    for _, source in items:
+        first, second = json.loads(source)["runs"]
+        assert (first["run"], second["run"]) == tuple(runs)
+        assert len(first["checkpoint"]) == 64
+        assert first["checkpoint"] != second["checkpoint"]
+        assert first["sampling"]["max_new_tokens"] == 8
+    models = {m.split("@")[0] for (m,) in query(place, "select distinct model from candidate")}
+    assert models == set(runs)
+    (lowest, highest) = query(place, "select min(logprob), max(logprob) from candidate")[0]
+    assert -100 < lowest < highest <= 0
+    assert "0 new items" in call(capsys, "collect", *options)[1]  # one seed, the same samples
+    for wrong, says in (
+        (f"--workdir={micro.folder / 'reward'}", "must be the run of a language model"),
+        ("--candidates=1", "--candidates must be finite and >= 2"),
+        (f"--prompts={place}", "must be"),
+    ):
+        words = [w for w in options if w.partition("=")[0] != wrong.partition("=")[0]]
+        code, _, error = call(capsys, "collect", *words, wrong)
+        assert (code, len(error)) == (2, 1)
+        assert says in error[0]

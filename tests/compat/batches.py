@@ -95,6 +95,8 @@ def _rows(rng: np.random.Generator) -> dict:
         "desirable": np.array([1, 0, 0, 1, 1, 0, 1, 0]),
         "desirable_probability": rng.uniform(0.1, 0.9, ROWS),
         "preferences": rng.uniform(size=ROWS),
+        "ties": rng.uniform(size=ROWS),
+        "accuracies": rng.uniform(0.5, 1.0, ROWS),
         "preferred": np.array([1, 0] * (ROWS // 2)),
         "greedy_rewards": rng.normal(size=ROWS),
         "rewards": rng.normal(size=(PROMPTS, SAMPLES)),

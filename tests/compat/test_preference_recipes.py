@@ -142,6 +142,9 @@ def exo(e: float) -> float:
 
 # Where policy and reference agree (and shift and z0 are 0), each with its own defaults.
 FIRST = {
+    "dpo_davidson": np.log(3),
+    "dpo_rao_kupper": np.log1p(np.exp(0.5)),
+    "dpo_rater_noise": LOG2,
     "dpo": LOG2, "dpo_norm": LOG2, "robust_dpo": LOG2, "hinge": 1.0, "exo_pair": exo(1e-3),
     "discopop": 0.5 * LOG2 + 0.5, "nca_pair": 2 * LOG2, "bco_pair": 2 * LOG2, "apo_zero": 1.0,
     "apo_down": 1.0, "dpop": LOG2, "aot": LOG2, "aot_unpaired": LOG2, "kto": 0.5,

@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from alignjax import compat
-from tests.conformance import compare, golden
+from tests.conformance import compare, golden, our_updates, updates
 
 FILE = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
 HEAD = f"""# Conformance
@@ -17,6 +17,15 @@ a power of ten: of the value relative to its largest entry (at least 1), of the 
 respect to each differentiated input relative to its largest entry. Our side computes in fp32, the
 reference in float64 where its code allows it. The tests ask for {compare.TOLERANCE:.0e} and
 {compare.GRADIENT_TOLERANCE:.0e}. A named difference is meant to stay: a test fails if it vanishes.
+"""
+UPDATES = f"""## Whole updates
+
+Three updates of one tiny Llama on the same answers and rewards, with old log-probabilities of the
+start and another reference: by each release's own trainer from samples to optimizer
+(`tests/conformance/record_updates_*.py`; stand-ins are the sampler and what one process on a CPU
+lacks), and by our `grpo` and `reinforce` with its preset and `optim`. The first error is the
+largest of a parameter after any update, absolute; the second that of gradient norms and losses,
+relative. The tests ask for {our_updates.TOLERANCE:.0e} and {our_updates.RELATIVE:.0e}.
 """
 
 
@@ -36,7 +45,29 @@ def page(*, measure: bool = True) -> str:
         parts.append("|---|---|---|---|---|---|")
         parts += [row(*key[1:], groups, measure) for key, groups in sorted(mine.items())]
         parts.append("")
-    return "\n".join(parts)
+    return "\n".join([*parts, *updates_part(measure)])
+
+
+def updates_part(measure: bool) -> list[str]:
+    """Lines of the section on whole updates."""
+    files = sorted(updates.FOLDER.glob("*.npz"))
+    with_versions = {file.stem: updates.load(file)[1] for file in files}
+    lines = [UPDATES]
+    for preset, versions in with_versions.items():
+        lines.append(f"- {preset}: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}")
+    lines += ["", "| preset | method | options | parameters | norms, losses | remark |"]
+    lines.append("|---|---|---|---|---|---|")
+    for one in updates.every():
+        errors = our_updates.errors(one, our_updates.run(one)) if measure else None
+        told = [[errors.params], [errors.norms, errors.losses]] if errors else [[], []]
+        options = ", ".join(f"{k}={v}" for k, v in one.options.items())
+        parts = f", {one.micro_batches} micro-batches" if one.micro_batches > 1 else ""
+        numbers = " | ".join(rounded(each) for each in told)
+        remark = f"differs: {one.difference}" if one.difference else ""
+        lines.append(
+            f"| {one.preset} | {one.algorithm} | {options}{parts} | {numbers} | {remark} |"
+        )
+    return [*lines, ""]
 
 
 def recorded_with(preset: str) -> str:

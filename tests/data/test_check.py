@@ -8,7 +8,7 @@ from alignjax.data import check, sources
 @pytest.fixture
 def path(tmp_path):
     rows = [
-        {"chosen": f"\n\nHuman: q{i // 2}\n\nAssistant: {'a ' * (i + 1)}z", "rejected": ""}
+        {"chosen": f"\n\nHuman: q{i // 2}\n\nAssistant: {'a ' * (i + 20)}z", "rejected": ""}
         for i in range(4)
     ]
     for row in rows:
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 
 def test_report_without_tokenizer(path):
-    lines = check.check_data(path)
+    lines = check.check_data(path).lines
     text = "\n".join(lines)
     assert "4 rows of 4 read" in text
     assert "0 rows, 2 repeated prompts" in text
@@ -27,12 +27,12 @@ def test_report_without_tokenizer(path):
     assert "p50" in text
     assert "truncated share 0.0000" in text
     assert "a a" not in text
-    short = check.check_data(path, length=5, prompt_length=4)
+    short = check.check_data(path, length=8, prompt_length=4).lines
     assert "truncated share 1.0000" in short[-1]
 
 
 def test_report_in_tokens(path, tok):
-    lines = check.check_data(path, tokenizer=tok, length=64, prompt_length=32)
+    lines = check.check_data(path, speaker=tok, length=128, prompt_length=32).lines
     assert "lengths in tokens:" in lines
     assert "kept 4" in lines[-1]
     assert "truncated share 0.0000" in lines[-1]
@@ -45,5 +45,5 @@ def test_report_refuses_what_training_refuses(path):
     with pytest.raises(sources.DataError, match="line 5"):
         check.check_data(path)
     assert "1 invalid JSON" in "\n".join(
-        check.check_data(path, on_bad_row="skip", max_bad_share=0.3)
+        check.check_data(path, on_bad_row="skip", max_bad_share=0.3).lines
     )

@@ -1,7 +1,5 @@
 """The shared hh-rlhf files, whole. Messages of these tests never show a row."""
 
-import time
-
 import pytest
 
 from alignjax.data import baselines, examples, sources
@@ -37,11 +35,9 @@ def test_strict_reading_refuses_without_quoting(hh_rlhf):
     assert len(str(error.value)) < 500
 
 
-def test_whole_train_set_becomes_a_table_in_time(splits, real_tok):
+def test_the_whole_train_set_becomes_a_table(splits, real_tok):
     rows = splits["train"].rows
-    start = time.perf_counter()
     table, counts = examples.pair_table(real_tok, rows, 640, 512)
-    assert time.perf_counter() - start < 20
     assert table["tokens"].shape == (counts.kept, 2, 640)
     assert counts.read == len(rows)
     assert counts.kept >= len(rows) - 5

@@ -40,7 +40,7 @@ def test_rows_of_all_columns_stay_together():
 
 @pytest.mark.parametrize(("rows", "batch"), [(10, 4), (8, 4), (3, 8)])
 def test_in_order_covers_every_row_once_in_one_shape(rows, batch):
-    parts = pipeline.in_order(table(rows), batch)
+    parts = list(pipeline.in_order(table(rows), batch))
     assert {b["tokens"].shape for b, _ in parts} == {(batch, 3)}
     np.testing.assert_array_equal(
         np.concatenate([b["id"][:real] for b, real in parts]), np.arange(rows)

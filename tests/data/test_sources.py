@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from alignjax.data import records, sources
+from alignjax.data import sources
+from alignjax.data.containers import lines
 
 
 def transcript(prompt: str, answer: str) -> str:
@@ -192,7 +193,7 @@ def test_a_line_without_end_is_refused_in_bounded_memory(tmp_path):
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b"x" * 3_000_000, 1))
     with pytest.raises(sources.DataError, match="at most 1000 bytes"):
-        list(records.read_jsonl(path, max_line_bytes=1000))
+        list(lines.JsonLines(path.name, str(path), (str(path),), 1000).rows())
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_arms_have_as_many_samples_and_name_their_stages():
     config.validate()
     assert config.arms == grpo_chain.ARMS
     trained = [stage.training for stage in config.stages if stage.name in config.arms]
-    assert {(t.loop.steps, t.loop.batch_size, t.algorithm.group) for t in trained} == {(150, 16, 8)}
+    assert {(t.loop.steps, t.loop.batch_size, t.algorithm.group) for t in trained} == {(200, 16, 8)}
     assert {stage.policy for stage in config.stages[2:]} == {"base"}
     config.arms = ("grpo", "none_such")
     with pytest.raises(ValueError, match="arms must be one of taught, base, grpo"):

@@ -102,6 +102,10 @@ def _make(kind: str, rng: np.random.Generator) -> np.ndarray:
         return np.array([[0, 1, 2, 3], [2, 1, 1, 0], [9, 9, 1, 0], [1, 0, np.inf, np.inf]] * 2)[
             [*range(7), 0]
         ]
+    if kind == "spans":  # S = N = 4 spans, of which a row may lack some
+        return np.maximum(0, np.sort(rng.integers(-1, N + 1, (B, T)), axis=1))
+    if kind == "unit_BN":
+        return rng.uniform(0.05, 0.95, (B, N))
     if kind == "labels":
         return np.array([1, 0, 0, 1, 1, 0, 1, 0])
     if kind == "lengths":
@@ -188,10 +192,43 @@ CASES = [
     pair("bradley_terry", {"chosen_scores": "B", "rejected_scores": "B"}, margin=0.3),
     pair("bradley_terry", {"chosen_scores": "B", "rejected_scores": "B"}, label_smoothing=0.2),
     pair("center_penalty", {"chosen_scores": "B", "rejected_scores": "B"}),
+    *[
+        pair(name, {"chosen_scores": "B", "rejected_scores": "B", other: "unit"}, **kwargs)
+        for name, other, kwargs in [
+            ("davidson", "ties", {"tie_strength": 0.7}),
+            ("rao_kupper", "ties", {"threshold": 0.4}),
+            ("rater_noise", "accuracies", {}),
+        ]
+    ],
+    Case("span_reward", {"logits": "BT", "spans": "spans", "labels": "unit_BN"}, {}, ("logits",)),
+    *[
+        Case(
+            "group_robust",
+            {"losses": "B", "groups": "labels", "weights": "K", **mask},
+            {},
+            ("losses",),
+            coupled=True,
+        )
+        for mask in ({}, {"mask": "mask_B"})
+    ],
+    Case("group_weights", {"groups": "labels", "weights": "K", "mask": "mask_B"}, coupled=True),
+    Case(
+        "distributional",
+        {
+            "chosen_means": "B",
+            "rejected_means": "B",
+            "chosen_log_sds": "S",
+            "rejected_log_sds": "S",
+        },
+        {},
+        ("chosen_means", "rejected_means", "chosen_log_sds", "rejected_log_sds"),
+    ),
+    pair("distributional_categorical", {"chosen_logits": "BN", "rejected_logits": "BN"}),
     Case("plackett_luce", {"scores": "BN", "ranks": "ranks", "mask": "mask_BN"}, {}, ("scores",)),
     Case("all_pairs", {"scores": "BN", "ranks": "ranks", "mask": "mask_BN"}, {}, ("scores",)),
     Case("score_regression", {"scores": "B", "targets": "B"}, {}, ("scores",)),
     Case("outcome_reward", {"logits": "B", "labels": "unit"}, {}, ("logits",)),
+    Case("multilabel", {"logits": "BN", "labels": "unit_BN", "mask": "mask_BN"}, {}, ("logits",)),
     Case("process_reward", {"logits": "BT", "labels": "unit_BT", "mask": "mask"}, {}, ("logits",)),
     Case("token_nll", {"token_logprobs": "P", "mask": "mask"}, {}, ("token_logprobs",)),
     Case(

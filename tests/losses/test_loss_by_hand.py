@@ -116,6 +116,9 @@ def test_reward_by_hand():
     near(losses.all_pairs(s, jnp.array([[2, 1, 0]])), -math.log(2 / 3 * 3 / 4 * 3 / 5) / 3)
     near(losses.outcome_reward(*one(LOG3, 1)), math.log(4 / 3))
     near(losses.outcome_reward(*one(LOG3, 0)), math.log(4))
+    both = jnp.array([[LOG3, LOG3, -LOG3]])
+    found = losses.multilabel(both, jnp.array([[1, 0, jnp.nan]]), jnp.array([[1, 1, 0]]))
+    near(found, [[math.log(4 / 3), math.log(4), 0]])
     near(losses.implicit_reward(*one(3), beta=0.5), 1.5)
     near(losses.preference_accuracy(jnp.array([2.0, 1, 1]), jnp.array([1.0, 2, 1])), [1, 0, 0.5])
 
@@ -281,6 +284,9 @@ def test_covariance_methods_by_hand():
     )
     rho = math.exp(0.5)
     near(grad, [[2 - rho, 2 + rho, -0.5 * rho, 0.5 * rho]])
+    for apart in (-4e-7, 0.0, 4e-7):  # a ratio of 1 but for rounding has no penalty to go down
+        grad = jax.grad(lambda x: losses.kl_cov(x, old, adv, mask, penalty=2.0).sum())(old + apart)
+        near(grad, -adv)
 
     def clipped(x, key):
         return losses.clip_cov(x, new, adv, mask, key, fraction=0.25, minimum=0.5)

@@ -1,7 +1,8 @@
-"""A falsification drill: bugs planted in a copy of the losses must make their tests fail.
+"""A falsification drill: bugs planted in a copy of the package must make their tests fail.
 
-A mutant is one change of one file's text, and an expression that selects the fast tests which must
-notice it. A mutant that lives shows a hole in the tests, not a fault of the losses.
+A mutant is one change of one file's text, and the fast tests which must notice it: an expression
+that selects them of the losses' tests, or behind the file of tests of another room. A mutant that
+lives shows a hole in the tests, not a fault of the package.
 """
 
 import os
@@ -20,9 +21,10 @@ CRASH = r"^E +(Name|Type|Attribute|Import|UnboundLocal)Error"
 
 
 class Mutant(NamedTuple):
-    file: str  # in alignjax/losses
+    file: str  # in alignjax
     old: str
     new: str
+    where: str  # file or folder of tests
     tests: str  # as pytest -k takes it
 
     def __str__(self) -> str:
@@ -41,13 +43,18 @@ class Mutant(NamedTuple):
 
 
 def read() -> list[Mutant]:
-    """Those of mutants.txt: blocks of three lines, `file | tests`, `- old`, `+ new`."""
+    """Those of mutants.txt: blocks of three lines, `file | tests`, `- old`, `+ new`.
+
+    A file with a folder stands before the file of its tests: `folder/file | file of tests | tests`.
+    """
     found = []
     for block in (ROOT / "tests/losses/mutants.txt").read_text().strip().split("\n\n"):
         head, old, new = block.splitlines()
-        file, tests = head.split(" | ")
+        file, *where, tests = head.split(" | ")
         assert (old[:2], new[:1]) == ("- ", "+"), block
-        found.append(Mutant(file, old[2:], new[2:], tests))
+        assert len(where) == ("/" in file), block
+        path = file if where else f"losses/{file}"
+        found.append(Mutant(path, old[2:], new[2:], (where or ["tests/losses"])[0], tests))
     return found
 
 
@@ -56,7 +63,7 @@ MUTANTS = read()
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_mutants_still_apply(mutant):
-    source = (ROOT / "alignjax/losses" / mutant.file).read_text()
+    source = (ROOT / "alignjax" / mutant.file).read_text()
     assert mutant.mutated(source) != source
 
 
@@ -88,12 +95,12 @@ def test_the_copy_is_what_runs(copy):
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_mutant_is_noticed(copy, mutant):
-    file = copy / "alignjax/losses" / mutant.file
+    file = copy / "alignjax" / mutant.file
     source = file.read_text()
     file.write_text(mutant.mutated(source))
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--no-header"]
     try:
-        done = run(copy, "-m", "pytest", *options, "tests/losses", "-k", mutant.tests)
+        done = run(copy, "-m", "pytest", *options, mutant.where, "-k", mutant.tests)
     finally:
         file.write_text(source)
     assert done.returncode == TESTS_FAILED, done.stdout[-2000:] + done.stderr[-2000:]

@@ -320,7 +320,7 @@ def test_table_is_complete():
         "implicit_reward", "is_informative", "kto_reference_point", "margin", "mix",
         "preference_accuracy", "running_mean", "soft_update", "top_fraction", "udm_weight",
         "above_quantile", "with_tail", "row_mean", "row_sum", "row_fixed", "token_mean",
-        "group_mean",
+        "group_mean", "maximin_weights",
     }  # fmt: skip
     functions = {
         n for n in losses.__all__ if getattr(losses, n).__module__ != "alignjax.losses.logprobs"

@@ -456,7 +456,7 @@ def test_adapters_ask_for_declared_parameters():
 
 def test_without_flax_the_bridge_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax", None)
-    with pytest.raises(ValueError, match=r"needs the flax package. Install alignjax\[flax\]."):
+    with pytest.raises(ValueError, match=r"needs the flax package. Install it: pip install flax."):
         flax_bridge.from_linen(None, toys.LINEN)
 
 

@@ -101,6 +101,19 @@ def test_every_program_of_a_method_is_planned(name, machine):
     assert "verdict: compiles" in report.text(found)
 
 
+@pytest.mark.slow
+def test_losses_with_columns_or_a_collection_of_their_own_are_planned(machine):
+    """SLiC reads which answer to imitate; BCO's shift is a pass of the policy before the update."""
+    slic, bco = (
+        plan(dataclasses.replace(make("dpo"), algorithm=dpo.DpoConfig(method=name)), machine)
+        for name in ("slic", "bco_pair")
+    )
+    assert [each.name for each in slic.programs] == ["init", "update"]
+    assert [each.name for each in bco.programs] == ["init", "annotate", "collect", "update"]
+    for each in (*slic.programs[1:], *bco.programs[1:]):
+        assert each.flops * 8 == pytest.approx(each.work.run, rel=0.03), each.name
+
+
 @pytest.mark.parametrize(
     ("name", "judged"),
     [

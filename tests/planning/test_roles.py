@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,7 @@ SHAPE = TransformerConfig(
 SMALL = dataclasses.replace(SHAPE, layers=1, width=32, ff=40)
 PPO = ppo.PpoConfig(sampling=SamplingConfig(max_new_tokens=8), epochs=1, minibatches=1)
 LORA = lora.LoraConfig(rank=2)
+GOLDEN = pathlib.Path(__file__).parents[1] / "runs" / "golden"
 
 
 DATA = world_corpus.ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=8)
@@ -197,3 +199,18 @@ def test_nothing_is_computed_on_devices_that_are_not_here(folders):
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert len(ran.stdout.split()) == 2 * len(CASES)
+
+
+def test_what_the_data_are_yet_to_train_is_not_held_against_a_run():
+    """An outline without a tokenizer of its own cannot tell whether a run's is another one."""
+    folder = str(GOLDEN / "sft")
+    known = sources.open_origin(folder).fingerprints
+    assert known
+
+    def of(fingerprints):
+        like = SimpleNamespace(corpus=SimpleNamespace(fingerprints=fingerprints))
+        return sources.Shapes().origin(folder, like=like).fingerprints
+
+    assert of({}) == {}
+    assert of({"world": "another"}) == known
+    assert of({"tokenizer": "another"}) == known

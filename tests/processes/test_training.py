@@ -76,13 +76,15 @@ def test_a_lifecycle_of_several_processes_has_the_losses_of_one(tmp_path, lifecy
         {str(p.relative_to(folder)) for p in folder.rglob("*.json*")}
         for folder in (lifecycle, several)
     ]
-    assert {p for p in written[0] if "checkpoints" not in p} == {
-        p for p in written[1] if "checkpoints" not in p
-    }
+    # Columns kept on disk are named after the program, which differs; those of checkpoints, too.
+    own = [
+        {p for p in each if not {"checkpoints", "data_cache"} & set(pathlib.Path(p).parts)}
+        for each in written
+    ]
+    assert own[0] == own[1]
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 def test_single_answers_train_as_in_one_process(tmp_path, lifecycle):
     """KTO, which the lifecycle does not have, on its pairs taken one by one."""
     algorithm = "importlib.import_module('alignjax.algorithms.unpaired').UnpairedConfig()"
@@ -114,7 +116,7 @@ def halfway(tmp_path_factory):
     [
         ((), 1, 1),
         pytest.param(("--config.mesh.model=2",), 1, 4, marks=pytest.mark.ci),
-        pytest.param((), 4, 2, marks=pytest.mark.ci),
+        ((), 4, 2),
         (("--config.mesh.model=2",), 2, 1),
     ],
 )

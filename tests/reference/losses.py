@@ -41,6 +41,69 @@ def robust_dpo(a, b, *, beta, flip_rate):
 
 
 @rows
+def davidson(s, t, tie, *, tie_strength):
+    one, other = math.exp(s), math.exp(t)
+    level = tie_strength * math.sqrt(one * other)
+    total = one + other + level
+    return -(1 - tie) * math.log(one / total) - tie * math.log(level / total)
+
+
+@rows
+def rao_kupper(s, t, tie, *, threshold):
+    one, other, theta = math.exp(s), math.exp(t), math.exp(threshold)
+    win, loss = one / (one + theta * other), other / (other + theta * one)
+    return -(1 - tie) * math.log(win) - tie * math.log(1 - win - loss)
+
+
+@rows
+def rater_noise(s, t, right):
+    return -math.log(right * sig(s - t) + (1 - right) * sig(t - s))
+
+
+def span_reward(logits, spans, labels):
+    found = np.zeros(labels.shape)
+    for row, (z, numbers, y) in enumerate(zip(logits, spans, labels, strict=True)):
+        for span, label in enumerate(y):
+            own = [float(v) for v, number in zip(z, numbers, strict=True) if number == span + 1]
+            if own:
+                mean = sum(own) / len(own)
+                found[row, span] = label * ell(mean) + (1 - label) * ell(-mean)
+    return found
+
+
+def group_weights(groups, weights, mask=None):
+    keep = np.ones(len(groups)) if mask is None else mask
+    own = [sum(k for g, k in zip(groups, keep, strict=True) if g == group) for group in groups]
+    return np.array(
+        [k * weights[g] * sum(keep) / max(n, 1) for g, k, n in zip(groups, keep, own, strict=True)]
+    )
+
+
+def group_robust(losses, groups, weights, mask=None):
+    rows = group_weights(groups, weights, mask)
+    return np.array([0.0 if w == 0 else w * x for w, x in zip(rows, losses, strict=True)])
+
+
+@rows
+def distributional(m, n, log_sd, log_other):
+    z = (m - n) / math.sqrt(math.exp(log_sd) ** 2 + math.exp(log_other) ** 2)
+    return -math.log(0.5 * math.erfc(-z / math.sqrt(2)))
+
+
+def distributional_categorical(left, right):
+    found = []
+    for one, other in zip(left, right, strict=True):
+        p, q = np.exp(one) / np.exp(one).sum(), np.exp(other) / np.exp(other).sum()
+        win = sum(
+            p[i] * q[j] * (1 if i > j else 0.5 if i == j else 0)
+            for i in range(len(p))
+            for j in range(len(q))
+        )
+        found.append(-math.log(win))
+    return np.array(found)
+
+
+@rows
 def ipo(a, b, *, beta):
     return (a - b - 1 / (2 * beta)) ** 2
 
@@ -242,6 +305,15 @@ def tokens(fn):
 @tokens
 def process_reward(z, y):
     return -(y * math.log(sig(z)) + (1 - y) * math.log(1 - sig(z)))
+
+
+def multilabel(z, y, mask):
+    """Straight over rows and categories, by the probability that each label has."""
+    out = np.zeros(mask.shape)
+    for row, category in zip(*np.nonzero(mask), strict=True):
+        p, label = 1 / (1 + math.exp(-z[row, category])), y[row, category]
+        out[row, category] = -label * math.log(p) - (1 - label) * math.log1p(-p)
+    return out
 
 
 # --- language model ---

@@ -48,7 +48,7 @@ def policy(seed: int = 0, model: Any = MODEL) -> Any:
 
 def make(config: Any, micro_batches: int = 1, model: Any = MODEL, **options: Any) -> Any:
     """The algorithm; the reward counts a token."""
-    options = {"reward": tiny.count_fives, "reference": model, **options}
+    options = {"reward": tiny.count_fives, "reference": model, "width": tiny.PROMPT, **options}
     return policy_gradient.policy_gradient(
         model, config, eos=tiny.EOS, pad=tiny.PAD, micro_batches=micro_batches, **options
     )

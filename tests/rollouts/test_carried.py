@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignjax.rewards import rules
-from alignjax.rollouts import collection, experience
+from alignjax.rollouts import collection, experience, select
 from tests.rollouts import hand
 
 NAN = hand.NAN
@@ -20,7 +20,7 @@ def after(config, carry, rewards, drawn=None, **parts):
 
     @jax.jit
     def run(carry, drawn, found):
-        told = experience.choose(config, drawn, found, None)[1]
+        told = select.choose(config, drawn, found, None)[1]
         return collection.carried(config, carry, told, found, drawn.task)
 
     return jax.device_get(run(carry, drawn, found))

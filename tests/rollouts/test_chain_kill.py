@@ -1,7 +1,7 @@
 """kill -9 at any moment of a GRPO run: the same command ends with the same bits.
 
 The run draws by difficulty, samples twice the groups that it trains on, and samples from the policy
-of the step before; all of that is kept from step to step.
+of the step before; groups without signal are replaced by older ones. All of that is kept.
 """
 
 import random
@@ -17,7 +17,7 @@ STEPS = 14
 CHANGES = f"""
 config.algorithm = grpo.GrpoConfig(
     **options, candidates=2.0, curriculum=2.0, lag=1, correction="truncate", dead="drop",
-    method="grpo", kl_weight=0.1,
+    replay=2, method="grpo", kl_weight=0.1,
 )
 config.loop = LoopConfig(steps={STEPS}, batch_size=16, checkpoint_every=3, log_every=1)
 """
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path):
     lines = (folder / "samples.jsonl").read_text().splitlines()
     assert len(lines) == 4 * STEPS  # the first group of each step
     stored = " ".join(cli.stored_checksums(folder))
-    for name in ("pass_rate", "behind", "barren"):
+    for name in ("pass_rate", "behind", "barren", "replay"):
         assert name in stored
     killed(command, tmp_path / "run", 2, seed=0)
     assert_same(tmp_path / "run", folder)

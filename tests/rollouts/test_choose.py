@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.rollouts import experience
+from alignjax.rollouts import select
 from tests.rollouts import hand
 from tests.training import tiny
 
@@ -26,7 +26,7 @@ def in_order(rows, order=ORDER, size=3):
 def chosen(config, samples=None, found=None, greedy=None):
     samples = hand.samples(4, 3) if samples is None else samples
     found = hand.found(REWARDS, FAILED) if found is None else found
-    run = jax.jit(lambda *arguments: experience.choose(config, *arguments))
+    run = jax.jit(lambda *arguments: select.choose(config, *arguments))
     return jax.device_get(run(samples, found, greedy))
 
 
@@ -125,7 +125,7 @@ def test_rows_cut_at_the_limit_are_kept_masked_or_penalised():
 
 def test_the_soft_penalty_is_that_of_the_equation():
     lengths = jnp.arange(13)
-    found = experience.soft_overlong(lengths, limit=10, buffer=4)
+    found = select.soft_overlong(lengths, limit=10, buffer=4)
     np.testing.assert_allclose(found, [0] * 7 + [-0.25, -0.5, -0.75, -1, -1, -1])
 
 

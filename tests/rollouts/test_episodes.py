@@ -13,7 +13,7 @@ from alignjax.models import transformer
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.rewards import learned
-from alignjax.rollouts import episodes, experience, rollouts
+from alignjax.rollouts import episodes, rollouts, select
 from alignjax.rollouts import reward as rewards
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm, method, update
@@ -245,7 +245,7 @@ def test_advantages_of_soft_limits_read_sampled_tokens_alone():
     config = hand.config(reward="env", env=own_env.Noisy(), sampling=SAMPLING)
     assert config.most_sampled == 3 * ANSWER
     assert config.new_tokens == 2 + 3 * ANSWER + 2 * 3
-    soft = experience.soft_overlong(jnp.asarray([2.0, 6.0]), limit=6, buffer=2)
+    soft = select.soft_overlong(jnp.asarray([2.0, 6.0]), limit=6, buffer=2)
     assert soft.tolist() == [0, -1]
 
 

@@ -68,6 +68,14 @@ def test_short_rows_need_fewer_packed_ones_and_long_ones_no_more():
     assert pack.plan(long, 40, 1)["source"].shape[0] == 64
 
 
+def test_heights_are_sixteenths_of_all_rows():
+    """So that at most one row in sixteen is empty, and few programs are compiled."""
+    heights = [pack.plan(np.full(64, n), 40, 1)["source"].shape[0] for n in range(1, 41)]
+    fewest = [-(-64 // (40 // n)) for n in range(1, 41)]
+    assert all(0 <= h - f < 4 for h, f in zip(heights, fewest, strict=True)), heights
+    assert all(h % 4 == 0 for h in heights), heights
+
+
 def ready(**options):
     """(algorithm, state, frozen, batch) of GRPO on ChainWorld, on the mesh that is set."""
     config = grpo.GrpoConfig(

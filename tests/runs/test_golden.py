@@ -57,7 +57,8 @@ def test_the_folders_are_small_and_name_no_machine():
 @pytest.mark.parametrize("name", RUNS)
 def test_evaluate_gives_the_recorded_numbers(runs, capsys, name):
     numbers = json.loads(call(capsys, "evaluate", f"--workdir={runs / name}", "--rows=8", "--json"))
-    values = {number: cell["value"] for number, cell in numbers.items()}
+    # A later release may say more.
+    values = {number: numbers[number]["value"] for number in EXPECTED[name]}
     assert values == pytest.approx(EXPECTED[name], abs=1e-4)
 
 

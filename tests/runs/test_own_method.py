@@ -62,3 +62,27 @@ def test_a_table_that_the_data_do_not_have_is_refused(tmp_path):
     assert "Methods that read these: import, pretrain" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_refused_while_it_is_traced_leaves_no_record(tmp_path):
+    """The folder is free for the next configuration, until a step was taken."""
+    file, run = tmp_path / "experiments" / "mine.py", tmp_path / "run"
+    file.parent.mkdir()
+    head, name, body = FILE.partition("    def loss(")
+    signature, colon, rest = body.partition(":\n        ")
+    assert name
+    assert colon
+    bad = 'raise ValueError("rows must be sorted; got others (loss). Sort them.")\n        '
+    file.write_text(head + name + signature + colon + bad + rest)
+    words = ("train", f"--config={file}", f"--workdir={run}", "--config.loop.steps=1")
+    process = cli.start(*words)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err
+    assert "rows must be sorted; got others" in err
+    assert not (run / "config.json").exists()
+    file.write_text(FILE)
+    cli.run(*words, "--config.seed=5")
+    before = (run / "config.json").read_bytes()
+    cli.run(*words, "--config.seed=6", code=2)
+    assert (run / "config.json").read_bytes() == before

@@ -11,7 +11,7 @@ import pytest
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import source_file
-from alignjax.data import corpus, hh, instructions
+from alignjax.data import corpus, hh, instructions, mixture
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt, bottleneck, ia3, lora, prefix
 from alignjax.parallel import mesh
@@ -569,3 +569,20 @@ def test_a_record_of_format_1_that_nothing_fits_is_refused(change, says):
     values["config"]["data"] = change.get("data", values["config"]["data"])
     with pytest.raises(ValueError, match=says):
         folder.parse(values, "here")
+
+
+def test_a_source_of_several_folders_moves_as_one_of_one_does(tmp_path):
+    home = tmp_path / "home"
+    folders = [str(home / name) for name in ("one", "other")]
+    for each in folders:
+        pathlib.Path(each).mkdir(parents=True)
+    sources = {"config.data.paths": folders, "config.policy": None, "config.data.path": [],
+               "config.data.mixed": [folders[0], "gone"]}  # fmt: skip
+    assert folder.places(sources, home / "run") == {"config.data.paths": ["../one", "../other"]}
+    config = changed(data=mixture.CorporaConfig(paths=tuple(folders), weights=(1.0, 2.0)))
+    continuing.claim(home / "run", record_of(config))
+    moved = home.rename(tmp_path / "moved")
+    notes = []
+    read = folder.read(moved / "run", notes.append).config
+    assert read.data.paths == tuple(str(moved / name) for name in ("one", "other"))
+    assert len(notes) == 2

@@ -144,7 +144,7 @@ def test_dpo_lets_go_of_the_reference_once_its_log_probabilities_are_known(
 
 
 PEAK = """
-import json, pathlib, re, resource, sys
+import ctypes, json, pathlib, re, resource, sys
 import jax.numpy as jnp
 from tests.training import test_memory as memory
 from alignjax.training import algorithm
@@ -154,6 +154,7 @@ sizes = []
 
 
 def resident():
+    ctypes.CDLL(None).malloc_trim(0)
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
 

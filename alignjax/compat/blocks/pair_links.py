@@ -14,6 +14,7 @@ from alignjax.compat.arrays import Arrays
 from alignjax.compat.blocks import options as settings
 from alignjax.compat.blocks import pair_scores
 from alignjax.core import shapes
+from alignjax.losses import inputs
 
 if TYPE_CHECKING:
     from alignjax.compat.recipe import Recipe
@@ -110,12 +111,59 @@ def aot_unpaired(
     return losses.aot_unpaired(chosen, rejected, keep, beta=beta, label_smoothing=label_smoothing)
 
 
+def davidson(
+    chosen: jax.Array,
+    rejected: jax.Array,
+    arrays: Arrays,
+    *,
+    tie_strength: float,
+    beta: float = 1.0,
+) -> jax.Array:
+    """`losses.davidson` with the array `ties`; without it no pair is one."""
+    scaled = _scaled(chosen, rejected, beta)
+    ties = arrays.get("ties", jnp.zeros_like(scaled[0]))
+    return losses.davidson(*scaled, ties, tie_strength=tie_strength)
+
+
+def rao_kupper(
+    chosen: jax.Array,
+    rejected: jax.Array,
+    arrays: Arrays,
+    *,
+    threshold: float,
+    beta: float = 1.0,
+) -> jax.Array:
+    """`losses.rao_kupper` with the array `ties`; without it no pair is one."""
+    scaled = _scaled(chosen, rejected, beta)
+    ties = arrays.get("ties", jnp.zeros_like(scaled[0]))
+    return losses.rao_kupper(*scaled, ties, threshold=threshold)
+
+
+def rater_noise(
+    chosen: jax.Array, rejected: jax.Array, arrays: Arrays, *, accuracy: float, beta: float = 1.0
+) -> jax.Array:
+    """`losses.rater_noise` with the array `accuracies`, or one accuracy for all labels."""
+    right = shapes.check_number("accuracy", accuracy, above=0.5, maximum=1)
+    scaled = _scaled(chosen, rejected, beta)
+    each = arrays.get("accuracies", jnp.full_like(scaled[0], right))
+    return losses.rater_noise(*scaled, each)
+
+
+def _scaled(chosen: jax.Array, rejected: jax.Array, beta: float) -> tuple[jax.Array, jax.Array]:
+    """Scores in reward units."""
+    shapes.check_number("beta", beta, above=0)
+    return beta * inputs.as_float(chosen), beta * inputs.as_float(rejected)
+
+
 LINKS_ON_ARRAYS: Mapping[str, Callable[..., jax.Array]] = {
     "aot": aot,
     "aot_unpaired": aot_unpaired,
     "bco_pair": bco_pair,
     "bradley_terry": bradley_terry,
+    "davidson": davidson,
     "r_dpo": r_dpo,
+    "rao_kupper": rao_kupper,
+    "rater_noise": rater_noise,
 }
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from alignjax import losses
 from alignjax.compat.arrays import Arrays
 from alignjax.compat.blocks import options as settings
-from alignjax.core import shapes
+from alignjax.core import mean, shapes
 from alignjax.losses import divergences, inputs
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SIDES = ("chosen", "rejected")
 OTHER = {"chosen": "rejected", "rejected": "chosen"}
 
 
-def pair_mask(arrays: Arrays, like: jax.Array) -> Any:
+def pair_mask(arrays: Mapping[str, Any], like: jax.Array) -> Any:
     """[B]: which pairs count; all unless the arrays say otherwise."""
     return arrays["pair_mask"] if "pair_mask" in arrays else jnp.ones_like(like, dtype=bool)
 
@@ -33,6 +33,33 @@ def token_mask(arrays: Arrays, name: str) -> jax.Array:
     return (
         keep & (jnp.asarray(arrays["pair_mask"]) != 0)[:, None] if "pair_mask" in arrays else keep
     )
+
+
+# --- means over pairs, or over tokens in pairs, [B] or [B, T] ---
+def averaged(values: jax.Array, keep: Any, arrays: Mapping[str, Any]) -> mean.Mean:
+    """The mean of what is kept, each pair at its weight: the optional array pair_weight, [B]."""
+    if "pair_weight" not in arrays:
+        return mean.masked(values, keep)
+    weight = inputs.as_float(arrays["pair_weight"])
+    weight = weight[:, None] if values.ndim > 1 else weight
+    return mean.weighted(values, jnp.where(jnp.asarray(keep) != 0, weight, 0.0))
+
+
+def over_pairs(values: jax.Array, arrays: Mapping[str, Any]) -> mean.Mean:
+    """The mean over the pairs that count, each at its weight."""
+    return averaged(values, pair_mask(arrays, values), arrays)
+
+
+def turned(arrays: Arrays) -> Arrays:
+    """The arrays with the two answers in each other's place; a margin changes its sign."""
+
+    def other(name: str) -> str:
+        return "rejected".join(part.replace("rejected", "chosen") for part in name.split("chosen"))
+
+    swapped = {name: arrays[other(name)] for name in arrays if other(name) != name}
+    if "margin" in arrays:
+        swapped["margin"] = -arrays["margin"]
+    return arrays.replace(**swapped)
 
 
 # --- scores: what an answer is worth, [B] ---

@@ -5,7 +5,11 @@ reference_rejected_logprobs, [B, T] in nats; chosen_mask, rejected_mask [B, T]; 
 [B]; chosen_sum_p2, rejected_sum_p2 [B, T] for WPO; shift, a scalar in reward units, for bco_pair;
 gold_logprobs, gold_mask [B, T] for TPO and SLiC; chosen_sequence_mask [B, T], 1 on prompt and
 answer, for ORPO where its NLL covers both. Reward models: chosen_scores, rejected_scores [B], and
-optional margin [B], in units of reward.
+optional margin [B], in units of reward. Judgements: optional ties [B] in [0, 1], the probability
+that a pair is one, and accuracies [B] of the labels' raters. Votes: optional pair_weight [B] >= 0,
+a pair's weight in every mean, and preference [B] in [0, 1], the probability p that chosen is the
+better one: the loss is p times that of the pair and 1 - p times that of the pair with its answers
+swapped.
 a, b: log-ratios of the two answers, sums over their n_c and n_r tokens; l: log-probabilities of
 answers, m: their means per token; f: the divergence.
 """
@@ -75,7 +79,7 @@ WEIGHTS: Mapping[str, Callable[..., jax.Array]] = {
 # --- reductions ---
 def over_pairs(per_pair: jax.Array, arrays: Arrays) -> mean.Mean:
     """The mean over pairs."""
-    return mean.masked(per_pair, pair_scores.pair_mask(arrays, per_pair))
+    return pair_scores.over_pairs(per_pair, arrays)
 
 
 def over_sorted_pairs(per_pair: jax.Array, arrays: Arrays) -> mean.Mean:
@@ -86,7 +90,8 @@ def over_sorted_pairs(per_pair: jax.Array, arrays: Arrays) -> mean.Mean:
 
 def over_chosen_tokens(per_token: jax.Array, arrays: Arrays) -> mean.Mean:
     """The mean over all chosen answers' tokens."""
-    return mean.masked(per_token, pair_scores.token_mask(arrays, "chosen_mask"))
+    keep = pair_scores.token_mask(arrays, "chosen_mask")
+    return pair_scores.averaged(per_token, keep, arrays)
 
 
 REDUCTIONS: Mapping[str, Callable[..., mean.Mean]] = {
@@ -100,7 +105,7 @@ REDUCTIONS: Mapping[str, Callable[..., mean.Mean]] = {
 def token_nll(arrays: Arrays, logprobs: str, mask: str, weight: float) -> mean.Mean:
     """weight -log p, averaged over all tokens of `mask` in pairs that count."""
     keep = pair_scores.token_mask(arrays, mask)
-    nll = mean.masked(losses.token_nll(arrays[logprobs], keep), keep)
+    nll = pair_scores.averaged(losses.token_nll(arrays[logprobs], keep), keep, arrays)
     weight = shapes.check_number("nll_weight", weight, minimum=0)
     return mean.Mean(total=weight * nll.total, weight=nll.weight)
 
@@ -129,7 +134,7 @@ def chosen_answer_nll(arrays: Arrays, *, nll_weight: float = 1.0) -> Terms:
     if settings.is_off("nll_weight", nll_weight):
         return {}
     chosen = pair_scores.average(arrays, "chosen")
-    return {"nll": mean.masked(-nll_weight * chosen, pair_scores.pair_mask(arrays, chosen))}
+    return {"nll": pair_scores.over_pairs(-nll_weight * chosen, arrays)}
 
 
 def center(arrays: Arrays, *, center_coefficient: float | None) -> Terms:
@@ -138,7 +143,7 @@ def center(arrays: Arrays, *, center_coefficient: float | None) -> Terms:
         return {}
     weight = shapes.check_number("center_coefficient", center_coefficient, minimum=0)
     penalty = losses.center_penalty(*(arrays[f"{side}_scores"] for side in pair_scores.SIDES))
-    return {"center": mean.masked(weight * penalty, pair_scores.pair_mask(arrays, penalty))}
+    return {"center": pair_scores.over_pairs(weight * penalty, arrays)}
 
 
 TERMS: Mapping[str, Callable[..., Terms]] = {
@@ -151,8 +156,34 @@ TERMS: Mapping[str, Callable[..., Terms]] = {
 
 
 # --- what a recipe of pairs computes ---
+VOTES = ("preference", "pair_weight")
+
+
 def compute(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Terms:
-    """{term: Mean}."""
+    """{term: Mean}, of pairs with votes as of so many pairs one way and the other.
+
+    Raises:
+      ValueError: the data have votes and the loss sorts the batch, where a pair has none.
+    """
+    votes = [name for name in VOTES if name in arrays]
+    if votes and recipe.coupled:
+        raise ValueError(
+            f"data for {recipe.name}, which sorts all pairs of a batch, must have no preference or "
+            f"weight; got {' and '.join(votes)}. Take another loss, or leave the columns out."
+        )
+    if "preference" not in arrays:
+        return _terms(recipe, arrays, options)
+    share, weight = arrays["preference"], arrays.get("pair_weight", 1.0)
+    both = (
+        _terms(recipe, arrays.replace(pair_weight=weight * share), options),
+        _terms(
+            recipe, pair_scores.turned(arrays).replace(pair_weight=weight * (1 - share)), options
+        ),
+    )
+    return mean.add(*both)
+
+
+def _terms(recipe: "Recipe", arrays: Arrays, options: Mapping[str, Any]) -> Terms:
     weight = settings.block(WEIGHTS, "weight", recipe.weight)
     per_pair = pair_links.pair_losses(recipe, arrays, options)
     per_pair = weight(per_pair, arrays, **settings.accepted(weight, options))

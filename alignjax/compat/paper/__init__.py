@@ -1,8 +1,9 @@
 """The formulas of the papers: the default."""
 
-from alignjax.compat.paper import language, pairs, policy, reference_free, unpaired
+from alignjax.compat.paper import judgements, language, pairs, policy, reference_free, unpaired
 
 RECIPES = {
+    **judgements.RECIPES,
     **language.RECIPES,
     **pairs.RECIPES,
     **policy.RECIPES,

@@ -22,7 +22,7 @@ def _policy(score: str, formula: str, source: str, **numbers: Any) -> Recipe:
         weight="token_weights",
         reduction="row_mean",
         terms=("kl",),
-        defaults={**CLIP, "reduction": "row_mean", **KL, **numbers},
+        defaults={**CLIP, "reduction": "row_mean", "length": None, **KL, **numbers},
         reads=frozenset({"advantages", "reference"}),
         optional=frozenset({"old", "token_weights"}),
         formula=f"{formula}; {TERMS}",

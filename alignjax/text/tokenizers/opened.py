@@ -76,9 +76,18 @@ class OpenedTokenizer:
                 )
             pieces.append(self._table[token])
         joined = b"".join(pieces)
-        if interface.NOTHING in self._spaced_after:
+        if self.starts_with_space:
             joined = joined.removeprefix(b" ")
         return joined.decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes of one id of the vocabulary; none of a special one."""
+        return self._table[token]
+
+    @property
+    def starts_with_space(self) -> bool:
+        """Whether the vocabulary puts a space before a document, which `decode` takes off again."""
+        return interface.NOTHING in self._spaced_after
 
     def with_pad(self, name: str) -> "OpenedTokenizer":
         """Returns the tokenizer with the control token `name` as pad.

@@ -1,0 +1,1 @@
+"""Evaluation suites: from a row to requests, to its scores, to metrics."""

@@ -1,0 +1,1 @@
+"""IFEval: instructions whose fulfilment a rule can check."""

@@ -1,0 +1,1 @@
+"""Judgements by people, models and rules: kept, compared, joined, and made rows of data."""

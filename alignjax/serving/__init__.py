@@ -1,0 +1,1 @@
+"""A model behind a server: the engine of slots, the interface of guards, the HTTP surface."""
