@@ -16,6 +16,7 @@ from alignjax.evals.suites import candidate, layout
 from alignjax.models import model as models
 from alignjax.sampling import transforms
 from alignjax.text import chat
+from alignjax.text.tokenizers import interface
 
 ROLES = {"user": chat.HUMAN, "assistant": chat.ASSISTANT, "system": chat.SYSTEM}
 NEW_TOKENS = 256  # of an answer, where a task names no limit
@@ -27,11 +28,19 @@ class Adapter(lm_eval_model.LM):  # type: ignore[misc]
     """lm-eval's interface over a language model of ours."""
 
     def __init__(
-        self, model: models.Model, params: Any, own: layout.Layout, limits: candidate.Limits
+        self,
+        model: models.Model,
+        params: Any,
+        own: layout.Layout,
+        limits: candidate.Limits,
+        *,
+        bos: bool | None = None,
     ) -> None:
-        """params: bound. own: with its template, for --apply_chat_template, or without."""
+        """params: bound. own: with its template, for --apply_chat_template, or without. bos:
+        whether BOS stands before a prompt of plain text; None: as the model's files say."""
         super().__init__()
         self._model, self._params, self._layout, self._limits = model, params, own, limits
+        self._bos = bos
         self._scorer = candidate.Scorer(model, params, limits)
         self._known: dict[str, list[int]] = {}
         self._samplers: dict[tuple[Any, ...], candidate.Sampler] = {}
@@ -131,21 +140,26 @@ class Adapter(lm_eval_model.LM):  # type: ignore[misc]
             return self._known[text]
         starts = [own for own in self._known if text.startswith(own)]
         if not starts:
-            return self._layout.start(text)
+            return interface.document_start(self._layout.tokenizer, text, self._bos)
         start = max(starts, key=len)
         before = self._known[start]
         return [*before, *self._layout.behind(text[len(start) :], before)]
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """The ids of both; blanks at the end of a plain context begin the continuation."""
+        """The ids of both.
+
+        Plain text is cut as lm-eval's other models cut it: blanks at the end of the context begin
+        the continuation, and its ids are those of the whole behind as many as the context has.
+        """
         if not context:
             ids, first = candidate.document_ids(self._layout, continuation)
             return [first], ids
-        if context not in self._known:
-            kept = context.rstrip()
-            context, continuation = kept, context[len(kept) :] + continuation
-        before = self._prompt(context)
-        return before, self._layout.behind(continuation, before)
+        if any(context.startswith(known) for known in self._known):
+            before = self._prompt(context)
+            return before, self._layout.behind(continuation, before)
+        kept = context.rstrip()
+        before, whole = (self._prompt(text) for text in (kept, context + continuation))
+        return before, whole[len(before) :]
 
 
 def _asked(options: Mapping[str, Any]) -> tuple[int, float, int, float]:

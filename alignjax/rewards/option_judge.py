@@ -158,13 +158,13 @@ def local(
     def one(prompts: judge.Texts, first: judge.Texts, second: judge.Texts) -> np.ndarray:
         rows = zip(prompts, first, second, strict=True)
         texts = [pair_template.format(prompt=p, first=x, second=y) for p, x, y in rows]
-        both = score([start_of(tokenizer, text) for text in texts], choices)
+        both = score([interface.document_start(tokenizer, text) for text in texts], choices)
         return np.asarray(both[:, 0] - both[:, 1])
 
     def distribution(prompts: judge.Texts, answers: judge.Texts) -> np.ndarray:
         rows = zip(prompts, answers, strict=True)
         texts = [score_template.format(prompt=p, answer=x) for p, x in rows]
-        levels_of = score([start_of(tokenizer, text) for text in texts], scale)
+        levels_of = score([interface.document_start(tokenizer, text) for text in texts], scale)
         return np.asarray(special.softmax(levels_of, axis=1))
 
     return judge.Judge(name, judge.both_orders(one), distribution)
@@ -195,17 +195,10 @@ def asker(
             template.format(prompt=p, answer=x, question=question)
             for p, x in zip(prompts, answers, strict=True)
         ]
-        both = score([start_of(tokenizer, text) for text in texts], choices)
+        both = score([interface.document_start(tokenizer, text) for text in texts], choices)
         return np.asarray(both[:, 0] - both[:, 1])
 
     return ask
-
-
-def start_of(tokenizer: interface.TextTokenizer, text: str) -> list[int]:
-    """The ids of a text that starts a document."""
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    place = interface.SPECIAL if bos else interface.NOTHING
-    return [*bos, *tokenizer.encode(text, after=place)]
 
 
 def _encoded(tokenizer: interface.TextTokenizer, texts: Sequence[str]) -> list[list[int]]:

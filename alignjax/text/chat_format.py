@@ -45,6 +45,10 @@ class ChatFormat:
         return self.tokenizer.bos_id
 
     @property
+    def starts_with_bos(self) -> bool:
+        return self.tokenizer.starts_with_bos
+
+    @property
     def eos_id(self) -> int:
         """The token that ends an answer, at which sampling stops: that of the template.
 

@@ -48,6 +48,7 @@ class Tokenizer:
     )
 
     starts_with_space = False  # `decode` takes nothing off
+    starts_with_bos = True  # as every layout of ours
 
     @property
     def special(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 
 try:
@@ -20,8 +21,10 @@ from alignjax.evals import harness
 from alignjax.evals.suites import candidate
 from alignjax.runs import suites
 from alignjax.sampling import transforms
+from alignjax.serving import engine, served, slots
 from alignjax.text import chat
 from tests.commands import open_model
+from tests.serving import conftest as serving
 
 LIMITS = candidate.Limits(rows=4, length=128)
 QUESTIONS = ("what is it", "the answer is this", "question")
@@ -128,3 +131,61 @@ def test_a_task_of_lm_eval_gives_our_accuracy(asked, own, tmp_path):
     assert logprobs == pytest.approx([x.logprob for some in ours for x in some], abs=1e-5)
     hits = [max(some, key=lambda x: x.logprob) is some[1] for some in ours]
     assert found["results"]["own"]["acc,none"] == pytest.approx(sum(hits) / 3)
+
+
+@pytest.mark.slow
+def test_lm_eval_finds_the_same_through_the_server(asked, tmp_path):
+    """Log-probabilities of options and documents, and answers, of plain text."""
+    pytest.importorskip("sacrebleu", reason="needs pip install 'alignjax[eval]'")
+    import lm_eval
+
+    path = tmp_path / "rows.jsonl"
+    rows = [{"q": q, "options": list(OPTIONS), "gold": 1} for q in QUESTIONS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {
+        "dataset_path": "json", "test_split": "train", "dataset_kwargs": {"data_files": str(path)},
+    }  # fmt: skip
+    answered = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    tasks = [
+        common | {
+            "task": "options", "output_type": "multiple_choice", "doc_to_text": "{{q}}",
+            "doc_to_choice": "options", "doc_to_target": "gold",
+        },
+        common | {
+            "task": "documents", "output_type": "loglikelihood_rolling", "doc_to_text": "",
+            "doc_to_target": "{{q}}",
+            "metric_list": [{"metric": "word_perplexity"}],
+        },
+        common | {
+            "task": "answers", "output_type": "generate_until", "doc_to_text": "{{q}}",
+            "doc_to_target": "{{gold}}", "generation_kwargs": answered,
+        },
+    ]  # fmt: skip
+    plain = asked._replace(template="none")
+    with suites.harness(plain, LIMITS) as adapter:
+        ours = responses(lm_eval.simple_evaluate(model=adapter, tasks=tasks, bootstrap_iters=0))
+    limits = slots.Limits(slots=4, context=LIMITS.length, waiting=64, seconds=60)
+    running = engine.Engine(served.load(asked.model, template="chatml", name="model"), limits)
+    try:
+        with serving.serving(running) as server:
+            theirs = responses(lm_eval.simple_evaluate(
+                model="local-completions", tasks=tasks, bootstrap_iters=0,
+                model_args=f"model=model,base_url={server.address}/v1/completions,"
+                f"tokenizer_backend=remote,max_length={LIMITS.length},num_concurrent=1",
+            ))  # fmt: skip
+    finally:
+        running.close()
+    assert ours.keys() == theirs.keys()
+    assert ours["answers"] == theirs["answers"]
+    for name in ("options", "documents"):
+        assert len(ours[name]) == len(theirs[name]) > 0
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, rtol=0)
+
+
+def responses(found):
+    """By task, what the model said to every request; a log-probability without its flag."""
+    said = {}
+    for task, samples in found["samples"].items():
+        flat = [own for sample in samples for group in sample["resps"] for own in group]
+        said[task] = [own if isinstance(own, str | float) else float(own[0]) for own in flat]
+    return said

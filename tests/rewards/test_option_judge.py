@@ -20,6 +20,7 @@ class Letters:
     """A token for each letter, digits two by two if asked: what a tokenizer may do to options."""
 
     fingerprint, vocab_size, pad_id, bos_id, eos_id, special = "x", 64, 0, 1, None, {}
+    starts_with_bos = True
 
     def __init__(self, split: bool = False) -> None:
         self.split = split

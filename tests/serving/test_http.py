@@ -10,6 +10,7 @@ import pytest
 from alignjax.serving import guarding, moderation
 from alignjax.serving.requests import Options, Request
 from alignjax.text import chat
+from alignjax.text.tokenizers import interface
 from tests.serving import conftest as tools
 from tests.serving.test_engine import PROMPTS, told
 
@@ -252,6 +253,7 @@ def test_paths_and_methods_that_are_none(server):
     ):  # fmt: skip
         found, answer, _ = server.call(path, sent)
         assert found == status
+        assert answer["error"]["code"] == "unknown_url"
         assert "/v1/chat/completions" in answer["error"]["message"]
 
 
@@ -418,3 +420,43 @@ def test_a_guard_that_fails_blocks_unless_it_is_let(running):
         assert incidents
     with pytest.raises(ValueError, match="on_guard_error must be one of block, allow"):
         moderation.Moderation(on_error="ignore").validate()
+
+
+# --- the tokenizer's routes -------------------------------------------------------------------
+
+
+def test_the_tokenizer_answers_as_the_model_reads(server, running):
+    speaker = running.served.speaker
+    text = "the answer <|im_end|> is"
+    for special, bos in ((True, None), (False, False)):
+        sent = {"prompt": text, "add_special_tokens": special}
+        status, found, _ = server.call("/tokenize", sent)
+        wanted = interface.document_start(speaker, text, bos)
+        assert (status, found["tokens"], found["count"]) == (200, wanted, len(wanted))
+    end = speaker.special["<|im_end|>"]
+    assert end not in found["tokens"]  # within a text a control token's name is text
+    assert server.call("/tokenize", {"prompt": "<|im_end|>"})[1]["tokens"] == [end]
+    back = server.call("/detokenize", {"tokens": [*found["tokens"], end]})[1]
+    assert back == {"prompt": text}
+    status, info, _ = server.call("/tokenizer_info")
+    assert status == 200
+    for name in ("bos_token", "eos_token", "pad_token"):
+        number = getattr(speaker.tokenizer, name.replace("token", "id"))
+        assert info[name] == next((n for n, i in speaker.special.items() if i == number), None)
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "named"),
+    [
+        ("/tokenize", {"prompt": 3}, "prompt must be a text"),
+        ("/tokenize", {"prompt": "a", "add_special_tokens": "no"}, "true or false"),
+        ("/tokenize", {"prompt": "a\0"}, "without NUL"),
+        ("/tokenize", {"text": "a"}, "text"),
+        ("/detokenize", {"tokens": [10**9]}, "ids below"),
+        ("/detokenize", {"tokens": "a"}, "ids below"),
+    ],
+)
+def test_what_the_tokenizer_cannot_read_is_refused(server, path, sent, named):
+    status, found, _ = server.call(path, sent)
+    assert status == 400
+    assert named in found["error"]["message"]

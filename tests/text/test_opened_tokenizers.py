@@ -233,3 +233,51 @@ def test_fingerprints_follow_the_bytes_and_the_names():
     added = sentencepiece_file.from_model(model, added={420: "<pad>"}, names={"pad": "<pad>"})
     assert (added.pad_id, added.vocab_size, added.decode([420])) == (420, 421, "")
     assert len({plain.fingerprint, renamed.fingerprint, added.fingerprint}) == 3
+
+
+# --- whether a document begins with BOS -------------------------------------------------------
+
+BYTES, BEGIN = {"type": "ByteLevel"}, {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+TEMPLATE = {"type": "TemplateProcessing", "single": [BEGIN, TEXT]}
+NAMED = {"bos": "<|endoftext|>", "eos": "<|im_end|>", "pad": "<|im_end|>"}
+
+
+def starts(processor, names=NAMED, **options):
+    spec = json.loads(small.byte_level()) | {"post_processor": processor}
+    source = json.dumps(spec).encode()
+    return tokenizer_json.from_json(source, names=names, **options)
+
+
+@pytest.mark.parametrize(
+    ("processor", "bos"),
+    [
+        (None, False),
+        (BYTES, False),
+        (TEMPLATE, True),
+        ({"type": "Sequence", "processors": [BYTES, TEMPLATE]}, True),
+        ({"type": "TemplateProcessing", "single": [TEXT, BEGIN]}, False),  # that of an end
+        ({"type": "TemplateProcessing", "single": []}, False),
+    ],
+)
+def test_a_document_begins_as_the_file_says(processor, bos):
+    found = starts(processor)
+    assert found.starts_with_bos == bos
+    ids = interface.document_start(found, "a text")
+    assert ids == [found.bos_id] * bos + found.encode("a text")
+    for stated in (True, False):  # by the folder's configuration, or by the caller
+        assert starts(processor, add_bos=stated).starts_with_bos == stated
+        own = interface.document_start(found, "a text", stated)
+        assert own == [found.bos_id] * stated + found.encode("a text")
+    assert not starts(processor, CHATML, add_bos=True).starts_with_bos  # there is none
+
+
+def test_sentencepiece_documents_begin_with_bos_unless_the_folder_says_no(tmp_path):
+    model = small.sentencepiece_model()
+    assert sentencepiece_file.from_model(model).starts_with_bos
+    assert gguf_llama(model).starts_with_bos
+    assert not gguf_file.from_fields(small.gguf_fields()).starts_with_bos
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    for stated in (True, False):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": stated}))
+        assert load.load_tokenizer(tmp_path).starts_with_bos == stated

@@ -14,6 +14,7 @@ from alignjax.models import scoring
 from alignjax.parallel import axes, hosts
 from alignjax.rewards import option_judge
 from alignjax.sampling import generate, transforms
+from alignjax.text.tokenizers import interface
 
 Ids = Sequence[int]
 
@@ -195,11 +196,11 @@ def make(
 
 def document_ids(own: layout.Layout, text: str) -> tuple[list[int], int]:
     """(the ids of a document, the id that stands before it: BOS, or EOS where there is none)."""
-    ids = own.start(text)
     bos = own.tokenizer.bos_id
-    if bos is not None:
-        return ids[1:], bos
-    return ids, max(own.eos, 0)
+    if bos is None:
+        return own.start(text), max(own.eos, 0)
+    starts = own.tokenizer.starts_with_bos
+    return own.tokenizer.encode(text, interface.SPECIAL if starts else interface.NOTHING), bos
 
 
 def _likelihoods(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.evals.suites import record
-from alignjax.rewards import option_judge
 from alignjax.text import chat, chat_format
 from alignjax.text.tokenizers import interface
 
@@ -48,7 +47,7 @@ class Layout(NamedTuple):
 
     def start(self, text: str) -> list[int]:
         """The ids of a text that starts a document."""
-        return option_judge.start_of(self.tokenizer, text)
+        return interface.document_start(self.tokenizer, text)
 
     def continuation(self, text: str, before: Sequence[int]) -> list[int]:
         """The ids of an answer's text behind a prompt's."""
@@ -90,7 +89,8 @@ class Layout(NamedTuple):
         """sha256 in hex of the tokenizer, the template and the system prompt."""
         template = OWN
         if self.plain:
-            template = f"plain {HUMAN!r} {ASSISTANT!r} {BETWEEN!r}"
+            bos = self.tokenizer.starts_with_bos
+            template = f"plain {HUMAN!r} {ASSISTANT!r} {BETWEEN!r} {bos}"
         elif isinstance(self.speaker, chat_format.ChatFormat):
             template = self.speaker.layout
         own = {"template": digest(template), "system": digest(self.system)}

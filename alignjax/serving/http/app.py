@@ -21,13 +21,14 @@ from starlette.routing import Route
 
 from alignjax.serving import engine as engines
 from alignjax.serving import moderation, requests
-from alignjax.serving.http import errors, fields, metrics
+from alignjax.serving.http import errors, fields, metrics, tokenizing
 from alignjax.serving.http.answers import Answer
 from alignjax.serving.http.replies import Replies
 
 BODY_BYTES = 8_000_000
 SCHEME = "http"
 OPEN_PATHS = ("/health",)  # answered without a token
+CODE_OF_PATHS = "unknown_url"  # of an error about the path or the method, as OpenAI words it
 CLOSED = 499  # a client that left: nobody reads the answer
 Scope = MutableMapping[str, Any]
 Call = Callable[..., Awaitable[None]]
@@ -231,6 +232,7 @@ def _health(service: Service) -> Callable[..., Any]:
 
 PATHS = (
     "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/adapters", "/health", "/metrics",
+    *tokenizing.PATHS,
 )  # fmt: skip
 
 
@@ -245,7 +247,8 @@ async def _refused(request: Request, refusal: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"{request.method} {request.url.path}: {error.detail}. There are {', '.join(PATHS)}."
-    return JSONResponse(errors.body(text, error.status_code), error.status_code)
+    body = errors.body(text, error.status_code, code=CODE_OF_PATHS)
+    return JSONResponse(body, error.status_code)
 
 
 def make_app(
@@ -272,6 +275,7 @@ def make_app(
             Route("/v1/adapters", _adapters(service), methods=["POST"]),
             Route("/health", _health(service)),
             Route("/metrics", numbers),
+            *tokenizing.routes(service.engine, body_of),
         ],
         middleware=[
             Middleware(Guarded, service=service, tokens=tokens),

@@ -38,8 +38,13 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def body(message: str, status: int, param: str | None = None) -> dict[str, Any]:
-    """The JSON of an error; lone surrogates, which a client may send as a name, are spelled out."""
+def body(
+    message: str, status: int, param: str | None = None, *, code: str | None = None
+) -> dict[str, Any]:
+    """The JSON of an error; lone surrogates, which a client may send as a name, are spelled out.
+
+    code: in place of the status's own.
+    """
     message, param = _encodable(message), None if param is None else _encodable(param)
     kind = "server_error" if status >= 500 else KINDS.get(status, "invalid_request_error")
     return {
@@ -47,6 +52,6 @@ def body(message: str, status: int, param: str | None = None) -> dict[str, Any]:
             "message": " ".join(message.split()),
             "type": kind,
             "param": param,
-            "code": CODES.get(status),
+            "code": code or CODES.get(status),
         }
     }

@@ -8,6 +8,7 @@ from alignjax.serving import engine as engines
 from alignjax.serving import requests, slots, steps
 from alignjax.serving.http.errors import Refused
 from alignjax.text import chat
+from alignjax.text.tokenizers import interface
 
 MOST_PROMPTS = 128  # of one request for completions
 MOST_TURNS = 4096
@@ -65,7 +66,7 @@ def of_chat(sent: Mapping[str, Any], speaker: chat.Speaker, limits: slots.Limits
     Raises:
       Refused: a field is unknown, or its value not allowed.
     """
-    _check_names(sent, CHAT)
+    check_names(sent, CHAT)
     turns = _turns(sent.get("messages"))
     _check_size([turn.text for turn in turns], limits.context, "messages")
     try:
@@ -89,7 +90,7 @@ def of_completions(sent: Mapping[str, Any], speaker: chat.Speaker, limits: slots
     Raises:
       Refused: a field is unknown, or its value not allowed.
     """
-    _check_names(sent, COMPLETIONS)
+    check_names(sent, COMPLETIONS)
     prompts = _prompts(sent.get("prompt"))
     for prompt in prompts:
         _check_size([prompt] if isinstance(prompt, str) else [], limits.context, "prompt")
@@ -139,7 +140,7 @@ def _options(sent: Mapping[str, Any], **own: Any) -> requests.Options:
     if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
         raise Refused("stop must be a text or a list of texts; got another.", param="stop")
     for text in stop:
-        _check_text("stop", text)
+        check_text("stop", text)
     options = requests.Options(
         temperature=_number(sent, "temperature", 1.0),
         top_p=_number(sent, "top_p", 1.0),
@@ -167,7 +168,7 @@ def _usage(sent: Mapping[str, Any], stream: bool) -> bool:
     return _of_kind(own, "include_usage", bool, False)
 
 
-def _check_names(sent: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_names(sent: Mapping[str, Any], known: Sequence[str]) -> None:
     unknown = [name for name in sent if name not in known]
     if unknown:
         named = ", ".join(repr(name[:80]) for name in unknown[:8])
@@ -224,7 +225,7 @@ def _turn(number: int, message: Any) -> chat.Turn:
             f"{where}.content must be a text, or parts of type text; got another.",
             param="messages",
         )
-    _check_text(f"{where}.content", text)
+    check_text(f"{where}.content", text)
     return chat.Turn(ROLES[role], text)
 
 
@@ -260,13 +261,13 @@ def _encoded(speaker: chat.Speaker, prompt: str | list[int]) -> Sequence[int]:
         if min(prompt) < 0 or max(prompt) >= 2**31:
             raise Refused("prompt must have ids of the vocabulary; got others.", param="prompt")
         return prompt
-    _check_text("prompt", prompt)
+    check_text("prompt", prompt)
     if prompt or speaker.bos_id is None:
-        return speaker.encode(prompt)
+        return interface.document_start(speaker, prompt)
     return [speaker.bos_id]
 
 
-def _check_text(name: str, text: str) -> None:
+def check_text(name: str, text: str) -> None:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise Refused(
             f"{name} must be Unicode without NUL and lone surrogates; got one.",

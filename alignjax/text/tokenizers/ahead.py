@@ -61,6 +61,10 @@ class Ahead:
         return self.own.starts_with_space
 
     @property
+    def starts_with_bos(self) -> bool:
+        return self.own.starts_with_bos
+
+    @property
     def fingerprint(self) -> str:
         return self.own.fingerprint
 

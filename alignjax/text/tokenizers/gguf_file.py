@@ -105,12 +105,14 @@ def from_fields(fields: Fields, *, where: str = "GGUF") -> opened.OpenedTokenize
         )
     names = _names(fields, pieces, where)
     template = fields.get("tokenizer.chat_template")
+    add_bos = bool(fields.get("tokenizer.ggml.add_bos_token", model != "gpt2"))
     hashed = opened.fingerprint(repr(sorted(fields.items(), key=lambda item: item[0])))
     if model == "gpt2":
         return tokenizer_json.from_spec(
             _spec(fields, pieces, kinds, where),
             names=names,
             chat_template=template,
+            add_bos=add_bos,
             fingerprint=hashed,
             origin="gguf",
             where=where,
@@ -128,6 +130,7 @@ def from_fields(fields: Fields, *, where: str = "GGUF") -> opened.OpenedTokenize
         squeeze_spaces=fields.get("tokenizer.ggml.remove_extra_whitespaces", False),
         fingerprint=hashed,
         chat_template=template,
+        add_bos=add_bos,
         where=where,
     )
 

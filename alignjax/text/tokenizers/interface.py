@@ -32,7 +32,8 @@ class TextTokenizer(typing.Protocol):
 
     fingerprint: sha256 in hex of all that the ids depend on. vocab_size: the largest id plus one.
     pad_id, bos_id, eos_id: None where the model has none; pad may equal eos, since masks come
-    from lengths and roles. special: name -> id of every control token.
+    from lengths and roles. special: name -> id of every control token. starts_with_bos: whether the
+    model's own files say that a document begins with BOS.
     """
 
     @property
@@ -47,6 +48,8 @@ class TextTokenizer(typing.Protocol):
     def eos_id(self) -> int | None: ...
     @property
     def starts_with_space(self) -> bool: ...
+    @property
+    def starts_with_bos(self) -> bool: ...
     @property
     def special(self) -> collections.abc.Mapping[str, int]: ...
 
@@ -64,6 +67,16 @@ class TextTokenizer(typing.Protocol):
 def is_control_name(name: str) -> bool:
     """Whether a token of this name is a control token even where its file does not say so."""
     return name in _NAMES or _SHAPE.fullmatch(name) is not None
+
+
+def document_start(tokenizer: TextTokenizer, text: str, bos: bool | None = None) -> list[int]:
+    """The ids of a text that starts a document.
+
+    bos: whether BOS stands before it, where the model has one; None: as its files say.
+    """
+    if tokenizer.bos_id is None or not (tokenizer.starts_with_bos if bos is None else bos):
+        return tokenizer.encode(text)
+    return [tokenizer.bos_id, *tokenizer.encode(text, after=SPECIAL)]
 
 
 def check_text(text: str) -> None:

@@ -70,7 +70,11 @@ def _from_folder(folder: pathlib.Path) -> interface.TextTokenizer:
     file = _inside(folder, "tokenizer.json")
     if file is not None:
         return json_file.from_json(
-            read_bounded(file, MAX_BYTES), names=names, chat_template=template, where=str(file)
+            read_bounded(file, MAX_BYTES),
+            names=names,
+            chat_template=template,
+            add_bos=_add_bos(config),
+            where=str(file),
         )
     file = _inside(folder, "tokenizer.model")
     if file is not None:
@@ -83,6 +87,7 @@ def _from_folder(folder: pathlib.Path) -> interface.TextTokenizer:
             added=_added(config, file),
             chat_template=template,
             space_after_special=config.get("legacy") is not False,
+            add_bos=_add_bos(config) is not False,
             where=str(file),
         )
     ggufs = sorted(folder.glob("*.gguf"))
@@ -182,6 +187,12 @@ def _names(config: dict[str, typing.Any]) -> dict[str, str | None]:
                     "(tokenizer_config.json). Correct it."
                 )
     return names
+
+
+def _add_bos(config: dict[str, typing.Any]) -> bool | None:
+    """Whether the folder says that a document begins with BOS; None where it does not say."""
+    stated = config.get("add_bos_token")
+    return stated if isinstance(stated, bool) else None
 
 
 def _added(config: dict[str, typing.Any], file: pathlib.Path) -> dict[int, str]:

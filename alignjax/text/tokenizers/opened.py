@@ -19,7 +19,7 @@ class OpenedTokenizer:
     lossless: decode(encode(text)) == text for every text; False where the model's own rules
     change characters (Unicode normal forms, squeezed spaces, no byte tokens).
     chat_template: the Jinja source that the file carries, None where it carries none.
-    origin: "tokenizer.json", "sentencepiece" or "gguf".
+    origin: "tokenizer.json", "sentencepiece" or "gguf". starts_with_bos: see the interface.
     """
 
     fingerprint: str
@@ -31,6 +31,7 @@ class OpenedTokenizer:
     lossless: bool = dataclasses.field(compare=False)
     origin: str = dataclasses.field(compare=False)
     chat_template: str | None = dataclasses.field(compare=False, repr=False)
+    starts_with_bos: bool = False
     # (texts, whether a space goes before each) -> ids; the table holds the bytes of each id
     _encode: typing.Callable[[list[str], bool], list[list[int]]] = dataclasses.field(
         compare=False, repr=False

@@ -22,6 +22,7 @@ def from_model(
     added: collections.abc.Mapping[int, str] | None = None,
     chat_template: str | None = None,
     space_after_special: bool = True,
+    add_bos: bool = True,
     where: str = "tokenizer.model",
 ) -> opened.OpenedTokenizer:
     """Returns the tokenizer of the bytes of a SentencePiece model.
@@ -32,6 +33,7 @@ def from_model(
       added: id -> control token beyond the pieces of the model.
       space_after_special: whether a model that puts a space before a text also puts one before
         a text that follows a control token (transformers' "legacy").
+      add_bos: whether a document begins with BOS, where there is one.
     Raises: ValueError for bytes that do not parse, or a name without an id.
     """
     proto = _parse(model, where)
@@ -45,7 +47,7 @@ def from_model(
     if stated != [{}, [], True]:
         hashed = opened.fingerprint(model, json.dumps(stated))
     names = {**own, **(names or {})}
-    built = _build(proto, names, added, chat_template, hashed, "sentencepiece", where)
+    built = _build(proto, names, added, chat_template, add_bos, hashed, "sentencepiece", where)
     if space_after_special:
         return built
     return built.spaced_at_start_only()
@@ -59,6 +61,7 @@ def from_pieces(
     squeeze_spaces: bool,
     fingerprint: str,
     chat_template: str | None,
+    add_bos: bool,
     where: str,
 ) -> opened.OpenedTokenizer:
     """Returns the tokenizer of (piece, score, type) rows, as a GGUF file of type llama holds them.
@@ -83,10 +86,10 @@ def from_pieces(
             "Convert the model again."
         )
     proto.trainer_spec.unk_piece = unknown[0]
-    return _build(proto, names, {}, chat_template, fingerprint, "gguf", where)
+    return _build(proto, names, {}, chat_template, add_bos, fingerprint, "gguf", where)
 
 
-def _build(proto, names, added, chat_template, fingerprint, origin, where):
+def _build(proto, names, added, chat_template, add_bos, fingerprint, origin, where):
     pieces = [piece.piece for piece in proto.pieces]
     ids = {piece: token for token, piece in enumerate(pieces)} | {
         name: token for token, name in added.items()
@@ -125,6 +128,7 @@ def _build(proto, names, added, chat_template, fingerprint, origin, where):
         ),
         origin=origin,
         chat_template=chat_template,
+        starts_with_bos=add_bos and names.get("bos") is not None,
         _encode=lambda texts, space: (spaced if space else plain).encode(texts, num_threads=1),
         _table=tuple(table),
         _spaced_after=(

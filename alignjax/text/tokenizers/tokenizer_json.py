@@ -23,12 +23,14 @@ def from_json(
     *,
     names: collections.abc.Mapping[str, str | None] | None = None,
     chat_template: str | None = None,
+    add_bos: bool | None = None,
     where: str = "tokenizer.json",
 ) -> opened.OpenedTokenizer:
     """Returns the tokenizer of the bytes of a `tokenizer.json`.
 
     Args:
       names: "pad", "bos", "eos" -> token, from the folder's configuration; absent is None.
+      add_bos: whether a document begins with BOS; None: as the file's post-processor says.
     Raises: ValueError for bytes that are no such file, a model other than byte pairs, or a name
       without an id.
     """
@@ -48,6 +50,7 @@ def from_json(
         spec,
         names=names,
         chat_template=chat_template,
+        add_bos=add_bos,
         fingerprint=hashed or opened.fingerprint(source),
         origin="tokenizer.json",
         where=where,
@@ -59,12 +62,16 @@ def from_spec(
     *,
     names: collections.abc.Mapping[str, str | None],
     chat_template: str | None,
+    add_bos: bool | None,
     fingerprint: str,
     origin: str,
     where: str,
 ) -> opened.OpenedTokenizer:
     """Returns the tokenizer of a parsed `tokenizer.json`; `spec` is changed."""
     _check_model(spec, where)
+    bos = names.get("bos")
+    if add_bos is None:
+        add_bos = bos is not None and _first_token(spec.get("post_processor")) == bos
     spec |= {"truncation": None, "padding": None, "post_processor": None}
     chosen = {name for name in names.values() if name is not None}
     ids = dict(spec["model"]["vocab"])
@@ -100,11 +107,26 @@ def from_spec(
         lossless=_is_lossless(spec, is_bytes),
         origin=origin,
         chat_template=chat_template,
+        starts_with_bos=add_bos and bos is not None,
         _encode=_encoder(_library(spec, where), special),
         _table=_table(size, ids, added, hidden, is_bytes),
         _spaced_after=spaced_after,
         _space_mark_ids=() if is_bytes else opened.space_mark_ids(ids),
     )
+
+
+def _first_token(processor: typing.Any) -> str | None:
+    """The control token that a file puts before a text; None where there is none."""
+    if not isinstance(processor, dict):
+        return None
+    if processor.get("type") == "Sequence":
+        firsts = [_first_token(step) for step in processor.get("processors") or []]
+        return next((first for first in firsts if first is not None), None)
+    if processor.get("type") != "TemplateProcessing":
+        return None
+    first = next(iter(processor.get("single") or []), None)
+    token = first.get("SpecialToken") if isinstance(first, dict) else None
+    return token.get("id") if isinstance(token, dict) else None
 
 
 def _library(spec: Spec, where: str):
