@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 from alignjax.cli import flags
 from alignjax.commands import common
@@ -39,7 +40,7 @@ GCG_OPTIONS = {
     "tokens": "of the suffix",
     "buffer": "suffixes kept",
 }
-OWN_FILES = ("attacks.jsonl", "summary.json")
+ATTEMPTS, SUMMARY = "attacks.jsonl", "summary.json"
 OPTIONS = (
     common.WORKDIR,
     flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
@@ -76,7 +77,9 @@ OPTIONS = (
         flags.Option(f"gcg_{n}", int, getattr(gcg.GcgConfig(), n), text)
         for n, text in GCG_OPTIONS.items()
     ),
-    flags.Option("to", str, "", "folder to write; empty is attacks, in the run's folder"),
+    flags.Option(
+        "to", str, "", "new folder to write; empty is attacks, attacks-2, ... in the run's folder"
+    ),
     flags.Option("refusal", str, store.REFUSAL, "what should have been said, for --database"),
     common.DATABASE,
     flags.Option("rows", int, 16, "questions asked at once"),
@@ -90,7 +93,7 @@ NEEDS_CONFIG = False
 
 
 def main(parsed: flags.Parsed) -> None:
-    """Attacks, writes attacks.jsonl and summary.json, and prints a table of numbers."""
+    """Attacks, writes attacks.jsonl as it goes and summary.json, and prints a table of numbers."""
     options = parsed.options
     names = _check(options)
     given = goals.read(options["goals"], options["count"])
@@ -109,13 +112,16 @@ def main(parsed: flags.Parsed) -> None:
     if options["database"]:  # refused before anything is asked
         with database.opened(options["database"], new=True):
             pass
-    with _opened(options, system) as (judge, asked, box):
+    with contextlib.ExitStack() as stack:
+        judge, asked, box = stack.enter_context(_opened(options, system))
         measured = judges.measure(judge, labels) if labels else None
         if measured is not None:  # refused before anything is asked
             report.check_correctable(measured)
         found = []
+        identity = {**asked.target.identity, "judge": judge.name}
+        record = stack.enter_context(_recorded(to, identity))
         for name in names:
-            limits: Any = {"budget": options["budget"], "log": common.log}
+            limits: Any = {"budget": options["budget"], "log": common.log, "keep": record}
             if name == catalogue.GCG:
                 assert box is not None  # `_check` refuses an address
                 found.append(suffixes.run(box, given, asked, config, **limits))
@@ -127,9 +133,8 @@ def main(parsed: flags.Parsed) -> None:
             f"--budget must pay for a question and its answer; got {options['budget']} tokens, for "
             "which nothing was asked (attack). Raise it."
         )
-    identity = {**asked.target.identity, "judge": judge.name}
     told = [report.summary(one, identity, measured) for one in found]
-    _write(to, found, told, identity)
+    (to / SUMMARY).write_text(json.dumps({"attacks": told}, indent=1) + "\n")
     for line in report.lines(told):
         print(line)
     if judge.name == judges.KEYWORDS:
@@ -197,13 +202,30 @@ def _text(path: str) -> str:
 
 
 def _folder(options: Mapping[str, Any]) -> pathlib.Path:
-    place = pathlib.Path(options["to"] or pathlib.Path(options["workdir"]) / "attacks")
-    there = [file.name for file in place.iterdir()] if place.is_dir() else []
-    if place.is_file() or set(there) - set(OWN_FILES):
-        raise ValueError(
-            f"--to must be a new folder, or that of an earlier attack; got {place} (attack)."
-        )
-    return place
+    """Where to write: a folder that holds nothing yet.
+
+    Raises:
+      ValueError: the one that was named holds something, an earlier attack for example.
+    """
+
+    def is_free(place: pathlib.Path) -> bool:
+        return not place.exists() or (place.is_dir() and not any(place.iterdir()))
+
+    if options["to"]:
+        place = pathlib.Path(options["to"])
+        if not is_free(place):
+            raise ValueError(
+                f"--to must be a new folder, so that no earlier attack is lost; got {place}, which "
+                "holds something (attack). Name another."
+            )
+        return place
+    places = (pathlib.Path(options["workdir"]) / f"attacks{n}" for n in _numbers())
+    return next(place for place in places if is_free(place))
+
+
+def _numbers() -> Iterator[str]:
+    yield ""
+    yield from (f"-{n}" for n in itertools.count(2))
 
 
 @contextlib.contextmanager
@@ -310,18 +332,22 @@ def _rows(name: str, path: str, fields: str) -> list[dict[str, Any]]:
     return found
 
 
-def _write(
-    to: pathlib.Path,
-    found: Sequence[attack.Outcome],
-    told: Sequence[Mapping[str, Any]],
-    identity: Mapping[str, Any],
-) -> None:
-    to.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def _recorded(to: pathlib.Path, identity: Mapping[str, Any]) -> Iterator[attack.Keep]:
+    """Takes attempts into the folder's file one by one, so that a kill loses none; the folder is
+    made with the first."""
     hashes = {name: identity[name] for name in ("template", "system")}
-    with (to / "attacks.jsonl").open("w", encoding="utf-8") as out:
-        for attempt in (attempt for one in found for attempt in one.attempts):
+    with contextlib.ExitStack() as stack:
+        files: list[IO[str]] = []
+
+        def keep(attempt: attack.Attempt) -> None:
+            if not files:
+                to.mkdir(parents=True, exist_ok=True)
+                files.append(stack.enter_context((to / ATTEMPTS).open("x", encoding="utf-8")))
             score = None if math.isnan(attempt.score) else attempt.score
             turns = [{"role": turn.role, "text": turn.text} for turn in attempt.turns]
             row = {**attempt._asdict(), "score": score, "turns": turns, **hashes}
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    (to / "summary.json").write_text(json.dumps({"attacks": list(told)}, indent=1) + "\n")
+            files[0].write(json.dumps(row, ensure_ascii=False) + "\n")
+            files[0].flush()
+
+        yield keep

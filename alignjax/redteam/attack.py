@@ -16,6 +16,7 @@ from alignjax.redteam import judges, search, target
 
 Attacker = Callable[[Sequence[search.Turns]], list[str]]
 Topic = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # (goals, questions) -> [0, 1]
+Keep = Callable[["Attempt"], None]
 
 
 class Attempt(NamedTuple):
@@ -41,7 +42,8 @@ class Attempt(NamedTuple):
 @dataclasses.dataclass
 class Outcome:
     """What an attack did. goals: names of all that were attacked. counted: what was not sent, not
-    read, or said by an attacker in vain, by name."""
+    read, or said by an attacker in vain, by name. keep: takes every attempt as soon as it is
+    judged."""
 
     attack: str
     goals: tuple[str, ...]
@@ -49,6 +51,7 @@ class Outcome:
     budget: int
     attempts: list[Attempt] = dataclasses.field(default_factory=list)
     counted: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    keep: Keep = dataclasses.field(default=lambda attempt: None, repr=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -87,9 +90,11 @@ def run(
     budget: int,
     seed: int = 0,
     log: Callable[[str], None] = lambda line: None,
+    keep: Keep = lambda attempt: None,
 ) -> Outcome:
     """An attack on all goals, each until it ends or its budget of target tokens is spent."""
-    found = Outcome(own.name, tuple(goal.name for goal in goals), own.exchangeable, budget)
+    names = tuple(goal.name for goal in goals)
+    found = Outcome(own.name, names, own.exchangeable, budget, keep=keep)
     courses = [_Course(goal, own.start(goal, seed)) for goal in goals]
     while live := [course for course in courses if not course.ended]:
         for course in live:
@@ -159,12 +164,12 @@ def _note(course: _Course, place: int, answer: target.Answer, score: float, foun
     course.spent += tokens
     course.number += 1
     found.counted["unread"] += math.isnan(score)
-    found.attempts.append(
-        Attempt(
-            found.attack, course.goal.name, course.number, ask.note, ask.turns, answer.text, score,
-            judges.is_refusal(answer.text), tokens, course.spent,
-        )
+    attempt = Attempt(
+        found.attack, course.goal.name, course.number, ask.note, ask.turns, answer.text, score,
+        judges.is_refusal(answer.text), tokens, course.spent,
     )  # fmt: skip
+    found.attempts.append(attempt)
+    found.keep(attempt)
     course.replies[place] = search.Reply(answer.text, score)
 
 

@@ -79,6 +79,7 @@ def run(
     *,
     budget: int,
     log: Callable[[str], None] = lambda line: None,
+    keep: attack.Keep = lambda attempt: None,
 ) -> attack.Outcome:
     """A suffix for every goal, as many steps as the budget pays for, and one question with it.
 
@@ -99,7 +100,7 @@ def run(
         )
     searcher = gcg.Searcher(own.model, weights_of(own.params), config.rows)
     legal = legal_ids(own.speech.speaker, own.model.vocab_size)
-    found = attack.Outcome("gcg", tuple(goal.name for goal in given), False, budget)
+    found = attack.Outcome("gcg", tuple(goal.name for goal in given), False, budget, keep=keep)
     for number, goal in enumerate(given):
         task = task_of(own, goal)
         steps = _steps(task, config, budget - asked.target.limit)

@@ -2,10 +2,11 @@
 
 import json
 import re
+import time
 
 import pytest
 
-from tests.commands import open_model
+from tests.commands import cli, open_model
 from tests.commands.test_run import call
 from tests.feedback import judges as servers
 
@@ -138,3 +139,40 @@ def test_a_folder_of_something_else_is_not_written_to(capsys, place):
     code, _, err = attack(capsys, place, f"--to={place}/other")
     assert code == 2
     assert "must be a new folder" in err[-1]
+
+
+def test_an_earlier_attack_is_not_overwritten(capsys, place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    small = ("--attacks=each_transform", "--transforms=spaced", "--count=1")
+    for _ in range(2):
+        code, out, err = attack(capsys, place, *small)
+        assert code == 0, err
+    assert "written: attacks-2" in out
+    first, second = ((tmp_path / name / "attacks.jsonl") for name in ("attacks", "attacks-2"))
+    assert first.read_text() == second.read_text() != ""
+    code, _, err = attack(capsys, place, *small, "--to=attacks")
+    assert code == 2
+    assert "--to must be a new folder, so that no earlier attack is lost" in err[-1]
+
+
+@pytest.mark.slow
+def test_what_was_answered_before_a_kill_stays(place, tmp_path):
+    """Every attempt is on disk as soon as it is judged."""
+    process = cli.start(
+        "attack", f"--goals={place}/goals.jsonl", f"--model={place}/model", "--template=chatml",
+        f"--to={tmp_path}/out", "--max_new_tokens=4", "--rows=2", "--attempts=100000",
+        "--budget=100000000",
+    )  # fmt: skip
+    file = tmp_path / "out" / "attacks.jsonl"
+    try:
+        end = time.monotonic() + 300
+        while time.monotonic() < end and not (file.exists() and file.read_bytes().count(b"\n") > 9):
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.communicate()
+    lines = file.read_text().splitlines(keepends=True)
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    assert len(whole) > 9
+    assert [row["number"] for row in whole if row["goal"] == whole[0]["goal"]][:3] == [1, 2, 3]
+    assert not (tmp_path / "out" / "summary.json").exists()

@@ -83,7 +83,5 @@ def text_of(speaker: chat.Speaker, sent: dict[str, Any]) -> str:
     tokens = sent.get("tokens")
     size = speaker.vocab_size
     if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < size for t in tokens):
-        raise Refused(
-            f"tokens must be a list of ids below {size}; got another.", param="tokens"
-        )
+        raise Refused(f"tokens must be a list of ids below {size}; got another.", param="tokens")
     return speaker.decode(tokens)
