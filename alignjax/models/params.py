@@ -1,5 +1,6 @@
 """Parameters declared with their shape, logical axes and initial distribution."""
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ class ParamInfo(NamedTuple):
     """One parameter before it exists.
 
     shape: sizes. axes: logical axis names, one a dimension. stddev: of a normal distribution; 0
-    is all zeros, and -1 all ones (norm scales).
+    is all zeros, -1 all ones (norm scales), and NaN all NaN: what begins as another weight's copy.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +44,8 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
     def make(name: str, info: ParamInfo) -> jax.Array:
         if info.stddev == -1:
             value = jnp.ones(info.shape, dtype)
+        elif math.isnan(info.stddev):
+            value = jnp.full(info.shape, jnp.nan, dtype)
         elif info.stddev == 0:
             value = jnp.zeros(info.shape, dtype)
         else:
