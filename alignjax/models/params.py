@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.core import trees
 from alignjax.parallel import axes
@@ -57,3 +58,15 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
         return axes.shard(value, info.axes)
 
     return trees.map_named(make, infos, is_leaf=is_info)
+
+
+def place(values: np.ndarray, info: ParamInfo) -> jax.Array:
+    """Host values as a parameter in fp32, in the layout that is declared.
+
+    Raises:
+      ValueError: they have another shape.
+    """
+    array = jnp.asarray(values, jnp.float32)
+    if array.shape != info.shape:
+        raise ValueError(f"an adapter must have the model's sizes; got {array.shape}.")
+    return axes.shard(array, info.axes)
