@@ -175,6 +175,13 @@ def _is_model(place: pathlib.Path) -> bool:
     return place.suffix == ".gguf" or (place / folder.FILE).exists()
 
 
+def _is_parted(tree: Any, config: Any) -> bool:
+    """Whether a tied model's weights came out untied."""
+    return isinstance(config, model_config.TransformerConfig) and (
+        config.tied and tree.unembed is not None
+    )
+
+
 def _tokenizer_of(path: str) -> dict[str, str]:
     """The fingerprint of the tokenizer beside open weights; none where that is not to be read."""
     try:
@@ -221,7 +228,14 @@ class Stored:
         return adapt.bind(tree, {"base": self.base(origin, plain, config)})
 
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
-        return merge.whole(self.joined(origin, part, plain, config))
+        tree = merge.whole(self.joined(origin, part, plain, config))
+        if part != methods.SCORER and origin.adapter is not None and _is_parted(tree, config):
+            raise ValueError(
+                "a model that goes on whole must have an embedding as tied as before; the adapters "
+                f"of {origin.path} part it from its unembedding. Export it and name the folder as "
+                "weights, or train on with its adapters."
+            )
+        return tree
 
     def base(self, origin: Origin, plain: Any, config: Any) -> Any:
         """The frozen weights under a run's adapters, by the folder and identity in its record.

@@ -115,9 +115,7 @@ def changed(tmp_path, name, fields=None, drop="", **more):
     ],
 )
 def test_folders_that_do_not_fit_are_refused(name, changes, message, tmp_path):
-    stored = folder.open_model(
-        PLACE / ("base_tied" if record_peft.VOCABULARY[name][0] else "base")
-    )
+    stored = folder.open_model(PLACE / ("base_tied" if record_peft.VOCABULARY[name][0] else "base"))
     with pytest.raises(ValueError, match=message):
         peft_format.load(changed(tmp_path, name, **changes), stored.config, stored.load())
 
@@ -160,7 +158,9 @@ def test_all_linear_is_written_by_names(tmp_path):
     adapter = lora.LoraConfig(rank=2, targets=("all-linear",), ranks=("key=3",))
     declared = adapter.declare(transformer.declare(stored.config))
     own = jax.tree.map(
-        lambda info: np.zeros(info.shape, np.float32), declared, is_leaf=lambda x: hasattr(x, "axes")
+        lambda info: np.zeros(info.shape, np.float32),
+        declared,
+        is_leaf=lambda x: hasattr(x, "axes"),
     )
     assert len(trees.named_leaves(own)) == 14
     peft_format.save(tmp_path / "out", adapter, own, stored.config)
