@@ -73,16 +73,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name, value in (("steps", 12), ("rows", 2), ("length", 96)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     options = parser.parse_args()
-    found = {}
-    for name in ARMS:
-        found[name] = arm(name, options)
-        own = found[name]
+    for name in options.arms:
+        own = arm(name, options)
         losses = " ".join(f"{x:.3f}" for x in own["losses"])
-        print(f"{name}: peak {own['peak']:.0f} MB, held {own['held']:.0f} MB, {losses}", flush=True)
-        print(
-            f"  {own['seconds'] / found['fp32']['seconds']:.2f} of the CPU time of fp32", flush=True
-        )
+        sizes = f"peak {own['peak']:.0f} MB, held {own['held']:.0f} MB, {own['seconds']:.0f} CPU s"
+        print(f"{name}: {sizes}, nats a token {losses}", flush=True)
 
 
 if __name__ == "__main__":

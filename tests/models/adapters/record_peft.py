@@ -3,8 +3,8 @@
 Run where torch, transformers and peft are installed and jax need not be:
   PYTHONPATH=. python -m tests.models.adapters.record_peft
 with "families" for those with experts alone, with "vocabulary" for embeddings and modules to save,
-and with "experts", where transformers 4.57 and peft 0.17 are, for experts that are Linears. To have peft read adapters that we wrote, and print
-how far its logits are from ours:
+and with "experts", where transformers 4.57 and peft 0.17 are, for experts that are Linears. To have
+peft read adapters that we wrote, and print how far its logits are from ours:
   PYTHONPATH=. python -m tests.models.adapters.record_peft FOLDER
 """
 

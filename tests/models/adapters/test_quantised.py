@@ -1,4 +1,4 @@
-"""A base in few bits: its numbers, its products and gradients, and that it is never whole at once."""
+"""A base in few bits: its numbers, its products and gradients, and what of it is whole at once."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ import pytest
 from alignjax.core import trees
 from alignjax.models import params, transformer
 from alignjax.models.adapters import adapt, codes, lora, merge, quantised, sites
-from alignjax.models.config import MlaConfig, MoeConfig
 from alignjax.models.checkpoints import folder
+from alignjax.models.config import MlaConfig, MoeConfig
 from alignjax.training import checkpoint
 from tests.models import tiny
 from tests.models.adapters import kinds, record_nf4
@@ -52,7 +52,7 @@ def naive(blocks, book):
 
 
 def test_codes_are_those_of_bitsandbytes():
-    """Byte for byte the places and scales; the scales' own code book to the last bit or its neighbour."""
+    """Byte for byte the places and scales; the scales' own code book within a last bit."""
     weight = record_nf4.matrix()  # [out, in]; blocks run along the inputs
     blocks = weight.T.reshape(2, 64, -1)
     places, scales = codes.nf4(blocks)
@@ -92,7 +92,8 @@ def test_rounding_is_the_nearest_code_within_the_bounds():
     whole, steps = codes.int8(blocks)
     assert (np.abs(whole * steps[:, None] - blocks) <= 0.501 * steps[:, None]).all()
     np.testing.assert_allclose(steps, np.abs(blocks).max(axis=1) / 127, rtol=1e-6)
-    assert not (whole[0, :, 0].any() or found[0, :, 0].any())
+    assert not whole[0, :, 0].any()
+    assert not found[0, :, 0].any()
     at = np.abs(blocks).argmax(axis=1)
     largest = np.take_along_axis(blocks, at[:, None], axis=1)
     np.testing.assert_array_equal(np.take_along_axis(found, at[:, None], axis=1), largest)
