@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from alignjax.core import struct, trees
 from alignjax.models import model as models
 from alignjax.models import params
-from alignjax.models.adapters import bottleneck, ia3, lora, prefix, vocabulary
+from alignjax.models.adapters import bottleneck, ia3, lora, prefix, sites, vocabulary
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -56,9 +56,7 @@ def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
     )
 
 
-def is_adapter(x: Any) -> bool:
-    """Whether a node of a tree is an adapter or the place of a weight that has none."""
-    return x is None or hasattr(x, "over")
+is_adapter = sites.is_adapter
 
 
 def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:

@@ -70,6 +70,11 @@ class Site(NamedTuple):
         return "layers experts" if self.has_experts else "layers"
 
 
+def is_adapter(x: Any) -> bool:
+    """Whether a node of a tree is an adapter or the place of a weight that has none."""
+    return x is None or hasattr(x, "over")
+
+
 def target_of(name: str, *, experts: bool) -> str:
     """What a configuration calls the weight of that path."""
     last = name.rsplit("/", 1)[-1]

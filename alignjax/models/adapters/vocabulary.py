@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from alignjax.core import struct, trees
 from alignjax.models import layers, params
+from alignjax.models.adapters import sites
 from alignjax.parallel import axes
 
 TARGETS = ("embed", "unembed")
@@ -145,7 +146,7 @@ def place(tree: Any, declared: Any, config: Any) -> Any:
             f"have (adapter). Leave it out."
         )
     tree = jax.tree.map(
-        lambda own, copy: copy if own is None else own, tree, copies, is_leaf=_is_node
+        lambda own, copy: copy if own is None else own, tree, copies, is_leaf=sites.is_adapter
     )
     made: dict[str, Any] = {}
     if "embed" in config.targets:
@@ -159,10 +160,6 @@ def place(tree: Any, declared: Any, config: Any) -> Any:
         sizes = ((3 * head.shape[0]) ** -0.5, 0)
         made["unembed"] = UnembedLora(**_pair(head, rank, sizes), scale=config.scale_of("unembed"))
     return struct.replace(tree, **made)
-
-
-def _is_node(x: Any) -> bool:
-    return x is None or hasattr(x, "over")
 
 
 def _head(declared: Any) -> Any:

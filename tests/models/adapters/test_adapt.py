@@ -431,3 +431,21 @@ def test_whole_weights_that_a_model_lacks_are_refused():
         ValueError, match=r"adapter.whole must be weights of the model; got 'query_n"
     ):
         lora.LoraConfig(whole=("query_norm",)).declare(MODEL.declared)
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_vocabularys_adapters_start_as_the_base_and_are_what_a_rollout_reads(tied):
+    model = tiny.model(tied=tied)
+    weights = jax.tree.map(jnp.asarray, tiny.params(tied=tied))
+    adapted = kinds.model_of("vocabulary", model)
+    own = jax.jit(adapted.init)(jax.random.key(0))
+    run = jax.jit(lambda tree: kinds.logits(model, tree, *ROWS))
+    still = run(weights)
+    np.testing.assert_array_equal(run(adapted.bind(own, {"base": weights})), still)
+    bound = adapted.bind(kinds.roughen(own), {"base": weights})
+    moved = run(bound)
+    assert np.abs(moved - still).max() > 0.01
+    np.testing.assert_allclose(jax.jit(model.prepare)(bound).unembed, model.unembedding(bound))
+    whole, kept = merge.merge(bound)
+    np.testing.assert_allclose(run(whole), moved, atol=2e-5)
+    jax.tree.map(np.testing.assert_array_equal, merge.unmerge(whole, kept), weights)

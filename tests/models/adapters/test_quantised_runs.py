@@ -19,10 +19,14 @@ from alignjax.training import loop as loops
 from alignjax.training import update
 from alignjax.worlds import corpus as worlds
 from tests.algorithms import test_adapted_methods as methods
+from tests.commands import cli
 from tests.models import tiny
 from tests.models.adapters import kinds
 from tests.models.adapters.test_adapter_runs import configure, params, record, run
 from tests.models.adapters.test_peft_format import GOLDENS
+from tests.rollouts import chain_runs
+
+chain_start = chain_runs.chain_start
 
 LORA = lora.LoraConfig(rank=2, targets=("all-linear",))
 NF4 = quantised.BaseConfig(bits=4, block=8)
@@ -37,7 +41,7 @@ def test_few_bits_need_adapters_and_a_base():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo"])
+@pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_a_step_moves_the_adapters_over_codes(name):
     """A method's first step over codes is that over the numbers that they stand for."""
     whole = jax.jit(methods.MODEL.init)(jax.random.key(7))
@@ -51,6 +55,24 @@ def test_a_step_moves_the_adapters_over_codes(name):
         losses.append([float(metrics[n].value) for n in ("loss", "grad_norm")])
         assert float(metrics["grad_norm"].value) > 0
     np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_grpo_samples_from_codes_and_trains_over_them(chain_start, tmp_path):
+    changes = """
+        from alignjax.models.adapters import lora, quantised
+        config.adapter = lora.LoraConfig(rank=2, targets=("all-linear",))
+        config.base = quantised.BaseConfig(bits=4, block=8)
+    """
+    file = chain_runs.write(tmp_path, chain_start, changes)
+    cli.run("train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    about = record(tmp_path / "run")["base"]
+    assert about["storage"] == "nf4, blocks of 8, double"
+    held = cli.stored_checksums(tmp_path / "run")
+    assert held
+    assert not any("codes" in path or "embed" in path for path in held)
+    planned = cli.run("plan", f"--config={file}")
+    assert "u8" in planned or "uint8" in planned
 
 
 def logits_on(sizes):
