@@ -46,6 +46,7 @@ class Experiment(Training):
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
     weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
     adapter: adapt.AdapterConfig = dataclasses.field(default_factory=adapt.FullConfig)
+    # Storage of the frozen weights under adapters.
     base: quantised.BaseConfig = dataclasses.field(default_factory=quantised.BaseConfig)
     weights_layers: int = 0  # only their first layers; 0 is all
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)

@@ -162,7 +162,7 @@ def test_targets_may_differ():
 def test_adapters_that_differ_are_refused():
     embedded = adapt.adapt(MODEL, lora.LoraConfig(targets=("query", "embed")))
     own = embedded.init(jax.random.key(0))
-    with pytest.raises(ValueError, match=r"without DoRA, .* embeddings .*; got EmbedLora"):
+    with pytest.raises(ValueError, match=r"without DoRA, .* embeddings, .*; got EmbedLora"):
         many.stack([own, own])
     for name in ("dora", "ia3", "prefix"):
         own = kinds.model_of(name, MODEL).init(jax.random.key(0))
