@@ -76,8 +76,15 @@ class Coded(Operator):
     touches its numbers.
     """
 
-    shape: tuple[int, ...]
-    dtype: Any  # of the numbers that it stands for
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the matrix, with its stacked axes."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers that it stands for."""
+        raise NotImplementedError
 
     def whole(self, dtype: Any) -> jax.Array:
         """The matrix."""

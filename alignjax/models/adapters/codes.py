@@ -68,7 +68,7 @@ def double(scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     of 256; in the order [M, N], filled up with zeros.
     """
     flat = np.ascontiguousarray(scales.T).reshape(-1)
-    offset = flat.mean(dtype=np.float32)
+    offset = np.asarray(flat.mean(dtype=np.float32))
     left = np.zeros((math.ceil(flat.size / SCALES), SCALES), np.float32)
     left.reshape(-1)[: flat.size] = flat - offset
     own = np.abs(left).max(axis=1)

@@ -126,7 +126,8 @@ def written(
 ) -> dict[str, np.ndarray]:
     """Tensors by name, of an adapter's leaves by path. tie: an unembedding that is the embedding's
     has the same numbers again, as peft writes it."""
-    tensors, known_copies = {}, copies(config)
+    tensors: dict[str, np.ndarray] = {}
+    known_copies = copies(config)
     if tie:
         twins = {"embed/up": "unembed/down", "embed/down": "unembed/up"}
         own = {**own, **{twins[n]: np.asarray(own[n]).T for n in twins if n in own}}

@@ -168,7 +168,8 @@ def _check(site: sites.Site, config: BaseConfig) -> None:
 
 
 def _quantised(site: sites.Site, weight: jax.Array, config: BaseConfig) -> Quantised:
-    found, scales = [], []
+    found: list[Any] = []
+    scales: list[Any] = []
     for at in np.ndindex(*site.stacked):
         part = axes.shard(weight[at], _whole_axes(weight.ndim - len(at)))
         flat = np.asarray(part, np.float32).reshape(-1, config.block, math.prod(site.outputs))
