@@ -34,6 +34,95 @@ class Operator:
         """`linear` with this weight."""
         raise NotImplementedError
 
+    @property
+    def absorbs(self) -> bool:
+        """Whether there is `absorbed` of it."""
+        return False
+
+    def absorbed(self, equation: str, x: jax.Array, *, stored: str, out: str) -> jax.Array:
+        """The same map [R, K, H] from its other side, or head by head: `mla.absorbs`."""
+        raise NotImplementedError
+
+
+class Table(Operator):
+    """What may stand where the embedding [V, D] does."""
+
+    def rows(self, tokens: jax.Array, dtype: Any) -> jax.Array:
+        """[B, T, D] of tokens [B, T]."""
+        raise NotImplementedError
+
+    @property
+    def ties(self) -> bool:
+        """Whether a tied unembedding is this table, turned; else it is the base's."""
+        return False
+
+    def turned(self) -> jax.Array:
+        """[D, V], the matrix of a tied unembedding."""
+        raise NotImplementedError
+
+
+class Head(Operator):
+    """What may stand where the unembedding [D, V] does."""
+
+    def matrix(self, tied: jax.Array) -> jax.Array:
+        """[D, V] fp32. tied: the table that a tied model turns, [D, V]."""
+        raise NotImplementedError
+
+
+class Coded(Operator):
+    """A frozen matrix in few bits: `whole` makes it, once for each product.
+
+    Its gradient makes it again: what a layer kept of it would be the model in full. No cast
+    touches its numbers.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the matrix, with its stacked axes."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> Any:
+        """Of the numbers that it stands for."""
+        raise NotImplementedError
+
+    def whole(self, dtype: Any) -> jax.Array:
+        """The matrix."""
+        raise NotImplementedError
+
+    def laid_out(self, lead: str, inputs: str, outputs: str) -> Any:
+        """The axes of each of its arrays, for experts."""
+        raise NotImplementedError
+
+    def used(self, product: Any, x: jax.Array) -> jax.Array:
+        """product(x, the matrix in x's dtype)."""
+
+        def run(x: jax.Array, coded: "Coded") -> jax.Array:
+            # Codes that wait for their rows stay codes: a compiler would take what each step of
+            # a loop makes of them out of the loop, and keep it.
+            held = jax.lax.optimization_barrier((coded, jax.lax.stop_gradient(x)))[0]
+            return product(x, held.whole(x.dtype))
+
+        return jax.checkpoint(run)(x, self)
+
+    def product(
+        self, equation: str, x: jax.Array, *, stored: str, out: str, bias: Any = None
+    ) -> jax.Array:
+        return self.used(
+            lambda x, whole: linear(equation, x, whole, stored=stored, out=out, bias=bias), x
+        )
+
+    @property
+    def absorbs(self) -> bool:
+        return True
+
+    def absorbed(self, equation: str, x: jax.Array, *, stored: str, out: str) -> jax.Array:
+        return self.product(equation, x, stored=stored, out=out)
+
+    def grouped(self, rows: jax.Array, sizes: jax.Array) -> jax.Array:
+        """[N, outputs] of rows [N, inputs] in runs, one an expert, of these sizes [E]."""
+        return self.used(lambda rows, whole: jax.lax.ragged_dot(rows, whole, sizes), rows)
+
 
 # A matrix. A declared tree has a ParamInfo in the place of each array, which the fields' types pass
 # over, as they do the strings and layouts of trees that are mapped from it.
@@ -76,10 +165,22 @@ def _product(equation: str, x: jax.Array, weight: jax.Array, out: str) -> jax.Ar
 
 
 def cast(weights: Any, dtype: Any) -> Any:
-    """Weights for use in `dtype`; keys and numbers of rows stay what they are."""
-    return jax.tree.map(
-        lambda w: w.astype(dtype) if jnp.issubdtype(w.dtype, jnp.floating) else w, weights
-    )
+    """Weights for use in `dtype`; keys, numbers of rows and codes stay what they are."""
+
+    def one(w: Any) -> Any:
+        return w.astype(dtype) if is_plain(w) and jnp.issubdtype(w.dtype, jnp.floating) else w
+
+    return jax.tree.map(one, weights, is_leaf=lambda w: isinstance(w, Coded))
+
+
+def is_plain(weight: Any) -> bool:
+    """Whether a weight is an array of its own numbers."""
+    return not isinstance(weight, Operator)
+
+
+def whole(weight: Any, dtype: Any) -> jax.Array:
+    """The array of a weight without an adapter, in `dtype`."""
+    return weight.whole(dtype) if isinstance(weight, Coded) else weight.astype(dtype)
 
 
 @struct.pytree

@@ -83,9 +83,8 @@ def absorbs(config: TransformerConfig, queries: int, keys: int) -> bool:
 
     Both are the same sum in another order: (q W) . c = q . (W c). Multiplications a head: bringing
     latents, S R (H + U) + T S (H + P + U); bringing queries, T R (H + U) + T S (2 R + P). Decoding
-    brings queries, training and prefill bring latents. Keys and values under an adapter are always
-    projected from the latents, since an adapter multiplies inputs: merge it to decode long texts
-    fast.
+    brings queries, training and prefill bring latents. Low-rank adapters of keys and values are
+    brought alike, (q up) down; other adapters, and those that drop out, bring latents.
     """
     mla, h = config.mla, config.head_dim
     both = mla.kv_rank * (h + mla.value_dim)
@@ -135,13 +134,20 @@ def _by_queries(
     h, fp32 = config.head_dim, {"dtype": jnp.float32}
     own = {"stored": "route kv head", "out": "batch time kv head"}
     heads = "batch kv time slot"
-    near = layers.linear("btkh,rkh->btkr", query[..., :h], weights.key, **own)
+    near = _absorbed("btkh,rkh->btkr", query[..., :h], weights.key, **own)
     score = axes.einsum("btkr,bsr->bkts", near, latent, out=heads, **fp32)
     score = score + axes.einsum("btkp,bsp->bkts", query[..., h:], rotated, out=heads, **fp32)
     score = jnp.where(view.mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
     share = jax.nn.softmax(score, axis=-1).astype(latent.dtype)
     mixed = axes.einsum("bkts,bsr->btkr", share, latent, out="batch time kv head")
-    return layers.linear("btkr,rku->btku", mixed, weights.value, **own)
+    return _absorbed("btkr,rku->btku", mixed, weights.value, **own)
+
+
+def _absorbed(equation: str, x: jax.Array, weight: layers.Weight, **own: str) -> jax.Array:
+    """`linear` with a head's map from or to the latents, a head at a time."""
+    if isinstance(weight, layers.Operator):
+        return weight.absorbed(equation, x, **own)
+    return layers.linear(equation, x, weight, **own)
 
 
 def project(
@@ -187,8 +193,9 @@ def mix(
         axes.shard(a[:, 0].astype(query.dtype), "batch slot route") for a in (latent, rotated)
     )
     reference = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
-    plain = not any(isinstance(w, layers.Operator) for w in (weights.key, weights.value))
-    absorbed = reference and plain and absorbs(config, query.shape[1], latent.shape[1])
+    both = (weights.key, weights.value)
+    able = all(w.absorbs for w in both if isinstance(w, layers.Operator))
+    absorbed = reference and able and absorbs(config, query.shape[1], latent.shape[1])
     heads = _by_queries if absorbed else _by_latents
     return layers.linear(
         "btku,kud->btd",

@@ -117,7 +117,9 @@ def _matmul(rows: jax.Array, weight: Any, sizes: jax.Array) -> jax.Array:
 def _held(weight: Any) -> int:
     """Experts of which this device holds the weights."""
     stack: Any = weight
-    return (stack.base if isinstance(weight, layers.Operator) else stack).shape[0]
+    if isinstance(weight, layers.Operator) and not isinstance(weight, layers.Coded):
+        stack = stack.base
+    return stack.shape[0]
 
 
 def _laid_out(weight: Any, inputs: str, outputs: str) -> Any:

@@ -1,11 +1,13 @@
 """Parameters declared with their shape, logical axes and initial distribution."""
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignjax.core import trees
 from alignjax.parallel import axes
@@ -15,7 +17,7 @@ class ParamInfo(NamedTuple):
     """One parameter before it exists.
 
     shape: sizes. axes: logical axis names, one a dimension. stddev: of a normal distribution; 0
-    is all zeros, and -1 all ones (norm scales).
+    is all zeros, -1 all ones (norm scales), and NaN all NaN: what begins as another weight's copy.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +45,8 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
     def make(name: str, info: ParamInfo) -> jax.Array:
         if info.stddev == -1:
             value = jnp.ones(info.shape, dtype)
+        elif math.isnan(info.stddev):
+            value = jnp.full(info.shape, jnp.nan, dtype)
         elif info.stddev == 0:
             value = jnp.zeros(info.shape, dtype)
         else:
@@ -54,3 +58,15 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
         return axes.shard(value, info.axes)
 
     return trees.map_named(make, infos, is_leaf=is_info)
+
+
+def place(values: np.ndarray, info: ParamInfo) -> jax.Array:
+    """Host values as a parameter in fp32, in the layout that is declared.
+
+    Raises:
+      ValueError: they have another shape.
+    """
+    array = jnp.asarray(values, jnp.float32)
+    if array.shape != info.shape:
+        raise ValueError(f"an adapter must have the model's sizes; got {array.shape}.")
+    return axes.shard(array, info.axes)

@@ -18,10 +18,10 @@ class Transformer:
     """All weights. `blocks`: stacks of layers of one structure, in order. `unembed` is None where
     tied; `scalar` is None without a scalar head."""
 
-    embed: jax.Array
+    embed: jax.Array | layers.Table
     blocks: tuple[block.Block, ...]
     norm: jax.Array
-    unembed: jax.Array | None = None
+    unembed: jax.Array | layers.Head | None = None
     scalar: jax.Array | None = None
 
 
@@ -60,12 +60,15 @@ class _Stack(NamedTuple):
     kind: jax.Array  # [L] places among the views
 
 
-def _embed(config: TransformerConfig, table: jax.Array, tokens: jax.Array) -> jax.Array:
+def _embed(config: TransformerConfig, table: Any, tokens: jax.Array) -> jax.Array:
     """The rows of the table [V, D] for tokens [B, T], in the compute dtype: [B, T, D]."""
     dtype = jnp.dtype(config.compute_dtype)
     with jax.named_scope("embed"):
-        table = axes.shard(table, "slot embed").astype(dtype)
-        x = axes.take(table, tokens, out="batch time embed")
+        if isinstance(table, layers.Table):
+            x = table.rows(tokens, dtype)
+        else:
+            table = axes.shard(table, "slot embed").astype(dtype)
+            x = axes.take(table, tokens, out="batch time embed")
         return x if config.embed_scale == 1.0 else x * jnp.asarray(config.embed_scale, dtype)
 
 
@@ -155,17 +158,28 @@ def _hidden(
     return x, kv_cache, carry.penalties
 
 
+def _unembedding(config: TransformerConfig, weights: Transformer) -> jax.Array:
+    """[D, V] in the compute dtype."""
+    table, head = weights.embed, weights.unembed
+    tied = table.turned() if isinstance(table, layers.Table) else table.T
+    if isinstance(head, layers.Head):
+        head = head.matrix(tied)
+    return (tied if head is None else head).astype(config.compute_dtype)
+
+
 _INNER = ("embed", "head")
 
 
 def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
     """The weights in the compute dtype, where they lie, without the scalar head."""
     dtype = jnp.dtype(config.compute_dtype)
+    # What adapters make of an unembedding is made once, not at every token.
+    is_tied = weights.unembed is None and not isinstance(weights.embed, layers.Table)
     return struct.replace(
         weights,
-        embed=weights.embed.astype(dtype),
+        embed=layers.cast(weights.embed, dtype),
         blocks=tuple(block.cast(part, dtype) for part in weights.blocks),
-        unembed=None if weights.unembed is None else weights.unembed.astype(dtype),
+        unembed=None if is_tied else _unembedding(config, weights),
         scalar=None,
     )
 
@@ -189,7 +203,8 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
         order = tuple(sorted(range(len(info.shape)), key=lambda n: names.split()[n] in inner))
 
         def move(x: jax.Array) -> jax.Array:
-            stored = x.shape[1:] == info.shape[1:]
+            first = 1 if "layers" in names else 0  # of layers there may be one
+            stored = x.shape[first:] == info.shape[first:]
             return axes.in_memory(axes.shard(x, names), order) if stored else x
 
         return jax.tree.map(move, part)
@@ -252,8 +267,7 @@ def transformer(config: TransformerConfig) -> model.Model:
         return x, cache
 
     def unembedding(weights: Transformer) -> jax.Array:
-        matrix = weights.embed.T if weights.unembed is None else weights.unembed
-        return matrix.astype(config.compute_dtype)
+        return _unembedding(config, weights)
 
     def scalar(weights: Transformer, states: jax.Array) -> jax.Array:
         return model.read_head(states, weights.scalar)

@@ -61,11 +61,13 @@ def together(*parts: Work) -> Work:
 
 def shape_of(config: TransformerConfig, adapter: adapt.AdapterConfig, dense: bool) -> Shape | None:
     """The model under an adapter on the mesh that is set; None where its products are not counted
-    here (adapters other than LoRA)."""
+    here (adapters other than LoRA of matrices of the layers)."""
     shape = Shape(config, dense=dense, model=axes.axis_size("ff"), seq=axes.axis_size("time"))
     if isinstance(adapter, adapt.FullConfig):
         return shape
-    if not isinstance(adapter, lora.LoraConfig) or adapter.dora:
+    if not isinstance(adapter, lora.LoraConfig) or adapter.dora or adapter.whole:
+        return None
+    if {"embed", "unembed"} & {*adapter.targets}:
         return None
     infos = adapter_weights(config, adapter)
     whole = [info for info in infos if not set(info.axes.split()) & {"kv", "ff", "vocab"}]

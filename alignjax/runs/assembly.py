@@ -262,17 +262,22 @@ class Assembly:
         if not self.is_adapted:
             # Adapters of an earlier run are merged into weights that are trained whole.
             return self.source.merged(origin, part, self.plain, self.shape)
-        tree = self.source.own(origin, part, self.plain, self.shape)
         if not self.source.has_adapters(origin):
-            self._base = tree
-            return self.source.fresh(self.model, self.config.seed)
+            how = self.config.base
+            self._base = self.source.under(origin, part, self.plain, self.shape, how)
+            return self.source.fresh(self.model, self.config.seed, self._base)
+        if origin.storage != self.config.base:
+            raise ValueError(
+                f"base must be that of the run to go on from; got {self.config.base}, and "
+                f"{origin.storage} in {origin.path}. Use the same, or name its base."
+            )
         if origin.adapter != self.config.adapter:
             raise ValueError(
                 f"adapter must be that of the run to go on from; got {self.config.adapter}, and "
                 f"{origin.adapter} in {origin.path}. Use the same, or name its base."
             )
         self._base = self.source.base(origin, self.plain, self.shape)
-        return tree
+        return self.source.own(origin, part, self.plain, self.shape)
 
     _base: Any = None
 
@@ -307,10 +312,12 @@ class Assembly:
         assert origin is not None
         if origin.base is not None:
             return dict(origin.base)
+        storage = self.config.base.words
         return {
             "kind": "policy" if origin.is_run else "weights",
             "folder": origin.path,
             "identity": self.source.identity(self._base),
+            **({"storage": storage} if storage else {}),
         }
 
     def start(self) -> dict[str, Any]:

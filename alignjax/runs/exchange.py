@@ -79,6 +79,11 @@ def export_run(
             fields = {**fields, "pad_token_id": run.corpus.pad}  # a classifier ends rows by it
         kind = jnp.dtype(dtype) if dtype else None
         params = merge.whole(run.joined(part))
+        if part == methods.POLICY and exported.tied and params.unembed is not None:
+            # Adapters of one of the two made them differ.
+            exported = dataclasses.replace(exported, tied=False)
+            fields = {**fields, "tie_word_embeddings": False}
+            log("its unembedding is no more its embedding: written as a model that is not tied")
         save: Any = folders.save_model if part == methods.POLICY else heads.save_reward
         save(to, exported, params, fields, dtype=kind)
     copied = _copy_tokenizer(run.config.weights, to)

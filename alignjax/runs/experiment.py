@@ -7,7 +7,7 @@ from alignjax.core import shapes
 from alignjax.data import corpus as corpora
 from alignjax.data import prepare, tables
 from alignjax.models import config as model_config
-from alignjax.models.adapters import adapt
+from alignjax.models.adapters import adapt, quantised
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import kinds
 from alignjax.training import loop as loops
@@ -46,6 +46,8 @@ class Experiment(Training):
     mesh: meshes.MeshConfig = dataclasses.field(default_factory=meshes.MeshConfig)
     weights: str = ""  # open weights (folder or .gguf): the model's shape, and where runs begin
     adapter: adapt.AdapterConfig = dataclasses.field(default_factory=adapt.FullConfig)
+    # Storage of the frozen weights under adapters.
+    base: quantised.BaseConfig = dataclasses.field(default_factory=quantised.BaseConfig)
     weights_layers: int = 0  # only their first layers; 0 is all
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run
@@ -60,11 +62,18 @@ class Experiment(Training):
         self.data.validate()
         self.mesh.validate()
         self.adapter.validate()
+        self.base.validate()
         self._check_sources()
 
     def _check_sources(self) -> None:
         """Refuses networks that nothing gives, and folders that no network reads."""
         name = self.algorithm.METHOD.name
+        if self.base.bits and isinstance(self.adapter, adapt.FullConfig):
+            raise ValueError(
+                f"base.bits must be 0 without adapters, since weights of {self.base.bits} bits are "
+                f"frozen; got {self.base.bits} for {name} (base). Set --config.adapter, or leave "
+                "--config.base.bits out."
+            )
         if not isinstance(self.adapter, adapt.FullConfig) and not (self.policy or self.weights):
             raise ValueError(
                 f"policy or weights must name what {name}'s adapters stand on; got neither. Set "

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from alignjax.core import keys
+from alignjax.core import keys, trees
 from alignjax.models import config as model_config
 from alignjax.models import model as models
-from alignjax.models.adapters import adapt, merge
+from alignjax.models.adapters import adapt, merge, quantised
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
 from alignjax.runs import caches, experiment, folder
@@ -40,7 +40,7 @@ class Origin:
 
     config: of the model there. run: its experiment, None for open weights. adapter: what it
     trained, None where that was whole weights. networks: configs of further trained roles. base:
-    kind, folder and identity of the weights under its adapters.
+    kind, folder and identity of the weights under its adapters, and their `storage` in few bits.
     """
 
     path: str
@@ -51,6 +51,11 @@ class Origin:
     networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     base: Mapping[str, str] | None = None
     length: int = 1024
+
+    @property
+    def storage(self) -> quantised.BaseConfig:
+        """The storage of the weights under its adapters."""
+        return quantised.BaseConfig() if self.run is None else self.run.base
 
     @property
     def is_run(self) -> bool:
@@ -106,8 +111,9 @@ class Source(Protocol):
     """The interface by which an assembly reads folders; plain, config: the model without adapters.
 
     own: a part as the run trained it, adapters without their base; joined: with it; merged: as
-    plain weights; fresh: adapters of a run that begins. same_base: whether a run's adapters stand
-    on the weights that a record's `base` describes. release: let go of what was read.
+    plain weights; under: as the frozen weights under adapters, in few bits where it is so wanted;
+    fresh: adapters of a run that begins over a base. same_base: whether a run's adapters stand on
+    the weights that a record's `base` describes. release: let go of what was read.
     """
 
     def release(self) -> None: ...
@@ -119,7 +125,10 @@ class Source(Protocol):
     def joined(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any: ...
     def base(self, origin: Origin, plain: Any, config: Any) -> Any: ...
-    def fresh(self, model: models.Model, seed: int) -> Any: ...
+    def under(
+        self, origin: Origin, part: str, plain: Any, config: Any, how: quantised.BaseConfig
+    ) -> Any: ...
+    def fresh(self, model: models.Model, seed: int, base: Any) -> Any: ...
     def with_scalar(self, model: models.Model, tree: Any) -> Any: ...
     def identity(self, tree: Any) -> str: ...
 
@@ -164,6 +173,13 @@ def origin_of(path: str, record: folder.Record) -> Origin:
 
 def _is_model(place: pathlib.Path) -> bool:
     return place.suffix == ".gguf" or (place / folder.FILE).exists()
+
+
+def _is_parted(tree: Any, config: Any) -> bool:
+    """Whether a tied model's weights came out untied."""
+    return isinstance(config, model_config.TransformerConfig) and (
+        config.tied and tree.unembed is not None
+    )
 
 
 def _tokenizer_of(path: str) -> dict[str, str]:
@@ -212,7 +228,14 @@ class Stored:
         return adapt.bind(tree, {"base": self.base(origin, plain, config)})
 
     def merged(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
-        return merge.whole(self.joined(origin, part, plain, config))
+        tree = merge.whole(self.joined(origin, part, plain, config))
+        if part != methods.SCORER and origin.adapter is not None and _is_parted(tree, config):
+            raise ValueError(
+                "a model that goes on whole must have an embedding as tied as before; the adapters "
+                f"of {origin.path} part it from its unembedding. Export it and name the folder as "
+                "weights, or train on with its adapters."
+            )
+        return tree
 
     def base(self, origin: Origin, plain: Any, config: Any) -> Any:
         """The frozen weights under a run's adapters, by the folder and identity in its record.
@@ -223,7 +246,7 @@ class Stored:
         about = origin.base
         assert about is not None
         below = open_origin(about["folder"])
-        tree = self.joined(below, methods.POLICY, plain, config)
+        tree = self.under(below, methods.POLICY, plain, config, origin.storage)
         if self.identity(tree) != about["identity"]:
             raise ValueError(
                 f"the base of adapters must be the weights they were trained over; "
@@ -231,8 +254,26 @@ class Stored:
             )
         return tree
 
-    def fresh(self, model: models.Model, seed: int) -> Any:
-        return jax.jit(model.init)(keys.stream(seed, "adapter"))
+    def under(
+        self, origin: Origin, part: str, plain: Any, config: Any, how: quantised.BaseConfig
+    ) -> Any:
+        """As they are: the tree that other roles read. In few bits: one of its own, whose matrices
+        are not held in full together where the origin is open weights."""
+        if not how.bits:
+            return self.joined(origin, part, plain, config)
+        key = (origin.path, f"{part} in {how.words}")
+        if key not in self._trees:
+            convert = quantised.converter(plain.declared, how)
+            if origin.is_run:
+                tree = self._read(origin, part, plain, config)
+                self._trees[key] = trees.map_named(convert, tree)
+            else:
+                self._trees[key] = open_weights.open_model(origin.path).load(config, convert)
+        return self._trees[key]
+
+    def fresh(self, model: models.Model, seed: int, base: Any) -> Any:
+        own = jax.jit(model.init)(keys.stream(seed, "adapter"))
+        return adapt.started(own, base)
 
     def with_scalar(self, model: models.Model, tree: Any) -> Any:
         return model.with_scalar(tree)
@@ -273,6 +314,8 @@ class Shapes:
         """By identity where it is known, else by the folders' paths."""
         if origin.base is None:
             return False
+        if origin.base.get("storage") != about.get("storage"):
+            return False
         if about["identity"]:
             return origin.base["identity"] == about["identity"]
         one, other = (pathlib.Path(base["folder"]) for base in (origin.base, about))
@@ -305,9 +348,20 @@ class Shapes:
         assert origin.base is not None
         below = self.origin(origin.base["folder"])
         assert below is not None
-        return self.joined(below, methods.POLICY, plain, config)
+        return self.under(below, methods.POLICY, plain, config, origin.storage)
 
-    def fresh(self, model: models.Model, seed: int) -> Any:
+    def under(
+        self, origin: Origin, part: str, plain: Any, config: Any, how: quantised.BaseConfig
+    ) -> Any:
+        key = (origin.path, f"{part} in {how.words}")
+        if not how.bits:
+            return self.joined(origin, part, plain, config)
+        if key not in self._trees:
+            tree = self.joined(origin, part, plain, config)
+            self._trees[key] = quantised.quantised(tree, plain.declared, how)
+        return self._trees[key]
+
+    def fresh(self, model: models.Model, seed: int, base: Any) -> Any:
         return folder.initial_shapes(model)
 
     def with_scalar(self, model: models.Model, tree: Any) -> Any:

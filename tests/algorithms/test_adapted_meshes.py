@@ -63,7 +63,8 @@ def losses(name, kind, sizes):
 QUICK = {("sft", "lora")}
 CASES = [
     pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
-    for case in [("sft", kind) for kind in kinds.KINDS] + [("dpo", "dora"), ("ppo", "lora")]
+    for case in [("sft", kind) for kind in kinds.KINDS]
+    + [("dpo", "dora"), ("ppo", "lora"), ("sft", "vocabulary")]
 ]
 
 

@@ -57,6 +57,9 @@ EVERY = [
     for name in tiny.METHODS
     for kind in kinds.KINDS
 ]
+EVERY += [
+    pytest.param(name, "vocabulary", marks=pytest.mark.slow) for name in ("sft", "dpo", "ppo")
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), EVERY)

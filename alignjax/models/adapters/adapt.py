@@ -1,9 +1,7 @@
 """A model under adapters is another model: it makes adapters alone and joins them with its base."""
 
 import dataclasses
-import typing
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 from alignjax.core import struct, trees
 from alignjax.models import model as models
 from alignjax.models import params
-from alignjax.models.adapters import bottleneck, ia3, lora, prefix
+from alignjax.models.adapters import bottleneck, ia3, lora, prefix, sites, vocabulary
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,19 +26,6 @@ AdapterConfig = (
 )
 
 
-def config_of(values: Mapping[str, Any]) -> AdapterConfig:
-    """A configuration from the plain values of `dataclasses.asdict`.
-
-    Raises:
-      ValueError: they are those of no adapter.
-    """
-    for kind in typing.get_args(AdapterConfig):
-        if {field.name for field in dataclasses.fields(kind)} == set(values):
-            plain = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-            return kind(**plain)
-    raise ValueError(f"an adapter's configuration must be known; got {', '.join(values)}.")
-
-
 def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
     """The model whose parameters are adapters over frozen["base"].
 
@@ -48,6 +33,7 @@ def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
     and None elsewhere, so that the optimizer holds nothing else. `bind` puts the base's weights
     where the tree has None and under each adapter; nothing is merged or copied. A whole tree is
     bound to itself and `empty` of a tree to the base, so that a reference costs nothing.
+    Weights that are trained whole beside adapters are NaN until they are `started`.
     With `with_scalar` the head is trained whole beside the adapters.
 
     Raises:
@@ -70,9 +56,7 @@ def adapt(model: models.Model, config: AdapterConfig) -> models.Model:
     )
 
 
-def is_adapter(x: Any) -> bool:
-    """Whether a node of a tree is an adapter or the place of a weight that has none."""
-    return x is None or hasattr(x, "over")
+is_adapter = sites.is_adapter
 
 
 def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:
@@ -95,6 +79,18 @@ def bind(own: Any, frozen: models.Frozen, key: jax.Array | None = None) -> Any:
         return adapter.over(weight, None if key is None else jax.random.fold_in(key, number))
 
     return trees.map_named(join, own, frozen["base"], is_leaf=is_adapter)
+
+
+def started(own: Any, base: Any) -> Any:
+    """New adapters over their base: what is trained whole begins as a copy of the base's weight."""
+
+    def one(node: Any, weight: Any) -> Any:
+        if not isinstance(node, vocabulary.Whole):
+            return node
+        source = base.embed.T if weight is None else weight  # of a tied unembedding
+        return struct.replace(node, value=jnp.copy(source).astype(jnp.float32))
+
+    return jax.tree.map(one, own, base, is_leaf=is_adapter)
 
 
 def empty(own: Any) -> Any:

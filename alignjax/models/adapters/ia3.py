@@ -70,7 +70,7 @@ class Gain(layers.Operator):
     def merged(self) -> jax.Array:
         """The one matrix that does the same, in fp32. A bias grows by `bias_gain`."""
         base: Any = self.base
-        weight = base.astype(jnp.float32)
+        weight = layers.whole(base, jnp.float32)
         more = weight.ndim - self.gain.ndim
         if self.of_input:
             shape = (*self.gain.shape, *[1] * more)

@@ -9,8 +9,10 @@ import numpy as np
 
 from alignjax.core import shapes, struct
 from alignjax.models import layers, params
-from alignjax.models.adapters import sites
+from alignjax.models.adapters import sites, vocabulary
 from alignjax.parallel import axes
+
+KNOWN = (*sites.TARGETS, *sites.LATENTS, *sites.EXPERTS, *sites.APART, *vocabulary.TARGETS)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -20,8 +22,14 @@ class LoraConfig:
     rank: int = 8
     alpha: float = 16.0
     # among query, key, value, out, gate, up, down (of dense and shared MLPs); under latent
-    # attention query_down and latent too; of experts, experts_in (gate and up) and experts_down
+    # attention query_down and latent too; of experts, experts_in (gate and up with one map in) or
+    # experts_gate and experts_up, and experts_down; embed and unembed. all-linear is every matrix
+    # of the layers but experts' and routers'
     targets: tuple[str, ...] = ("query", "value")
+    # trained whole beside the adapters, as copies of the base's weights: embed, unembed, norm,
+    # attention_norm, mlp_norm, attention_post_norm, mlp_post_norm, query_norm, key_norm
+    whole: tuple[str, ...] = ()
+    tie: bool = False  # of a tied model: what is done to embed is done to its unembedding too
     ranks: tuple[str, ...] = ()  # other ranks by target: "key=4"
     alphas: tuple[str, ...] = ()  # other alphas by target: "key=8"
     stabilised: bool = False  # s = alpha / sqrt(rank) (Kalajdzievski 2023)
@@ -29,18 +37,63 @@ class LoraConfig:
     dropout: float = 0.0  # of the adapter's input, in the pass that is differentiated
 
     def validate(self) -> None:
-        sites.check_targets(self.targets, (*sites.TARGETS, *sites.LATENTS, *sites.EXPERTS))
+        known = (*KNOWN, sites.ALL_LINEAR) if len(self.targets) == 1 else KNOWN
+        sites.check_targets(self.targets, known)
+        if self.whole:
+            sites.check_targets(self.whole, vocabulary.WHOLE, "whole")
+        self._check_vocabulary()
+        both = {*self.targets} & {*sites.APART}
+        if both and "experts_in" in self.targets:
+            raise ValueError(
+                "adapter.targets must name experts_in or experts_gate and experts_up, not both; "
+                f"got {', '.join(self.targets)} (adapter)."
+            )
         shapes.check_number("adapter.rank", self.rank, minimum=1)
         shapes.check_number("adapter.alpha", self.alpha, above=0)
         shapes.check_number("adapter.dropout", self.dropout, minimum=0, below=1)
         for name, kind in (("ranks", int), ("alphas", float)):
             for target, value in _pattern(name, getattr(self, name), kind).items():
                 shapes.check_number(f"adapter.{name}", value, above=0)
-                if target not in self.targets:
+                if target not in self.targets and not self._is_all(target):
                     raise ValueError(
                         f"adapter.{name} must name targets; got {target!r}, and the targets are "
                         f"{', '.join(self.targets)} (adapter)."
                     )
+
+    def _check_vocabulary(self) -> None:
+        twice = [name for name in self.whole if name in self.targets]
+        if twice:
+            raise ValueError(
+                f"adapter.whole must name no target; got {twice[0]} in both (adapter). Train it "
+                "whole or adapt it."
+            )
+        used = [name for name in vocabulary.TARGETS if name in self.targets]
+        if used and self.dora:
+            raise ValueError(
+                f"adapter.dora must be off with {' and '.join(used)} as targets; got True "
+                "(adapter). Leave them out."
+            )
+        if "unembed" in used and self.dropout:
+            raise ValueError(
+                "adapter.dropout must be 0 with unembed as a target, whose product is never taken "
+                f"apart; got {self.dropout} (adapter). Leave it out."
+            )
+        away = {"unembed"} & {*self.targets, *self.whole}
+        if self.tie and (away or "embed" not in (*self.targets, *self.whole)):
+            raise ValueError(
+                "adapter.tie must be of embed alone, whose table the unembedding turns; got "
+                f"targets {', '.join(self.targets)} and whole {', '.join(self.whole) or 'none'} "
+                "(adapter)."
+            )
+
+    def _is_all(self, target: str) -> bool:
+        return self.targets == (sites.ALL_LINEAR,) and target in (*sites.TARGETS, *sites.LATENTS)
+
+    def of(self, declared: Any) -> "LoraConfig":
+        """The same with the targets of that model by name."""
+        if self.targets != (sites.ALL_LINEAR,):
+            return self
+        return dataclasses.replace(self, targets=sites.linear(declared))
 
     def rank_of(self, target: str) -> int:
         return _pattern("ranks", self.ranks, int).get(target, self.rank)
@@ -59,7 +112,10 @@ class LoraConfig:
         Raises:
           ValueError: a target is no weight of the model, or cannot be adapted in that way.
         """
-        return sites.place(declared, self.targets, self._site, halves=True)
+        own = self.of(declared)
+        layered = tuple(name for name in own.targets if name not in vocabulary.TARGETS)
+        tree = sites.place(declared, layered, own._site, halves=True)
+        return vocabulary.place(tree, declared, own)
 
     def _site(self, site: sites.Site) -> "LowRank":
         rank, lead = self.rank_of(site.target), site.lead_axes
@@ -172,9 +228,36 @@ class LowRank(layers.Operator):
         scale = self._by_row(self.scale, x.shape[0], added.ndim).astype(added.dtype)
         result = base + scale * added
         if self.stretch is not None:
-            result = (result * self._ratio(side, stored, self.stretch)).astype(result.dtype)
+            result = (result * self._ratio(side, stored)).astype(result.dtype)
         result = result if bias is None else result + bias
         return result if order == tuple(range(result.ndim)) else jnp.transpose(result, order)
+
+    @property
+    def absorbs(self) -> bool:
+        """Not what drops out: that is of the map's inputs."""
+        return self.key is None
+
+    def absorbed(self, equation: str, x: jax.Array, *, stored: str, out: str) -> jax.Array:
+        """The map [R, K, H] of "btkh,rkh->btkr", x W^T + s (x up^T) down^T; of "btkr,rku->btku" as
+        `product`, a head at a time. Under DoRA x, or the result, is scaled by column."""
+        operands, _, result = equation.partition("->")
+        letters, _, weight = operands.partition(",")
+        ins, outs, turned = weight[0], weight[1:], weight[0] in result
+        (of_ins, *of_outs), lead = stored.split(), " ".join(out.split()[:-1])
+        side = sites.Sides(letters[:-1], ins, outs, lead, of_ins, " ".join(of_outs))
+        ratio: Any = 1 if self.stretch is None else self._ratio(side, stored)
+        x = (x * ratio).astype(x.dtype) if turned else x
+        base: Any = self.base
+        added = layers.linear(equation, x, base, stored=stored, out=out)
+        down, up, row = self._matrices(side, x.shape[0])
+        into, back, inner = f"{row}{ins}R", f"{row}R{outs}", f"{side.lead}R"
+        steps = ((back, up), (into, down)) if turned else ((into, down), (back, up))
+        (first, a), (second, b) = steps
+        low = axes.einsum(f"{letters},{first}->{inner}", x, a, out=f"{lead} rank")
+        low = axes.einsum(f"{inner},{second}->{result}", low, b, out=out)
+        scale = self._by_row(self.scale, x.shape[0], low.ndim).astype(low.dtype)
+        total = added + scale * low
+        return total if turned else (total * ratio).astype(total.dtype)
 
     def _matrices(self, side: sites.Sides, rows: int) -> tuple[jax.Array, jax.Array, str]:
         """(down, up, letter of the rows' own axis or "") as they are used."""
@@ -214,19 +297,32 @@ class LowRank(layers.Operator):
         """[N, outputs] of rows [N, inputs] in runs, one an expert, of these sizes [E]."""
         inner = jax.lax.ragged_dot(rows, self.down, sizes)
         added = jax.lax.ragged_dot(inner, self.up, sizes)
-        return jax.lax.ragged_dot(rows, dense(self.base), sizes) + self.scale * added
+        if isinstance(self.base, layers.Coded):
+            return self.base.grouped(rows, sizes) + self.scale * added
+        return jax.lax.ragged_dot(rows, plain(self.base), sizes) + self.scale * added
 
     def laid_out(self, lead: str, inputs: str, outputs: str) -> "LowRank":
         """The axes of each of its arrays, for experts."""
+        coded = isinstance(self.base, layers.Coded)
+        base: Any = self.base
         return struct.replace(
             self,
-            base=f"{lead} {inputs} {outputs}",
+            base=base.laid_out(lead, inputs, outputs) if coded else f"{lead} {inputs} {outputs}",
             down=f"{lead} {inputs} rank",
             up=f"{lead} rank {outputs}",
         )
 
-    def _ratio(self, side: sites.Sides, stored: str, stretch: jax.Array) -> jax.Array:
-        """[outputs...] fp32: the trained length of each column over its present one.
+    def _ratio(self, side: sites.Sides, stored: str) -> jax.Array:
+        """[outputs...] fp32: the trained length of each column over its present one."""
+
+        def run(own: LowRank) -> jax.Array:
+            return own._quotient(side, stored)
+
+        # A base of codes is made whole again for the gradient, never kept.
+        return (jax.checkpoint(run) if isinstance(self.base, layers.Coded) else run)(self)
+
+    def _quotient(self, side: sites.Sides, stored: str) -> jax.Array:
+        """`_ratio`.
 
         |w + s d|^2 = |w|^2 + 2 s w.d + s^2 |d|^2 with d = down u, from products of the size of
         `up`: the merged matrix is never computed. The present length gets no gradient (Liu et al.
@@ -237,7 +333,7 @@ class LowRank(layers.Operator):
         base, down, up = (
             axes.shard(x, names).astype(jnp.float32)
             for x, names in (
-                (dense(self.base), stored),
+                (dense(self.base, jnp.float32), stored),
                 (self.down, f"{side.input_axes} rank"),
                 (self.up, up_axes),
             )
@@ -249,12 +345,13 @@ class LowRank(layers.Operator):
         moved = 2 * self.scale * across + self.scale**2 * moved
         now = own + axes.einsum(f"R{outs},R{outs}->{outs}", up, moved, out=here)
         now = jax.lax.stop_gradient(jnp.maximum(now, 1e-30))
+        stretch: Any = self.stretch
         # A quotient of squares: where they are equal it is 1 to the last bit under every compiler.
         return jnp.sqrt(jnp.maximum(own, 1e-30) / now) + stretch / jnp.sqrt(now)
 
     def merged(self) -> jax.Array:
         """The one matrix [layers, inputs..., outputs...] that does the same, in fp32."""
-        whole = dense(self.base).astype(jnp.float32)
+        whole = dense(self.base, jnp.float32)
         lead = 2 if self.experts else 1
         ins, stack = self.down.ndim - 1 - lead, "LE"[:lead]
         letters = "abcdfgh"[:ins], "ijklmnop"[: self.up.ndim - 1 - lead]
@@ -273,8 +370,15 @@ class LowRank(layers.Operator):
         return moved * (lengths[0] + stretch) / lengths[1]
 
 
-def dense(weight: Any) -> jax.Array:
-    """The matrix of a plain weight.
+def dense(weight: Any, dtype: Any) -> jax.Array:
+    """The matrix of a weight without an adapter, in `dtype`; errors as of `plain`."""
+    if isinstance(weight, layers.Coded):
+        return weight.whole(dtype)
+    return plain(weight).astype(dtype)
+
+
+def plain(weight: Any) -> jax.Array:
+    """A weight that is an array.
 
     Raises:
       ValueError: it carries another adapter.

@@ -11,13 +11,13 @@ from alignjax.models.adapters import adapt, lora
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """LoRA adapters on the same weights as one tree, whose leaves are [L, A, ...].
+    """LoRA adapters of one model as one tree, whose leaves are [L, A, ...].
 
-    Ranks may differ: smaller ones are filled up with zeros, which have no gradient and stay zero.
-    Scales (alpha, rank-stabilised or not) and dropout belong to each adapter.
+    Targets and ranks may differ: what an adapter lacks is filled up with zeros, which have no
+    gradient and stay zero. Scales (alpha, rank-stabilised or not) and dropout belong to each.
 
     Raises:
-      ValueError: they stand on different weights or sizes, or are not plain LoRA.
+      ValueError: they are of models of different sizes, or are not plain LoRA.
     """
     leaves = [jax.tree.leaves(tree, is_leaf=adapt.is_adapter) for tree in trees]
     shape: Any = jax.tree.structure(trees[0], is_leaf=adapt.is_adapter)
@@ -25,16 +25,13 @@ def stack(trees: Sequence[Any]) -> Any:
         for node in nodes:
             if node is not None and not _is_plain(node):
                 raise ValueError(
-                    "adapters used at once must be LoRA without DoRA, routed experts and a head; "
-                    f"got {_named(node)}. Run others one by one."
+                    "adapters used at once must be LoRA without DoRA, routed experts, embeddings, "
+                    f"whole weights and a head; got {_named(node)}. Run others one by one."
                 )
-        alike = jax.tree.structure(tree, is_leaf=adapt.is_adapter) == shape
-        if not alike or any(
-            (a is None) != (b is None) for a, b in zip(nodes, leaves[0], strict=True)
-        ):
+        if jax.tree.structure(tree, is_leaf=adapt.is_adapter) != shape:
             raise ValueError(
-                "adapters used at once must be on the same weights; got different targets. Run "
-                "them one by one."
+                "adapters used at once must be of one model; got trees of different layers. Load "
+                "them over the same one."
             )
     joined = [_joined(nodes) for nodes in zip(*leaves, strict=True)]
     return jax.tree.unflatten(shape, joined)
@@ -52,8 +49,10 @@ def _named(node: Any) -> str:
 
 def _joined(nodes: Sequence[Any]) -> Any:
     """One site's adapters side by side; the rank is the last axis of `down`, `up`'s second."""
-    if nodes[0] is None:
+    like = next((node for node in nodes if node is not None), None)
+    if like is None:
         return None
+    nodes = [_nothing(like) if node is None else node for node in nodes]
     ranks = tuple(node.up.shape[1] for node in nodes)
 
     def filled(x: Any, axis: int) -> Any:
@@ -82,6 +81,12 @@ def _joined(nodes: Sequence[Any]) -> Any:
     )
 
 
+def _nothing(node: Any) -> Any:
+    """An adapter of rank 0 on the weight of another one."""
+    down = None if node.down is None else node.down[..., :0]
+    return struct.replace(node, down=down, up=node.up[:, :0], scale=1.0, dropout=0.0)
+
+
 def take(stacked: Any, number: int) -> Any:
     """One adapter of a stack, as it was."""
 
@@ -89,6 +94,8 @@ def take(stacked: Any, number: int) -> Any:
         if node is None:
             return None
         rank = node.ranks[number]
+        if not rank:
+            return None
         return struct.replace(
             node,
             down=None if node.down is None else node.down[:, number, ..., :rank],

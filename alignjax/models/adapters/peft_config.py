@@ -1,10 +1,10 @@
 """peft's adapter_config.json, field by field."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from alignjax.models.adapters import ia3, lora, peft_modules, prefix
+from alignjax.models.adapters import ia3, lora, peft_modules, peft_vocabulary, prefix
 from alignjax.models.config import TransformerConfig
 
 # Fields that do not change what the stored numbers compute.
@@ -34,6 +34,8 @@ READ = {
         "use_dora",
         "lora_dropout",
         "target_parameters",
+        "modules_to_save",
+        "ensure_weight_tying",
     ),
     "IA3": ("feedforward_modules",),
     "PREFIX_TUNING": (
@@ -77,10 +79,24 @@ def check(values: Mapping[str, Any], where: str) -> str:
     return str(kind)
 
 
+def ties(values: Mapping[str, Any], config: TransformerConfig) -> bool:
+    """Whether what is done to the embedding is done to its unembedding: peft's request for it does
+    nothing where they are not tied."""
+    return bool(values.get("ensure_weight_tying", False)) and config.tied
+
+
 def parse(
-    values: Mapping[str, Any], modules: set[str], config: TransformerConfig, where: str
+    values: Mapping[str, Any],
+    modules: set[str],
+    config: TransformerConfig,
+    where: str,
+    *,
+    vocabulary: tuple[str, ...] = (),
+    whole: tuple[str, ...] = (),
 ) -> Config:
-    """The configuration of an adapter that holds tensors for `modules`, by `Module.last`.
+    """The configuration of an adapter that holds tensors for `modules`, by `Module.key`.
+
+    vocabulary: of embed and unembed those that it adapts. whole: what it holds whole.
 
     Raises:
       ValueError: a field is unknown, or differs between the layers of one module.
@@ -88,7 +104,7 @@ def parse(
     kind = check(values, where)
     if kind == "PREFIX_TUNING":
         return prefix.PrefixConfig(length=values["num_virtual_tokens"], gated=False)
-    held = [module for module in peft_modules.every(config) if module.last in modules]
+    held = [module for module in peft_modules.every(config) if module.key in modules]
     targets = tuple(dict.fromkeys(target for module in held for target in module.targets))
     if kind == "IA3":
         inner = values.get("feedforward_modules") or []
@@ -97,13 +113,15 @@ def parse(
         inputs = {target for module in held if module.last in inner for target in module.targets}
         return ia3.Ia3Config(targets=targets, inputs=tuple(t for t in targets if t in inputs))
     _check_parameters(values, held, config, where)
+    peft_vocabulary.check_saved(values.get("modules_to_save") or (), whole, config, where)
+    targets = (*targets, *vocabulary)
     fields = {}
     for name, pattern, default, number in (
         ("rank", "rank_pattern", "r", int),
         ("alpha", "alpha_pattern", "lora_alpha", float),
     ):
         plain = values.get(default, 8)
-        by_target = {t: _uniform(values, pattern, plain, t, config, where) for t in targets}
+        by_target = {t: _uniform(values, pattern, plain, t, held, config, where) for t in targets}
         fields[name] = plain
         fields[f"{name}s"] = tuple(f"{t}={number(n)}" for t, n in by_target.items() if n != plain)
     return lora.LoraConfig(
@@ -112,6 +130,8 @@ def parse(
         stabilised=bool(values.get("use_rslora", False)),
         dora=bool(values.get("use_dora", False)),
         dropout=float(values.get("lora_dropout", 0.0)),
+        whole=whole,
+        tie=ties(values, config),
     )
 
 
@@ -138,29 +158,41 @@ def _uniform(
     field: str,
     plain: Any,
     target: str,
+    held: list[peft_modules.Module],
     config: TransformerConfig,
     where: str,
 ) -> Any:
     """A target's number by the first pattern that ends in each of its modules' full names."""
     matches, names = set(), set()
-    for sparse, layers in config.stacks():
-        modules = peft_modules.of_layer(config, sparse=sparse)
-        for module in (module for module in modules if target in module.targets):
-            path = f"{module.name}.{module.parameter}" if module.parameter else module.name
-            names.add(path)
-            for layer in layers:
-                fitting = (
-                    number
-                    for pattern, number in (values.get(field) or {}).items()
-                    if re.match(rf"(.*\.)?({pattern})$", f"model.layers.{layer}.{path}")
-                )
-                matches.add(next(fitting, plain))
+    for path in _full_names(target, held, config):
+        names.add(re.sub(r"^model\.layers\.\d+\.", "", path))
+        fitting = (
+            number
+            for pattern, number in (values.get(field) or {}).items()
+            if re.match(rf"(.*\.)?({pattern})$", path)
+        )
+        matches.add(next(fitting, plain))
     if len(matches) != 1:
         raise ValueError(
             f"{field} must give all layers of {', '.join(sorted(names))} one number; got "
             f"{', '.join(map(str, sorted(matches)))} ({where})."
         )
     return matches.pop()
+
+
+def _full_names(
+    target: str, held: list[peft_modules.Module], config: TransformerConfig
+) -> Iterator[str]:
+    """Names of all modules of a target, from the model's own."""
+    if target in peft_vocabulary.MODULES:
+        yield {"embed": "model.embed_tokens", "unembed": "lm_head"}[target]
+    for sparse, layers in config.stacks():
+        modules = peft_modules.of_layer(config, sparse=sparse)
+        for module in (x for x in modules if target in x.targets and x in held):
+            path = f"{module.name}.{module.parameter}" if module.parameter else module.name
+            for layer in layers:
+                for number in range(config.moe.experts if module.each else 1):
+                    yield f"model.layers.{layer}.{path.format(number)}"
 
 
 def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, Any]:
@@ -189,21 +221,32 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
             "token_dim": config.kv_heads * config.head_dim,
             "prefix_projection": False,
         }
-    held = {
-        module.last: (module, target)
+    chosen = peft_modules.chosen(config, adapter.targets)
+    held = [
+        (module, target)
         for module in peft_modules.every(config)
         for target in module.targets
-        if target in adapter.targets
-    }
-    about["target_modules"] = sorted(n for n, (module, _) in held.items() if not module.parameter)
+        if module.key in chosen and target in adapter.targets
+    ]
+    own = {n: module for n, module in peft_vocabulary.MODULES.items() if n in adapter.targets}
+    names = {module.last for module, _ in held if not module.parameter}
+    about["target_modules"] = sorted({*names, *own.values()})
     if isinstance(adapter, ia3.Ia3Config):
-        inner = sorted(name for name, (_, target) in held.items() if target in adapter.inputs)
+        inner = sorted({module.last for module, target in held if target in adapter.inputs})
         return about | {"peft_type": "IA3", "feedforward_modules": inner}
-    ranks = {_escaped(n): adapter.rank_of(target) for n, (_, target) in held.items()}
-    alphas = {_escaped(n): adapter.alpha_of(target) for n, (_, target) in held.items()}
-    parameters = sorted(name for name, (module, _) in held.items() if module.parameter)
+    by_pattern = {module.pattern: target for module, target in held}
+    by_pattern |= {module: target for target, module in own.items()}
+    ranks = {name: adapter.rank_of(target) for name, target in by_pattern.items()}
+    alphas = {name: adapter.alpha_of(target) for name, target in by_pattern.items()}
+    parameters = sorted({module.last for module, _ in held if module.parameter})
     if parameters:
         about["target_parameters"] = parameters
+    if adapter.whole:
+        copies = peft_vocabulary.copies(config)
+        saved = {c.entry for p, c in copies.items() if p.rsplit("/", 1)[-1] in adapter.whole}
+        about["modules_to_save"] = sorted(saved)
+    if adapter.tie:
+        about["ensure_weight_tying"] = True
     return about | {
         "peft_type": "LORA",
         "r": adapter.rank,
@@ -215,8 +258,3 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
         "lora_dropout": adapter.dropout,
         "bias": "none",
     }
-
-
-def _escaped(name: str) -> str:
-    """A module's name as a pattern."""
-    return name.replace(".", r"\.")

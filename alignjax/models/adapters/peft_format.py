@@ -12,11 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.core import trees
-from alignjax.models import params, rope, transformer
-from alignjax.models.adapters import ia3, peft_config, peft_modules
+from alignjax.models import params, transformer
+from alignjax.models.adapters import (
+    ia3,
+    lora,
+    peft_config,
+    peft_modules,
+    peft_prefix,
+    peft_vocabulary,
+)
 from alignjax.models.checkpoints import safetensors_format, safetensors_io
 from alignjax.models.config import TransformerConfig
-from alignjax.parallel import axes
 
 STEM = "adapter_model"
 SUFFIXES = {
@@ -54,29 +60,48 @@ def load(
         _check_names(set(folder.tensors), {PROMPT}, config, path)
         adapter = peft_config.parse(values, set(), config, str(file))
         adapter.validate()
-        return adapter, _read_prefix(folder, adapter.declare(transformer.declare(config)), config)
-    both = _wrapped_twice(set(folder.tensors))
+        return adapter, _prefix(folder, adapter, config)
+    found, is_lora = set(folder.tensors), kind == "LORA"
+    both = _wrapped_twice(found)
     told = values.get("target_parameters") or ()  # one alone has the name of either
     known = {
-        _tensor(module, layer, leaf, both): module.last
+        _tensor(module, layer, leaf, both, number): module.key
         for sparse, layers in config.stacks()
         for module in peft_modules.of_layer(config, sparse=sparse)
         if not module.parameter or module.last in told
         for layer in layers
         for leaf in SUFFIXES
+        for number in range(config.moe.experts if module.each else 1)
     }
-    _check_names(set(folder.tensors), set(known), config, path)
-    adapter = peft_config.parse(values, {known[n] for n in folder.tensors}, config, str(file))
+    own = peft_vocabulary.known(config) if is_lora else set()
+    _check_names(found, {*known, *own}, config, path)
+    tie = is_lora and peft_config.ties(values, config)
+    modules = {known[name] for name in found if name in known}
+    adapter = peft_config.parse(
+        values,
+        modules,
+        config,
+        str(file),
+        vocabulary=peft_vocabulary.targets(found, tie=tie) if is_lora else (),
+        whole=peft_vocabulary.held(found, config, tie=tie) if is_lora else (),
+    )
     adapter.validate()
     declared = adapter.declare(transformer.declare(config))
     infos = jax.tree_util.tree_leaves_with_path(declared, is_leaf=params.is_info)
     wanted = {trees.path_name(path): info for path, info in infos}
-    leaves = _read_modules(folder, adapter, wanted, config, base, both)
+    leaves = _read_modules(folder, adapter, wanted, config, base, both, modules)
+    leaves |= _read_vocabulary(folder, wanted, config)
+    _check_tables(folder, base)
     return adapter, trees.map_named(lambda n, _: leaves[n], declared, is_leaf=params.is_info)
 
 
+def _prefix(folder: safetensors_io.TensorFolder, adapter: Any, config: TransformerConfig) -> Any:
+    declared = adapter.declare(transformer.declare(config))
+    return peft_prefix.leaves(_read(folder, PROMPT), declared, config)
+
+
 def _check_names(names: set[str], known: set[str], config: TransformerConfig, path: Any) -> None:
-    for name in sorted(names - known):
+    for name in sorted(names - known)[:1]:
         raise ValueError(
             f"an adapter's tensors must be those of the model's layers; got {name!r:.200}, "
             f"which none of {config.layers} layers has ({path})."
@@ -95,14 +120,16 @@ def _read_modules(
     config: TransformerConfig,
     base: Any,
     both: bool,
+    modules: set[str],
 ) -> dict[str, jax.Array]:
-    """The leaves of an adapter by path.
+    """The leaves of an adapter's modules, by path.
 
     Raises:
       ValueError: a tensor is missing, has another size, or is not used.
     """
-    leaves, left = {}, set(folder.tensors)
-    for stack, leaf, module, layers in _leaves(config):
+    leaves = {}
+    left = set(folder.tensors) - peft_vocabulary.known(config)
+    for stack, leaf, module, layers in _leaves(config, modules):
         sites = [f"blocks/{stack}/{part}" for part in module.parts]
         names = [f"{site}/{leaf}" for site in sites if f"{site}/{leaf}" in wanted]
         if not names:
@@ -111,37 +138,80 @@ def _read_modules(
         shape = (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
         parts = []
         for place_in_stack, layer in enumerate(layers):
-            tensor = _tensor(module, layer, leaf, both)
-            left.discard(tensor)
-            values = _ours(
-                _read(folder, tensor), tensor, module, leaf, shape, _of_input(adapter, sites[0])
-            )
+            ours = []
+            for number in range(shape[0] if module.each else 1):
+                tensor = _tensor(module, layer, leaf, both, number)
+                left.discard(tensor)
+                one = shape[1:] if module.each else shape
+                x, of_input = _read(folder, tensor), _of_input(adapter, sites[0])
+                ours.append(_ours(x, tensor, module, leaf, one, of_input))
+            values = np.stack(ours) if module.each else ours[0]
             if leaf == "stretch":
                 values = values - _lengths(sites, base, place_in_stack)
             parts.append(values)
         ends = np.cumsum([shape[-1] for shape in shapes])[:-1]
         for name, values in zip(names, np.split(np.stack(parts), ends, axis=-1), strict=True):
-            leaves[name] = place(values, wanted[name])
+            leaves[name] = params.place(values, wanted[name])
     if left:
         raise ValueError(f"an adapter's tensors must all be used; {sorted(left)[0]} is not.")
     return leaves
 
 
-def _leaves(config: TransformerConfig) -> Iterator[tuple[int, str, peft_modules.Module, range]]:
-    """(stack, leaf, module, its layers) of all that an adapter may have."""
+def _read_vocabulary(
+    folder: safetensors_io.TensorFolder, wanted: dict[str, params.ParamInfo], config: Any
+) -> dict[str, jax.Array]:
+    """The leaves of embedding and unembedding, and of what is trained whole, by path."""
+
+    class Tensors(dict[str, np.ndarray]):
+        def __missing__(self, name: str) -> np.ndarray:
+            return _read(folder, name)
+
+    leaves = {}
+    for path, info in wanted.items():
+        if path in peft_vocabulary.LOW or path.endswith("/value"):
+            values = peft_vocabulary.read(Tensors(), path, config)
+            if values.shape != info.shape:
+                raise ValueError(
+                    f"an adapter must have the model's sizes; got {list(values.shape)} for {path}, "
+                    f"which is {list(info.shape)}. Load it over the model that it was trained on."
+                )
+            leaves[path] = params.place(values, info)
+    return leaves
+
+
+def _check_tables(folder: safetensors_io.TensorFolder, base: Any) -> None:
+    """Refuses tables stored beside adapters that are not the base's: a vocabulary that grew."""
+    for tensor, path in peft_vocabulary.BASES.items():
+        if base is None or tensor not in folder.tensors:
+            continue
+        own = base.embed if path == "embed" or base.unembed is None else base.unembed.T
+        if not np.array_equal(_read(folder, tensor), np.asarray(own, np.float32)):
+            raise ValueError(
+                f"tables stored with an adapter must be those of its base; {tensor} has other "
+                "numbers. Load it over the model with that vocabulary."
+            )
+
+
+def _leaves(
+    config: TransformerConfig, modules: set[str]
+) -> Iterator[tuple[int, str, peft_modules.Module, range]]:
+    """(stack, leaf, module, its layers) of all that an adapter of these modules may have."""
     for stack, (sparse, layers) in enumerate(config.stacks()):
         for module in peft_modules.of_layer(config, sparse=sparse):
-            for leaf in SUFFIXES:
+            for leaf in SUFFIXES if module.key in modules else ():
                 yield stack, leaf, module, layers
 
 
-def _tensor(module: peft_modules.Module, layer: int, leaf: str, both: bool) -> str:
-    """The name of a leaf's tensor; `both` parameters of experts are wrapped one around another."""
+def _tensor(module: peft_modules.Module, layer: int, leaf: str, both: bool, number: int = 0) -> str:
+    """The name of a leaf's tensor, of expert `number` where each has its own.
+
+    `both` parameters of experts are wrapped one around another.
+    """
     suffix = SUFFIXES[leaf]
     if module.turned:
         suffix = SUFFIXES[{"down": "up", "up": "down"}.get(leaf, leaf)]
     within = ".base_layer" if both and module.inner else ""
-    return f"{START}.{layer}.{module.name}{within}.{suffix}"
+    return f"{START}.{layer}.{module.name.format(number)}{within}.{suffix}"
 
 
 def save(
@@ -164,13 +234,18 @@ def save(
         raise ValueError(
             f"adapters for peft must be LoRA, IA3 or a prefix; got {type(adapter).__name__}."
         )
+    declared = transformer.declare(config)
+    if isinstance(adapter, lora.LoraConfig):
+        adapter = adapter.of(declared)
     about = peft_config.fields(adapter, config, base_name)
     _check_shape(config, about["peft_type"])
-    _check_sizes(own, adapter.declare(transformer.declare(config)))
+    _check_sizes(own, adapter.declare(declared))
     if about["peft_type"] == "PREFIX_TUNING":
-        tensors = {PROMPT: _prefix_matrix(own, config)}
+        tensors = {PROMPT: peft_prefix.matrix(own, config)}
     else:
-        tensors = _written(adapter, trees.named_leaves(own), config, base)
+        leaves, tie = trees.named_leaves(own), isinstance(adapter, lora.LoraConfig) and adapter.tie
+        tensors = _written(adapter, leaves, config, base)
+        tensors |= peft_vocabulary.written(leaves, config, tie=tie)
     safetensors_io.write_folder(
         path,
         [
@@ -180,14 +255,6 @@ def save(
         stem=STEM,
         files={"adapter_config.json": json.dumps(about, indent=2, sort_keys=True).encode()},
     )
-
-
-def place(values: np.ndarray, info: params.ParamInfo) -> jax.Array:
-    """Host values as a parameter in the layout that is declared."""
-    array = jnp.asarray(values, jnp.float32)
-    if array.shape != info.shape:
-        raise ValueError(f"an adapter must have the model's sizes; got {array.shape}.")
-    return axes.shard(array, info.axes)
 
 
 def _check_sizes(own: Any, declared: Any) -> None:
@@ -222,7 +289,8 @@ def _written(
     """The inverse of `_read_modules`."""
     tensors = {}
     both = {"experts_in", "experts_down"} <= set(adapter.targets)
-    for stack, leaf, module, layers in _leaves(config):
+    chosen = peft_modules.chosen(config, adapter.targets)
+    for stack, leaf, module, layers in _leaves(config, chosen):
         sites = [f"blocks/{stack}/{part}" for part in module.parts]
         held = [own[f"{site}/{leaf}"] for site in sites if f"{site}/{leaf}" in own]
         if not held:
@@ -232,8 +300,9 @@ def _written(
             values = joined[place_in_stack]
             if leaf == "stretch":
                 values = values + _lengths(sites, base, place_in_stack)
-            values = _theirs(values, module, leaf, _of_input(adapter, sites[0]))
-            tensors[_tensor(module, layer, leaf, both)] = values
+            for number, x in enumerate(values if module.each else [values]):
+                name = _tensor(module, layer, leaf, both, number)
+                tensors[name] = _theirs(x, module, leaf, _of_input(adapter, sites[0]))
     return tensors
 
 
@@ -247,9 +316,11 @@ def _lengths(sites: list[str], base: Any, layer: int) -> np.ndarray:
     """Lengths of a base weight's columns, [outputs...]; of the parts of a matrix side by side."""
     if base is None:
         raise ValueError("DoRA from or to peft needs the base's weights; got none (base).")
-    leaves, lengths = trees.named_leaves(base), []
+    nodes = jax.tree_util.tree_leaves_with_path(base, is_leaf=lambda x: hasattr(x, "whole"))
+    leaves, lengths = {trees.path_name(path): x for path, x in nodes}, []
     for site in sites:
-        weight = np.asarray(leaves[site][layer], np.float64)
+        one = jax.tree.map(lambda x: x[layer], leaves[site])
+        weight = np.asarray(lora.dense(one, jnp.float32), np.float64)
         summed = tuple(range(weight.ndim - 1)) if site.endswith("attention/out") else (0,)
         lengths.append(np.sqrt(np.sum(weight * weight, axis=summed)))
     return np.concatenate(lengths, axis=-1)
@@ -313,57 +384,3 @@ def _stored_shape(
         "stretch": (size,),
         "gain": (1, size) if of_input else (size, 1),
     }[leaf]
-
-
-def _turned(keys: jax.Array, config: TransformerConfig, kind: str, by: int) -> jax.Array:
-    """Keys [P, K, H] rotated by `by` positions, as a layer of that kind rotates them.
-
-    peft counts the tokens' positions from the prefix's length on and rotates them alone; here
-    they count from 0. Only differences of positions matter, so the prefix turns back instead.
-    """
-    if kind == "nope":
-        return keys
-    # The last of |by| positions: angles are linear in the position.
-    cos, sin = rope.angles(config, kind, jnp.full((1, 1), abs(by), jnp.int32), config.head_dim)
-    size = jnp.sqrt(cos * cos + sin * sin)  # YaRN lengthens queries and keys; not these
-    sin = sin if by >= 0 else -sin
-    turn = {"interleaved": config.rope_interleaved}
-    return rope.rotate(keys[None].astype(jnp.float32), cos / size, sin / size, **turn)[0]
-
-
-def _read_prefix(
-    folder: safetensors_io.TensorFolder, declared: Any, config: TransformerConfig
-) -> Any:
-    """Prefixes of all layers from peft's one matrix [P, layers 2 K H]."""
-    matrix = _read(folder, PROMPT)
-    slots, shape = matrix.shape[0], (config.layers, 2, config.kv_heads, config.head_dim)
-    if matrix.ndim != 2 or matrix.shape[1] != np.prod(shape):
-        raise ValueError(
-            f"prompt_embeddings must be [P, {np.prod(shape)}] for this model; got "
-            f"{list(matrix.shape)}. Load it over the model that it was trained on."
-        )
-    stored = jnp.asarray(matrix).reshape(slots, *shape)
-    kinds = config.kinds()
-
-    def one(name: str, info: params.ParamInfo) -> jax.Array:
-        numbers = config.stacks()[int(name.split("/")[1])][1]
-        if name.endswith("keys"):
-            parts = [_turned(stored[:, n, 0], config, kinds[n], -slots) for n in numbers]
-        else:
-            parts = [stored[:, n, 1] for n in numbers]
-        return place(np.stack(parts), info)
-
-    return trees.map_named(one, declared, is_leaf=params.is_info)
-
-
-def _prefix_matrix(own: Any, config: TransformerConfig) -> np.ndarray:
-    """The inverse of `_read_prefix`."""
-    kinds, columns = config.kinds(), []
-    for block, (_, numbers) in zip(own.blocks, config.stacks(), strict=True):
-        prefix = block.attention.prefix
-        for place, n in enumerate(numbers):
-            slots = prefix.keys.shape[1]
-            keys = _turned(prefix.keys[place], config, kinds[n], slots)
-            columns += [np.asarray(keys, np.float32), np.asarray(prefix.values[place], np.float32)]
-    stacked = np.stack(columns, axis=1)
-    return np.ascontiguousarray(stacked.reshape(stacked.shape[0], -1))

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from alignjax.models.adapters import sites
+from alignjax.models.checkpoints import folder
 from alignjax.models.config import TransformerConfig
 
 
@@ -12,6 +14,8 @@ class Module(NamedTuple):
     side in it. target: what our configurations call it. parameter: of a module that holds stacks of
     experts, else "". Parameters of one module are wrapped one around another, `inner` first.
     turned: the stack is [E, in, out], and peft, which takes it for [E, out, in], swaps A and B.
+    each: a Linear of one expert, whose number stands in its name for {}, as in transformers before
+    its fifth release; gate and up have maps in of their own.
     """
 
     name: str
@@ -20,6 +24,7 @@ class Module(NamedTuple):
     parameter: str = ""
     inner: bool = False
     turned: bool = False
+    each: bool = False
 
     @property
     def last(self) -> str:
@@ -27,6 +32,17 @@ class Module(NamedTuple):
         if self.parameter:
             return f"{self.name}.{self.parameter}"
         return self.name.rpartition(".")[2]
+
+    @property
+    def key(self) -> str:
+        """Its name among all modules of a model."""
+        return self.name if self.each else self.last
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression for the end of its name, as in rank_pattern."""
+        name = "experts.{}." + self.last if self.each else self.last
+        return name.replace(".", r"\.").replace("{}", r"\d+")
 
 
 def of_layer(config: TransformerConfig, *, sparse: bool) -> tuple[Module, ...]:
@@ -61,6 +77,40 @@ def _attention(config: TransformerConfig) -> list[Module]:
     ]
 
 
+def _each(experts: str, names: tuple[str, str, str]) -> list[Module]:
+    """Linears of single experts: gate, up and down."""
+    parts = zip(names, ("gate", "up", "down"), strict=True)
+    return [
+        Module(f"{experts}.{{}}.{name}", (f"mlp/{part}",), (f"experts_{part}",), each=True)
+        for name, part in parts
+    ]
+
+
+def chosen(config: TransformerConfig, targets: tuple[str, ...]) -> set[str]:
+    """Keys of the modules that are written for these targets.
+
+    Experts one by one where gate or up are named by themselves, in the names of the family; stacks
+    of them otherwise.
+    """
+    one_by_one = any(name in targets for name in sites.APART)
+    mixtral = one_by_one and _is_mixtral(config)
+    return {
+        module.key
+        for module in every(config)
+        if any(target in targets for target in module.targets)
+        and not (module.parameter and one_by_one)
+        and (not module.each or (one_by_one and mixtral == module.name.startswith("block_")))
+    }
+
+
+def _is_mixtral(config: TransformerConfig) -> bool:
+    """Whether the family that the configuration is of, if any, names experts as Mixtral does."""
+    try:
+        return bool(folder.hf_fields(config)["model_type"] == "mixtral")
+    except ValueError:
+        return False
+
+
 def _mlp(config: TransformerConfig, sparse: bool) -> list[Module]:
     # The one family whose experts take weighed inputs names them otherwise.
     other = config.moe.weigh_inputs
@@ -72,6 +122,8 @@ def _mlp(config: TransformerConfig, sparse: bool) -> list[Module]:
         modules = [
             Module(experts, both, ("experts_in",), "gate_up_proj", inner=True, turned=other),
             Module(experts, ("mlp/down",), ("experts_down",), "down_proj", turned=other),
+            *_each("mlp.experts", ("gate_proj", "up_proj", "down_proj")),
+            *_each("block_sparse_moe.experts", ("w1", "w3", "w2")),
         ]
         if not config.moe.shared_ff:
             return modules

@@ -1,9 +1,12 @@
 """Where adapters go: the weights of a declared model, and how one multiplies activations."""
 
+import difflib
 import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+import jax
 
 from alignjax.core import trees
 from alignjax.models import params
@@ -15,6 +18,17 @@ TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 LATENTS = ("query_down", "latent")
 # Stacks of routed experts: gate and up side by side, and the way back.
 EXPERTS = ("experts_in", "experts_down")
+# Gate and up of routed experts one by one, with maps in of their own (older releases of peft).
+APART = ("experts_gate", "experts_up")
+ALL_LINEAR = "all-linear"
+# What others call them.
+KNOWN_AS = {
+    "q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out", "gate_proj": "gate",
+    "up_proj": "up", "down_proj": "down", "embed_tokens": "embed", "lm_head": "unembed",
+    "input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm",
+    "q_a_proj": "query_down", "q_b_proj": "query", "kv_a_proj_with_mqa": "latent",
+    "kv_b_proj": "key and value", "w1": "experts_gate", "w3": "experts_up", "w2": "experts_down",
+}  # fmt: skip
 
 
 class Site(NamedTuple):
@@ -31,9 +45,12 @@ class Site(NamedTuple):
     input_axes: str
     output_axes: str
     partner: str = ""
+    apart: bool = False  # of experts: gate or up by itself
 
     @property
     def target(self) -> str:
+        if self.apart:
+            return f"experts_{self.name.rsplit('/', 1)[-1]}"
         return target_of(self.name, experts=self.has_experts)
 
     @property
@@ -51,6 +68,11 @@ class Site(NamedTuple):
     @property
     def lead_axes(self) -> str:
         return "layers experts" if self.has_experts else "layers"
+
+
+def is_adapter(x: Any) -> bool:
+    """Whether a node of a tree is an adapter or the place of a weight that has none."""
+    return x is None or hasattr(x, "over")
 
 
 def target_of(name: str, *, experts: bool) -> str:
@@ -105,6 +127,9 @@ def place(
 
     def one(name: str, info: params.ParamInfo) -> Any:
         match = site(name, info)
+        if match is not None and match.has_experts and halves:
+            alone = match._replace(apart=True, partner="")
+            match = alone if alone.target in APART and alone.target in targets else match
         if match is None or match.target not in targets:
             return None
         if not halves and (match.partner or reads_latents(name, info)):
@@ -122,18 +147,36 @@ def place(
     return tree
 
 
-def check_targets(targets: tuple[str, ...], known: tuple[str, ...] = TARGETS) -> None:
+def linear(declared: Any) -> tuple[str, ...]:
+    """Targets of every linear map of a declared model but routed experts and the unembedding."""
+    infos = jax.tree_util.tree_leaves_with_path(declared, is_leaf=params.is_info)
+    found = [site(trees.path_name(path), info) for path, info in infos]
+    return tuple(dict.fromkeys(x.target for x in found if x is not None and not x.has_experts))
+
+
+def check_targets(
+    targets: tuple[str, ...], known: tuple[str, ...] = TARGETS, field: str = "targets"
+) -> None:
     """Refuses names that no model has.
 
     Raises:
-      ValueError: a name is unknown, none is given, or one stands twice.
+      ValueError: a name is unknown, none is given, or one stands twice; with the nearest name.
     """
     unknown = [t for t in targets if t not in known]
     if unknown or not targets or len(set(targets)) != len(targets):
         raise ValueError(
-            f"adapter.targets must be different names among {', '.join(known)}; got "
-            f"{', '.join(targets) or 'none'} (adapter)."
+            f"adapter.{field} must be different names among {', '.join(known)}; got "
+            f"{', '.join(targets) or 'none'} (adapter).{_nearest(unknown, known)}"
         )
+
+
+def _nearest(unknown: list[str], known: tuple[str, ...]) -> str:
+    """A sentence on what a name was meant to be; "" where nothing is near."""
+    if not unknown:
+        return ""
+    near = [KNOWN_AS[unknown[0]]] if unknown[0] in KNOWN_AS else []
+    near = near or difflib.get_close_matches(unknown[0], known, n=2)
+    return f" For {unknown[0]} say {' or '.join(near)}." if near else ""
 
 
 class Sides(NamedTuple):

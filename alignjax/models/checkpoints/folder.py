@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,14 +47,19 @@ class Stored:
     unread: tuple[str, ...] = UNREAD
     scored: bool = False
 
-    def load(self, config: TransformerConfig | None = None) -> transformer.Transformer:
+    def load(
+        self,
+        config: TransformerConfig | None = None,
+        convert: Callable[[str, jax.Array], Any] = lambda name, x: x,
+    ) -> transformer.Transformer:
         """The parameters in `config.param_dtype`, each device reading its own slices.
 
-        config: the same model with other dtypes, or its first layers only, if wanted.
+        config: the same model with other dtypes, or its first layers only, if wanted. convert: what
+        is kept of each parameter, by its path, before the next one is read.
         """
         config = config or self.config
         if config.layers < self.config.layers:
-            return self._first(config.layers).load(config)
+            return self._first(config.layers).load(config, convert)
         self._check_copy()
         declared = transformer.declare(config)
         if self.scored:
@@ -63,7 +68,7 @@ class Stored:
         if self.scored:
             head = params.ParamInfo((config.width,), "embed", 0)
             wanted = struct.replace(wanted, scalar=sharded.targets(head, jnp.float32))
-        return sharded.load(self.tensors, wanted, self.sources, unread=self.unread)
+        return sharded.load(self.tensors, wanted, self.sources, unread=self.unread, convert=convert)
 
     def _first(self, layers: int) -> "Stored":
         """The model cut after so many layers."""

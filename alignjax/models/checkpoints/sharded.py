@@ -107,7 +107,14 @@ def _check(folder: Tensors, plans: dict[str, Plan], leaves: dict[str, Any], unre
         raise ValueError(f"tensors must be used whole; used in part: {_some(partly)}.")
 
 
-def load(folder: Tensors, wanted: Any, sources: Any, *, unread: Iterable[str] = ()) -> Any:
+def load(
+    folder: Tensors,
+    wanted: Any,
+    sources: Any,
+    *,
+    unread: Iterable[str] = (),
+    convert: Callable[[str, jax.Array], Any] = lambda name, x: x,
+) -> Any:
     """The tree of arrays that `wanted` describes, read from named tensors.
 
     Args:
@@ -116,6 +123,7 @@ def load(folder: Tensors, wanted: Any, sources: Any, *, unread: Iterable[str] = 
         of which reads its own slice (several that hold the same slice read it once).
       sources: the same tree with a `Source` for each.
       unread: names of tensors, or patterns with `*`, that may be there and are not wanted.
+      convert: (path, array) -> what stands for it in the tree, before the next one is read.
 
     Returns:
       The arrays. Floating dtypes are cast slice by slice to the wanted ones.
@@ -128,7 +136,8 @@ def load(folder: Tensors, wanted: Any, sources: Any, *, unread: Iterable[str] = 
     _check(folder, plans, leaves, tuple(unread))
 
     def one(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        return _place(leaf, functools.partial(_values, folder, plans[name], np.dtype(leaf.dtype)))
+        values = functools.partial(_values, folder, plans[name], np.dtype(leaf.dtype))
+        return convert(name, _place(leaf, values))
 
     return trees.map_named(one, wanted)
 

@@ -14,11 +14,13 @@ KINDS = {
     "pfeiffer": bottleneck.BottleneckConfig(width=5, places="pfeiffer"),
     "prefix": prefix.PrefixConfig(length=3),
 }
+# Of the vocabulary: apart, since what a rollout reads of it is another tree.
+MORE = {"vocabulary": lora.LoraConfig(rank=3, targets=("query", "embed", "unembed"))}
 
 
 def model_of(name: str, model):
     """The model under the adapter of that kind."""
-    return adapt.adapt(model, KINDS[name])
+    return adapt.adapt(model, {**KINDS, **MORE}[name])
 
 
 def roughen(tree, seed: int = 0, size: float = 0.3):

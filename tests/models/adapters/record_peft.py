@@ -2,8 +2,9 @@
 
 Run where torch, transformers and peft are installed and jax need not be:
   PYTHONPATH=. python -m tests.models.adapters.record_peft
-with "families" for those with experts alone. To have peft read adapters that we wrote, and print
-how far its logits are from ours:
+with "families" for those with experts alone, with "vocabulary" for embeddings and modules to save,
+and with "experts", where transformers 4.57 and peft 0.17 are, for experts that are Linears. To have
+peft read adapters that we wrote, and print how far its logits are from ours:
   PYTHONPATH=. python -m tests.models.adapters.record_peft FOLDER
 """
 
@@ -207,6 +208,112 @@ def record():
     np.savez_compressed(HERE / "logits.npz", versions=json.dumps(versions), **found)
 
 
+# Tied or not, and a configuration of peft each.
+VOCABULARY = {
+    "low_rank": (
+        False,
+        {
+            "target_modules": ["q_proj", "embed_tokens", "lm_head"],
+            "modules_to_save": ["model.norm", "input_layernorm"],
+            "rank_pattern": {"embed_tokens": 3},
+            "alpha_pattern": {"lm_head": 5},
+        },
+    ),
+    "whole": (
+        False,
+        {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    ),
+    "tied_apart": (True, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "tied_both": (True, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "tied_together": (
+        True,
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    ),
+    "tied_whole": (True, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "tied_head": (True, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "tied_whole_together": (
+        True,
+        {
+            "target_modules": ["q_proj"],
+            "modules_to_save": ["embed_tokens"],
+            "ensure_weight_tying": True,
+        },
+    ),
+}
+
+
+def vocabulary_model(tied):
+    """A tiny Llama of 24 tokens with its embedding tied or not."""
+    from tests.models.families import reference
+
+    return reference.make("llama", {**SMALL, "vocab_size": 24, "tie_word_embeddings": tied}, 5)
+
+
+def record_vocabulary():
+    import peft
+
+    tokens, mask = rows()
+    found = {"tokens": tokens, "mask": mask}
+    for name, (tied, fields) in VOCABULARY.items():
+        folder = HERE / "vocabulary"
+        model = vocabulary_model(tied)
+        base = folder / ("base_tied" if tied else "base")
+        model.save_pretrained(base)
+        (base / "generation_config.json").unlink(missing_ok=True)
+        config = peft.LoraConfig(r=2, lora_alpha=3, task_type="CAUSAL_LM", **fields)
+        adapted = roughened(peft.get_peft_model(model, config).eval())
+        found[name] = logits(adapted, tokens, mask)
+        adapted.save_pretrained(folder / name)
+        (folder / name / "README.md").unlink(missing_ok=True)
+    np.savez_compressed(HERE / "vocabulary" / "logits.npz", **found)
+
+
+# Experts as Linears: family -> target_modules.
+EXPERTS = {
+    "mixtral": ["q_proj", "w1", "w2", "w3"],
+    "qwen3_moe": ["o_proj", "gate_proj", "up_proj", "down_proj"],
+    "deepseek_v3": ["gate_proj", "down_proj"],
+}
+
+
+def experts_model(kind):
+    """A family's model in transformers 4, with random weights."""
+    import torch
+    import transformers
+
+    torch.manual_seed(6)
+    fields = {name: x for name, x in SMALL.items() if name != "rope_parameters"}
+    fields |= {**FAMILIES[kind][0], "rope_theta": 100.0, "initializer_range": 0.25}
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    return transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", torch_dtype=torch.float32
+    ).eval()
+
+
+def record_experts():
+    import peft
+
+    tokens, mask = rows()
+    for kind, targets in EXPERTS.items():
+        folder = HERE / "experts" / kind
+        model = experts_model(kind)
+        model.save_pretrained(folder / "base")
+        config = peft.LoraConfig(
+            r=2,
+            lora_alpha=3,
+            target_modules=targets,
+            rank_pattern={"w2": 3, r"experts\.\d+\.down_proj": 3},
+            task_type="CAUSAL_LM",
+        )
+        found = {"tokens": tokens, "mask": mask, "base": logits(model, tokens, mask)}
+        adapted = roughened(peft.get_peft_model(model, config).eval())
+        found["lora"] = logits(adapted, tokens, mask)
+        adapted.save_pretrained(folder / "lora")
+        np.savez_compressed(folder / "logits.npz", **found)
+        for name in ("lora/README.md", "base/generation_config.json"):
+            (folder / name).unlink(missing_ok=True)
+
+
 def check(folder):
     """Prints, for each adapter in a folder, how far peft is from the logits beside it."""
     import peft
@@ -219,7 +326,12 @@ def check(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["families"]:
-        record_families()
+    parts = {
+        "families": record_families,
+        "vocabulary": record_vocabulary,
+        "experts": record_experts,
+    }
+    if len(sys.argv) > 1 and sys.argv[1] in parts:
+        parts[sys.argv[1]]()
     else:
         check(pathlib.Path(sys.argv[1])) if len(sys.argv) > 1 else record()

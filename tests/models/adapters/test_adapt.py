@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignjax.core import struct, trees
-from alignjax.models import transformer
+from alignjax.models import mla, transformer
 from alignjax.models.adapters import adapt, bottleneck, ia3, lora, merge, prefix, sites
 from alignjax.models.config import MlaConfig, MoeConfig
 from tests.models import tiny
@@ -359,3 +359,93 @@ def test_maps_whose_rows_are_not_together():
     assert found == ("bsr,rkh->bskh", "batch slot kv head", (0, 2, 1, 3))
     same = ("btd,dkh->btkh", "batch time kv head")
     assert sites.in_order(*same) == (*same, (0, 1, 2, 3))
+
+
+@pytest.mark.slow
+def test_decoding_absorbs_adapted_latents(monkeypatch):
+    """Queries are brought to the latents with their adapters: the same numbers, other products."""
+    shape = tiny.config(kv_heads=4, mla=MLA)
+    model = transformer.transformer(shape)
+    config = lora.LoraConfig(rank=3, targets=("query", "key", "value", "latent"))
+    adapted = adapt.adapt(model, config)
+    weights = jax.jit(model.init)(jax.random.key(1))
+    own = kinds.roughen(jax.jit(adapted.init)(jax.random.key(0)))
+    tokens, positions, segments = tiny.rows(tiny.sequences([8, 8]), 8)
+    assert mla.absorbs(shape, 1, 8)
+
+    def last(own):
+        bound = adapted.bind(own, {"base": weights})
+        cache = model.cache(2, 8)
+        for cut in (slice(0, 7), slice(7, 8)):
+            places = {"positions": positions[:, cut], "segments": segments[:, cut]}
+            states, cache = model.hidden(bound, tokens[:, cut], **places, cache=cache)
+        return states
+
+    absorbed = jax.jit(last)(own)
+    monkeypatch.setattr(mla, "absorbs", lambda *sizes: False)
+    plain = jax.jit(lambda own: last(own))(own)
+    np.testing.assert_allclose(absorbed, plain, atol=1e-5)
+    monkeypatch.setattr(mla, "absorbs", lambda *sizes: True)
+    monkeypatch.setattr(mla, "_by_latents", None)
+    np.testing.assert_array_equal(jax.jit(lambda own: last(own) + 0)(own), absorbed)
+
+
+def test_all_linear_is_every_matrix_of_the_layers():
+    config = lora.LoraConfig(targets=("all-linear",), ranks=("down=2",))
+    config.validate()
+    assert config.of(MODEL.declared).targets == sites.TARGETS
+    own = config.declare(MODEL.declared)
+    assert own.blocks[0].mlp.down.up.shape == (2, 2, 16)
+    assert own.unembed is own.embed is None
+    shape, _ = EVERYWHERE["experts"]
+    experts = config.of(transformer.transformer(shape).declared).targets
+    assert set(experts) == {*sites.TARGETS}  # routed experts are named by themselves
+    shape, _ = EVERYWHERE["latents"]
+    latents = config.of(transformer.transformer(shape).declared).targets
+    assert set(latents) == {*sites.TARGETS, *sites.LATENTS}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"targets": ("q_proj",)}, r"among query, .* got q_proj .* For q_proj say query\."),
+        ({"targets": ("querry",)}, "For querry say query"),
+        ({"targets": ("query", "all-linear")}, "got query, all-linear"),
+        ({"targets": ("lm_head",)}, "For lm_head say unembed"),
+        ({"whole": ("nrom",)}, "adapter.whole must be .* For nrom say norm"),
+        ({"whole": ("query",)}, "adapter.whole must be different names among embed"),
+        ({"targets": ("embed",), "whole": ("embed",)}, "adapter.whole must name no target"),
+        ({"targets": ("embed",), "dora": True}, "adapter.dora must be off with embed"),
+        ({"targets": ("unembed",), "dropout": 0.1}, "adapter.dropout must be 0 with unembed"),
+        ({"tie": True}, "adapter.tie must be of embed alone"),
+        ({"targets": ("experts_in", "experts_up")}, "experts_in or experts_gate and experts_up"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        lora.LoraConfig(**fields).validate()
+
+
+def test_whole_weights_that_a_model_lacks_are_refused():
+    with pytest.raises(
+        ValueError, match=r"adapter.whole must be weights of the model; got 'query_n"
+    ):
+        lora.LoraConfig(whole=("query_norm",)).declare(MODEL.declared)
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_vocabularys_adapters_start_as_the_base_and_are_what_a_rollout_reads(tied):
+    model = tiny.model(tied=tied)
+    weights = jax.tree.map(jnp.asarray, tiny.params(tied=tied))
+    adapted = kinds.model_of("vocabulary", model)
+    own = jax.jit(adapted.init)(jax.random.key(0))
+    run = jax.jit(lambda tree: kinds.logits(model, tree, *ROWS))
+    still = run(weights)
+    np.testing.assert_array_equal(run(adapted.bind(own, {"base": weights})), still)
+    bound = adapted.bind(kinds.roughen(own), {"base": weights})
+    moved = run(bound)
+    assert np.abs(moved - still).max() > 0.01
+    np.testing.assert_allclose(jax.jit(model.prepare)(bound).unembed, model.unembedding(bound))
+    whole, kept = merge.merge(bound)
+    np.testing.assert_allclose(run(whole), moved, atol=2e-5)
+    jax.tree.map(np.testing.assert_array_equal, merge.unmerge(whole, kept), weights)

@@ -142,10 +142,28 @@ def test_ranks_and_scales_belong_to_each_adapter():
         np.testing.assert_array_equal(down[:, number, ..., rank:], 0)
 
 
+def test_targets_may_differ():
+    """A weight that an adapter has no part on is the base's for its rows."""
+    small = adapt.adapt(MODEL, lora.LoraConfig(rank=2, alpha=4.0, targets=("query",)))
+    other = kinds.roughen(small.init(jax.random.key(0)))
+    stacked = many.stack([other, OWN[0]])
+    for number, own in enumerate((other, OWN[0])):
+        taken = many.take(stacked, number)
+        assert jax.tree.structure(taken) == jax.tree.structure(own)
+        jax.tree.map(np.testing.assert_array_equal, taken, own)
+    batch = tiny.batch("sft", 0, 2)
+    arguments = batch["tokens"], batch["positions"], batch["segments"]
+    run = jax.jit(lambda tree: kinds.logits(MODEL, tree, *arguments))
+    mixed = run(ADAPTED.bind(many.select(stacked, jnp.array([1, 0])), BASE))
+    np.testing.assert_allclose(mixed[1], run(small.bind(other, BASE))[1], atol=1e-5)
+    np.testing.assert_allclose(mixed[0], run(ADAPTED.bind(OWN[0], BASE))[0], atol=1e-5)
+
+
 def test_adapters_that_differ_are_refused():
-    other = adapt.adapt(MODEL, lora.LoraConfig(rank=3, alpha=4.0, targets=("query",)))
-    with pytest.raises(ValueError, match="on the same weights; got different targets"):
-        many.stack([OWN[0], other.init(jax.random.key(0))])
+    embedded = adapt.adapt(MODEL, lora.LoraConfig(targets=("query", "embed")))
+    own = embedded.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"without DoRA, .* embeddings, .*; got EmbedLora"):
+        many.stack([own, own])
     for name in ("dora", "ia3", "prefix"):
         own = kinds.model_of(name, MODEL).init(jax.random.key(0))
         with pytest.raises(ValueError, match="must be LoRA without DoRA"):
