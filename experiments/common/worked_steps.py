@@ -89,4 +89,3 @@ def spoil(line: str, rng: np.random.Generator) -> str:
         wrong = abs(wrong) if right >= 0 else wrong
     behind = line[match.end() :].removeprefix(match[1])
     return f"{line[: match.start()]}{wrong}{behind}"
-
