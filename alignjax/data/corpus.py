@@ -126,5 +126,6 @@ def outline(
         text=str,
         tasks=lambda split: (),
         fingerprints={},
+        steps=(),
         categories=categories,
     )

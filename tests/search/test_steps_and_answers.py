@@ -14,6 +14,7 @@ from alignjax.search import accuracy, extract, report, scorer, solutions
 from alignjax.text import chat, tokenizer
 from alignjax.worlds import chain
 
+
 @pytest.fixture(scope="module")
 def tok():
     return tokenizer.train_tokenizer(["One is two\nand the end is a b.", "A b?\n\nNo."] * 9, 300)
