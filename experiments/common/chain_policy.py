@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from alignjax.core import shapes, values
-from alignjax.data import corpus
+from alignjax.data import corpus, tables
 from alignjax.search import labels, solutions
 from alignjax.worlds import chain
 
@@ -69,6 +69,7 @@ class LabelledChainConfig(chain.ChainConfig):
     by luck or not.
     """
 
+    labelled: int = 400  # solutions that are labelled for training
     labels: str = EXACT
     rollouts: int = 8
 
@@ -76,6 +77,7 @@ class LabelledChainConfig(chain.ChainConfig):
         super().validate()
         values.check_choice("data.labels", self.labels, (EXACT, ROLLOUTS))
         shapes.check_number("data.rollouts", self.rollouts, minimum=1)
+        shapes.check_number("data.labelled", self.labelled, minimum=1, maximum=self.demonstrations)
 
     def make(self, log: corpus.Log) -> corpus.Corpus:
         self.validate()
@@ -86,6 +88,8 @@ class LabelledChainConfig(chain.ChainConfig):
             if kind not in ("steps", "scored"):
                 return world.table(kind, split)
             columns = world.table("steps", split)
+            if split == "train":
+                columns = tables.take(columns, np.arange(self.labelled))
             rows = rows_of(columns)
             prompts = np.where(rows.sampled, chain.PAD, rows.tokens)[:, : self.prompt_length]
             right = right_numbers(self, prompts, rows.prompt_lengths)

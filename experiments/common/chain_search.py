@@ -8,6 +8,7 @@ import numpy as np
 
 from alignjax.algorithms.process_reward import ProcessRewardConfig
 from alignjax.algorithms.scored_reward import ScoredRewardConfig
+from alignjax.algorithms.sft import SftConfig
 from alignjax.core import shapes
 from alignjax.data import step_ends
 from alignjax.evals import estimate
@@ -36,10 +37,12 @@ def trained_by(algorithm: type, **options: Any) -> Any:
 class ChainSearch(lifecycle.Lifecycle):
     """Three reward models of the same solutions; best of n, votes and beams by each of them.
 
-    prm: labels of steps are exact. mc: they are made by rollouts. orm: the outcome alone.
+    taught: a language model of chains without errors, from which all of them start. prm: labels of
+    steps are exact. mc: they are made by rollouts. orm: the outcome alone.
     """
 
     data: LabelledChainConfig = dataclasses.field(default_factory=LabelledChainConfig)
+    taught: Training = trained_by(SftConfig)
     prm: Training = trained_by(ProcessRewardConfig)
     mc: Training = trained_by(ProcessRewardConfig)
     orm: Training = trained_by(ScoredRewardConfig, method="outcome_reward")
@@ -71,9 +74,10 @@ class _Course:
     def stages(self) -> Sequence[lifecycle.Stage]:
         by_rollouts = dataclasses.replace(self.world, labels=ROLLOUTS)
         return (
-            lifecycle.Stage("prm", self.config.prm),
-            lifecycle.Stage("mc", self.config.mc, data=by_rollouts),
-            lifecycle.Stage("orm", self.config.orm),
+            lifecycle.Stage("taught", self.config.taught),
+            lifecycle.Stage("prm", self.config.prm, policy="taught"),
+            lifecycle.Stage("mc", self.config.mc, policy="taught", data=by_rollouts),
+            lifecycle.Stage("orm", self.config.orm, policy="taught"),
         )
 
     def _scorer(self, stage: str) -> scorer.Scorer:

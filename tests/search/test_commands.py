@@ -10,10 +10,10 @@ from alignjax.data import containers, reading
 from tests.commands import cli
 
 FILE = """
-from alignjax.algorithms import process_reward, reward, scored_reward, sft
-from alignjax.data.files import FilesConfig
+from alignjax.algorithms import grpo, process_reward, scored_reward, sft
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Experiment
+from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.chain import ChainConfig
@@ -22,6 +22,9 @@ METHODS = {
     "sft": sft.SftConfig(),
     "prm": process_reward.ProcessRewardConfig(),
     "orm": scored_reward.ScoredRewardConfig(method="outcome_reward"),
+    "grpo": grpo.GrpoConfig(
+        reward="model", group=4, sampling=SamplingConfig(max_new_tokens=3), patience=50
+    ),
 }
 
 
@@ -69,7 +72,7 @@ def test_a_run_is_searched(runs, tmp_path):
     told = []
     for name, words in (
         ("prm", ("--method=coverage,best_of_n,weighted,majority,beam", "--branches=2")),
-        ("orm", ("--rows=16",)),
+        ("orm", ()),
     ):
         out = tmp_path / name
         printed = cli.run(*command, f"--scorer={runs / name}", "--n=1,2,4", f"--out={out}", *words)
@@ -83,10 +86,35 @@ def test_a_run_is_searched(runs, tmp_path):
     prm, orm = told
     assert "beam" in prm
     assert "beam" not in orm
-    # The same draws, however many rows at once: what needs no scorer is the same.
+    # The same draws: what needs no scorer is the same.
     assert prm["coverage"] == orm["coverage"]
     assert prm["majority"] == orm["majority"]
     assert prm["coverage"]["4"]["value"] >= prm["best_of_n"]["4"]["value"]
+
+
+@pytest.mark.slow
+def test_a_process_reward_model_rewards_grpo(runs, tmp_path):
+    """The reward is a probability; the outcome model's is a logit; both runs are evaluated."""
+    options = ("train", f"--config={runs / 'chains.py'}:grpo", f"--config.policy={runs / 'sft'}")
+    for how, low in (("product", 0.0), ("last", 0.0)):
+        run = tmp_path / how
+        cli.run(
+            *options, f"--config.reward={runs / 'prm'}", f"--config.algorithm.steps={how}",
+            "--config.loop.log_every=1", f"--workdir={run}",
+        )  # fmt: skip
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert len(rows) == 3
+        assert all(low < row["reward"] < 1 and row["failed"] == 0 for row in rows)
+    numbers = json.loads(cli.run("evaluate", f"--workdir={run}", "--json", "--rows=16"))
+    assert 0 < numbers["reward model score"]["value"] < 1
+    process = cli.start(
+        *options, f"--config.reward={runs / 'prm'}", "--config.algorithm.steps=sum",
+        f"--workdir={tmp_path / 'no'}",
+    )  # fmt: skip
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "algorithm.steps must be one of" in error
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.slow

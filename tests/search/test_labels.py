@@ -11,7 +11,13 @@ from alignjax.worlds import chain
 from experiments.common import chain_policy
 
 CONFIG = chain_policy.LabelledChainConfig(
-    modulus=5, shortest=2, longest=3, demonstrations=200, eval_rows=300, document_error=0.25
+    modulus=5,
+    shortest=2,
+    longest=3,
+    demonstrations=200,
+    labelled=200,
+    eval_rows=300,
+    document_error=0.25,
 )
 
 
