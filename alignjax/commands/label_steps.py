@@ -32,7 +32,8 @@ OPTIONS = (
     common.DEBUG,
 )
 NEEDS_CONFIG = False
-FREE = ("to", "debug", "definitions")  # options that change no row
+# Options that change no row: what the policy and the questions hold counts, not where they lie.
+FREE = ("to", "debug", "definitions", "workdir", "model", "prompts")
 
 
 def main(parsed: flags.Parsed) -> None:
@@ -50,6 +51,7 @@ def main(parsed: flags.Parsed) -> None:
                 "a run whose steps are labelled must have data with a tokenizer; got a world "
                 f"without text ({options['workdir']}, label-steps)."
             )
+        extract.golds(extract.extractor(options["extract"]), policy.right)
         shared = {"eos": policy.eos, "pad": policy.pad, "rows": options["rows"]}
         draw = solutions.make_draw(
             policy.model, policy.params, config, seed=options["seed"], **shared

@@ -43,13 +43,7 @@ def pool_of(
     Raises:
       ValueError: nothing is found in any completion, or in the right answer of a prompt.
     """
-    gold = [extract.gold(find, value) for value in right]
-    if None in gold:
-        raise ValueError(
-            f"every prompt must have a right answer that is read; got none in "
-            f"{str(right[gold.index(None)])[:60]!r} (prompt {gold.index(None) + 1}). Name its "
-            "column, or another extractor."
-        )
+    gold = extract.golds(find, right)
     found = [find(text(rows.completion(i))) for i in range(len(rows.lengths))]
     if found and not any(answer is not None for answer in found):
         raise ValueError(

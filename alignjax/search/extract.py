@@ -1,6 +1,6 @@
 """What a solution says in the end: the answer by which solutions are compared and vote."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from alignjax.core import values
 from alignjax.rewards import answers
@@ -48,3 +48,21 @@ def gold(extract: Extract, value: object) -> Hashable | None:
     text = str(value)
     found = extract(text)
     return canonical(text) if found is None else found
+
+
+def golds(extract: Extract, given: Sequence[object]) -> list[Hashable]:
+    """The right answers of all questions.
+
+    Raises:
+      ValueError: one is not to be read.
+    """
+    found = []
+    for number, value in enumerate(given, 1):
+        own = gold(extract, value)
+        if own is None:
+            raise ValueError(
+                f"every prompt must have a right answer that is read; got none in "
+                f"{str(value)[:60]!r} (prompt {number}). Name its column, or another extractor."
+            )
+        found.append(own)
+    return found
