@@ -93,7 +93,8 @@ def sampling_of(options: Mapping[str, Any]) -> transforms.SamplingConfig:
 
 def asked_of(options: Mapping[str, Any]) -> searching.Asked:
     """The policy and its questions, of the options."""
-    return searching.Asked(**{name: options[name] for name in searching.Asked._fields})
+    named = {name: options[name] for name in searching.Asked._fields if name != "limit"}
+    return searching.Asked(**named, limit=options["count"])
 
 
 def chosen(options: Mapping[str, Any], sizes: Sequence[int]) -> list[str]:

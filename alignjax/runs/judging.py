@@ -54,11 +54,11 @@ def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:
     for name, role in parts.roles.items():
         if role.part == methods.SCORER and not role.trained and parts.is_there(name):
             reader, method = parts.network(name).reader, parts.config.algorithm
-            scoring = isinstance(method, settings.ScoringConfig)
+            how = method.steps if isinstance(method, settings.ScoringConfig) else process.LOWEST
             rewards[name] = reward.scored_by(
                 parts.judged_model(name), name, parts.scores(name),
                 ends=parts.step_ends, eos=parts.corpus.eos,
-                how=method.steps if scoring else process.LOWEST,
+                how=how,
                 reader=reader and reader("eval"),
             )  # fmt: skip
     return rewards

@@ -20,14 +20,14 @@ QUESTIONS = ("prompt", "question")  # columns of a file that may hold the questi
 class Asked(NamedTuple):
     """A policy, or open weights, and its questions. workdir: a run. model: open weights instead.
     prompts: file of rows with a question and an answer; "" is the run's eval split. answer: column
-    of the right answer. count: so many questions, 0 is all."""
+    of the right answer. limit: so many questions, 0 is all."""
 
     workdir: str = ""
     model: str = ""
     template: str = ""
     prompts: str = ""
     answer: str = "answer"
-    count: int = 0
+    limit: int = 0
     best: bool = False
     definitions: str = ""
 
@@ -70,7 +70,7 @@ def opened(asked: Asked) -> Iterator[Opened]:
         raise ValueError(f"--workdir must be the folder of a run; got {asked.workdir!r}.")
     if asked.model and not asked.prompts:
         raise ValueError("--prompts must come with --model; got ''. Name a file of questions.")
-    rows = read(asked.prompts, asked.answer, asked.count) if asked.prompts else []
+    rows = read(asked.prompts, asked.answer, asked.limit) if asked.prompts else []
     if asked.model:
         with targets.opened("", asked.model, template=asked.template) as own:
             ends = step_ends.of_text(own.speaker)
@@ -116,7 +116,7 @@ def _held_out(
             f"({asked.workdir}). Give --prompts."
         )
     table, tasks = corpus.read("prompts", "eval"), corpus.tasks("eval")
-    size = min(asked.count or len(table["lengths"]), len(table["lengths"]))
+    size = min(asked.limit or len(table["lengths"]), len(table["lengths"]))
     index = table.get("index", np.arange(len(table["lengths"])))[:size]
     own = [tasks[int(i)] for i in index]
     missing = next((task for task in own if asked.answer not in task), None)
