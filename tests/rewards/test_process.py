@@ -37,6 +37,7 @@ def score(mesh, how, chunks=1):
     return found, np.asarray(logits), mask
 
 
+@pytest.mark.slow
 def test_steps_are_scored_by_hand_whatever_the_mesh_and_the_parts():
     found, logits, mask = score(None, "min")
     each = -np.logaddexp(0, -logits)
