@@ -1,10 +1,11 @@
 """Process against outcome rewards on ChainWorld: best of n, votes and beams, equal labels.
 
 Asks whether a reward model of steps beats one of outcomes that saw the same solutions, and whether
-labels made by 8 rollouts a step are nearly as good as exact ones, which are its gates (Lightman et al. 2023; Uesato et al. 2022;
-Wang et al. 2024, Math-Shepherd). The policy is exact: each step is right with probability .7, so
-that curves have closed forms; an answer that errs is right by luck now and then. All reward models
-start from a language model that knows the arithmetic, and see 400 labelled solutions.
+labels made by 8 rollouts a step are nearly as good as exact ones; both are gates (Lightman et al.
+2023; Uesato et al. 2022; Wang et al. 2024, Math-Shepherd). The policy is exact: each step is right
+with probability .7, so that curves have closed forms; an answer that errs is right by luck now and
+then. All reward models start from a language model that knows the arithmetic, and see 400 labelled
+solutions.
 Variants: micro (for tests).
 Hardware: 2 CPU cores. A 75k-parameter model.
 Command: alignjax run --config=experiments/prm_chain.py --workdir=runs/prm_chain
