@@ -18,6 +18,8 @@ COMMANDS = {
     "evaluate": "a trained run on its eval split, or any model on evaluation suites",
     "compare": "two results of evaluation suites, row by row",
     "sample": "completions of a trained run, or of open weights",
+    "search": "the best of many answers: by votes, reward models, beams of steps; accuracy by n",
+    "label-steps": "solutions of a policy with labels of their steps, made by rollouts",
     "serve": "a model behind OpenAI's interface: many requests at once, adapters by name",
     "export": "a run's model as a folder that transformers loads",
     "import": "open weights as a run's folder",

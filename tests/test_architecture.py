@@ -25,7 +25,7 @@ LAYERS = [
     {"rollouts"},
     {"feedback"},
     {"evals"},
-    {"redteam"},
+    {"redteam", "search"},
     {"algorithms"},
     {"runs"},
     {"lifecycles", "reporting", "cli", "planning", "serving"},

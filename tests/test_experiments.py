@@ -33,6 +33,7 @@ VARIANTS = {
     "feedback_loop": ("", "ppo", "micro"),
     "guard": ("", "micro", "rows", "rows-micro"),
     "deployment": ("", "micro"),
+    "prm_chain": ("", "micro"),
     "red_team": ("", "micro"),
     "own_data": ("", "pretrain", "reward", "dpo", "kto", "kto-tiny", "sft-micro", "micro"),
 }

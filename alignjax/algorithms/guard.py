@@ -129,4 +129,5 @@ GuardConfig.METHOD = method.Method(
     product=lambda config: {method.SCORER: method.whole()},
     evaluators=lambda config: (DETECTION,),
     curves=("loss", "accuracy"),
+    scores=method.LABELS,
 )

@@ -12,8 +12,8 @@ from alignjax.core import mean
 from alignjax.data import pipeline
 from alignjax.evals import estimate, evaluator
 from alignjax.models import model as models
-from alignjax.models import scoring
-from alignjax.parallel import axes, hosts
+from alignjax.parallel import hosts
+from alignjax.rewards import process
 from alignjax.training import algorithm, method, program
 
 
@@ -30,23 +30,12 @@ class ProcessRewardConfig(preset.PresetConfig):
         self.check()
 
 
-def step_logits(
-    model: models.Model, params: models.Params, batch: algorithm.Batch
-) -> tuple[jax.Array, algorithm.Terms]:
-    """(logits [B, T] that the step which ends with a token is right, the model's own losses).
-
-    The head reads the state after a step's last token: `step_mask` names the position, whatever
-    token is there.
-    """
-    hidden, penalties = scoring.hidden_and_penalties(model, params, batch)
-    return axes.shard(model.scalar(params, hidden), "batch slot"), penalties
-
-
 def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorithm.Algorithm:
     """Minimises the cross-entropy of step labels, averaged over all steps of the batch.
 
-    Batch: a table of steps. The scalar head starts at zero, so the first loss is known: log 2
-    where labels are 0 or 1.
+    Batch: a table of steps. The head reads the state after a step's last token: `step_mask` names
+    the position, whatever token is there. It starts at zero, so the first loss is
+    known: log 2 where labels are 0 or 1.
     Reference: Lightman et al. 2023; soft labels: Wang et al. 2024 (Math-Shepherd).
     """
     config.validate()
@@ -65,10 +54,14 @@ def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorith
     def loss(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
-        logits, penalties = step_logits(model, model.bind(params, frozen, key), batch)
+        logits, penalties = process.step_logits(model, model.bind(params, frozen, key), batch)
         terms, mask = {**terms_of(batch, logits), **penalties}, batch["step_mask"] != 0
         right = (logits > 0) == (batch["step_labels"] > 0.5)
         return terms, {**terms, "accuracy": mean.masked(right, mask)}
+
+    def prepare(table: algorithm.Table) -> algorithm.Table:
+        check_steps(table)
+        return {}
 
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         zeros = batch["step_labels"] * 0.0
@@ -79,8 +72,38 @@ def process_reward(model: models.Model, config: ProcessRewardConfig) -> algorith
         init=algorithm.from_policy(model, head=True),
         loss=loss,
         first=first,
+        prepare=prepare,
         passes=(program.Pass("policy", head=False, trained=True),),
     )
+
+
+def check_steps(table: algorithm.Table) -> None:
+    """Compares labelled steps with what a process reward model can learn from.
+
+    Raises:
+      ValueError: there is no step, one ends outside its answer, a label is outside [0, 1], or all
+        labels are the same.
+    """
+    mask = np.asarray(table["step_mask"], bool)
+    outside = mask & ~np.asarray(table["loss_mask"], bool)
+    if outside.any():
+        row, slot = np.argwhere(outside)[0]
+        raise ValueError(
+            f"steps must end inside their answers; got {int(outside.sum())} of {int(mask.sum())} "
+            f"that do not, the first at token {slot} of row {row} (data). Correct step_mask."
+        )
+    labels = np.asarray(table["step_labels"])[mask]
+    if not labels.size:
+        raise ValueError("a table of steps must have steps; got none (data). Label some.")
+    if not np.all((labels >= 0) & (labels <= 1)):
+        raise ValueError(
+            f"labels of steps must lie in [0, 1]; got {labels.min():g} to {labels.max():g} (data)."
+        )
+    if labels.min() == labels.max():
+        raise ValueError(
+            f"labels of steps must differ, or nothing is learnt; got {labels.size} that are all "
+            f"{labels[0]:g} (data). Label right and wrong steps."
+        )
 
 
 def _steps(subject: evaluator.Subject) -> evaluator.Numbers:
@@ -88,7 +111,7 @@ def _steps(subject: evaluator.Subject) -> evaluator.Numbers:
     table, model = subject.corpus.read("steps", "eval"), subject.networks["scorer"]
     score = subject.once(
         "logits of steps",
-        lambda: jax.jit(lambda params, batch: step_logits(model, params, batch)[0]),
+        lambda: jax.jit(lambda params, batch: process.step_logits(model, params, batch)[0]),
     )
     right, nll = [], []
     for batch, real in pipeline.in_order(table, subject.rows):
@@ -112,4 +135,5 @@ ProcessRewardConfig.METHOD = method.Method(
     evaluators=lambda config: (STEPS,),
     formula=ProcessRewardConfig.formula,
     curves=("loss", "accuracy"),
+    scores=method.STEPS,
 )

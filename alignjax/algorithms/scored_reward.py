@@ -63,6 +63,11 @@ def scored_reward(model: models.Model, config: ScoredRewardConfig) -> algorithm.
                 f"scores must lie in [0, 1] for {config.method}; got {labels.min():g} to "
                 f"{labels.max():g} (data). Use score_regression, or labels."
             )
+        if config.is_chance and labels.min() == labels.max():
+            raise ValueError(
+                f"scores must differ for {config.method}, or nothing is learnt; got {len(labels)} "
+                f"that are all {labels[0]:g} (data). Label right and wrong answers."
+            )
         return {}
 
     return algorithm.Algorithm(

@@ -26,6 +26,7 @@ class Corpus(NamedTuple):
       compares a completion with; None where there are none.
     shares: kind -> (rows, weight) of each table that a training table joins, in its order; None
       where it is one table, read whole in every epoch.
+    steps: ids at which the steps of answers end; None where lines are steps, or there are none.
     categories: names of the columns of labels. world: the generator of synthetic data.
     summary: lines about what was read, dropped and cut.
     """
@@ -44,6 +45,7 @@ class Corpus(NamedTuple):
     conversation: Callable[[str, int], Sequence[Any]] | None = None
     tasks: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
     shares: Callable[[str], Sequence[tuple[int, float]]] | None = None
+    steps: tuple[int, ...] | None = None
     categories: tuple[str, ...] = ()
     world: Any = None
     summary: tuple[str, ...] = ()
@@ -124,5 +126,6 @@ def outline(
         text=str,
         tasks=lambda split: (),
         fingerprints={},
+        steps=(),
         categories=categories,
     )

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignjax.core import errors
+from alignjax.data import step_ends
 from alignjax.models import model as models
 from alignjax.parallel import axes, hosts
-from alignjax.rewards import combine, hosted, learned, rules, scores
+from alignjax.rewards import combine, hosted, learned, process, rules, scores
 from alignjax.rollouts import rollouts, settings
 from alignjax.sampling import generate
 from alignjax.training import algorithm, method
@@ -134,14 +135,51 @@ def of_config(
             )
         found.append(weighted("gold", config.reward_weight, hosted.hosted(task.gold)))
     if config.reward == "model":
-        reader = task.readers.get("reward")
-        model = learned.learned(networks["reward"], reader=reader, chunks=chunks)
+        model = scored_by(
+            networks["reward"], "reward", task.scores.get("reward", method.ANSWERS),
+            ends=task.steps, eos=task.eos, how=config.steps, reader=task.readers.get("reward"),
+            chunks=chunks,
+        )  # fmt: skip
         found.append(weighted("model", config.reward_weight, model))
     if config.reward == "env":
         found.append(weighted("env", config.reward_weight, returned))
     if config.rules:
         found.append(_ruled_of(config.rules, task, limit))
     return found[0] if len(found) == 1 else summed(found)
+
+
+def scored_by(
+    model: models.Model,
+    name: str,
+    scores: str,
+    *,
+    ends: step_ends.StepEnds | None,
+    eos: int,
+    how: str,
+    reader: learned.Reader | None = None,
+    chunks: int = 1,
+) -> learned.RewardFn:
+    """The score of the scorer frozen[name]: its head at the last token, or its steps joined.
+
+    scores: what its head is of (`training.method`). ends: of the data's steps. how: of process.
+
+    Raises:
+      ValueError: a head of steps for data without steps or with another tokenizer, or of labels.
+    """
+    if scores == method.LABELS:
+        raise ValueError(
+            f"{name} must be the run of a reward model; got one that labels categories (reward). "
+            "Train a reward model."
+        )
+    if scores != method.STEPS:
+        return learned.learned(model, name, reader=reader, chunks=chunks)
+    if ends is None or reader is not None:
+        why = "data without steps" if ends is None else "a tokenizer of its own"
+        raise ValueError(
+            f"a process reward model must read the policy's own steps; got {why} ({name}). Train "
+            "it on the policy's tokenizer, or use a reward model of whole answers."
+        )
+    return process.process(model, ends, eos=eos, how=how, name=name, chunks=chunks)
 
 
 def _ruled_of(

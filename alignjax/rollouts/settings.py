@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from alignjax import compat as presets
 from alignjax.core import shapes
 from alignjax.envs import env as envs
+from alignjax.rewards import process
 from alignjax.rewards import rules as rule_configs
 from alignjax.sampling import transforms
 
@@ -23,6 +24,7 @@ class ScoringConfig:
 
     reward: str = "rules"  # rules | model (the trained reward model) | gold (the data's own)
     reward_weight: float = 1.0  # of the model or the data's reward, beside rules
+    steps: str = process.LOWEST  # joins a process reward model's steps: product | min | last
     rules: dict[str, rule_configs.RuleConfig] = dataclasses.field(default_factory=dict)
     eval_samples: int = 1  # completions of each eval prompt, for pass@1, 2, 4, ... up to so many
     solved_from: float = 1.0  # reward from which a completion counts as solved in pass@k
@@ -33,6 +35,7 @@ class ScoringConfig:
     def validate_reward(self) -> None:
         shapes.check_choice("algorithm.reward", self.reward, self.REWARDS)
         shapes.check_number("algorithm.reward_weight", self.reward_weight)
+        shapes.check_choice("algorithm.steps", self.steps, process.JOINED)
         shapes.check_number("algorithm.max_failures", self.max_failures, minimum=0, maximum=1)
         shapes.check_number("algorithm.eval_samples", self.eval_samples, minimum=1)
         shapes.check_number("algorithm.solved_from", self.solved_from)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from alignjax.data import corpus as corpora
-from alignjax.data import retokenise
+from alignjax.data import retokenise, step_ends
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
@@ -107,6 +107,18 @@ class Assembly:
     def own(self) -> str:
         """The role of the experiment's own model: the first trained one."""
         return methods.trained_roles(self.roles)[0]
+
+    def scores(self, name: str) -> str:
+        """What the head of a frozen role's scorer is of; open weights score answers."""
+        origin = None if self.roles[name].trained else self.network(name).origin
+        run = None if origin is None else origin.run
+        return methods.ANSWERS if run is None else run.algorithm.METHOD.scores
+
+    @functools.cached_property
+    def step_ends(self) -> step_ends.StepEnds | None:
+        """Where the steps of the data end, if a scorer of steps asks; else None."""
+        asked = any(self.scores(name) == methods.STEPS for name in self.roles)
+        return step_ends.of_corpus(self.corpus) if asked else None
 
     @functools.cached_property
     def own_origin(self) -> sources.Origin | None:
@@ -229,6 +241,8 @@ class Assembly:
             length=corpus.length,
             prompt_length=corpus.prompt_length,
             categories=corpus.categories,
+            scores={name: self.scores(name) for name in self.roles if self.is_there(name)},
+            steps=self.step_ends,
             micro_batches=self.config.loop.micro_batches,
             batch_size=self.config.loop.batch_size,
             gold=corpus.gold,

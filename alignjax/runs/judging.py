@@ -6,7 +6,8 @@ from typing import Any
 
 from alignjax.evals import evaluator
 from alignjax.models import model as models
-from alignjax.rewards import learned
+from alignjax.rewards import learned, process
+from alignjax.rollouts import reward, settings
 from alignjax.runs import assembly
 from alignjax.training import algorithm as algorithms
 from alignjax.training import evaluators as loop_evaluators
@@ -52,10 +53,14 @@ def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:
     rewards = {}
     for name, role in parts.roles.items():
         if role.part == methods.SCORER and not role.trained and parts.is_there(name):
-            reader = parts.network(name).reader
-            rewards[name] = learned.learned(
-                parts.judged_model(name), name, reader=reader and reader("eval")
-            )
+            reader, method = parts.network(name).reader, parts.config.algorithm
+            how = method.steps if isinstance(method, settings.ScoringConfig) else process.LOWEST
+            rewards[name] = reward.scored_by(
+                parts.judged_model(name), name, parts.scores(name),
+                ends=parts.step_ends, eos=parts.corpus.eos,
+                how=how,
+                reader=reader and reader("eval"),
+            )  # fmt: skip
     return rewards
 
 

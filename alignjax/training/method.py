@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from alignjax.core import shapes
+from alignjax.data import step_ends
 from alignjax.models import model as models
 from alignjax.text import chat
 from alignjax.training import algorithm
@@ -34,6 +35,8 @@ SOURCES = ("policy", "reward", "reference", "critic", "teacher")
 # What a finished run can hand on.
 POLICY, SCORER, CRITIC = "policy", "scorer", "critic"
 PARTS = (POLICY, SCORER, CRITIC)
+# What the head of a scorer is of: a whole answer, each of its steps, or categories of labels.
+ANSWERS, STEPS, LABELS = "answers", "steps", "labels"
 
 
 class Role(NamedTuple):
@@ -77,6 +80,8 @@ class Task(NamedTuple):
     micro_batches: parts of an update whose gradients are summed, to save memory; a `collect` over a
       whole batch goes through as many. batch_size: rows of a batch of the data; 0 is not known.
     categories: names of the columns of the data's labels.
+    scores: by role, what the heads of frozen scorers are of; those left out are of answers.
+    steps: where the steps of answers end; None where the data have none.
     """
 
     eos: int
@@ -95,6 +100,8 @@ class Task(NamedTuple):
     readers: Mapping[str, Any] = {}
     apart: frozenset[str] = frozenset()
     categories: tuple[str, ...] = ()
+    scores: Mapping[str, str] = {}
+    steps: step_ends.StepEnds | None = None
 
 
 class Part(NamedTuple):
@@ -132,7 +139,8 @@ class Method(NamedTuple):
     evaluators: config -> what a run is judged by (evals/evaluator.py).
     formula: config -> one line for the log: what is minimised, averaged over what, every number.
     sampling: config -> how the method samples; None where it does not.
-    curves: metrics that a report draws.
+    curves: metrics that a report draws. scores: what the head of the scorer that it hands on is
+      of: answers, steps or labels.
     """
 
     name: str
@@ -144,6 +152,7 @@ class Method(NamedTuple):
     formula: Callable[[Any], str] | None = None
     sampling: Callable[[Any], Any] = lambda config: None
     curves: tuple[str, ...] = ("loss",)
+    scores: str = ANSWERS
 
     def echo(self, config: Any) -> str:
         """The formula, or the first line of the config's docstring, with every number."""
@@ -185,6 +194,7 @@ def check(config: Any) -> None:
             f"a method's configuration must be a dataclass with a METHOD record; got "
             f"{kind.__name__} without {lacks} (algorithm). See training/method.py."
         )
+    shapes.check_choice(f"what {record.name} scores", record.scores, (ANSWERS, STEPS, LABELS))
     roles = record.roles(config)
     if not trained_roles(roles):
         raise ValueError(

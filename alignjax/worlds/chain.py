@@ -188,6 +188,7 @@ def make_corpus(config: ChainConfig) -> corpus.Corpus:
         fingerprints={"world": hashlib.sha256(identity.encode()).hexdigest()},
         gold=lambda tokens, lengths: verify(config, tokens, lengths),
         tasks=lambda split: Tasks(config, *drawn("prompts", split)),
+        steps=tuple(range(FIRST, config.vocab_size)),
         world=config,
     )
 

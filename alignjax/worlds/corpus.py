@@ -77,6 +77,7 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
     config.validate()
     world = review.make_review_world(config.world)
     sizes = {"documents": config.documents, "prompts": config.prompts}
+    step_tokens = tuple(int(i) for i in (*world.kinds["pos"], *world.kinds["neg"]))
     derived: dict[str, Callable[[corpus.Table], corpus.Table]] = {
         "pairs": dict,
         "unpaired": derive.unpaired,
@@ -107,7 +108,7 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
         if kind == "scored":
             columns["scores"] = gold.gold_reward(world, tokens, lengths).astype(np.float32)
         elif kind == "steps":
-            adjectives = np.isin(tokens, [*world.kinds["pos"], *world.kinds["neg"]])
+            adjectives = np.isin(tokens, step_tokens)
             earned = gold.token_rewards(world, tokens, lengths) > 0
             columns["step_mask"] = adjectives & columns["loss_mask"]
             columns["step_labels"] = (columns["step_mask"] & earned).astype(np.float32)
@@ -127,6 +128,7 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
         text=lambda ids: review.words(world, np.asarray(ids)),
         fingerprints={"world": identity, "pairs": digest},
         gold=lambda tokens, lengths: gold.gold_reward(world, tokens, lengths),
+        steps=step_tokens,
         world=world,
     )
 
