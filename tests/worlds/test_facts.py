@@ -5,14 +5,14 @@ import pytest
 
 from alignjax.data import tables
 from alignjax.evals import factuality
-from alignjax.worlds import facts
+from alignjax.worlds import fact_corpus, facts
 
 CONFIG = facts.FactConfig(
     seed=2, entities=20, known=12, relations=3, values=8, mentions=5, demonstrations=600,
     prompts=900, eval_rows=50, unknown_share=0.25,
 )  # fmt: skip
 TRUTH = facts.facts(CONFIG)
-MADE = facts.make_corpus(CONFIG)
+MADE = fact_corpus.make_corpus(CONFIG)
 
 
 def tell(entity, *words):
@@ -144,4 +144,4 @@ def test_text_and_sizes():
 )
 def test_impossible_worlds_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        facts.make_corpus(facts.FactConfig(**changes))
+        fact_corpus.make_corpus(facts.FactConfig(**changes))
