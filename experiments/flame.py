@@ -20,16 +20,16 @@ def get_config(variant: str = "") -> FactualLifecycle:
     if variant not in ("", "noisy", "micro"):
         raise ValueError(f"the variants are '', 'noisy' and 'micro'; got {variant!r}.")
     config = FactualLifecycle(
-        model=TransformerConfig(width=32, heads=2, kv_heads=1, head_dim=16, ff=64, unroll=2),
+        model=TransformerConfig(width=64, heads=4, kv_heads=2, head_dim=16, ff=128, unroll=2),
         data=facts.FactConfig(
-            entities=96, known=80, values=16, coverage=0.6, chats=4, chat_share=0.4,
-            told_share=0.4, unknown_share=0.25, idk_share=0.1, held_out=0.25, label_noise=0.05,
-            demonstrations=2048, prompts=2048, eval_rows=1024,
+            entities=192, known=160, values=16, coverage=0.6, chats=4, chat_share=0.3,
+            told_share=0.4, unknown_share=0.25, idk_share=0.25, held_out=0.25, label_noise=0.05,
+            demonstrations=4096, prompts=4096, eval_rows=2048,
         ),
         pretrain=Training(
             algorithm=PretrainConfig(),
             optim=OptimConfig(learning_rate=5e-3),
-            loop=LoopConfig(steps=900, batch_size=64),
+            loop=LoopConfig(steps=1000, batch_size=64),
         ),
         classifier=Training(
             algorithm=GuardConfig(categories=facts.LABEL),
@@ -44,8 +44,10 @@ def get_config(variant: str = "") -> FactualLifecycle:
         dpo=Training(
             algorithm=DpoConfig(beta=0.1),
             optim=OptimConfig(learning_rate=3e-4),
-            loop=LoopConfig(steps=150, batch_size=64),
+            loop=LoopConfig(steps=200, batch_size=64),
         ),
+        fact_weight=3.0,
+        tolerance=0.9,
     )  # fmt: skip
     if variant == "noisy":
         config.verifier_noise = 0.1

@@ -13,7 +13,6 @@ from alignjax.core import shapes
 from alignjax.evals import estimate
 from alignjax.rewards import facts as checks
 
-
 Claims = checks.Claims
 
 

@@ -24,9 +24,7 @@ from alignjax.core import shapes
 from alignjax.rewards import judge
 
 PARTS = ("critique", "revision", "choice")
-CRITIQUE = (
-    "A request and an answer to it.\n\nRequest: {prompt}\n\nAnswer: {answer}\n\n{request}"
-)
+CRITIQUE = "A request and an answer to it.\n\nRequest: {prompt}\n\nAnswer: {answer}\n\n{request}"
 REVISION = (
     "A request, an answer to it, and a critique of the answer.\n\nRequest: {prompt}\n\nAnswer: "
     "{answer}\n\nCritique: {critique}\n\n{request} Write the new answer alone."
@@ -92,7 +90,9 @@ def read(path: str) -> list[Principle]:
     return [Principle(own, *(parts[part] for part in PARTS)) for own, parts in found.items()]
 
 
-def _part(line: str, name: str, found: Mapping[str, Mapping[str, str]], where: str) -> tuple[str, str]:
+def _part(
+    line: str, name: str, found: Mapping[str, Mapping[str, str]], where: str
+) -> tuple[str, str]:
     """(part, text) of a line."""
     match = re.match(rf"({'|'.join(PARTS)}):\s*(.*)", line)
     if match is None or not name or match[1] in found[name]:
@@ -246,7 +246,7 @@ def expected_patterns(chances: np.ndarray, rounds: int) -> np.ndarray:
       ValueError: chances are not 2^m numbers that sum to 1, or rounds are not in 0 .. m.
     """
     first = np.asarray(chances, np.float64)
-    count = int(len(first)).bit_length() - 1
+    count = len(first).bit_length() - 1
     if len(first) != 2**count or first.min() < 0 or abs(first.sum() - 1) > 1e-9:
         raise ValueError(
             f"chances must be 2^m numbers that sum to 1; got {len(first)} of sum {first.sum():.4g} "

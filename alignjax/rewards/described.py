@@ -18,7 +18,6 @@ from alignjax.core import shapes, values
 from alignjax.data import retrieval
 from alignjax.rewards import constitution, facts, functions, generative_judge, judge
 from alignjax.rewards import judge_settings as models
-from alignjax.rewards import option_judge
 
 LOCAL, REMOTE, RUBRIC, RULE = models.LOCAL, models.REMOTE, "rubric", "rule"
 GENERATIVE, CONSTITUTION, FACTS = "generative", "constitution", "facts"

@@ -14,8 +14,8 @@ MARKER = "Verdict:"
 TEMPLATE = (
     "Two answers to a request.\n\nRequest: {prompt}\n\nAnswer 1: {first}\n\nAnswer 2: {second}"
     "\n\nFirst write what is good and bad about each answer, in a few sentences. Then write the "
-    "verdict alone in the last line: \"Verdict: 1\" or \"Verdict: 2\" for the better answer, or "
-    "\"Verdict: tie\"."
+    'verdict alone in the last line: "Verdict: 1" or "Verdict: 2" for the better answer, or '
+    '"Verdict: tie".'
 )
 AROUND = " \t*_`\"'.()[]"  # what may stand around a verdict
 

@@ -29,7 +29,10 @@ def opened(settings: described.Settings) -> Iterator[tuple[judge.Judge, str]]:
     asked = settings.asked() if isinstance(settings, described.Asking) else settings
     if isinstance(asked, models.Local):
         with model_of(asked) as (parts, content):
-            yield settings.build(local_asker(asked, parts)), described.fingerprint(settings, content)
+            yield (
+                settings.build(local_asker(asked, parts)),
+                described.fingerprint(settings, content),
+            )
     elif isinstance(asked, models.Remote):
         yield settings.build(models.remote_asker(asked)), described.fingerprint(settings, "")
     else:
@@ -64,22 +67,34 @@ def local_asker(asked: models.Local, parts: tuple[Any, Any, Any]) -> models.Aske
 
 
 def writer(
-    model: Any, params: Any, speaker: Any, asked: models.Local, tokens: int, temperature: float = 0.0
+    model: Any,
+    params: Any,
+    speaker: Any,
+    asked: models.Local,
+    tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> models.Write:
     """How a model of ours answers requests, in its own chat template where it has one.
 
+    Each call has its own random numbers, by the seed and the calls before; a request that is too
+    long has the answer "".
+
     Raises:
-      ValueError: answers leave no room for requests. From the function: nothing; a request that is
-        too long has the answer "".
+      ValueError: answers leave no room for requests.
     """
-    own = candidate.make(
-        model, params, layout.Layout(speaker, plain=speaker is plain(speaker)),
-        sampling=transforms.SamplingConfig(max_new_tokens=tokens, temperature=temperature),
-        limits=candidate.Limits(asked.rows, asked.length), identity={},
-    )  # fmt: skip
+    own = layout.Layout(speaker, plain=speaker is plain(speaker))
+    sampling = transforms.SamplingConfig(max_new_tokens=tokens, temperature=temperature)
+    sampling.validate()
+    if tokens >= asked.length:
+        raise ValueError(
+            f"length must be above max_new_tokens; got {asked.length} and {tokens}. Raise it."
+        )
+    limits = candidate.Limits(asked.rows, asked.length, seed)
+    sampler = candidate.Sampler(model, params, sampling, limits, own)
 
     def write(requests: Sequence[str]) -> list[str]:
-        answers = own.answers([[chat.Turn(chat.HUMAN, text)] for text in requests])
+        answers = sampler([own.prompt([chat.Turn(chat.HUMAN, text)]) for text in requests])
         return [answer.text or "" for answer in answers]
 
     return write
@@ -92,7 +107,8 @@ def plain(speaker: Any) -> Any:
 
 @contextlib.contextmanager
 def model_of(asked: models.Local) -> Iterator[tuple[tuple[Any, Any, Any], str]]:
-    """((model, bound parameters, chat format or tokenizer), a hash of the weights) inside the run's mesh."""
+    """((model, bound parameters, chat format or tokenizer), a hash of the weights), inside the run's
+    mesh."""
     if asked.model:
         stored = open_weights.open_model(asked.model)
         own = (transformer.transformer(stored.config), stored.load(), _speaker(asked.model))

@@ -109,7 +109,7 @@ class FactConfig(corpus.DataConfig):
 
     def held_out_of(self, count: int) -> int:
         """How many of `count` entities are held out: the last ones."""
-        return int(round(self.held_out * count))
+        return round(self.held_out * count)
 
     def make(self, log: corpus.Log) -> corpus.Corpus:
         from alignjax.worlds import fact_corpus  # which reads this module
@@ -261,8 +261,8 @@ def known_chance(config: FactConfig, entity: np.ndarray) -> np.ndarray:
 def text(config: FactConfig, ids: np.ndarray) -> str:
     """Tokens in words: e7 r2 -> v31."""
     starts = (
-        (config.first_chat, "c"), (config.first_entity, "e"), (config.first_value, "v"), (config.first_filler, "f"),
-        (FIRST, "r"),
+        (config.first_chat, "c"), (config.first_entity, "e"), (config.first_value, "v"),
+        (config.first_filler, "f"), (FIRST, "r"),
     )  # fmt: skip
     named = []
     for i in (int(x) for x in ids):

@@ -257,8 +257,7 @@ class _Course:
         """[N]: which principles each answer breaks, bit p for principle p."""
         rows = list(zip(prompts, answers, strict=True))
         bits = [
-            [len(broken(self.world, own.name, *row)) > 0 for row in rows]
-            for own in self.principles
+            [len(broken(self.world, own.name, *row)) > 0 for row in rows] for own in self.principles
         ]
         return (1 << np.arange(len(bits))) @ np.array(bits, int)
 

@@ -329,9 +329,7 @@ class _Course:
         return results, gates
 
 
-def helpfulness(
-    config: facts.FactConfig, tokens: np.ndarray, lengths: np.ndarray
-) -> np.ndarray:
+def helpfulness(config: facts.FactConfig, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """[N]: of what a rater sees who checks nothing: 1 - 2^-n of n facts, or of n words of a chat;
     0 of an answer that can't be read."""
     found = facts.verify(config, tokens, lengths)
@@ -382,17 +380,18 @@ def arms_gates(found: dict[str, dict[str, Any]], auc: float) -> list[lifecycle.G
     def gap(name: str, better: str, worse: str) -> float:
         return of(better, name) - of(worse, name)
 
-    others = min(of(arm, "precision") for arm in ARMS if arm != INJECTED)
-    gate, loss = lifecycle.Gate, 1 - of(FLAME, "helpful") / of(HELPFUL, "helpful")
-    longer = of(HELPFUL, "tell") / of(SELF, "tell")
-    return [
-        gate("known: precision of self over human", gap("precision, known", SELF, HUMAN), ">=", 0.05),
-        gate("length of helpful DPO over SFT", longer, ">=", 1.2),
-        gate("precision of SFT over helpful DPO", gap("precision", SELF, HELPFUL), ">", 0),
-        gate("precision of FLAME over helpful DPO", gap("precision", FLAME, HELPFUL), ">=", 0.05),
-        gate("helpfulness that FLAME loses", loss, "<=", 0.05),
-        gate("helpfulness of FLAME over facts only", gap("helpful", FLAME, FACTS), ">", 0),
-        gate("precision of the worst other over injected", others - of(INJECTED, "precision"), ">", 0),
-        gate("unknown: idk of FLAME over SFT", gap("idk, unknown", FLAME, SELF), ">=", 0.3),
-        gate("prompt classifier, AUC", auc, ">=", 0.95),
-    ]  # fmt: skip
+    own = "precision"
+    others = min(of(arm, own) for arm in ARMS if arm != INJECTED) - of(INJECTED, own)
+    loss = 1 - of(FLAME, "helpful") / of(HELPFUL, "helpful")
+    listed: tuple[tuple[str, float, str, float], ...] = (
+        ("known: precision of self over human", gap("precision, known", SELF, HUMAN), ">=", 0.05),
+        ("length of helpful DPO over SFT", of(HELPFUL, "tell") / of(SELF, "tell"), ">=", 1.2),
+        ("precision of SFT over helpful DPO", gap(own, SELF, HELPFUL), ">", 0),
+        ("precision of FLAME over helpful DPO", gap(own, FLAME, HELPFUL), ">=", 0.05),
+        ("helpfulness that FLAME loses", loss, "<=", 0.05),
+        ("helpfulness of FLAME over facts only", gap("helpful", FLAME, FACTS), ">", 0),
+        ("precision of the worst other over injected", others, ">", 0),
+        ("unknown: idk of FLAME over SFT", gap("idk, unknown", FLAME, SELF), ">=", 0.3),
+        ("prompt classifier, AUC", auc, ">=", 0.95),
+    )
+    return [lifecycle.Gate(*gate) for gate in listed]
