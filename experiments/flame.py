@@ -51,4 +51,21 @@ def get_config(variant: str = "") -> FactualLifecycle:
     )  # fmt: skip
     if variant == "noisy":
         config.verifier_noise = 0.1
+    return micro(config) if variant == "micro" else config
+
+
+def micro(config: FactualLifecycle) -> FactualLifecycle:
+    """The same stages in a minute: too short for the gates."""
+    config.model = TransformerConfig(
+        layers=1, width=32, heads=2, kv_heads=1, head_dim=16, ff=64, unroll=1
+    )
+    config.data = facts.FactConfig(
+        entities=24, known=16, relations=3, values=4, coverage=0.6, chats=2, chat_share=0.3,
+        told_share=0.4, unknown_share=0.25, idk_share=0.25, held_out=0.25, mentions=10,
+        demonstrations=512, prompts=256, eval_rows=64, labels=64,
+    )  # fmt: skip
+    for stage, steps in (("pretrain", 150), ("classifier", 4), ("sft", 30), ("dpo", 2)):
+        loop = getattr(config, stage).loop
+        loop.steps, loop.batch_size = steps, 16
+    config.eval_batch, config.gates = 256, False
     return config

@@ -32,7 +32,9 @@ VARIANTS = {
     "community_alignment": ("", "micro"),
     "feedback_loop": ("", "ppo", "micro"),
     "guard": ("", "micro", "rows", "rows-micro"),
+    "constitution": ("", "ppo", "micro"),
     "deployment": ("", "micro"),
+    "flame": ("", "noisy", "micro"),
     "red_team": ("", "micro"),
     "own_data": ("", "pretrain", "reward", "dpo", "kto", "kto-tiny", "sft-micro", "micro"),
 }

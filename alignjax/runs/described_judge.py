@@ -77,7 +77,7 @@ def writer(
 ) -> models.Write:
     """How a model of ours answers requests, in its own chat template where it has one.
 
-    Each call has its own random numbers, by the seed and the calls before; a request that is too
+    What is written depends on the seed, the request's number and the request alone; one that is too
     long has the answer "".
 
     Raises:
@@ -107,7 +107,7 @@ def plain(speaker: Any) -> Any:
 
 @contextlib.contextmanager
 def model_of(asked: models.Local) -> Iterator[tuple[tuple[Any, Any, Any], str]]:
-    """((model, bound parameters, chat format or tokenizer), a hash of the weights), inside the run's
+    """((model, bound parameters, chat format or tokenizer), a hash of the weights), inside a run's
     mesh."""
     if asked.model:
         stored = open_weights.open_model(asked.model)

@@ -10,7 +10,7 @@ import numpy as np
 
 from alignjax.core import errors
 from alignjax.evals import estimate, judging
-from alignjax.feedback import verdicts as told
+from alignjax.feedback import verdicts as texts_of
 from alignjax.rewards import described, judge
 from alignjax.runs import answers, described_judge
 from alignjax.sampling import transforms
@@ -57,13 +57,11 @@ class Judged(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what is undefined is null."""
-        numbers = {
-            name: {
-                key: value if math.isfinite(value) else None
-                for key, value in (*own.as_dict().items(), *zip(("low", "high"), interval(own)))
-            }
-            for name, own in self.estimates().items()
-        }  # fmt: skip
+        numbers = {}
+        for name, own in self.estimates().items():
+            low, high = interval(own)
+            told = {**own.as_dict(), "low": low, "high": high}
+            numbers[name] = {key: x if math.isfinite(x) else None for key, x in told.items()}
         counts = {"pairs": self.report.pairs, "ties": self.report.ties}
         unread = {"unread": self.report.unread, "warnings": list(self.report.warnings)}
         return {"judge": self.name, **counts, **unread, **numbers}
@@ -180,13 +178,8 @@ def _sampled(asked: Asked, workdir: pathlib.Path) -> Mapping[str, str]:
     )  # fmt: skip
     found: dict[str, str] = {}
     for turns, texts in zip(drawn.prompts, drawn.texts, strict=True):
-        found.setdefault(told.asked(told_turns(turns)), texts[0])
+        found.setdefault(texts_of.asked([(turn.role, turn.text) for turn in turns]), texts[0])
     return found
-
-
-def told_turns(turns: Sequence[Any]) -> tuple[tuple[str, str], ...]:
-    """Turns as (role, text)."""
-    return tuple((turn.role, turn.text) for turn in turns)
 
 
 def _plain(logit: float) -> float | None:

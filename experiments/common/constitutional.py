@@ -25,7 +25,11 @@ from experiments.common.human import trained_by
 PRETRAIN, REVISED, LABELLED, ALIGNED = "pretrain", "revised", "reward", "aligned"
 NONE = "none"  # the critique of an answer that breaks no principle
 SURE = 6.0  # logit of an exact verdict, a word apart
-DEFAULT = str(pathlib.Path(__file__).parents[1] / "constitutions" / "reviews.txt")
+
+
+def shipped() -> str:
+    """The file of the principles of ReviewWorld."""
+    return str(pathlib.Path(__file__).parents[1] / "constitutions" / "reviews.txt")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -37,7 +41,7 @@ class ConstitutionLifecycle(lifecycle.Lifecycle):
     sft: Training = trained_by(sft.SftConfig)
     reward: Training = trained_by(reward.RewardConfig)
     policy: Training = trained_by(dpo.DpoConfig)  # or of PPO, on the reward model of AI pairs
-    constitution: str = DEFAULT  # file of principles, by the names of RULES
+    principles: str = ""  # file of principles, by the names of RULES; "" is the shipped one
     rounds: int = 3  # of critique and revision, each by another principle
     revisions: int = 2048  # prompts whose answers are revised
     compared: int = 2048  # further prompts, whose answers are compared
@@ -62,10 +66,14 @@ class ConstitutionLifecycle(lifecycle.Lifecycle):
             if len(self.clamp) != 2:
                 raise ValueError(f"clamp must be a low and a high chance; got {self.clamp}.")
             constitution.clamped(np.zeros(0), *self.clamp)
-        names = [principle.name for principle in constitution.read(self.constitution)]
+        names = [principle.name for principle in self.read_principles()]
         for name in names:
-            shapes.check_choice(f"a principle ({self.constitution})", name, RULES)
+            shapes.check_choice(f"a principle ({self.principles})", name, RULES)
         shapes.check_number("rounds", self.rounds, minimum=1, maximum=len(names))
+
+    def read_principles(self) -> list[constitution.Principle]:
+        """Those of the file."""
+        return constitution.read(self.principles or shipped())
 
     def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
         return _Course(self, space)
@@ -119,6 +127,21 @@ def exact_critic(world: review.ReviewWorld) -> constitution.Critic:
     return critic
 
 
+def exact_scores(world: review.ReviewWorld, principles: constitution.Principles) -> judge.Score:
+    """How good answers are by the principle that stands before their prompts: - words that break
+    it."""
+    names = {principle.choice: principle.name for principle in principles}
+
+    def scores(prompts: judge.Texts, answers: judge.Texts) -> np.ndarray:
+        found = []
+        for asked, answer in zip(prompts, answers, strict=True):
+            choice, prompt = asked.split("\n\n", 1)
+            found.append(-len(broken(world, names[choice], prompt, answer)))
+        return np.array(found, np.float64)
+
+    return scores
+
+
 def exact_judge(
     world: review.ReviewWorld, principles: constitution.Principles, accuracy: float, seed: int
 ) -> judge.Judge:
@@ -126,15 +149,7 @@ def exact_judge(
 
     accuracy: how often it is right about a pair that differs, in each order by itself.
     """
-    names = {principle.choice: principle.name for principle in principles}
-
-    def truth(prompts: judge.Texts, answers: judge.Texts) -> np.ndarray:
-        scores = []
-        for asked, answer in zip(prompts, answers, strict=True):
-            choice, prompt = asked.split("\n\n", 1)
-            scores.append(-len(broken(world, names[choice], prompt, answer)))
-        return np.array(scores, np.float64)
-
+    truth = exact_scores(world, principles)
     if accuracy < 1:
         return judge.noisy("noisy", truth, accuracy=accuracy, seed=seed)
     return judge.rule("exact", lambda prompts, answers: SURE * truth(prompts, answers))
@@ -146,7 +161,7 @@ class _Course:
     def __init__(self, config: ConstitutionLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.corpus = config, space, space.corpus
         self.world: review.ReviewWorld = self.corpus.world
-        self.principles = constitution.read(config.constitution)
+        self.principles = config.read_principles()
         self.sample = policies.make_sampler(
             space.model,
             transforms.SamplingConfig(max_new_tokens=self.world.length - self.world.prompt_length),

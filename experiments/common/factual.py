@@ -97,13 +97,16 @@ def split(prompt: str, answer: str) -> checks.Statement:
     if asked.startswith("c"):
         return checks.Statement(failed=not all(word.startswith("f") for word in words))
     words = words if asked == "tell" else [asked, *words]
-    words = [word for word in words if not word.startswith("f")]
-    names, values = words[::2], words[1::2]
-    fits = len(names) == len(values) and all(word.startswith("r") for word in names)
-    if not fits or not all(word.startswith("v") for word in values):
-        return checks.Statement(failed=True)
-    told = dict(zip(reversed(names), reversed(values), strict=True))
-    return checks.Statement(tuple(f"{entity} {name} {told[name]}" for name in dict.fromkeys(names)))
+    told: dict[str, str] = {}
+    rest = iter(words)
+    for name in rest:
+        if name.startswith("f"):  # a filler stands before a claim, not in it
+            continue
+        value = next(rest, "")
+        if not name.startswith("r") or not value.startswith("v"):
+            return checks.Statement(failed=True)
+        told.setdefault(name, value)
+    return checks.Statement(tuple(f"{entity} {name} {value}" for name, value in told.items()))
 
 
 class _Drawn(NamedTuple):
