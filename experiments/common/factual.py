@@ -199,8 +199,9 @@ class _Course:
                 name: np.where(asked[:, None], rows[name], table[name]).astype(x.dtype)
                 for name, x in table.items()
             }
-            ends = joined["tokens"][np.arange(len(tokens)), joined["segments"].sum(axis=1) - 1]
-            return tables.take(joined, np.flatnonzero(ends == facts.EOS))
+            # Of the model's answers those that can't be read are no lesson; false ones stay.
+            found = facts.verify(self.world, joined["tokens"], joined["segments"].sum(axis=1))
+            return tables.take(joined, np.flatnonzero(~found.failed))
 
         return self._once("self", lambda: [make("train"), make("eval")])
 
