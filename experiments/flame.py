@@ -38,13 +38,13 @@ def get_config(variant: str = "") -> FactualLifecycle:
         ),
         sft=Training(
             algorithm=SftConfig(),
-            optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=200, batch_size=64),
+            optim=OptimConfig(learning_rate=3e-4),
+            loop=LoopConfig(steps=120, batch_size=64),
         ),
         dpo=Training(
             algorithm=DpoConfig(beta=0.1),
-            optim=OptimConfig(learning_rate=3e-4),
-            loop=LoopConfig(steps=200, batch_size=64),
+            optim=OptimConfig(learning_rate=1e-4),
+            loop=LoopConfig(steps=120, batch_size=64),
         ),
         fact_weight=3.0,
         tolerance=0.9,

@@ -83,16 +83,33 @@ def documents(
     """Rows of all documents, in random order; eval has `eval_rows` of them.
 
     Each covered fact stands alone in half of its mentions, rounded up, and in a list of all covered
-    ones of its entity in the others.
+    ones of its entity in the others. Beside those stand chats and questions that are answered by
+    idk, as large a share as of demonstrations, so that a model has read both before it is tuned.
     """
     alone, told = (config.mentions + 1) // 2, facts.covered(config)
     entity, relation = np.nonzero(told)
     lists = np.repeat(np.arange(config.known), config.mentions - alone)
     every = np.concatenate([np.repeat(entity, alone), lists])
     kinds = np.concatenate([np.repeat(relation, alone), np.full(len(lists), ALL)])
+    facts_told = len(every)
+    if config.idk_share:
+        more = rng.integers(0, facts_told, _beside(facts_told, config.idk_share))
+        every, kinds = np.append(every, every[more]), np.append(kinds, kinds[more])
+    silent = np.arange(len(every)) >= facts_told
+    if config.chat_share:
+        count = _beside(len(every), config.chat_share)
+        every = np.append(every, rng.integers(0, config.known, count))
+        kinds = np.append(kinds, ALL - 1 - rng.integers(0, config.chats, count))
+        silent = np.append(silent, np.zeros(count, bool))
     order = rng.permutation(len(every))
     order = order[: config.eval_rows] if split == "eval" else order
-    return answered(config, rng, Questions(every[order], kinds[order]), told)
+    rows = answered(config, rng, Questions(every[order], kinds[order]), told)
+    return silenced(*rows, silent[order]) if config.idk_share else rows
+
+
+def _beside(count: int, share: float) -> int:
+    """How many rows beside `count` others are a share of all."""
+    return round(count * share / (1 - share))
 
 
 def make_corpus(config: facts.FactConfig) -> corpus.Corpus:

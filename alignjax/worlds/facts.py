@@ -42,8 +42,8 @@ class FactConfig(corpus.DataConfig):
     eval_rows: int = 512
     coverage: float = 1.0  # chance that documents tell a known entity's fact; the first they do
     chats: int = 0  # kinds of prompts that need no facts
-    chat_share: float = 0.0  # of demonstrations and prompts
-    idk_share: float = 0.0  # of demonstrations whose writer says idk, whatever is asked
+    chat_share: float = 0.0  # of documents, demonstrations and prompts
+    idk_share: float = 0.0  # of documents and demonstrations about facts, whose writer says idk
     held_out: float = 0.0  # share of entities that only prompts of the eval split are about
     labels: int = 512  # prompts that are labelled whether they need facts
     label_noise: float = 0.0  # share of those with the wrong label
@@ -59,9 +59,11 @@ class FactConfig(corpus.DataConfig):
         shapes.check_number("data.known", self.known, minimum=1, maximum=self.entities)
         shapes.check_number("data.labels", self.labels, minimum=2)
         shapes.check_number("data.chats", self.chats, minimum=0)
-        shares = ("unknown_share", "told_share", "coverage", "chat_share", "idk_share")
+        shares = ("unknown_share", "told_share", "coverage")
         for name in (*shares, "held_out", "label_noise"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
+        for name in ("chat_share", "idk_share"):
+            shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, below=1)
         if self.chat_share and not self.chats:
             raise ValueError(
                 f"data.chat_share must be 0 without chats; got {self.chat_share} (data). Raise "

@@ -187,13 +187,13 @@ class _Course:
     # --- what is learned from -------------------------------------------------------------
 
     def _demonstrations(self) -> pathlib.Path:
-        """People's answers where no facts are needed or they say idk, else the model's own."""
+        """People's answers where no facts are needed, else the pretrained model's own."""
 
         def make(split: str) -> tables.Table:
             table = self.corpus.read("demonstrations", split)
             tokens = table["tokens"]
             own = self._draw("pretrain", tokens[:, :2], 1, f"self/{split}")
-            asked = (self._needs_facts(tokens[:, :2]) > 0) & (tokens[:, 2] != facts.IDK)
+            asked = self._needs_facts(tokens[:, :2]) > 0
             rows = review_corpus.rows(own.tokens[:, 0], own.lengths[:, 0], start=2)
             joined = {
                 name: np.where(asked[:, None], rows[name], table[name]).astype(x.dtype)

@@ -162,13 +162,16 @@ def test_documents_tell_covered_facts_equally_often_and_no_other():
     assert not told[30:].any()
     assert told[:30, 1:].mean() == pytest.approx(0.5, abs=4 * (0.25 / 60) ** 0.5)
     heard = np.zeros((40, 3), int)
-    for row in WIDER.read("documents", "train")["tokens"]:
+    rows = WIDER.read("documents", "train")["tokens"]
+    chat, silent = rows[:, 1] >= WIDE.first_chat, rows[:, 2] == facts.IDK
+    assert chat.mean() == pytest.approx(0.3, abs=0.01)
+    assert silent[~chat].mean() == pytest.approx(0.25, abs=0.01)
+    for row in rows[~chat & ~silent]:
         entity, asked = row[0] - WIDE.first_entity, row[1] - facts.FIRST
-        names = [asked] if row[1] != facts.TELL else [
-            token - facts.FIRST for token in row[2:] if 0 <= token - facts.FIRST < 3
-        ]  # fmt: skip
-        heard[entity, names] += 1
+        told_here = row[2:] - facts.FIRST if row[1] == facts.TELL else np.array([asked])
+        heard[entity, told_here[(told_here >= 0) & (told_here < 3)]] += 1
     np.testing.assert_array_equal(heard, np.where(told, 4, 0))
+    assert set(rows[:, 0] - WIDE.first_entity) == set(range(30))  # unknown ones in none
 
 
 def test_only_prompts_of_the_eval_split_are_about_entities_held_out():
