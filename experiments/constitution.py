@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConstitutionLifecycle:
             loop=LoopConfig(steps=60, batch_size=32),
         ),
         policy=Training(
-            algorithm=DpoConfig(beta=0.1),
+            algorithm=DpoConfig(beta=0.3),
             optim=OptimConfig(learning_rate=5e-4),
             loop=LoopConfig(steps=60, batch_size=32),
         ),
