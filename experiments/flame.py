@@ -22,14 +22,14 @@ def get_config(variant: str = "") -> FactualLifecycle:
     config = FactualLifecycle(
         model=TransformerConfig(width=64, heads=4, kv_heads=2, head_dim=16, ff=128, unroll=2),
         data=facts.FactConfig(
-            entities=192, known=160, values=16, coverage=0.6, chats=4, chat_share=0.3,
-            told_share=0.4, unknown_share=0.25, idk_share=0.25, held_out=0.25, label_noise=0.05,
-            demonstrations=4096, prompts=4096, eval_rows=2048,
+            entities=120, known=96, values=16, coverage=0.6, chats=4, chat_share=0.3,
+            told_share=0.4, unknown_share=0.25, idk_share=0.2, held_out=0.25, label_noise=0.05,
+            demonstrations=3072, prompts=3072, eval_rows=1024,
         ),
         pretrain=Training(
             algorithm=PretrainConfig(),
             optim=OptimConfig(learning_rate=5e-3),
-            loop=LoopConfig(steps=1000, batch_size=64),
+            loop=LoopConfig(steps=1500, batch_size=64),
         ),
         classifier=Training(
             algorithm=GuardConfig(categories=facts.LABEL),
@@ -39,12 +39,12 @@ def get_config(variant: str = "") -> FactualLifecycle:
         sft=Training(
             algorithm=SftConfig(),
             optim=OptimConfig(learning_rate=3e-4),
-            loop=LoopConfig(steps=120, batch_size=64),
+            loop=LoopConfig(steps=100, batch_size=64),
         ),
         dpo=Training(
             algorithm=DpoConfig(beta=0.1),
-            optim=OptimConfig(learning_rate=1e-4),
-            loop=LoopConfig(steps=120, batch_size=64),
+            optim=OptimConfig(learning_rate=3e-4),
+            loop=LoopConfig(steps=150, batch_size=64),
         ),
         fact_weight=3.0,
         tolerance=0.9,
@@ -61,7 +61,7 @@ def micro(config: FactualLifecycle) -> FactualLifecycle:
     )
     config.data = facts.FactConfig(
         entities=24, known=16, relations=3, values=4, coverage=0.6, chats=2, chat_share=0.3,
-        told_share=0.4, unknown_share=0.25, idk_share=0.25, held_out=0.25, mentions=10,
+        told_share=0.4, unknown_share=0.25, idk_share=0.2, held_out=0.25, mentions=10,
         demonstrations=512, prompts=256, eval_rows=64, labels=64,
     )  # fmt: skip
     for stage, steps in (("pretrain", 150), ("classifier", 4), ("sft", 30), ("dpo", 2)):
