@@ -95,20 +95,20 @@ def _judged(parsed: flags.Parsed) -> None:
     shapes.check_number("--limit", options["limit"], minimum=0)
     if options["coordinator"] or options["processes"]:
         raise ValueError("--judge must run in one process; got several (evaluate).")
-    sampling = transforms.SamplingConfig(
-        max_new_tokens=options["max_new_tokens"], temperature=options["temperature"]
-    )
-    sampling.validate()
-    asked = judged_answers.Asked(
-        workdir=common.run_folder(parsed), against=pathlib.Path(options["against"] or "."),
-        judge=options["judge"], sampling=sampling,
-        **{name: options[name] for name in ("seed", "limit", "rows", "best", "definitions")},
-    )  # fmt: skip
     if not options["against"]:
         raise ValueError(
             "--against must name a run, or a file of prompts and answers, with --judge; got '' "
             "(evaluate). Say whom the answers are compared with."
         )
+    sampling = transforms.SamplingConfig(
+        max_new_tokens=options["max_new_tokens"], temperature=options["temperature"]
+    )
+    sampling.validate()
+    asked = judged_answers.Asked(
+        workdir=common.run_folder(parsed), against=pathlib.Path(options["against"]),
+        judge=options["judge"], sampling=sampling,
+        **{name: options[name] for name in ("seed", "limit", "rows", "best", "definitions")},
+    )  # fmt: skip
     found = judged_answers.judged(asked, out_folder(options), common.log)
     print(json.dumps(found.as_dict()) if options["json"] else "\n".join(found.lines()))
     judged_answers.check_unread(found)

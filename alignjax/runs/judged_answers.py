@@ -94,10 +94,10 @@ def judged(asked: Asked, folder: pathlib.Path, log: Callable[[str], None]) -> Ju
         prompt, or the judge is not to be opened.
     """
     settings = described.read(asked.judge)
-    other = read(asked.against) if asked.against.is_file() else None
+    written = read(asked.against) if asked.against.is_file() else None
     own = _sampled(asked, asked.workdir)
     log(f"answers: {len(own)} of {asked.workdir}")
-    other = _sampled(asked, asked.against) if other is None else other
+    other = _sampled(asked, asked.against) if written is None else written
     lacks = [prompt for prompt in own if prompt not in other]
     if lacks:
         raise ValueError(
