@@ -1,9 +1,9 @@
 """A constitution in ReviewWorld: critique, revision, SFT, AI pairs, DPO, beside the exact effect.
 
 Paper: Bai et al. 2022 (Constitutional AI), sections 3.1 and 4.1; Lee et al. 2023 (RLAIF).
-Shows: principles of a text file, by which the pretrained policy's answers are criticised and written
-anew, and pairs of the next policy's answers are labelled in both orders. How many revised answers
-still break a principle is known exactly; true reward is measured beside it.
+Shows: principles of a text file, by which the pretrained policy's answers are criticised and
+written anew, and pairs of the next policy's answers are labelled in both orders. How many revised
+answers still break a principle is known exactly; true reward is measured beside it.
 Measured, seeds 0, 1, 2 of world and run (mean and standard deviation): MEASURED
 Variants: ppo (on a reward model of the AI pairs); micro (for tests).
 Hardware: 2 CPU cores, 2 CPU minutes. A 12k-parameter model.
@@ -39,8 +39,8 @@ def get_config(variant: str = "") -> ConstitutionLifecycle:
         ),
         sft=Training(
             algorithm=SftConfig(),
-            optim=OptimConfig(learning_rate=1e-3),
-            loop=LoopConfig(steps=150, batch_size=64),
+            optim=OptimConfig(learning_rate=2e-3),
+            loop=LoopConfig(steps=300, batch_size=64),
         ),
         reward=Training(
             algorithm=RewardConfig(),

@@ -280,7 +280,7 @@ class _Course:
         """How many revised answers break a principle, beside the exact share."""
         own = estimate.mean((after > 0).astype(float))
         exact = float(1 - expected[0])
-        error = (exact * (1 - exact) / len(after)) ** 0.5
+        error = max((exact * (1 - exact) / len(after)) ** 0.5, 1 / len(after))
         return {**own.as_dict(), "expected": exact, "off, se": abs(own.value - exact) / error}
 
     def _labelled(self) -> pathlib.Path:
