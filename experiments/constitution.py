@@ -49,9 +49,10 @@ def get_config(variant: str = "") -> ConstitutionLifecycle:
         ),
         policy=Training(
             algorithm=DpoConfig(beta=0.3),
-            optim=OptimConfig(learning_rate=5e-4),
-            loop=LoopConfig(steps=60, batch_size=32),
+            optim=OptimConfig(learning_rate=2e-4),
+            loop=LoopConfig(steps=60, batch_size=64),
         ),
+        compared=6144,
     )
     if variant == "ppo":
         config.policy = Training(
