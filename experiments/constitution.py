@@ -4,9 +4,11 @@ Paper: Bai et al. 2022 (Constitutional AI), sections 3.1 and 4.1; Lee et al. 202
 Shows: principles of a text file, by which the pretrained policy's answers are criticised and
 written anew, and pairs of the next policy's answers are labelled in both orders. How many revised
 answers still break a principle is known exactly; true reward is measured beside it.
-Measured, seeds 0, 1, 2 of world and run (mean and standard deviation): MEASURED
+Measured, seeds 0, 1, 2 of world and run (mean and standard deviation): of the pretrained policy's
+answers .111 ± .003 break a principle, after SFT on revisions .033 ± .002, after DPO .013 ± .001; true
+reward -.49, -.26, -.12. DPO also shortens answers, 7.8 to 4.7 tokens: a short one breaks less.
 Variants: ppo (on a reward model of the AI pairs); micro (for tests).
-Hardware: 2 CPU cores, 2 CPU minutes. A 12k-parameter model.
+Hardware: 2 CPU cores, 3 CPU minutes where others worked too. Width 32, 2 layers.
 Command: alignjax run --config=experiments/constitution.py --workdir=runs/constitution
 Another world: --config.data.world.seed=1 --config.seed=1
 Other principles: --config.principles=FILE.txt; a judge that errs: --config.accuracy=0.8
