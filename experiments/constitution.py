@@ -5,8 +5,8 @@ Shows: principles of a text file, by which the pretrained policy's answers are c
 written anew, and pairs of the next policy's answers are labelled in both orders. How many revised
 answers still break a principle is known exactly; true reward is measured beside it.
 Measured, seeds 0, 1, 2 of world and run (mean and standard deviation): of the pretrained policy's
-answers .111 ± .003 break a principle, after SFT on revisions .033 ± .002, after DPO .013 ± .001; true
-reward -.49, -.26, -.12. DPO also shortens answers, 7.8 to 4.7 tokens: a short one breaks less.
+answers .111 ± .003 break a principle, after SFT on revisions .033 ± .002, after DPO .013 ± .001;
+true reward -.49, -.26, -.12. DPO also shortens answers, 7.8 to 4.7 tokens: a short one breaks less.
 Variants: ppo (on a reward model of the AI pairs); micro (for tests).
 Hardware: 2 CPU cores, 3 CPU minutes where others worked too. Width 32, 2 layers.
 Command: alignjax run --config=experiments/constitution.py --workdir=runs/constitution

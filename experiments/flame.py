@@ -2,11 +2,11 @@
 
 Paper: Lin et al. 2024 (FLAME, arXiv 2405.01525).
 Shows: people's answers, true but of facts that the model never read, teach it to invent; its own
-answers in their place do not. Helpful DPO lowers precision; pairs by helpfulness and by facts in one
-batch, by weight, are FLAME's; true answers injected over the model's own are by far the worst.
-Measured, seed 0, about entities held out of fine-tuning, precision: SFT on people's .52, on own .64;
-helpful DPO .57, FLAME .55, facts only .51, injected .28. FLAME answers longer and more helpfully
-(.67 against .55) at helpful DPO's precision; that it is more precise is not reached at this size.
+answers in their place do not. Helpful DPO lowers precision; FLAME's are pairs by helpfulness and by
+facts in one batch, by weight; true answers injected over the model's own are by far the worst.
+Measured, seed 0, about entities held out of fine-tuning, precision: SFT on people's .52, on own
+.64; helpful DPO .57, FLAME .55, facts only .51, injected .28. FLAME is more helpful (.67 against
+.55) at helpful DPO's precision; that it is more precise is not reached at this size.
 Variants: noisy (a verifier that errs in 10%; not measured); micro (for tests).
 Hardware: 2 CPU cores, 5 CPU minutes where others worked too. Width 64, 2 layers.
 Command: alignjax run --config=experiments/flame.py --workdir=runs/flame
