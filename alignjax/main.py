@@ -29,6 +29,7 @@ COMMANDS = {
     "collect": "answers to be judged: sampled from runs, or from a file",
     "annotate": "a page in the browser on which people judge answers",
     "judge": "answers judged by a model, an address, a rubric or a rule, in both orders",
+    "revise": "a model's answers, criticised and rewritten by the principles of a constitution",
     "agreement": "what raters agree on, how often each errs, which model wins",
     "attack": "red teaming of one's own model: how often attacks succeed, at what cost",
     "harvest": "judgements as files of training rows",

@@ -95,6 +95,7 @@ EXTRAS = {
     "psycopg": (),
     "langdetect": ("text/languages.py",),
     "lm_eval": ("evals/harness.py",),
+    "bm25s": ("data/retrieval.py",),
 }
 
 

@@ -32,8 +32,10 @@ VARIANTS = {
     "community_alignment": ("", "micro"),
     "feedback_loop": ("", "ppo", "micro"),
     "guard": ("", "micro", "rows", "rows-micro"),
+    "constitution": ("", "ppo", "micro"),
     "deployment": ("", "micro"),
     "prm_chain": ("", "micro"),
+    "flame": ("", "noisy", "micro"),
     "red_team": ("", "micro"),
     "own_data": ("", "pretrain", "reward", "dpo", "kto", "kto-tiny", "sft-micro", "micro"),
 }

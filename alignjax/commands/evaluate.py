@@ -1,4 +1,4 @@
-"""alignjax evaluate: a trained run on its eval split, or a run or open weights on suites."""
+"""alignjax evaluate: a trained run on its eval split, its answers by a judge, or suites."""
 
 import contextlib
 import json
@@ -26,21 +26,30 @@ OPTIONS = (
     flags.Option("template", str, "", "with --model: layout of chats; none is plain text"),
     flags.Option("pad", str, "", "with --model: token to pad with, where it names none"),
     flags.Option("system", str, "", "with --suite: the system prompt"),
-    flags.Option("limit", int, 0, "with --suite: so many rows, drawn with a fixed seed; 0 is all"),
+    flags.Option(
+        "limit",
+        int,
+        0,
+        "with --suite or --judge: so many rows, of suites by a fixed seed; 0 is all",
+    ),
     flags.Option("length", int, 2048, "with --suite: tokens of a prompt with its answer at most"),
-    flags.Option("max_new_tokens", int, 512, "with --suite: limit of an answer"),
-    flags.Option("temperature", float, 0.0, "with --suite: of answers; 0 is greedy"),
+    flags.Option("max_new_tokens", int, 512, "with --suite or --judge: limit of an answer"),
+    flags.Option("temperature", float, 0.0, "with --suite or --judge: of answers; 0 is greedy"),
     flags.Option("generate", bool, False, "with --suite=bbq: answers are written and read"),
-    flags.Option("judge", str, "", "with --suite: JSON file that describes the judge"),
-    flags.Option("against", str, "", "with --suite=mt_bench: result whose answers are compared"),
-    flags.Option("out", str, "", "with --suite: folder of results; WORKDIR/evaluations for a run"),
+    flags.Option("judge", str, "", "JSON file that describes a judge: docs/judgements.md"),
+    flags.Option(
+        "against",
+        str,
+        "",
+        "with --judge: a run, or JSONL of prompt and answer, to win against; "
+        "with --suite=mt_bench: result whose answers are compared",
+    ),
+    flags.Option("out", str, "", "folder of results; WORKDIR/evaluations for a run"),
     common.DEBUG,
 )
 NEEDS_CONFIG = False
-SUITE_OPTIONS = (
-    "data", "model", "template", "pad", "system", "limit", "length", "max_new_tokens",
-    "temperature", "generate", "judge", "against", "out",
-)  # fmt: skip
+JUDGE_OPTIONS = ("limit", "max_new_tokens", "temperature", "judge", "against", "out")
+SUITE_OPTIONS = ("data", "model", "template", "pad", "system", "length", "generate")
 
 
 def main(parsed: flags.Parsed) -> None:
@@ -50,9 +59,16 @@ def main(parsed: flags.Parsed) -> None:
         _suites(options)
         return
     defaults = {option.name: option.default for option in OPTIONS}
-    wrong = [name for name in SUITE_OPTIONS if options[name] != defaults[name]]
+    only = SUITE_OPTIONS if options["judge"] else (*SUITE_OPTIONS, *JUDGE_OPTIONS)
+    wrong = [name for name in only if options[name] != defaults[name]]
     if wrong:
-        raise ValueError(f"--{wrong[0]} must come with --suite; got it alone (evaluate). Name one.")
+        beside = " or --judge" if wrong[0] in JUDGE_OPTIONS else ""
+        raise ValueError(
+            f"--{wrong[0]} must come with --suite{beside}; got it alone (evaluate). Name one."
+        )
+    if options["judge"]:
+        _judged(parsed)
+        return
     common.join(parsed)
     numbers = evaluation.evaluate(
         common.run_folder(parsed),
@@ -68,6 +84,34 @@ def main(parsed: flags.Parsed) -> None:
         return
     for name, value in numbers.items():
         common.tell(f"{name}: {value.value:.4f} ± {value.se:.4f} (n = {value.n})")
+
+
+def _judged(parsed: flags.Parsed) -> None:
+    """Prints how often a run's answers win against others; what was said is in files."""
+    from alignjax.runs import judged_answers
+    from alignjax.sampling import transforms
+
+    options = parsed.options
+    shapes.check_number("--limit", options["limit"], minimum=0)
+    if options["coordinator"] or options["processes"]:
+        raise ValueError("--judge must run in one process; got several (evaluate).")
+    if not options["against"]:
+        raise ValueError(
+            "--against must name a run, or a file of prompts and answers, with --judge; got '' "
+            "(evaluate). Say whom the answers are compared with."
+        )
+    sampling = transforms.SamplingConfig(
+        max_new_tokens=options["max_new_tokens"], temperature=options["temperature"]
+    )
+    sampling.validate()
+    asked = judged_answers.Asked(
+        workdir=common.run_folder(parsed), against=pathlib.Path(options["against"]),
+        judge=options["judge"], sampling=sampling,
+        **{name: options[name] for name in ("seed", "limit", "rows", "best", "definitions")},
+    )  # fmt: skip
+    found = judged_answers.judged(asked, out_folder(options), common.log)
+    print(json.dumps(found.as_dict()) if options["json"] else "\n".join(found.lines()))
+    judged_answers.check_unread(found)
 
 
 def _suites(options: Mapping[str, Any]) -> None:

@@ -11,16 +11,9 @@ import numpy as np
 
 from alignjax.core import shapes
 from alignjax.evals import estimate
+from alignjax.rewards import facts as checks
 
-
-class Claims(NamedTuple):
-    """What N answers claim. supported, facts: [N] counts, of claims that are true and of all.
-    abstained, failed: [N] bool; both have no facts."""
-
-    supported: np.ndarray
-    facts: np.ndarray
-    abstained: np.ndarray
-    failed: np.ndarray
+Claims = checks.Claims
 
 
 class Factuality(NamedTuple):

@@ -1,161 +1,184 @@
 """Judges as objects of JSON describe them: which model, template, rubric or rule, and a hash of it.
 
-{"kind": "local" | "remote" | "rubric" | "rule", "name": ..., and the settings of the kind}. A
-setting that a kind does not have is refused by name, before anything is asked.
+{"kind": "local", "remote", "rubric", "generative", "constitution", "facts" or "rule", "name": ...,
+and the settings of the kind}. A setting that a kind does not have is refused by name, before
+anything is asked.
 """
 
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from alignjax.core import shapes, values
-from alignjax.rewards import functions, judge, option_judge, remote_judge
+from alignjax.data import retrieval
+from alignjax.rewards import constitution, facts, functions, generative_judge, judge
+from alignjax.rewards import judge_settings as models
 
-LOCAL, REMOTE, RUBRIC, RULE = "local", "remote", "rubric", "rule"
+LOCAL, REMOTE, RUBRIC, RULE = models.LOCAL, models.REMOTE, "rubric", "rule"
+GENERATIVE, CONSTITUTION, FACTS = "generative", "constitution", "facts"
 QUESTION = (
     "A request and an answer to it.\n\nRequest: {prompt}\n\nAnswer: {answer}\n\nQuestion: "
     "{question} Say yes or no.\n\nThe answer to the question is "
 )
-PAIR_FIELDS, QUESTION_FIELDS = ("prompt", "first", "second"), ("prompt", "answer", "question")
+VERIFY = (
+    "Passages:\n\n{prompt}\n\nStatement: {answer}\n\n{question} Say yes or no, by the passages "
+    "alone.\n\nThe answer is "
+)
+SILENT = ("I don't know", "I do not know", "I'm not sure", "I am not sure")
+Settings = models.Settings
+check_template, check_options, two = models.check_template, models.check_options, models.two
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What every judge has. name: it stands in the database, with the start of the hash."""
+class Asking(Settings):
+    """A judge that asks a model. asks: an object of kind local or remote."""
 
-    kind: str = ""
-    name: str = "judge"
+    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def validate(self, where: str) -> None:
-        """Raises ValueError where a setting breaks a rule."""
-        if not self.name.strip() or len(self.name) > 100 or not self.name.isprintable():
-            raise ValueError(
-                f"name must be 1 to 100 printable characters; got {self.name!r:.60} ({where})."
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
-
-    # Settings on which no verdict depends.
-    FREE: ClassVar[tuple[str, ...]] = ("name",)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked(Settings):
-    """A judge that reads a template and answers with one of two options."""
-
-    template: str = option_judge.PAIR
-    options: tuple[str, ...] = ("1", "2")
+    # Settings of the model that are the judge's own.
+    OWN: ClassVar[tuple[str, ...]] = ("template", "options")
 
     def validate(self, where: str) -> None:
         super().validate(where)
-        check_template("template", self.template, PAIR_FIELDS, where)
-        check_options(self.options, where)
+        for name in self.OWN:
+            if name in self.asks:
+                raise ValueError(
+                    f"asks must leave {name} to the judge; got one ({where}). Move it beside asks."
+                )
+        self.asked(where)
+
+    def content(self) -> str:
+        """A hash of the file that it reads; "" for one that reads none."""
+        return ""
+
+    def asked(self, where: str = "judge") -> models.Local | models.Remote:
+        """Who answers."""
+        return models.model_of_fields(self.asks, f"asks of {where}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Local(Asked):
-    """A language model of ours: a run's policy, or open weights with their tokenizer.
-
-    rows, length: of a batch, in tokens; a prompt that is longer can't be read.
-    """
-
-    workdir: str = ""
-    best: bool = False
-    model: str = ""
-    rows: int = 8
-    length: int = 1024
-
-    # The weights count, not where they lie.
-    FREE: ClassVar[tuple[str, ...]] = ("name", "rows", "workdir", "model")
-
-    def validate(self, where: str) -> None:
-        super().validate(where)
-        if bool(self.workdir) == bool(self.model):
-            raise ValueError(
-                f"workdir or model must be given, and not both ({where}). Name a run's folder, or "
-                "one of open weights."
-            )
-        if self.workdir and not pathlib.Path(self.workdir).is_dir():
-            raise ValueError(
-                f"workdir must be the folder of a run; got {self.workdir!r} ({where})."
-            )
-        if self.model and not pathlib.Path(self.model).exists():
-            raise ValueError(f"model must be there; got {self.model!r} ({where}).")
-        if self.best and self.model:
-            raise ValueError(f"best must come with workdir; got model ({where}). Drop one.")
-        shapes.check_number(f"rows ({where})", self.rows, minimum=1)
-        shapes.check_number(f"length ({where})", self.length, minimum=2)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Remote(Asked):
-    """A model behind an OpenAI-compatible address, up to /v1.
-
-    key: name of the environment variable with the address's key; "" sends none.
-    """
-
-    address: str = ""
-    model: str = ""
-    key: str = ""
-    timeout_s: float = 60.0  # for a request
-    retries: int = 3
-    seed: int = 0
-
-    FREE: ClassVar[tuple[str, ...]] = ("name", "key", "timeout_s", "retries")
-
-    def validate(self, where: str) -> None:
-        super().validate(where)
-        remote_judge.check_address(self.address)
-        if not self.model:
-            raise ValueError(f"model must be a name that the address knows; got '' ({where}).")
-        if self.key and not os.environ.get(self.key):
-            raise ValueError(
-                f"key must name an environment variable that is set; got {self.key!r} ({where})."
-            )
-        shapes.check_number(f"timeout_s ({where})", self.timeout_s, above=0)
-        shapes.check_number(f"retries ({where})", self.retries, minimum=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rubric(Settings):
-    """Weighted questions, answered yes or no. items: {question: weight}. asks: who answers, as an
-    object of kind local or remote without a template and options."""
+class Rubric(Asking):
+    """Weighted questions, answered yes or no. items: {question: weight}."""
 
     items: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     template: str = QUESTION
     options: tuple[str, ...] = ("yes", "no")
 
     def validate(self, where: str) -> None:
-        super().validate(where)
-        check_template("template", self.template, QUESTION_FIELDS, where)
+        check_template("template", self.template, models.QUESTION_FIELDS, where)
         check_options(self.options, where)
         if not self.items:
             raise ValueError(f"items must have a question at least; got none ({where}). Add one.")
         for question, weight in self.items.items():
             shapes.check_number(f"the weight of {question!r} ({where})", weight, above=0)
-        for name in ("template", "options"):
-            if name in self.asks:
-                raise ValueError(
-                    f"asks must leave {name} to the rubric; got one ({where}). Move it beside asks."
-                )
-        self.asked(where)
+        super().validate(where)
 
-    def asked(self, where: str = "judge") -> "Local | Remote":
-        """Who answers the questions."""
-        found = of_fields(self.asks, f"asks of {where}")
-        if not isinstance(found, Local | Remote):
-            raise ValueError(f"asks must be of kind local or remote; got {found.kind} ({where}).")
-        return found
+    def build(self, asker: models.Asker | None) -> judge.Judge:
+        assert asker is not None
+        ask = asker.ask(self.template, two(self.options))
+        return judge.rubric(self.name, ask, list(self.items.items()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generative(Asking):
+    """A model that writes a critique of both answers and then its verdict.
+
+    template: with {prompt}, {first} and {second}. options: the verdicts for either; tie: for none;
+    marker: what stands before the verdict in the last line.
+    """
+
+    template: str = generative_judge.TEMPLATE
+    options: tuple[str, ...] = ("1", "2")
+    tie: str = "tie"
+    marker: str = generative_judge.MARKER
+    max_new_tokens: int = 256
+
+    def validate(self, where: str) -> None:
+        check_template("template", self.template, models.PAIR_FIELDS, where)
+        check_options(self.options, where)
+        if not self.marker.strip() or self.tie in self.options:
+            raise ValueError(
+                f"marker and tie must be texts of their own; got {self.marker!r} and {self.tie!r} "
+                f"({where})."
+            )
+        shapes.check_number(f"max_new_tokens ({where})", self.max_new_tokens, minimum=1)
+        super().validate(where)
+
+    def build(self, asker: models.Asker | None) -> judge.Judge:
+        assert asker is not None
+        return generative_judge.generative(
+            asker.write(self.max_new_tokens), name=self.name, template=self.template,
+            options=two(self.options), tie=self.tie, marker=self.marker,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constitution(Asking):
+    """A model that compares each pair by one principle of a file, drawn by the seed and the pair.
+
+    path: the file. asks may have a template and options, as a judge of its own.
+    """
+
+    path: str = ""
+    seed: int = 0
+
+    FREE: ClassVar[tuple[str, ...]] = ("name", "path")  # the file's text counts
+    OWN: ClassVar[tuple[str, ...]] = ()
+
+    def validate(self, where: str) -> None:
+        constitution.read(self.path)
+        shapes.check_number(f"seed ({where})", self.seed, minimum=0)
+        super().validate(where)
+
+    def build(self, asker: models.Asker | None) -> judge.Judge:
+        own = self.asked().build(asker)._replace(name=self.name)
+        return constitution.judged(own, constitution.read(self.path), seed=self.seed)
+
+    def content(self) -> str:
+        return hash_of(self.path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts(Asking):
+    """The share of true statements, each looked up in documents and verified by a model.
+
+    documents: file of text, or JSONL of {"title", "text"}. passages: of a statement. abstentions:
+    texts, one of which a sentence holds that claims nothing. penalty: of a false statement.
+    """
+
+    documents: str = ""
+    passages: int = 3
+    template: str = VERIFY
+    options: tuple[str, ...] = ("yes", "no")
+    question: str = facts.QUESTION
+    abstentions: tuple[str, ...] = SILENT
+    penalty: float = 1.0
+
+    FREE: ClassVar[tuple[str, ...]] = ("name", "documents")  # the file's text counts
+
+    def validate(self, where: str) -> None:
+        check_template("template", self.template, models.QUESTION_FIELDS, where)
+        check_options(self.options, where)
+        shapes.check_number(f"passages ({where})", self.passages, minimum=1)
+        shapes.check_number(f"penalty ({where})", self.penalty, minimum=0)
+        retrieval.check_installed(f"a judge of facts ({where})")
+        retrieval.read(self.documents)
+        super().validate(where)
+
+    def build(self, asker: models.Asker | None) -> judge.Judge:
+        assert asker is not None
+        find = retrieval.index(retrieval.read(self.documents), count=self.passages)
+        verify = facts.asked(asker.ask(self.template, two(self.options)), self.question)
+        checker = facts.Checker(facts.sentences(self.abstentions), find, verify)
+        return facts.compared(self.name, checker, penalty=self.penalty)
+
+    def content(self) -> str:
+        return hash_of(self.documents)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,29 +196,14 @@ class Rule(Settings):
         functions.load(self.path)
         shapes.check_number(f"position ({where})", self.position)
 
-
-KINDS: Mapping[str, type[Settings]] = {LOCAL: Local, REMOTE: Remote, RUBRIC: Rubric, RULE: Rule}
-
-
-def check_template(name: str, template: str, fields: Sequence[str], where: str) -> None:
-    """Raises ValueError unless a template has exactly these fields in braces."""
-    try:
-        parts = string.Formatter().parse(template)
-        found = {field for _, field, _, _ in parts if field is not None}
-        template.format(**dict.fromkeys(fields, ""))
-    except (ValueError, KeyError, IndexError, AttributeError):
-        found = {"braces that are no field, which are written {{ and }}"}
-    if found != set(fields):
-        raise ValueError(
-            f"{name} must hold {', '.join(fields)} in braces; got "
-            f"{', '.join(sorted(found)) or 'none'} ({where})."
-        )
+    def build(self, asker: models.Asker | None) -> judge.Judge:
+        return rule_judge(self)[0]
 
 
-def check_options(options: Sequence[str], where: str) -> None:
-    """Raises ValueError unless there are two different texts."""
-    if len(options) != 2 or len(set(options)) < 2 or not all(o.strip() for o in options):
-        raise ValueError(f"options must be two different texts; got {list(options)} ({where}).")
+KINDS: Mapping[str, type[Settings]] = {
+    **models.MODELS, RUBRIC: Rubric, GENERATIVE: Generative, CONSTITUTION: Constitution,
+    FACTS: Facts, RULE: Rule,
+}  # fmt: skip
 
 
 def of_fields(fields: Any, where: str) -> Settings:
@@ -235,10 +243,16 @@ def fingerprint(settings: Settings, content: str) -> str:
     content: a hash of weights, or of a rule's file.
     """
     said = {k: v for k, v in dataclasses.asdict(settings).items() if k not in settings.FREE}
-    if isinstance(settings, Rubric):
+    if isinstance(settings, Asking):
         said["asks"] = fingerprint(settings.asked(), content)
+        content = settings.content() or content
     text = json.dumps([said, content], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_of(path: str) -> str:
+    """sha256 in hex of a file."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def rule_judge(settings: Rule) -> tuple[judge.Judge, str]:
@@ -248,53 +262,6 @@ def rule_judge(settings: Rule) -> tuple[judge.Judge, str]:
     def scores(prompts: judge.Texts, answers: judge.Texts) -> np.ndarray:
         return np.asarray(score(list(answers), [{"prompt": p} for p in prompts]), np.float64)
 
-    source = pathlib.Path(settings.path.rpartition(":")[0]).read_bytes()
-    name = settings.path.rpartition(":")[2]
+    file, _, name = settings.path.rpartition(":")
     own = judge.rule(settings.name, scores, position=settings.position)
-    return own, f"{hashlib.sha256(source).hexdigest()}:{name}"
-
-
-def post_of(settings: Remote) -> remote_judge.Post:
-    """Posts to the address; a request that it refuses for itself is unread, any other fault ends
-    the command: an address that is down has said nothing of any answer.
-
-    Raises:
-      ValueError: from the function: nobody answers, or the key is refused.
-    """
-    post = remote_judge.poster(
-        settings.address, token=os.environ.get(settings.key, "") if settings.key else "",
-        timeout_s=settings.timeout_s, retries=settings.retries,
-    )  # fmt: skip
-
-    def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            return post(body)
-        except remote_judge.Unanswered as error:
-            if error.status in remote_judge.REFUSED:
-                raise
-            raise ValueError(
-                f"a judge's address must answer; got {error}. What was judged is stored, and the "
-                "same command goes on from there."
-            ) from None
-
-    return ask
-
-
-def remote_of(settings: Remote, rubric: Rubric | None = None) -> judge.Judge:
-    """A remote judge of pairs, or of a rubric whose questions it answers."""
-    post = post_of(settings)
-    if rubric is None:
-        return remote_judge.remote(
-            post, settings.model, name=settings.name, template=settings.template,
-            options=two(settings.options), seed=settings.seed,
-        )  # fmt: skip
-    ask = remote_judge.asker(
-        post, settings.model, template=rubric.template, options=two(rubric.options),
-        cache={}, seed=settings.seed,
-    )  # fmt: skip
-    return judge.rubric(rubric.name, ask, list(rubric.items.items()))
-
-
-def two(options: Sequence[str]) -> tuple[str, str]:
-    """The two options."""
-    return options[0], options[1]
+    return own, f"{hash_of(file)}:{name}"

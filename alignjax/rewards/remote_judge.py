@@ -176,6 +176,37 @@ def asker(
     return ask
 
 
+def writer(
+    post: Post,
+    model: str,
+    *,
+    max_tokens: int,
+    cache: MutableMapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Callable[[Sequence[str]], list[str]]:
+    """How a remote model answers requests in words, at temperature 0; "" where it did not."""
+
+    def write(requests: Sequence[str]) -> list[str]:
+        bodies = [
+            {
+                "model": model, "messages": [{"role": "user", "content": text}], "seed": seed,
+                "temperature": 0, "max_tokens": max_tokens,
+            }
+            for text in requests
+        ]  # fmt: skip
+        return [_text(_answer(post, body, cache)) or "" for body in bodies]
+
+    return write
+
+
+def _text(answer: Mapping[str, Any] | None) -> str | None:
+    """The text of a chat completion, None without one."""
+    try:
+        return str(answer["choices"][0]["message"]["content"] or "")  # type: ignore[index]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
 def _body(model: str, text: str, seed: int) -> dict[str, Any]:
     return {
         "model": model, "messages": [{"role": "user", "content": text}], "seed": seed,
@@ -223,12 +254,11 @@ def _read(
     answer: Mapping[str, Any] | None, options: Sequence[str]
 ) -> tuple[str | None, np.ndarray]:
     """(the answer in words, None without one; the options' log-probabilities, -inf if not told)."""
-    try:
-        choice = answer["choices"][0]  # type: ignore[index]
-        text = str(choice["message"]["content"] or "").strip().rstrip(".").strip()
-    except (KeyError, IndexError, TypeError):
+    text = _text(answer)
+    if answer is None or text is None:
         return None, np.full(len(options), -np.inf)
-    return text, _logprobs(choice.get("logprobs"), options)
+    told = _logprobs(answer["choices"][0].get("logprobs"), options)
+    return text.strip().rstrip(".").strip(), told
 
 
 def _logprobs(found: Any, options: Sequence[str]) -> np.ndarray:

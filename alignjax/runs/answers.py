@@ -10,7 +10,7 @@ import numpy as np
 
 from alignjax.core import keys
 from alignjax.data import example, pipeline, tables
-from alignjax.parallel import hosts
+from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import evaluation
 from alignjax.sampling import diverse, generate, transforms
@@ -62,7 +62,8 @@ def answers(
         run = evaluation.Run(workdir, record, best=best)
         evaluation.check_part(run, methods.POLICY, workdir)
         turns, table = _encoded(run, prompts) if prompts else _held_out(run, limit)
-        sampler = _Sampler(run, config, rows, keys.stream(seed, "collect"))
+        size = axes.axis_size("batch")  # rows lie on all devices of the mesh
+        sampler = _Sampler(run, config, -(-rows // size) * size, keys.stream(seed, "collect"))
         sampling: dict[str, Any] = {n: getattr(config, n) for n in SAMPLING}
         logprobs: list[list[float | None]]
         if template:

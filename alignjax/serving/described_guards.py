@@ -16,7 +16,7 @@ from typing import Any
 
 from alignjax.core import shapes, values
 from alignjax.parallel import mesh as meshes
-from alignjax.rewards import described, option_judge
+from alignjax.rewards import described, judge_settings, option_judge
 from alignjax.runs import answers, described_judge, evaluation
 from alignjax.serving import detectors
 from alignjax.training import method as methods
@@ -137,14 +137,14 @@ def _asked(settings: Asked) -> Iterator[detectors.Detector]:
     described.check_template("template", settings.template, ("prompt", "question"), settings.name)
     if not settings.categories:
         raise ValueError(f"categories must name a question each; got none ({settings.name}).")
-    local = described.Local(
+    local = judge_settings.Local(
         kind="local", workdir=settings.workdir, model=settings.model, best=settings.best
     )
     local.validate(settings.name)
     shapes.check_number(f"rows ({settings.name})", settings.rows, minimum=1)
-    with described_judge.model_of(local) as ((model, params, tokenizer), content):
+    with described_judge.model_of(local) as ((model, params, speaker), content):
         ask = option_judge.asker(
-            model, params, tokenizer, template=settings.template,
+            model, params, described_judge.plain(speaker), template=settings.template,
             options=described.two(settings.options), rows=settings.rows, length=settings.length,
         )  # fmt: skip
         asked_of = [settings.template, settings.options, dict(settings.categories), content]

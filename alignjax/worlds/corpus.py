@@ -36,6 +36,7 @@ class ReviewConfig(corpus.DataConfig):
     document_noise: float = 0.2  # share of pretraining documents with noise
     token_noise: float = 0.3  # share of noise tokens in those
     pairs: str = ""  # file of labelled comparisons, written by the lifecycle
+    demonstrated: str = ""  # the same of demonstrations, in place of the generator's
 
     def validate(self) -> None:
         self.world.validate()
@@ -48,7 +49,7 @@ class ReviewConfig(corpus.DataConfig):
         return make_corpus(self)
 
     def where(self) -> tuple[str, ...]:
-        return ("pairs",)
+        return ("pairs", "demonstrated")
 
 
 def rows(tokens: np.ndarray, lengths: np.ndarray, *, start: int) -> corpus.Table:
@@ -93,6 +94,8 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
     def table(kind: str, split: str) -> corpus.Table:
         if kind in derived:
             return derived[kind](read_pairs(config.pairs, split))
+        if kind == "demonstrations" and config.demonstrated:
+            return read_pairs(config.demonstrated, split)
         rng, tokens, lengths = sample(kind, split)
         width = world.prompt_length
         if kind == "documents":
@@ -115,8 +118,12 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
         return columns
 
     identity = hashlib.sha256(repr(dataclasses.asdict(config.world)).encode()).hexdigest()
-    pairs = pathlib.Path(config.pairs)
-    digest = hashlib.sha256(pairs.read_bytes()).hexdigest() if pairs.is_file() else ""
+    files = {name: pathlib.Path(getattr(config, name)) for name in config.where()}
+    digests = {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in files.items()
+        if file.is_file()
+    }
     return corpus.Corpus(
         vocab_size=world.vocab_size,
         pad=world.pad,
@@ -126,7 +133,7 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
         kinds=KINDS,
         table=table,
         text=lambda ids: review.words(world, np.asarray(ids)),
-        fingerprints={"world": identity, "pairs": digest},
+        fingerprints={"world": identity, "pairs": "", **digests},
         gold=lambda tokens, lengths: gold.gold_reward(world, tokens, lengths),
         steps=step_tokens,
         world=world,

@@ -2,24 +2,24 @@
 
     entity 7, relation 2           ->  value 31 EOS             or  idk EOS
     entity 7, tell                 ->  relation 0 value 5  filler  relation 2 value 31  EOS
+    entity 7, chat 1               ->  filler  filler  filler  EOS
 
 Each entity has one value for each relation. Documents tell those of the known entities, each fact
-equally often; the unknown ones appear in no document. So what a model can know is known.
+equally often, or only the covered ones; the unknown entities appear in no document. So what a model
+can know is known. Prompts to chat need no fact.
 """
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from alignjax.core import shapes
 from alignjax.data import corpus
-from alignjax.worlds import corpus as review_corpus
 
 KINDS = ("documents", "demonstrations", "prompts")
+LABEL = "needs_facts"  # category of labelled prompts
 PAD, EOS, IDK, TELL = range(4)
 FIRST = 4  # the token of relation 0; then fillers, values, entities
 
@@ -40,6 +40,15 @@ class FactConfig(corpus.DataConfig):
     told_share: float = 0.25  # of demonstrations and prompts, that ask for all that is known
     prompts: int = 4096
     eval_rows: int = 512
+    coverage: float = 1.0  # chance that documents tell a known entity's fact; the first they do
+    chats: int = 0  # kinds of prompts that need no facts
+    chat_share: float = 0.0  # of documents, demonstrations and prompts
+    idk_share: float = 0.0  # of documents and demonstrations about facts, whose writer says idk
+    held_out: float = 0.0  # share of entities that only prompts of the eval split are about
+    labels: int = 512  # prompts that are labelled whether they need facts
+    label_noise: float = 0.0  # share of those with the wrong label
+    demonstrated: str = ""  # file of demonstrations in place of people's, written by a lifecycle
+    pairs: str = ""  # file of pairs, written by a lifecycle
 
     def validate(self) -> None:
         for name in ("entities", "relations", "fillers", "mentions", "demonstrations", "prompts"):
@@ -48,8 +57,27 @@ class FactConfig(corpus.DataConfig):
         shapes.check_number("data.values", self.values, minimum=2)
         shapes.check_number("data.seed", self.seed, minimum=0)
         shapes.check_number("data.known", self.known, minimum=1, maximum=self.entities)
-        for name in ("unknown_share", "told_share"):
+        shapes.check_number("data.labels", self.labels, minimum=2)
+        shapes.check_number("data.chats", self.chats, minimum=0)
+        shares = ("unknown_share", "told_share", "coverage")
+        for name in (*shares, "held_out", "label_noise"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
+        for name in ("chat_share", "idk_share"):
+            shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, below=1)
+        if self.chat_share and not self.chats:
+            raise ValueError(
+                f"data.chat_share must be 0 without chats; got {self.chat_share} (data). Raise "
+                "data.chats."
+            )
+        if self.chats and self.relations < 2:
+            raise ValueError(
+                f"data.relations must be 2 at least with chats; got {self.relations} (data)."
+            )
+        if self.held_out and not 0 < self.held_out_of(self.known) < self.known:
+            raise ValueError(
+                f"data.held_out must leave known entities on both sides; got {self.held_out} of "
+                f"{self.known} (data)."
+            )
         if self.unknown_share and self.known == self.entities:
             raise ValueError(
                 f"data.unknown_share must be 0 where all entities are known; got "
@@ -69,22 +97,43 @@ class FactConfig(corpus.DataConfig):
         return self.first_value + self.values
 
     @property
-    def vocab_size(self) -> int:
+    def first_chat(self) -> int:
         return self.first_entity + self.entities
+
+    @property
+    def vocab_size(self) -> int:
+        return self.first_chat + self.chats
 
     @property
     def length(self) -> int:
         """Tokens of the longest row: the question, a relation, a value and a filler each, EOS."""
         return 2 + 3 * self.relations + 1
 
+    def held_out_of(self, count: int) -> int:
+        """How many of `count` entities are held out: the last ones."""
+        return round(self.held_out * count)
+
     def make(self, log: corpus.Log) -> corpus.Corpus:
-        return make_corpus(self)
+        from alignjax.worlds import fact_corpus  # which reads this module
+
+        return fact_corpus.make_corpus(self)
+
+    def where(self) -> tuple[str, ...]:
+        return ("demonstrated", "pairs")
 
 
 def facts(config: FactConfig) -> np.ndarray:
     """[entities, relations]: the number of each value; entities below `known` are known."""
     rng = np.random.default_rng([config.seed, *b"facts"])
     return rng.integers(0, config.values, (config.entities, config.relations))
+
+
+def covered(config: FactConfig) -> np.ndarray:
+    """[entities, relations] bool: whether documents tell a fact."""
+    rng = np.random.default_rng([config.seed, *b"coverage"])
+    told = rng.random((config.entities, config.relations)) < config.coverage
+    told[:, 0] = True
+    return told & (np.arange(config.entities) < config.known)[:, None]
 
 
 def short_rows(
@@ -123,6 +172,19 @@ def long_rows(
     return tokens, lengths + 1
 
 
+def chat_rows(
+    config: FactConfig, entity: np.ndarray, kind: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens [N, T], lengths) of prompts that need no facts, answered by 1 to 4 fillers."""
+    tokens = np.full((len(entity), config.length), PAD, np.int32)
+    count = rng.integers(1, 5, len(entity))
+    words = config.first_filler + rng.integers(0, config.fillers, (len(entity), 4))
+    tokens[:, 0], tokens[:, 1] = config.first_entity + entity, config.first_chat + kind
+    tokens[:, 2:6] = np.where(np.arange(4) < count[:, None], words, PAD)
+    tokens[np.arange(len(entity)), 2 + count] = EOS
+    return tokens, (3 + count).astype(np.int32)
+
+
 class Verdict(NamedTuple):
     """What rows claim, [N]: counts of true claims and of all; whether they said that they don't
     know; whether they could not be read, as they are no list of claims or have no end."""
@@ -153,6 +215,9 @@ def _read(config: FactConfig, truth: np.ndarray, row: np.ndarray) -> tuple[int, 
     words = answer[:-1]
     if words == [IDK]:
         return 0, 0, True, False
+    if int(row[1]) >= config.first_chat:
+        fills = all(config.first_filler <= word < config.first_value for word in words)
+        return 0, 0, False, not fills
     asked = int(row[1]) - FIRST
     said = _claims(config, words if int(row[1]) == TELL else [FIRST + asked, *words])
     if said is None:
@@ -183,6 +248,13 @@ def helpfulness(claims: np.ndarray) -> np.ndarray:
     return np.asarray(1.0 - 2.0 ** -np.asarray(claims, np.float64))
 
 
+def fillers(config: FactConfig, tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[N]: tokens of answers that claim nothing."""
+    slot = np.arange(tokens.shape[1])
+    own = (tokens >= config.first_filler) & (tokens < config.first_value)
+    return np.asarray((own & (slot >= 2) & (slot < np.asarray(lengths)[:, None])).sum(axis=1))
+
+
 def known_chance(config: FactConfig, entity: np.ndarray) -> np.ndarray:
     """The best chance of a right answer: 1, or 1 / values where no document names the entity."""
     return np.where(np.asarray(entity) < config.known, 1.0, 1.0 / config.values)
@@ -191,102 +263,11 @@ def known_chance(config: FactConfig, entity: np.ndarray) -> np.ndarray:
 def text(config: FactConfig, ids: np.ndarray) -> str:
     """Tokens in words: e7 r2 -> v31."""
     starts = (
-        (config.first_entity, "e"), (config.first_value, "v"), (config.first_filler, "f"),
-        (FIRST, "r"),
+        (config.first_chat, "c"), (config.first_entity, "e"), (config.first_value, "v"),
+        (config.first_filler, "f"), (FIRST, "r"),
     )  # fmt: skip
     named = []
     for i in (int(x) for x in ids):
         first, letter = next(((s, name) for s, name in starts if i >= s), (0, ""))
         named.append(f"{letter}{i - first}" if letter else ("<pad>", "<eos>", "idk", "tell")[i])
     return " ".join(named)
-
-
-def make_corpus(config: FactConfig) -> corpus.Corpus:
-    """The corpus of one world.
-
-    Documents are all facts of known entities, `mentions` times each, half of the times in a list of
-    all. Demonstrations answer truly, those about unknown entities too, as people who know would.
-    The known reward is the share of true claims: NaN for a row without any.
-    """
-    config.validate()
-    truth = facts(config)
-
-    def questions(kind: str, split: str) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
-        """(random numbers, entities, relations or -1 for all of them)."""
-        rng = np.random.default_rng([config.seed, *f"{kind}/{split}".encode()])
-        count = config.eval_rows if split == "eval" else getattr(config, kind)
-        entity = rng.integers(0, config.known, count)
-        if config.known < config.entities:
-            # Prompts are about all entities alike; demonstrations as often about unknown as told.
-            unknown = 1 - config.known / config.entities
-            share = unknown if kind == "prompts" else config.unknown_share
-            other = rng.integers(config.known, config.entities, count)
-            entity = np.where(rng.random(count) < share, other, entity)
-        told = rng.random(count) < config.told_share
-        return rng, entity, np.where(told, -1, rng.integers(0, config.relations, count))
-
-    def answered(
-        rng: np.random.Generator, entity: np.ndarray, relation: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        short = short_rows(config, entity, relation, truth[entity, relation])
-        told = long_rows(config, entity, truth[entity], rng)
-        is_told = relation < 0
-        return np.where(is_told[:, None], told[0], short[0]), np.where(is_told, told[1], short[1])
-
-    def table(kind: str, split: str) -> corpus.Table:
-        if kind == "documents":
-            rng = np.random.default_rng([config.seed, *f"documents/{split}".encode()])
-            return review_corpus.rows(*answered(rng, *_documents(config, rng, split)), start=1)
-        rng, entity, relation = questions(kind, split)
-        tokens, lengths = answered(rng, entity, relation)
-        if kind == "prompts":
-            index = np.arange(len(tokens), dtype=np.int32)
-            both = np.full(len(tokens), 2, np.int32)
-            return {"prompts": tokens[:, :2], "lengths": both, "index": index}
-        return review_corpus.rows(tokens, lengths, start=2)
-
-    def gold(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        found = verify(config, tokens, lengths)
-        return np.where(found.facts > 0, found.supported / np.maximum(found.facts, 1), np.nan)
-
-    def tasks(split: str) -> Sequence[Mapping[str, Any]]:
-        _, entity, relation = questions("prompts", split)
-        return [
-            {"entity": int(e), "relation": int(r), "known": bool(e < config.known)}
-            for e, r in zip(entity, relation, strict=True)
-        ]
-
-    counts = ("demonstrations", "prompts", "eval_rows")
-    named = {k: v for k, v in dataclasses.asdict(config).items() if k not in counts}
-    identity = json.dumps({"world": "facts", **named})
-    return corpus.Corpus(
-        vocab_size=config.vocab_size,
-        pad=PAD,
-        eos=EOS,
-        length=config.length,
-        prompt_length=2,
-        kinds=KINDS,
-        table=table,
-        text=lambda ids: text(config, ids),
-        fingerprints={"world": hashlib.sha256(identity.encode()).hexdigest()},
-        gold=gold,
-        tasks=tasks,
-        world=config,
-    )
-
-
-def _documents(
-    config: FactConfig, rng: np.random.Generator, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(entities, relations or -1) of all documents, in random order; eval has `eval_rows` of them.
-
-    Each fact stands alone in half of its mentions, rounded up, and in a list in the others.
-    """
-    alone = (config.mentions + 1) // 2
-    entity, relation = np.divmod(np.arange(config.known * config.relations), config.relations)
-    lists = np.repeat(np.arange(config.known), config.mentions - alone)
-    every = np.concatenate([np.repeat(entity, alone), lists])
-    kinds = np.concatenate([np.repeat(relation, alone), np.full(len(lists), -1)])
-    order = rng.permutation(len(every))
-    order = order[: config.eval_rows] if split == "eval" else order
-    return every[order], kinds[order]

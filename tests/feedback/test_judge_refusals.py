@@ -12,8 +12,8 @@ from tests.feedback.conftest import Desk, rows
 ADDRESS = "http:" + "//127.0.0.1:1/v1"
 REMOTE = {"kind": "remote", "address": ADDRESS, "model": "m"}
 BAD = (
-    ({"kind": "oracle"}, "kind (", "local, remote, rubric, rule"),
-    ({}, "kind (", "local, remote, rubric, rule"),
+    ({"kind": "oracle"}, "kind (", "local, remote, rubric, generative, constitution, facts, rule"),
+    ({}, "kind (", "local, remote, rubric, generative, constitution, facts, rule"),
     ([1], "a judge must be a JSON object", ""),
     ({**REMOTE, "adress": "x"}, "a setting (", "Did you mean 'address'?"),
     ({**REMOTE, "address": "ftp:x"}, "address must begin with http: or https:", ""),
@@ -38,9 +38,19 @@ BAD = (
     ({"kind": "rubric", "asks": REMOTE}, "items must have a question", ""),
     ({"kind": "rubric", "items": {"q": 0}, "asks": REMOTE}, "the weight of 'q'", ""),
     ({"kind": "rubric", "items": {"q": 1}}, "kind (asks of ", ""),
-    ({"kind": "rubric", "items": {"q": 1}, "asks": {"kind": "rule", "path": "x"}}, "x", ""),
+    ({"kind": "rubric", "items": {"q": 1}, "asks": {"kind": "rule", "path": "x"}},
+     "kind (asks of ", "one of local, remote"),
     ({"kind": "rubric", "items": {"q": 1}, "asks": {**REMOTE, "options": ["a", "b"]}},
-     "leave options to the rubric", ""),
+     "leave options to the judge", ""),
+    ({"kind": "generative"}, "kind (asks of ", ""),
+    ({"kind": "generative", "asks": REMOTE, "template": "{prompt}"}, "template must hold", ""),
+    ({"kind": "generative", "asks": REMOTE, "tie": "1"}, "marker and tie must be", ""),
+    ({"kind": "generative", "asks": REMOTE, "max_new_tokens": 0}, "max_new_tokens", "must be"),
+    ({"kind": "generative", "asks": {**REMOTE, "template": "x"}}, "leave template", ""),
+    ({"kind": "constitution", "asks": REMOTE}, "a constitution must be a file", ""),
+    ({"kind": "facts", "asks": REMOTE}, "documents must be a file of text", ""),
+    ({"kind": "facts", "asks": REMOTE, "passages": 0}, "passages", "must be"),
+    ({"kind": "facts", "asks": REMOTE, "penalty": -1.0}, "penalty", "must be"),
     ({"kind": "rule", "path": "nowhere.py:f"}, "must name a file", ""),
     ({"kind": "rule", "path": "nowhere"}, "must be FILE.py:name", ""),
 )  # fmt: skip

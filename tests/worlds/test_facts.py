@@ -5,14 +5,14 @@ import pytest
 
 from alignjax.data import tables
 from alignjax.evals import factuality
-from alignjax.worlds import facts
+from alignjax.worlds import fact_corpus, facts
 
 CONFIG = facts.FactConfig(
     seed=2, entities=20, known=12, relations=3, values=8, mentions=5, demonstrations=600,
     prompts=900, eval_rows=50, unknown_share=0.25,
 )  # fmt: skip
 TRUTH = facts.facts(CONFIG)
-MADE = facts.make_corpus(CONFIG)
+MADE = fact_corpus.make_corpus(CONFIG)
 
 
 def tell(entity, *words):
@@ -144,4 +144,94 @@ def test_text_and_sizes():
 )
 def test_impossible_worlds_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        facts.make_corpus(facts.FactConfig(**changes))
+        fact_corpus.make_corpus(facts.FactConfig(**changes))
+
+
+# --- coverage, chats, silence and held-out entities -----------------------------------------
+WIDE = facts.FactConfig(
+    seed=1, entities=40, known=30, relations=3, values=8, mentions=4, demonstrations=2000,
+    prompts=2000, eval_rows=400, unknown_share=0.2, coverage=0.5, chats=2, chat_share=0.3,
+    idk_share=0.25, held_out=0.2, labels=1000, label_noise=0.1,
+)  # fmt: skip
+WIDER = fact_corpus.make_corpus(WIDE)
+
+
+def test_documents_tell_covered_facts_equally_often_and_no_other():
+    told = facts.covered(WIDE)
+    assert told[:30, 0].all()
+    assert not told[30:].any()
+    assert told[:30, 1:].mean() == pytest.approx(0.5, abs=4 * (0.25 / 60) ** 0.5)
+    heard = np.zeros((40, 3), int)
+    rows = WIDER.read("documents", "train")["tokens"]
+    chat, silent = rows[:, 1] >= WIDE.first_chat, rows[:, 2] == facts.IDK
+    assert chat.mean() == pytest.approx(0.3, abs=0.01)
+    assert silent[~chat].mean() == pytest.approx(0.25, abs=0.01)
+    for row in rows[~chat & ~silent]:
+        entity, asked = row[0] - WIDE.first_entity, row[1] - facts.FIRST
+        told_here = row[2:] - facts.FIRST if row[1] == facts.TELL else np.array([asked])
+        heard[entity, told_here[(told_here >= 0) & (told_here < 3)]] += 1
+    np.testing.assert_array_equal(heard, np.where(told, 4, 0))
+    assert set(rows[:, 0] - WIDE.first_entity) == set(range(30))  # unknown ones in none
+
+
+def test_only_prompts_of_the_eval_split_are_about_entities_held_out():
+    held = {24, 25, 26, 27, 28, 29, 38, 39}
+    rows = {
+        ("demonstrations", "train"): "tokens", ("demonstrations", "eval"): "tokens",
+        ("prompts", "train"): "prompts", ("labelled", "train"): "tokens",
+        ("prompts", "eval"): "prompts", ("labelled", "eval"): "tokens",
+    }  # fmt: skip
+    for (kind, split), column in rows.items():
+        asked = set(WIDER.read(kind, split)[column][:, 0] - WIDE.first_entity)
+        only = split == "eval" and kind != "demonstrations"
+        assert asked == (held if only else set(range(40)) - held), (kind, split)
+
+
+def test_chats_need_no_facts_and_hold_none():
+    table = WIDER.read("demonstrations", "train")
+    tokens, lengths = table["tokens"], table["segments"].sum(axis=1)
+    chat = tokens[:, 1] >= WIDE.first_chat
+    assert chat.mean() == pytest.approx(0.3, abs=4 * (0.21 / 2000) ** 0.5)
+    found = facts.verify(WIDE, tokens, lengths)
+    assert not found.failed.any()
+    assert not found.facts[chat].any()
+    assert not found.abstained[chat].any()
+    silent = found.abstained[~chat].mean()
+    assert silent == pytest.approx(0.25, abs=4 * (0.19 / len(chat[~chat])) ** 0.5)
+    words = facts.fillers(WIDE, tokens[chat], lengths[chat])
+    assert set(words) == {1, 2, 3, 4}
+    # A fact in a chat can't be read.
+    row = [WIDE.first_entity, WIDE.first_chat, facts.FIRST, WIDE.first_value, facts.EOS]
+    assert facts.verify(WIDE, np.array([row]), np.array([5])).failed[0]
+    assert facts.text(WIDE, np.array(row)) == "e0 c0 r0 v0 <eos>"
+
+
+def test_labels_say_whether_facts_are_needed_with_planted_errors():
+    for split, noise in (("train", 0.1), ("eval", 0.0)):
+        table = WIDER.read("labelled", split)
+        needs = table["tokens"][:, 1] < WIDE.first_chat
+        wrong = (table["labels"][:, 0] > 0.5) != needs
+        assert wrong.mean() == pytest.approx(noise, abs=4 * (0.09 / 1000) ** 0.5 if noise else 0)
+    assert WIDER.categories == (facts.LABEL,)
+
+
+def test_a_world_is_the_same_whatever_its_new_options_default_to():
+    named = fact_corpus.fingerprints(CONFIG)["world"]
+    assert named == "aecdab8fa8eb91ccce3209045c0b3a8289069d9d5334ce7afe78864bfe8f0b1a"
+    assert fact_corpus.fingerprints(WIDE)["world"] != named
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chat_share": 0.1}, "data.chat_share must be 0 without chats"),
+        ({"chats": 1, "relations": 1}, "data.relations must be 2 at least with chats"),
+        ({"held_out": 1.0}, "data.held_out must leave known entities"),
+        ({"held_out": 0.0001}, "data.held_out must leave known entities"),
+        ({"coverage": 1.5}, "data.coverage must be"),
+        ({"labels": 1}, "data.labels must be"),
+    ],
+)
+def test_impossible_options_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        fact_corpus.make_corpus(facts.FactConfig(**changes))
