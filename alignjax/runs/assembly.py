@@ -280,16 +280,12 @@ class Assembly:
             how = self.config.base
             self._base = self.source.under(origin, part, self.plain, self.shape, how)
             return self.source.fresh(self.model, self.config.seed, self._base)
-        if origin.storage != self.config.base:
-            raise ValueError(
-                f"base must be that of the run to go on from; got {self.config.base}, and "
-                f"{origin.storage} in {origin.path}. Use the same, or name its base."
-            )
-        if origin.adapter != self.config.adapter:
-            raise ValueError(
-                f"adapter must be that of the run to go on from; got {self.config.adapter}, and "
-                f"{origin.adapter} in {origin.path}. Use the same, or name its base."
-            )
+        for name, there in (("base", origin.storage), ("adapter", origin.adapter)):
+            if there != (here := getattr(self.config, name)):
+                raise ValueError(
+                    f"{name} must be that of the run to go on from; got {here}, and {there} in "
+                    f"{origin.path}. Use the same, or name its base."
+                )
         self._base = self.source.base(origin, self.plain, self.shape)
         return self.source.own(origin, part, self.plain, self.shape)
 
