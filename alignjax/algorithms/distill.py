@@ -60,9 +60,7 @@ class DistillConfig(preset.PresetConfig):
 
     @property
     def recipe(self) -> presets.Recipe:
-        is_kl = self.method in ("forward_kl", "reverse_kl")
-        name = "generalised_jsd" if is_kl and self.beta is not None else self.method
-        return preset.recipe(self.compat, name, self.TABLE, self.WITHOUT)
+        return recipe_of(self)
 
     @property
     def samples(self) -> bool:
@@ -80,6 +78,19 @@ class DistillConfig(preset.PresetConfig):
         entries = f"; top_k={self.top_k} and the rest" if self.top_k else ""
         drawn = f"; {self.sampling}" if self.samples else ""
         return f"{self.recipe.echo(**self.options)}; {student}{rest}{entries}{drawn}"
+
+
+def recipe_of(config: Any) -> presets.Recipe:
+    """A configuration's recipe: that of its method, or generalised_jsd where it names a beta."""
+    is_kl = config.method in ("forward_kl", "reverse_kl")
+    name = "generalised_jsd" if is_kl and config.beta is not None else config.method
+    return preset.recipe(config.compat, name, config.TABLE, config.WITHOUT)
+
+
+def terms_of(config: Any, divergence: Any, mask: jax.Array) -> algorithm.Terms:
+    """{"divergence": Mean} of a batch; divergence: (beta, temperature) -> [B, T]."""
+    found = config.recipe({"divergence": divergence, "mask": mask}, **config.options)
+    return {"divergence" if name == "loss" else name: term for name, term in found.items()}
 
 
 def distill(
@@ -101,6 +112,7 @@ def distill(
     Reference: Agarwal et al. 2024 (GKD), algorithm 1; lambda is an exact number of rows there.
     """
     config.validate()
+    check_vocabulary(model, teacher)
     mix = mixed.Mix(
         first=mixed.Writer("policy", model, model.bind),
         share=config.on_policy,
@@ -125,7 +137,6 @@ def distill(
         student = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, student, batch)
         other = teacher.bind(frozen[TEACHER], frozen)
-        check_vocabulary(model.unembedding(student), teacher.unembedding(other))
 
         def divergence(*, beta: float, temperature: float) -> jax.Array:
             options: Any = {"beta": beta, "temperature": temperature, "other_model": teacher}
@@ -134,7 +145,7 @@ def distill(
                 compare, options["count"] = scoring.top_divergence, config.top_k
             return compare(model, student, states, other, batch, **options)
 
-        terms = config.terms({"divergence": divergence, "mask": mask})
+        terms = terms_of(config, divergence, mask)
         return {**terms, **penalties}, {**penalties, **terms}
 
     return algorithm.Algorithm(
@@ -154,16 +165,16 @@ def _second(teacher: models.Model) -> mixed.Writer:
     return mixed.Writer(TEACHER, teacher, tree)
 
 
-def check_vocabulary(own: jax.Array, other: jax.Array) -> None:
-    """Compares the sizes of two vocabularies, matrices [D, V].
+def check_vocabulary(model: models.Model, teacher: models.Model) -> None:
+    """Compares the sizes of two models' vocabularies.
 
     Raises:
       ValueError: they differ.
     """
-    if own.shape[1] != other.shape[1]:
+    if model.vocab_size != teacher.vocab_size:
         raise ValueError(
-            f"the teacher must have the {own.shape[1]} entries of the student's vocabulary, or "
-            f"their distributions would not be over the same tokens; got {other.shape[1]} "
+            f"the teacher must have the {model.vocab_size} entries of the student's vocabulary, or "
+            f"their distributions would not be over the same tokens; got {teacher.vocab_size} "
             "(algorithm). Set model.vocab_size alike, or take another teacher."
         )
 
@@ -233,4 +244,5 @@ DistillConfig.METHOD = method.Method(
     evaluators=lambda config: (TAUGHT,),
     formula=DistillConfig.formula,
     sampling=lambda config: config.sampling if config.samples else None,
+    curves=("divergence",),
 )

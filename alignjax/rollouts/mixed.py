@@ -53,6 +53,10 @@ class Mix(NamedTuple):
             spans.append((self.second, count, size))
         return [span for span in spans if span[1] < span[2]]
 
+    def keeps_data(self, size: int) -> bool:
+        """Whether some of so many rows stay as the data give them."""
+        return sum(stop - start for _, start, stop in self.spans(size)) < size
+
 
 def asked(batch: algorithm.Batch, width: int, pad: int) -> tuple[jax.Array, jax.Array]:
     """(prompts [B, P], their lengths [B]) of demonstrations: all before the last answer.
@@ -123,9 +127,9 @@ def make_rows(mix: Mix) -> Callable[..., tuple[dict[str, jax.Array], algorithm.M
     ) -> tuple[dict[str, jax.Array], algorithm.Metrics]:
         size = len(batch["lengths" if "prompts" in batch else "tokens"])
         number, told = jnp.arange(size), dict[str, mean.Mean]()
-        found = None if "prompts" in batch else dict(batch)
-        width = max(x.shape[1] for x in [*(s.tokens for s in drawn), *_own(found)])
-        rows = None if found is None else widened(found, width, mix.pad)
+        kept = [dict(batch)] if mix.keeps_data(size) else []
+        width = max(x.shape[1] for x in [*(s.tokens for s in drawn), *(x["tokens"] for x in kept)])
+        rows = widened(kept[0], width, mix.pad) if kept else None
         for (writer, start, stop), samples in zip(mix.spans(size), drawn, strict=True):
             place = jnp.clip(number - start, 0, len(samples.lengths) - 1)
             own = widened(learned.as_batch(samples), width, mix.pad)
@@ -153,10 +157,6 @@ def make_rows(mix: Mix) -> Callable[..., tuple[dict[str, jax.Array], algorithm.M
         return join(dict(batch), drawn)
 
     return rows
-
-
-def _own(batch: algorithm.Batch | None) -> list[jax.Array]:
-    return [] if batch is None else [batch["tokens"]]
 
 
 def _told(role: str, mask: jax.Array, ended: jax.Array, here: jax.Array) -> dict[str, mean.Mean]:
@@ -194,7 +194,7 @@ def make_programs(mix: Mix, length: int) -> Callable[[program.Shapes], program.C
                 )
             )
         wide = width + mix.sampling.max_new_tokens
-        wide = wide if is_prompts else max(wide, length)
+        wide = max(wide, length) if mix.keeps_data(size) else wide
         rows = program.rows({name: ((size, wide), dtype) for name, dtype in READ.items()})
         return program.Collected(tuple(calls), rows)
 
