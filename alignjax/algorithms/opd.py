@@ -72,11 +72,27 @@ class OpdConfig(preset.PresetConfig):
                 f"temperature={self.sampling.temperature}. Set top_k=0, top_p=1, temperature>0."
             )
         self.check()
-        reads = self.recipe.reads - {"advantages", "old", "entropy", "key"}
-        if "advantages" not in self.recipe.reads or reads or self.recipe.couples(**self.options):
+        self._check_method()
+
+    def _check_method(self) -> None:
+        """Traces the loss on a few rows with an advantage a token."""
+        wide = np.zeros((2, 4), np.float32)
+        names = ("logprobs", "old_logprobs", "advantages", "entropy")
+        example: dict[str, Any] = {
+            **dict.fromkeys(names, wide),
+            "mask": np.ones(wide.shape, bool),
+            "key": jax.eval_shape(lambda: jax.random.key(0)),
+        }
+        problem = "it couples the rows of a batch" if self.recipe.couples(**self.options) else ""
+        try:
+            jax.eval_shape(self.terms, example)
+        except ValueError as error:
+            problem = str(error)
+        if problem or "advantages" not in self.recipe.reads:
             raise ValueError(
                 f"algorithm.method must be a loss of single tokens and their advantages; got "
-                f"{self.recipe.name} (algorithm). Take reinforce, ppo_clip or another."
+                f"{self.recipe.name}: {problem or 'it reads none'} (algorithm). Take reinforce, "
+                "ppo_clip or another."
             )
 
     def formula(self) -> str:

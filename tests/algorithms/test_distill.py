@@ -358,14 +358,14 @@ def test_meshes_take_the_same_steps(name):
         (distill.DistillConfig, {"top_k": -1}, "algorithm.top_k must .* got -1"),
         (distill.DistillConfig, {"method": "forward", "beta": None}, "got 'forward'"),
         (opd.OpdConfig, {"credit": "all"}, "algorithm.credit must be .* got 'all'"),
-        (opd.OpdConfig, {"method": "gspo"}, "must be a loss of single tokens|must be"),
+        (opd.OpdConfig, {"method": "gspo"}, "must be a loss of single tokens"),
         (opd.OpdConfig, {"sampling": transforms.SamplingConfig(top_k=5)}, "must not cut tokens"),
         (sdft.SdftConfig, {"teacher": "old"}, "algorithm.teacher must be .* got 'old'"),
         (sdft.SdftConfig, {"rate": 0.0}, "algorithm.rate must .* got 0.0"),
         (sdpo.SdpoConfig, {"reward": "gold", "group": 1}, "algorithm.group must .* got 1"),
         (sdpo.SdpoConfig, {}, "algorithm.rules must name at least one rule"),
     ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+    ids=lambda x: next(iter(x), "none") if isinstance(x, dict) else "",
 )
 def test_bad_options_are_refused_in_a_line(kind, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
