@@ -1,6 +1,7 @@
 """A student of a third of the width learns from an aligned teacher on ReviewWorld.
 
-Shows: what on-policy distillation is for (Agarwal et al. 2024, figures 2 and 4; Gu et al. 2024).
+Compares: who should answer (Agarwal et al. 2024, figures 2 and 4; Gu et al. 2024). Here, where the
+student can nearly match its teacher, fresh samples of the teacher teach more than its own.
 Four students start from one small model and see as many tokens of answers: forward KL on the data's
 demonstrations, forward KL on the teacher's samples, an even mix of both at beta 1/2, and reverse KL
 on their own samples alone. What is measured is KL(student || teacher) of whole completions, in
@@ -24,6 +25,8 @@ from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
 from experiments.common.students import StudentsLifecycle
 
+# KL to the teacher, nats a completion, seeds 0 and 1 on CPU, 200 steps (bench/results).
+EXPECTED = {"supervised": (0.0148, 0.0069), "on_policy": (0.0239, 0.0098)}  # mean, deviation
 # (share of rows that the student answers, who answers the others, beta)
 STUDENTS = {
     "data": (0.0, "data", 0.0),
@@ -78,7 +81,6 @@ def get_config(variant: str = "") -> StudentsLifecycle:
         ),
         closer="on_policy",
         than="supervised",
-        share=0.8,
         eval_batch=2048,
     )
     if variant == "micro":
@@ -90,7 +92,7 @@ def micro(config: StudentsLifecycle) -> None:
     """The same stages in seconds: too short to learn."""
     config.model = TransformerConfig(width=16, heads=2, kv_heads=1, head_dim=8, ff=32, unroll=2)
     config.data = ReviewConfig(documents=64, demonstrations=64, prompts=64, eval_rows=32)
-    config.eval_batch, config.share = 32, 0.0
+    config.eval_batch = 32
     for stage in config.stages:
         loop = stage.training.loop
         loop.steps, loop.batch_size, loop.checkpoint_every = 3, 8, 2

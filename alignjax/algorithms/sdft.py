@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class SdftConfig(preset.PresetConfig):
 
     TABLE = "distillation"
     WITHOUT = distill.DistillConfig.WITHOUT
-    OWN = ("teacher", "rate", "top_k", "between", "sampling")
+    OWN: ClassVar[tuple[str, ...]] = ("teacher", "rate", "top_k", "between", "sampling")
 
     method: str = "reverse_kl"  # or forward_kl, generalised_jsd, ... of the preset
     compat: str = "paper"  # whose formula, reduction and defaults
