@@ -140,7 +140,7 @@ def distill(
 
         def divergence(*, beta: float, temperature: float) -> jax.Array:
             options: Any = {"beta": beta, "temperature": temperature, "other_model": teacher}
-            compare = scoring.token_divergence
+            compare: Any = scoring.token_divergence
             if config.top_k:
                 compare, options["count"] = scoring.top_divergence, config.top_k
             return compare(model, student, states, other, batch, **options)
