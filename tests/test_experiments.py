@@ -30,6 +30,7 @@ VARIANTS = {
     "grpo_arithmetic": ("", "cpu", "form", "tiny"),
     "review_grpo": ("", "grpo", "rloo", "micro"),
     "community_alignment": ("", "micro"),
+    "distill_review": ("", "micro"),
     "feedback_loop": ("", "ppo", "micro"),
     "guard": ("", "micro", "rows", "rows-micro"),
     "constitution": ("", "ppo", "micro"),

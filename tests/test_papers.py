@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 COLUMNS = ("method", "paper", "arXiv", "equation", "function", "experiment")
 CONTAINERS = {"TokenStats"}  # what a function returns
 NO_PAPER = {
-    "token_logprobs", "token_stats", "token_divergence", "score_regression", "score_sum",
-    "score_mean", "bnpo", "with_tail",
+    "token_logprobs", "token_stats", "logprobs_with_tail", "top_tokens", "score_regression",
+    "score_sum", "score_mean", "bnpo", "with_tail",
 }  # fmt: skip
 
 

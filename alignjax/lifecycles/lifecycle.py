@@ -35,7 +35,7 @@ class Stage(NamedTuple):
 
     name: of its folder. policy, reward, reference, critic, teacher: names of earlier stages from
     which its networks start. data: None is the lifecycle's; a function is called when the stage
-    begins.
+    begins. model: None is the lifecycle's.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Stage(NamedTuple):
     teacher: str = ""
     data: corpora.DataConfig | Callable[[], corpora.DataConfig] | None = None
     adapter: adapt.AdapterConfig | None = None
+    model: model_config.ModelConfig | None = None
 
 
 class Course(Protocol):
@@ -181,7 +182,7 @@ class Workspace:
         return experiment.Experiment(
             **parts,
             seed=self.config.seed,
-            model=self.config.model,
+            model=stage.model or self.config.model,
             data=self.config.data if data is None else data,
             mesh=self.config.mesh,
             adapter=stage.adapter or adapt.FullConfig(),
@@ -200,7 +201,9 @@ class Workspace:
         """The bound parameters of a part of a finished stage's product."""
         origin = sources.open_origin(str(self.path(stage)))
         origin.part_of((part,), part)
-        return self._source.joined(origin, part, self.model, self.shape)
+        config, _ = origin.network(part)
+        model = self.model if config == self.shape else config.make()
+        return self._source.joined(origin, part, model, config)
 
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The JSON object that `make` returns, cached as NAME.json in the stage's folder."""

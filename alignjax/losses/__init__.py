@@ -71,7 +71,7 @@ from alignjax.losses.lm import (
     token_nll,
     z_loss,
 )
-from alignjax.losses.logprobs import TokenStats, token_divergence, token_logprobs, token_stats
+from alignjax.losses.logprobs import TokenStats, token_logprobs, token_stats
 from alignjax.losses.online import (
     geometric_mixture,
     nash_md,
@@ -168,6 +168,8 @@ from alignjax.losses.soft_policy import (
     sapo,
     top_fraction,
 )
+from alignjax.losses.tiled_divergence import token_divergence
+from alignjax.losses.top_k import logprobs_with_tail, top_tokens
 from alignjax.losses.transport import (
     aot,
     aot_unpaired,
@@ -253,6 +255,7 @@ __all__ = [
     "kto",
     "kto_reference_point",
     "leave_one_out",
+    "logprobs_with_tail",
     "luspo",
     "margin",
     "max_rl",
@@ -307,6 +310,7 @@ __all__ = [
     "token_nll",
     "token_stats",
     "top_fraction",
+    "top_tokens",
     "tpo",
     "udm_weight",
     "value_clip",

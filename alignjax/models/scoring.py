@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import mean
-from alignjax.losses import logprobs
+from alignjax.losses import distill, logprobs, tiled_divergence, top_k
 from alignjax.models import model as models
 from alignjax.parallel import axes
 
@@ -116,26 +116,62 @@ def token_divergence(
     other: Any,
     batch: Batch,
     *,
+    beta: float = 1.0,
     temperature: float = 1.0,
     other_model: models.Model | None = None,
 ) -> jax.Array:
-    """[B, T] exact KL(params || other) of each token's next-token distribution, nats.
+    """[B, T] divergence of each token's next-token distribution, nats: KL(params || other).
 
     hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`. other_model: that
-    of `other`, where it is another one over the same vocabulary.
+    of `other`, where it is another one over the same vocabulary. beta: as of
+    `losses.token_divergence`; the gradient flows into hidden and params alone.
     """
     second = model if other_model is None else other_model
-    divergence = logprobs.token_divergence(
+    divergence = tiled_divergence.token_divergence(
         hidden,
         model.unembedding(params),
         hidden_states(second, other, batch),
         second.unembedding(other),
+        beta=beta,
         temperature=temperature,
         softcap=model.logit_softcap,
         other_softcap=second.logit_softcap,
         tile=model.logit_tile,
     )
     return align(divergence)
+
+
+def top_divergence(
+    model: models.Model,
+    params: Any,
+    hidden: jax.Array,
+    other: Any,
+    batch: Batch,
+    *,
+    count: int,
+    beta: float = 1.0,
+    temperature: float = 1.0,
+    other_model: models.Model | None = None,
+) -> jax.Array:
+    """[B, T] the same of the `count` tokens that `other` finds most likely, and all others as one.
+
+    A lower bound of `token_divergence`. Arguments as there.
+    """
+    second = model if other_model is None else other_model
+    heads = (
+        (model, hidden, model.unembedding(params)),
+        (second, hidden_states(second, other, batch), second.unembedding(other)),
+    )
+    options: list[dict[str, Any]] = [
+        {"temperature": temperature, "softcap": m.logit_softcap, "tile": model.logit_tile}
+        for m, _, _ in heads
+    ]
+    tokens = top_k.top_tokens(*heads[1][1:], count, **options[1])
+    student, teacher = (
+        top_k.logprobs_with_tail(*head[1:], tokens, **own)
+        for head, own in zip(heads, options, strict=True)
+    )
+    return align(distill.generalised_jsd(student, teacher, beta=beta))
 
 
 def compared(values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:

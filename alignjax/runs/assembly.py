@@ -188,6 +188,8 @@ class Assembly:
                 retokenise.reader, self.corpus, other.speaker, other.length, other.prompt_length
             )
         difference = retokenise.first_difference(self.corpus.speaker, other.speaker)
+        if not difference and not origin.is_run:
+            return None  # the layout of conversations is the data's choice, as for the weights
         raise ValueError(
             f"the tokenizer must be that of the {name}'s run, or ids would mean other tokens; got "
             f"another one in {origin.path}: {difference or 'the same tokens in another layout'}. "

@@ -45,6 +45,7 @@ def generation(
     key: Any,
     name: str = "generate",
     samples_per_prompt: int = 1,
+    role: str = "policy",
 ) -> program.Program:
     """The program that samples `rows` completions with a bound policy, given in shapes.
 
@@ -78,7 +79,7 @@ def generation(
         (*parts, ("batch", prompts), ("other", key)),
         rows=rows,
         length=prompt_length + new,
-        generation=program.Generation("policy", prompt_length, new, samples_per_prompt),
+        generation=program.Generation(role, prompt_length, new, samples_per_prompt),
         cache=cache,
         mesh=mesh,
         rounds=new,

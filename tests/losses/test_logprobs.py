@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.test_util import check_grads
 
-from alignjax.losses import logprobs
+from alignjax.losses import logprobs, tiles
 from bench import logprob_memory
 
 B, T, D, V = 2, 5, 8, 13
@@ -147,13 +147,10 @@ def test_a_vocabulary_spread_over_devices_changes_nothing(shards):
             jax.P("data", None, None),
             jax.P(None, "model"),
         ]
-        other = jax.jit(lambda h, w: logprobs.token_divergence(h, w, h * 0.5, w, tile=2))(h, w)
     near(got, want)
     np.testing.assert_array_equal(top, want_top)
     for a, b in zip(slopes, want_slopes, strict=True):
         near(a, b)
-    # A sum of terms of both signs, each of rounding 1e-7 of its own size.
-    near(other, logprobs.token_divergence(HIDDEN, matrix, HIDDEN * 0.5, matrix), 1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e30])
@@ -167,7 +164,6 @@ def test_extreme_logits_stay_finite(scale):
     np.testing.assert_allclose(got[1], 0.0, atol=1e-6)
     slopes = jax.grad(lambda h, w: ours(h, w, tile=3)[:4].sum(), (0, 1))(h, MATRIX)
     assert all(np.isfinite(s).all() for s in slopes)
-    assert np.isfinite(logprobs.token_divergence(h, MATRIX, HIDDEN, MATRIX)).all()
 
 
 def test_a_large_common_offset_of_the_logits_costs_no_entropy():
@@ -195,26 +191,13 @@ def test_memory_is_a_tile_not_the_whole_vocabulary(optimised):
 
 def test_the_tile_is_chosen_by_size():
     hidden, matrix = jnp.zeros((4, 1000, 2)), jnp.zeros((2, 32768))
-    assert logprobs._choose_tile(hidden, matrix) == 2**25 // (4 * 4 * 32768) == 64
-    assert logprobs._choose_tile(hidden[:, :3], matrix) == 3
-    assert logprobs._choose_tile(jnp.zeros((4096, 9, 1)), jnp.zeros((1, 32768))) == 1
+    assert tiles.choose_tile(hidden, matrix) == 2**25 // (4 * 4 * 32768) == 64
+    assert tiles.choose_tile(hidden[:, :3], matrix) == 3
+    assert tiles.choose_tile(jnp.zeros((4096, 9, 1)), jnp.zeros((1, 32768))) == 1
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):  # what one device holds counts
         placed = jax.device_put(hidden, jax.P("data")), jax.device_put(matrix, jax.P(None, "model"))
-        assert logprobs._choose_tile(*placed) == 8 * 64
-
-
-@pytest.mark.parametrize("softcap", [0.0, 1.5])
-@pytest.mark.parametrize("tile", [0, 2])
-def test_divergence_equals_the_sum_over_the_vocabulary(tile, softcap):
-    other, matrix = RNG.normal(size=HIDDEN.shape).astype(np.float32), MATRIX[:, ::-1]
-    options = {"temperature": 0.8, "softcap": softcap, "tile": tile}
-    got = logprobs.token_divergence(HIDDEN, MATRIX, other, matrix, **options)
-    raw = (np.asarray(h, np.float64) @ w for h, w in ((HIDDEN, MATRIX), (other, matrix)))
-    p, q = ((softcap * np.tanh(z / softcap) if softcap else z) / 0.8 for z in raw)
-    p, q = (z - np.log(np.exp(z).sum(-1, keepdims=True)) for z in (p, q))
-    near(got, (np.exp(p) * (p - q)).sum(-1))
-    np.testing.assert_array_equal(logprobs.token_divergence(HIDDEN, MATRIX, HIDDEN, MATRIX), 0)
+        assert tiles.choose_tile(*placed) == 8 * 64
 
 
 @pytest.mark.parametrize(
@@ -234,25 +217,3 @@ def test_bad_arguments_are_refused(changes, message):
     arguments = {"hidden": HIDDEN, "unembedding": MATRIX, "targets": TARGETS, **changes}
     with pytest.raises(ValueError, match=message):
         logprobs.token_stats(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"other_hidden": HIDDEN[:, 1:]}, r"other_hidden must .* with T = 5; got \(2, 4, 8\)"),
-        ({"other_unembedding": MATRIX[:, 1:]}, "other_unembedding must .* with V = 13"),
-        ({"temperature": 0.0}, "temperature must be finite and > 0"),
-        ({"tile": -1}, "tile must"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-def test_bad_arguments_of_the_divergence_are_refused(changes, message):
-    arguments = {"hidden": HIDDEN, "unembedding": MATRIX}
-    arguments |= {"other_hidden": HIDDEN, "other_unembedding": MATRIX, **changes}
-    with pytest.raises(ValueError, match=message):
-        logprobs.token_divergence(**arguments)
-
-
-def test_two_models_of_unlike_width_may_be_compared():
-    narrow = logprobs.token_divergence(HIDDEN, MATRIX, HIDDEN[..., :4], MATRIX[:4])
-    assert (np.asarray(narrow) > 0).all()

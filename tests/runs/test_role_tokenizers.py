@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignjax.algorithms import dpo, ppo
+from alignjax.algorithms import distill, dpo, ppo
 from alignjax.core import keys
 from alignjax.data import hh, pipeline, retokenise
 from alignjax.parallel import mesh as meshes
@@ -87,13 +87,15 @@ def first_difference(texts):
     raise AssertionError("the two tokenizers are one")
 
 
-@pytest.mark.parametrize("role", ["policy", "reference", "critic", "reference of dpo"])
+@pytest.mark.parametrize("role", ["policy", "reference", "critic", "reference of dpo", "teacher"])
 def test_networks_that_read_tokens_are_refused_by_the_first_one_that_differs(
     tmp_path, texts, runs, role
 ):
     names = {"policy": runs["policy"]}
     if role == "reference of dpo":
         config = starts.make(dpo.DpoConfig(), data=texts[0], reference=runs["stranger"], **names)
+    elif role == "teacher":
+        config = starts.make(distill.DistillConfig(), data=texts[0], teacher=runs["stranger"])
     elif role == "policy":
         config = starts.make(PPO, data=texts[0], policy=runs["stranger"], reward=runs["scorer"])
     else:

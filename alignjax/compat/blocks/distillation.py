@@ -1,7 +1,8 @@
 """Losses on next-token distributions of a student and a teacher: link o reduction.
 
 Arrays: student_logits, teacher_logits [B, T, V], labels [B, T] where the data's tokens count too,
-mask [B, T].
+mask [B, T]. In place of the two arrays of logits there may be `divergence`, a function (beta,
+temperature) -> [B, T]: `generalised_jsd` of distributions that never exist in full.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,16 +41,19 @@ def logprobs(
 # --- links: the divergence at a token, [B, T] ---
 def forward_kl(arrays: Arrays, *, temperature: float) -> jax.Array:
     """KL(teacher; student)."""
-    return losses.forward_kl(*logprobs(*logits(arrays), temperature), arrays["mask"])
+    return generalised_jsd(arrays, temperature=temperature, beta=0.0)
 
 
 def reverse_kl(arrays: Arrays, *, temperature: float) -> jax.Array:
     """KL(student; teacher)."""
-    return losses.reverse_kl(*logprobs(*logits(arrays), temperature), arrays["mask"])
+    return generalised_jsd(arrays, temperature=temperature, beta=1.0)
 
 
 def generalised_jsd(arrays: Arrays, *, temperature: float, beta: float) -> jax.Array:
     """`losses.generalised_jsd`."""
+    if "divergence" in arrays:
+        found: jax.Array = arrays["divergence"](beta=beta, temperature=temperature)
+        return inputs.masked("B T", arrays["mask"], divergence=found)[1]
     both = logprobs(*logits(arrays), temperature)
     return losses.generalised_jsd(*both, arrays["mask"], beta=beta)
 
