@@ -137,7 +137,6 @@ def make_rows(rows: Rows, size: int) -> Callable[..., Any]:
         metrics = {
             **select.of_samples(samples, found, rewards, valid),
             "tied": mean.masked(~paired, jnp.all(there, axis=1)),
-            "pairs": mean.of(paired),
             **more,
         }
         chosen = rollouts.Groups(samples, rewards, valid, found.parts, None)
