@@ -25,7 +25,7 @@ from alignjax.worlds.corpus import ReviewConfig
 from experiments.common.rounds import ARMS, RoundsLifecycle
 
 BETA = 0.3
-ROUNDS, PROMPTS, BATCH = 4, 1000, 16
+ROUNDS, PROMPTS, BATCH = 3, 1000, 16
 
 
 def get_config(variant: str = "") -> RoundsLifecycle:
@@ -81,6 +81,6 @@ def micro(config: RoundsLifecycle) -> RoundsLifecycle:
     for stage in ("pretrain", "sft", "reward", "policy", "online"):
         loop = getattr(config, stage).loop
         loop.steps, loop.batch_size, loop.checkpoint_every = 3, 16, 2
-    config.arms, config.rounds, config.prompts = ARMS, 2, 40
+    config.arms, config.rounds, config.prompts = ARMS, 1, 40
     config.draws, config.eval_batch, config.ratio = 8, 64, 0.0
     return config

@@ -32,10 +32,10 @@ class RoundsLifecycle(lifecycle.Lifecycle):
 
     offline: SFT answers in every round. dpo: the latest policy does (iterative DPO). spin: its
     answers lose to demonstrations, without labels (Chen et al. 2024). sppo: the answer that won
-    most against the one that won least, by SPPO's loss (Wu et al. 2024). rso: SFT's answers, kept by
-    statistical rejection on a reward model (Liu et al. 2023). online: one stage of online DPO.
-    The reference is SFT; of spin and sppo it is the policy of the round before. All but spin have as
-    many labels a round.
+    most against the one that won least, by SPPO's loss (Wu et al. 2024). rso: SFT's answers, kept
+    by statistical rejection on a reward model (Liu et al. 2023). online: one stage of online DPO,
+    whose labels have no noise. The reference is SFT; of spin and sppo it is the policy of the round
+    before. All but spin have as many labels a round.
     """
 
     data: corpora.ReviewConfig = dataclasses.field(default_factory=corpora.ReviewConfig)
@@ -48,7 +48,7 @@ class RoundsLifecycle(lifecycle.Lifecycle):
         default_factory=lambda: {SPPO: "sppo_hard", RSO: "hinge"}
     )  # by arm, where it is not that of `policy`
     arms: tuple[str, ...] = (OFFLINE, DPO)
-    rounds: int = 4
+    rounds: int = 3
     prompts: int = 1000  # of a round, others in each
     candidates: int = 4  # answers to a prompt, of which every two are labelled
     temperature: float = 1.0  # of labels, reward units; 0 takes the truly better one
