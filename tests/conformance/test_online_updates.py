@@ -93,16 +93,8 @@ def check(recorded):
     assert found.agrees, (found, ours.norms, recorded.norms, ours.losses, recorded.losses)
 
 
-def marked():
-    """One case of each method is quick, the others are slow."""
-    seen = set()
-    for one in RECORDED:
-        marks = [pytest.mark.slow] if one.algorithm in seen else []
-        seen.add(one.algorithm)
-        yield pytest.param(one, marks=marks, id=one.name)
-
-
-@pytest.mark.parametrize("recorded", list(marked()))
+@pytest.mark.slow
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda one: one.name)
 def test_three_updates_give_the_parameters_of_the_reference(recorded):
     check(recorded)
 
