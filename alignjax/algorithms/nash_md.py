@@ -1,6 +1,7 @@
 """Nash-MD: a policy preferred to a mixture of itself and its reference, by policy gradient."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -73,8 +74,9 @@ def nash_md(
 
     P is the chance that the sample beats the rival's, which is drawn token by token from the
     geometric mixture of policy and reference, with a cache of each. No gradient passes P or the
-    log-ratio. The last iterate, not the mean of all, goes to the Nash equilibrium of the preference
-    that is regularised by beta KL(pi || ref).
+    log-ratio. Where it rests, log(pi / ref) = P(y beats the mixture) / beta + constant: for a small
+    mixture the Nash equilibrium of the preference regularised by beta KL(pi || ref), at which the
+    last iterate arrives, not only the mean of all.
     Batch: a table of prompts. Frozen: "reference", and what `reward` reads.
     Reference: Munos et al. 2023, arXiv 2312.00886, section 7.
     """
@@ -146,6 +148,12 @@ def nash_md(
     def verify(metrics: algorithm.Metrics) -> None:
         generate.check_drift(metrics["drift"].value, limit)
 
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
+        if model.drops_out or reference is not None:
+            return {}
+        size = batch["tokens"].shape[-1]
+        return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
+
     def drawn(shapes: program.Shapes) -> list[program.Program]:
         count, width = shapes.batch["prompts"].shape
         both = {name: shapes.bound[name] for name in (mixture.POLICY, mixture.REFERENCE)}
@@ -173,6 +181,7 @@ def nash_md(
             comparing.make_duel(draw, rival, mixed), rows, config, SIZE, task
         ),
         carry=comparing.start_carry(),
+        first=first,
         verify=verify,
         programs=comparing.make_programs(
             drawn, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches

@@ -1,6 +1,7 @@
 """Exploratory preference optimization: online DPO against the reference's samples, and optimism."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -130,6 +131,12 @@ def xpo(
         terms = {**config.terms(arrays), **penalties}
         return terms, {**terms, "kl": mean.of(ratio[:, 0]), "reference_ratio": mean.of(ratio[:, 1])}
 
+    def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
+        if model.drops_out or reference is not None:
+            return {}
+        size = batch["tokens"].shape[-1]
+        return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
+
     def drawn(shapes: program.Shapes) -> list[program.Program]:
         count = shapes.batch["prompts"].shape[0]
         return [programs.generation(shapes, draw, shapes.params, count)] * SIZE
@@ -142,6 +149,7 @@ def xpo(
         loss=loss,
         collect=comparing.Collector(duel, rows, config, SIZE, task),
         carry=comparing.start_carry(),
+        first=first,
         programs=comparing.make_programs(
             drawn, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches
         ),
