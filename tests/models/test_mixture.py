@@ -17,13 +17,18 @@ MIX = 0.3
 
 
 def logits_of(model, params, batch):
-    hidden = scoring.hidden_states(model, params, batch)
-    return jnp.stack([draws.logits(model, params, hidden[:, t : t + 1]) for t in range(3)])
+    @jax.jit
+    def run(params):
+        hidden = scoring.hidden_states(model, params, batch)
+        return jnp.stack([draws.logits(model, params, hidden[:, t : t + 1]) for t in range(3)])
+
+    return run(params)
 
 
+@pytest.mark.slow
 def test_its_logits_are_those_of_both_in_these_shares():
     batch = {name: jnp.asarray(x[:, :3]) for name, x in tiny.rows(0, 4).items()}
-    both = {"policy": learner.policy(1), "reference": OTHER.init(jax.random.key(5))}
+    both = {"policy": learner.policy(1), "reference": learner.policy(0, OTHER)}
     model = mixture.geometric(learner.MODEL, OTHER, MIX)
     found = jax.nn.log_softmax(logits_of(model, both, batch))
     apart = (
@@ -39,7 +44,7 @@ def test_its_logits_are_those_of_both_in_these_shares():
 @pytest.mark.parametrize("options", [{}, {"rungs": 2, "chunk": 2}, {"slots": 4, "chunk": 2}])
 def test_samples_with_two_caches_are_of_the_law_that_scoring_finds(options):
     model = mixture.geometric(learner.MODEL, OTHER, MIX)
-    both = {"policy": learner.policy(1), "reference": OTHER.init(jax.random.key(5))}
+    both = {"policy": learner.policy(1), "reference": learner.policy(0, OTHER)}
     config = transforms.SamplingConfig(max_new_tokens=tiny.NEW, temperature=0.7, **options)
     sample = generate.make_generate(model, config, eos=tiny.EOS, pad=tiny.PAD)
     prompts = {name: jnp.asarray(x) for name, x in tiny.prompts(0, 8).items()}
