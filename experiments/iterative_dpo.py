@@ -25,7 +25,7 @@ from alignjax.worlds.corpus import ReviewConfig
 from experiments.common.rounds import ARMS, RoundsLifecycle
 
 BETA = 0.3
-ROUNDS, PROMPTS, BATCH = 3, 1000, 16
+ROUNDS, PROMPTS, BATCH = 4, 1000, 16
 
 
 def get_config(variant: str = "") -> RoundsLifecycle:

@@ -48,7 +48,7 @@ class RoundsLifecycle(lifecycle.Lifecycle):
         default_factory=lambda: {SPPO: "sppo_hard", RSO: "hinge"}
     )  # by arm, where it is not that of `policy`
     arms: tuple[str, ...] = (OFFLINE, DPO)
-    rounds: int = 3
+    rounds: int = 4
     prompts: int = 1000  # of a round, others in each
     candidates: int = 4  # answers to a prompt, of which every two are labelled
     temperature: float = 1.0  # of labels, reward units; 0 takes the truly better one
