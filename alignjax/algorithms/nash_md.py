@@ -13,9 +13,9 @@ from alignjax.core import mean, shapes
 from alignjax.models import mixture, scoring
 from alignjax.models import model as models
 from alignjax.rewards import learned
-from alignjax.rollouts import collection, compared, programs, rollouts
+from alignjax.rollouts import collection, compared, rollouts
 from alignjax.rollouts import compared_collection as comparing
-from alignjax.sampling import generate, plan
+from alignjax.sampling import generate
 from alignjax.training import algorithm, method, program, update
 
 SIZE = 2  # samples of a prompt: the policy's, then its rival's
@@ -155,24 +155,9 @@ def nash_md(
         return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
 
     def drawn(shapes: program.Shapes) -> list[program.Program]:
-        count, width = shapes.batch["prompts"].shape
         both = {name: shapes.bound[name] for name in (mixture.POLICY, mixture.REFERENCE)}
-        other = plan.generation(
-            rival,
-            config.sampling,
-            both,
-            parts=(("parameters", shapes.params), ("frozen", shapes.frozen)),
-            rows=count,
-            prompt_length=width,
-            eos=eos,
-            pad=pad,
-            key=shapes.key,
-            name="generate the rival",
-        )
-        return [
-            programs.generation(shapes, draw, shapes.params, count),
-            other._replace(generation=None),  # two models a token: no formula of one role
-        ]
+        parts = (("parameters", shapes.params), ("frozen", shapes.frozen))
+        return comparing.generations(shapes, draw, rival, both, parts)
 
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),

@@ -11,7 +11,7 @@ from alignjax.algorithms import dpo, online_dpo, preset
 from alignjax.core import mean, shapes
 from alignjax.models import model as models
 from alignjax.rewards import learned
-from alignjax.rollouts import collection, compared, programs, rollouts
+from alignjax.rollouts import collection, compared, rollouts
 from alignjax.rollouts import compared_collection as comparing
 from alignjax.training import algorithm, method, program, update
 
@@ -138,8 +138,8 @@ def xpo(
         return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
 
     def drawn(shapes: program.Shapes) -> list[program.Program]:
-        count = shapes.batch["prompts"].shape[0]
-        return [programs.generation(shapes, draw, shapes.params, count)] * SIZE
+        parts = (("frozen", shapes.frozen),)
+        return comparing.generations(shapes, draw, second, shapes.bound["reference"], parts)
 
     duel = comparing.make_duel(
         draw, second, lambda params, frozen: second.bind(frozen["reference"], frozen)

@@ -150,6 +150,27 @@ def make_rows(rows: Rows, size: int) -> Callable[..., Any]:
     return run
 
 
+def generations(
+    shapes: program.Shapes, draw: collection.Draw, rival: Any, tree: Any, parts: Any
+) -> list[program.Program]:
+    """The programs of `make_duel` that sample; tree: of the rival, bound. parts: of its arguments."""
+    count, width = shapes.batch["prompts"].shape
+    other = plan.generation(
+        rival,
+        draw.sampling,
+        tree,
+        parts=parts,
+        rows=count,
+        prompt_length=width,
+        eos=draw.eos,
+        pad=draw.pad,
+        key=shapes.key,
+        name="generate the rival",
+    )
+    # The rival may be two models: there is no formula of one role.
+    return [common.generation(shapes, draw, shapes.params, count), other._replace(generation=None)]
+
+
 def make_programs(
     drawn: Callable[[program.Shapes], Sequence[program.Program]],
     config: compared.ComparedConfig,
