@@ -153,7 +153,7 @@ def make_rows(rows: Rows, size: int) -> Callable[..., Any]:
 def generations(
     shapes: program.Shapes, draw: collection.Draw, rival: Any, tree: Any, parts: Any
 ) -> list[program.Program]:
-    """The programs of `make_duel` that sample; tree: of the rival, bound. parts: of its arguments."""
+    """The programs that sample a duel; tree: of the rival, bound. parts: of its arguments."""
     count, width = shapes.batch["prompts"].shape
     other = plan.generation(
         rival,
