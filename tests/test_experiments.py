@@ -28,6 +28,8 @@ VARIANTS = {
     "scale": ("", "pretrain", "dpo-lora", "tiny", "micro"),
     "grpo_chain": ("", "rloo", "estimators", "micro"),
     "grpo_arithmetic": ("", "cpu", "form", "tiny"),
+    "online_dpo": ("", "online_dpo", "xpo", "nash_md", "micro"),
+    "iterative_dpo": ("", "all", "micro"),
     "review_grpo": ("", "grpo", "rloo", "micro"),
     "community_alignment": ("", "micro"),
     "distill_review": ("", "micro"),

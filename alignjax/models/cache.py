@@ -35,6 +35,13 @@ class KVCache:
         return jax.lax.slice_in_dim(x, 0, self.read or x.shape[axis], axis=axis)
 
 
+class Both(NamedTuple):
+    """The caches of two models that read the same rows."""
+
+    first: Any
+    second: Any
+
+
 def empty(
     layers: int,
     batch: int,

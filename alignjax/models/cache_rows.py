@@ -20,11 +20,15 @@ class Place(NamedTuple):
 
 def is_ours(kept: Any) -> bool:
     """Whether the rows of a cache can be told apart: a Flax model may have one of its own."""
+    if isinstance(kept, cache.Both):
+        return is_ours(kept.first) and is_ours(kept.second)
     return isinstance(kept, cache.KVCache | token_cache.TokenCache)
 
 
 def places(kept: Any) -> list[Place]:
     """The axes of every leaf."""
+    if isinstance(kept, cache.Both):
+        return [*places(kept.first), *places(kept.second)]
     if isinstance(kept, cache.KVCache):
         index = Place(0 if kept.index.ndim else None)
         return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index]
@@ -33,11 +37,15 @@ def places(kept: Any) -> list[Place]:
 
 def by_row(kept: Any, written: jax.Array) -> Any:
     """A cache whose rows are written each at its own slot, of which `written` [B] are."""
+    if isinstance(kept, cache.Both):
+        return cache.Both(by_row(kept.first, written), by_row(kept.second, written))
     return cache.by_row(kept, written) if isinstance(kept, cache.KVCache) else kept
 
 
 def reading(kept: Any, slots: int) -> Any:
     """A cache whose queries see the first slots only, all if 0; more must not be written."""
+    if isinstance(kept, cache.Both):
+        return cache.Both(reading(kept.first, slots), reading(kept.second, slots))
     return struct.replace(kept, read=slots)
 
 

@@ -220,8 +220,8 @@ def of_fields(fields: Any, where: str) -> Settings:
     return own
 
 
-def read(path: str) -> Settings:
-    """The settings of a file of JSON.
+def read(path: str, name: str = "--judge") -> Settings:
+    """The settings of a file of JSON; name: of the option that names it.
 
     Raises:
       ValueError: no such file, or as of `of_fields`.
@@ -230,10 +230,10 @@ def read(path: str) -> Settings:
         fields = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
-            f"--judge must be a file of JSON; got {path!r} ({error.strerror}). Describe a judge."
+            f"{name} must be a file of JSON; got {path!r} ({error.strerror}). Describe a judge."
         ) from None
     except (ValueError, RecursionError):
-        raise ValueError(f"--judge must be a file of JSON; got another ({path}).") from None
+        raise ValueError(f"{name} must be a file of JSON; got another ({path}).") from None
     return of_fields(fields, path)
 
 

@@ -160,7 +160,7 @@ class Collector:
         after = self._after(carry, told, found, samples.task)
         self._check(after, told, metrics)
         if self._journal is not None:
-            self._journal(int(state.step), self._shown(told["shown"]))
+            self._journal(int(state.step), journal_rows(told["shown"], self._text))
         if "replay" in told:
             after["replay"] = told["replay"]
         if behind is not None:
@@ -195,31 +195,32 @@ class Collector:
                     "teaches nothing. Look at samples.jsonl."
                 )
 
-    def _shown(self, told: dict[str, Any]) -> list[dict[str, Any]]:
-        """The first group that is trained on, a row each."""
-        arrays = hosts.to_host(told)
-        rows = []
-        for row, ids in enumerate(arrays["tokens"]):
-            length = int(arrays["lengths"][row])
-            start = int(arrays["prompt_lengths"][row])
-            counted = arrays["mask"][row]
-            advantage = arrays["advantages"][row]
-            if np.ndim(advantage):
-                advantage = advantage[counted].mean() if counted.any() else 0.0
-            rows.append(
-                {
-                    "task": int(arrays["task"][row]),
-                    "sample": row,
-                    "prompt": self._text(ids[:start]),
-                    "text": self._text(ids[start:length]),
-                    "reward": float(arrays["reward"][row]) if arrays["valid"][row] else None,
-                    "parts": {name: float(x[row]) for name, x in arrays["parts"].items()},
-                    "advantage": float(advantage),
-                    "tokens": int(counted.sum()),
-                    "cut": not bool(arrays["ended"][row]),
-                }
-            )
-        return rows
+
+def journal_rows(told: dict[str, Any], text: Callable[[np.ndarray], str]) -> list[dict[str, Any]]:
+    """The rows of `experience.shown` as samples.jsonl has them."""
+    arrays = hosts.to_host(told)
+    rows = []
+    for row, ids in enumerate(arrays["tokens"]):
+        length = int(arrays["lengths"][row])
+        start = int(arrays["prompt_lengths"][row])
+        counted = arrays["mask"][row]
+        advantage = arrays["advantages"][row]
+        if np.ndim(advantage):
+            advantage = advantage[counted].mean() if counted.any() else 0.0
+        rows.append(
+            {
+                "task": int(arrays["task"][row]),
+                "sample": row,
+                "prompt": text(ids[:start]),
+                "text": text(ids[start:length]),
+                "reward": float(arrays["reward"][row]) if arrays["valid"][row] else None,
+                "parts": {name: float(x[row]) for name, x in arrays["parts"].items()},
+                "advantage": float(advantage),
+                "tokens": int(counted.sum()),
+                "cut": not bool(arrays["ended"][row]),
+            }
+        )
+    return rows
 
 
 def with_behind(carry: dict[str, Any], params: models.Params) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def make_experience(
         if layout is not None:
             scored = pack.in_order(scored, layout)
         columns, drift, metrics = credited(config, needs, chosen, scored)
-        told: dict[str, Any] = {"shown": _shown(chosen, columns, config.group)}
+        told: dict[str, Any] = {"shown": shown(chosen, columns["advantages"], config.group)}
         told |= {} if drift is None else {"drift": drift}
         if layout is None:
             return {**batch, **columns}, told, metrics
@@ -192,10 +192,10 @@ def credited(
     return rows, drift, metrics
 
 
-def _shown(chosen: rollouts.Groups, rows: algorithm.Batch, count: int) -> dict[str, Any]:
-    """The first rows of what is worth a look, whole on every device."""
+def shown(chosen: rollouts.Groups, advantages: jax.Array, count: int) -> dict[str, Any]:
+    """The first rows of what is worth a look, whole on every device; advantages: [R] or [R, T]."""
     samples = chosen.samples
-    shown = {
+    worth = {
         "tokens": samples.tokens,
         "mask": samples.mask,
         "lengths": samples.lengths,
@@ -205,10 +205,10 @@ def _shown(chosen: rollouts.Groups, rows: algorithm.Batch, count: int) -> dict[s
         "reward": chosen.reward,
         "valid": chosen.valid,
         "parts": chosen.parts,
-        "advantages": rows["advantages"],
+        "advantages": advantages,
     }
     return jax.tree.map(
-        lambda x: axes.take(x, jnp.arange(count), " ".join(["slot"] * x.ndim)), shown
+        lambda x: axes.take(x, jnp.arange(count), " ".join(["slot"] * x.ndim)), worth
     )
 
 

@@ -83,7 +83,8 @@ def choose(
     reward = jnp.where(valid, reward, 0.0)
     grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
     informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)
-    metrics = _of_samples(config, samples, found, reward, valid, informative)
+    metrics = of_samples(samples, found, reward, valid)
+    metrics |= _of_groups(config, samples, reward, valid, informative)
 
     if greedy is not None:
         greedy = rollouts.repeated(greedy, size)
@@ -108,17 +109,11 @@ def choose(
     return chosen, told, metrics
 
 
-def _of_samples(
-    config: settings.GroupConfig,
-    samples: rollouts.Rollouts,
-    found: scores.Scores,
-    reward: jax.Array,
-    valid: jax.Array,
-    informative: jax.Array,
+def of_samples(
+    samples: rollouts.Rollouts, found: scores.Scores, reward: jax.Array, valid: jax.Array
 ) -> dict[str, mean.Mean]:
-    """Metrics of all samples, before any is left out."""
-    size = config.group
-    metrics = {
+    """Metrics of all samples, before any is left out; the reward's are over those that count."""
+    return {
         "reward": mean.masked(reward, valid),
         **{f"reward_{name}": mean.masked(x, valid) for name, x in found.parts.items()},
         "unscored": mean.of(~jnp.isfinite(found.reward) & ~found.failed),
@@ -126,6 +121,17 @@ def _of_samples(
         "cut": mean.of(samples.cut),
         "length": mean.of(jnp.sum(samples.mask, axis=1)),
     }
+
+
+def _of_groups(
+    config: settings.GroupConfig,
+    samples: rollouts.Rollouts,
+    reward: jax.Array,
+    valid: jax.Array,
+    informative: jax.Array,
+) -> dict[str, mean.Mean]:
+    """Metrics of turns, and of groups that teach nothing."""
+    size, metrics = config.group, {}
     if config.env is not None:
         metrics["turns"] = mean.of(samples.turns)
     if size > 1:

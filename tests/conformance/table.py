@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from alignjax import compat
-from tests.conformance import compare, golden, our_updates, updates
+from tests.conformance import compare, golden, our_online_updates, our_updates, updates
 
 FILE = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
 HEAD = f"""# Conformance
@@ -23,8 +23,10 @@ UPDATES = f"""## Whole updates
 Three updates of one tiny Llama on the same answers and rewards, with old log-probabilities of the
 start and another reference: by each release's own trainer from samples to optimizer
 (`tests/conformance/record_updates_*.py`; stand-ins are the sampler and what one process on a CPU
-lacks), and by our `grpo` and `reinforce` with its preset and `optim`. The first error is the
-largest of a parameter after any update, absolute; the second that of gradient norms and losses,
+lacks), and by our algorithm with its preset and `optim`. Those on pairs of samples (online DPO,
+XPO, Nash-MD) have the same two answers in all three updates, whose rewards differ: on a tie TRL
+takes the first answer for the better one, AlignJAX neither. The first error is the largest of a
+parameter after any update, absolute; the second that of gradient norms and losses,
 relative. The tests ask for {our_updates.TOLERANCE:.0e} and {our_updates.RELATIVE:.0e}.
 """
 
@@ -50,15 +52,17 @@ def page(*, measure: bool = True) -> str:
 
 def updates_part(measure: bool) -> list[str]:
     """Lines of the section on whole updates."""
-    files = sorted(updates.FOLDER.glob("*.npz"))
+    folders = (updates.FOLDER, updates.ONLINE)
+    files = [file for folder in folders for file in sorted(folder.glob("*.npz"))]
     with_versions = {file.stem: updates.load(file)[1] for file in files}
     lines = [UPDATES]
     for preset, versions in with_versions.items():
         lines.append(f"- {preset}: {', '.join(f'{k} {v}' for k, v in sorted(versions.items()))}")
     lines += ["", "| preset | method | options | parameters | norms, losses | remark |"]
     lines.append("|---|---|---|---|---|---|")
-    for one in updates.every():
-        errors = our_updates.errors(one, our_updates.run(one)) if measure else None
+    runs = {updates.FOLDER: our_updates.run, updates.ONLINE: our_online_updates.run}
+    for one, run in [(one, run) for folder, run in runs.items() for one in updates.every(folder)]:
+        errors = our_updates.errors(one, run(one)) if measure else None
         told = [[errors.params], [errors.norms, errors.losses]] if errors else [[], []]
         options = ", ".join(f"{k}={v}" for k, v in one.options.items())
         parts = f", {one.micro_batches} micro-batches" if one.micro_batches > 1 else ""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent / "goldens" / "updates"
+ONLINE = FOLDER.parent / "online"  # of methods on pairs of samples, see online_updates.py
 PAD, EOS = 0, 1
 PROMPTS, SAMPLES, UPDATES = 2, 3, 3
 PROMPT, ANSWER = 4, 6  # tokens, at most
@@ -50,8 +51,8 @@ OPTIM = {
 class Recorded:
     """Three updates of a reference.
 
-    preset, algorithm, options: the method that must agree: grpo or reinforce, and the fields of its
-      configuration. micro_batches: parts of each update.
+    preset, algorithm, options: the method that must agree, and the fields of its configuration.
+      micro_batches: parts of each update.
     no_decay: of its optimizer: a regex on our parameters' names that are not decayed.
     params: [3, n], after each update: the tensors of `tensors()` one after the other.
     norms, losses: [3], of each update: the global norm of the gradient before it is clipped, and
@@ -81,8 +82,10 @@ class Recorded:
 ARRAYS = ("params", "norms", "losses", "old_logprobs")
 
 
-def save(name: str, recorded: list[Recorded], versions: dict[str, str]) -> pathlib.Path:
-    """Writes goldens/updates/NAME.npz: `versions` are those of the packages that computed them."""
+def save(
+    name: str, recorded: list[Recorded], versions: dict[str, str], folder: pathlib.Path = FOLDER
+) -> pathlib.Path:
+    """Writes NAME.npz in a folder: `versions` are those of the packages that computed them."""
     arrays, index = {}, []
     for number, one in enumerate(recorded):
         entry = dataclasses.asdict(one)
@@ -90,8 +93,8 @@ def save(name: str, recorded: list[Recorded], versions: dict[str, str]) -> pathl
             arrays[f"{number}/{key}"] = np.asarray(entry.pop(key), np.float32)
         index.append(entry)
     text = json.dumps({"versions": versions, "recorded": index})
-    file = FOLDER / f"{name}.npz"
-    FOLDER.mkdir(exist_ok=True)
+    file = folder / f"{name}.npz"
+    folder.mkdir(exist_ok=True)
     np.savez_compressed(file, index=np.array(text), **arrays)  # type: ignore[arg-type]
     return file
 
@@ -108,9 +111,9 @@ def load(file: pathlib.Path) -> tuple[list[Recorded], dict[str, str]]:
     return recorded, index["versions"]
 
 
-def every() -> list[Recorded]:
-    """All recordings."""
-    return [one for file in sorted(FOLDER.glob("*.npz")) for one in load(file)[0]]
+def every(folder: pathlib.Path = FOLDER) -> list[Recorded]:
+    """All recordings of a folder."""
+    return [one for file in sorted(folder.glob("*.npz")) for one in load(file)[0]]
 
 
 # --- the model and its samples ------------------------------------------------------------------

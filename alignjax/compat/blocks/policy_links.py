@@ -257,6 +257,15 @@ def nash_md(arrays: Arrays, *, beta: float) -> jax.Array:
     return losses.nash_md(*(arrays[name] for name in names), beta=beta)
 
 
+def nash_md_of_answers(arrays: Arrays, *, beta: float) -> jax.Array:
+    """`losses.nash_md` of whole answers, [B]: the log-ratio is their sum over tokens."""
+    own, reference = (
+        losses.score_sum(arrays[name], arrays["mask"])[:, None]
+        for name in ("logprobs", "reference_logprobs")
+    )
+    return losses.nash_md(own, reference, arrays["preferences"], beta=beta)
+
+
 def xpo(arrays: Arrays, *, beta: float, optimism: float, link: str) -> jax.Array:
     """`losses.xpo`, [B], on the policy's sample and the reference's."""
     other = losses.score_sum(arrays["other_logprobs"], arrays["other_mask"])
@@ -312,6 +321,7 @@ LINKS: Mapping[str, Callable[..., jax.Array]] = {
     "kl_cut": kl_cut,
     "kl_with_k3_cut": kl_with_k3_cut,
     "nash_md": nash_md,
+    "nash_md_of_answers": nash_md_of_answers,
     "ppo_clip": ppo_clip,
     "ppo_clip_of_sampler": ppo_clip_of_sampler,
     "ppo_clip_two_sided": ppo_clip_two_sided,

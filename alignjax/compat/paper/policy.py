@@ -57,6 +57,28 @@ LOSSES = {
         **CLIP,
         dual_clip=None,
     ),
+    "nash_md": Recipe(
+        table="rollouts",
+        link="nash_md_of_answers",
+        reduction="row_mean",
+        term="policy",
+        defaults={"beta": 0.1},
+        reads=frozenset({"reference", "preferences"}),
+        formula="(beta sg(log pi - log ref) - (P - 1/2)) log pi, log-probabilities of whole "
+        "answers; mean over rows",
+        source="Munos et al. 2023, section 7",
+    ),
+    "xpo": Recipe(
+        table="rollouts",
+        link="xpo",
+        reduction="row_mean",
+        term="policy",
+        defaults={"beta": 0.1, "optimism": 1e-5, "link": "dpo"},
+        reads=frozenset({"reference", "other", "preferred"}),
+        formula="-log sig(beta (chosen - rejected)) (or IPO's square) + optimism log pi of the "
+        "reference's sample, sums over tokens; mean over rows",
+        source="Xie et al. 2024, algorithm 1",
+    ),
     "value_clip": Recipe(
         table="rollouts",
         link="value_clip",
