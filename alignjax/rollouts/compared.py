@@ -11,7 +11,7 @@ import numpy as np
 from alignjax.core import shapes
 from alignjax.models import model as models
 from alignjax.parallel import hosts
-from alignjax.rewards import described, judge, learned, scores
+from alignjax.rewards import described, judge, judge_settings, learned, scores
 from alignjax.rollouts import reward, rollouts, settings
 from alignjax.sampling import generate, transforms
 from alignjax.training import algorithm, method
@@ -24,8 +24,9 @@ UNREAD = "the judge said nothing that can be read of a prompt's samples"
 class ComparedConfig(settings.ScoringConfig):
     """What says which of a prompt's samples is better: a reward, or a judge of pairs.
 
-    A judge is a file of JSON as `alignjax judge` takes it: of kind rule, remote or rubric. It reads
-    every pair of a prompt's samples in both orders; a sample's reward is then how often it wins.
+    A judge is a file of JSON as `alignjax judge` takes it: a rule, or what an address answers. It
+    reads every pair of a prompt's samples in both orders; a sample's reward is then how often it
+    wins.
     """
 
     REWARDS: ClassVar[tuple[str, ...]] = (*settings.ScoringConfig.REWARDS, JUDGE)
@@ -85,18 +86,13 @@ def judge_of(path: str) -> judge.Judge:
       ValueError: it can't be read, breaks a rule, or names weights, which no method opens.
     """
     asked = described.read(path, "algorithm.judge")
-    match asked:
-        case described.Rule():
-            return described.rule_judge(asked)[0]
-        case described.Remote():
-            return described.remote_of(asked)
-        case described.Rubric():
-            by = asked.asked()
-            if isinstance(by, described.Remote):
-                return described.remote_of(by, asked)
-            asked = by
+    if isinstance(asked, described.Rule):
+        return described.rule_judge(asked)[0]
+    by = asked.asked() if isinstance(asked, described.Asking) else asked
+    if isinstance(by, judge_settings.Remote):
+        return asked.build(judge_settings.remote_asker(by))
     raise ValueError(
-        f"algorithm.judge must be of kind rule, or of remote or a rubric that one answers; got "
+        f"algorithm.judge must be of kind rule, or one that an address answers; got "
         f"{asked.kind} ({path}). Serve the model (alignjax serve) and give its address."
     )
 

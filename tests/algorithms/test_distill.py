@@ -197,7 +197,7 @@ def test_a_sample_is_taught_by_the_next_one_that_succeeded():
     rows, there = sdpo.siblings(solved, 4)
     np.testing.assert_array_equal(there, [1, 1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(rows.reshape(3, 4)[0], [1, 3, 3, 1])
-    np.testing.assert_array_equal(rows.reshape(3, 4)[1][[0, 2, 3]], [5, 5, 5])
+    np.testing.assert_array_equal(np.asarray(rows).reshape(3, 4)[1][[0, 2, 3]], [5, 5, 5])
 
 
 @pytest.mark.slow
