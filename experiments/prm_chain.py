@@ -1,13 +1,12 @@
 """Process against outcome rewards on ChainWorld: best of n, votes and beams, equal labels.
 
-Asks whether a reward model of steps beats one of outcomes that saw the same solutions, and whether
-labels made by 8 rollouts a step are nearly as good as exact ones; both are gates (Lightman et al.
-2023; Uesato et al. 2022; Wang et al. 2024, Math-Shepherd). The policy is exact: each step is right
-with probability .7, so that curves have closed forms; an answer that errs is right by luck now and
-then. All reward models start from a language model that knows the arithmetic, and see 400 labelled
-solutions.
+Asks whether a reward model of steps beats one of outcomes that saw the same solutions, which is a
+gate, and what labels made by 8 rollouts a step cost (Lightman et al. 2023; Uesato et al. 2022; Wang
+et al. 2024, Math-Shepherd). The policy is exact: each step is right with probability .7, so that
+curves have closed forms; an answer that errs is right by luck now and then. All reward models start
+from a language model that knows the arithmetic, and see the same 16000 labelled solutions.
 Variants: micro (for tests).
-Hardware: 2 CPU cores. A 75k-parameter model.
+Hardware: 2 CPU cores. A 140k-parameter model.
 Command: alignjax run --config=experiments/prm_chain.py --workdir=runs/prm_chain
 Another seed: --config.seed=1 --config.data.seed=1
 """
@@ -36,17 +35,17 @@ def get_config(variant: str = "") -> ChainSearch:
 
     config = ChainSearch(
         model=TransformerConfig(
-            layers=2, width=64, heads=4, kv_heads=4, head_dim=16, ff=128, rope_theta=30.0,
-            tied=False, unroll=2,
+            layers=4, width=64, heads=4, kv_heads=4, head_dim=16, ff=128, rope_theta=30.0,
+            tied=False, unroll=4,
         ),
         data=LabelledChainConfig(
             modulus=5, shortest=2, longest=3, demonstrations=32000, eval_rows=512,
-            document_error=0.3,
+            document_error=0.3, labelled=16000,
         ),
         taught=training(SftConfig(), 500, 128, 2e-3),
-        prm=training(ProcessRewardConfig(), 150, 64, 1e-3),
-        mc=training(ProcessRewardConfig(), 150, 64, 1e-3),
-        orm=training(ScoredRewardConfig(method="outcome_reward"), 150, 64, 1e-3),
+        prm=training(ProcessRewardConfig(), 1500, 64, 1e-3),
+        mc=training(ProcessRewardConfig(), 1500, 64, 1e-3),
+        orm=training(ScoredRewardConfig(method="outcome_reward"), 1500, 64, 1e-3),
         eval_batch=512,
     )  # fmt: skip
     return micro(config) if variant == "micro" else config
@@ -58,7 +57,7 @@ def micro(config: ChainSearch) -> ChainSearch:
     data = config.data
     data.demonstrations = data.documents = data.prompts = data.labelled = 64
     data.eval_rows, config.questions, config.eval_batch = 16, 8, 32
-    config.sizes, config.judged, config.least, config.most_apart = (1, 4), (4,), -1.0, 1.0
+    config.sizes, config.judged, config.least = (1, 4), (4,), -1.0
     for stage in ("taught", "prm", "mc", "orm"):
         loop = getattr(config, stage).loop
         loop.steps, loop.batch_size, loop.checkpoint_every = 3, 8, 2

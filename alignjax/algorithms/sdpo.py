@@ -14,8 +14,9 @@ from alignjax.losses import inputs
 from alignjax.models import model as models
 from alignjax.parallel import axes
 from alignjax.rewards import learned
-from alignjax.rollouts import collection, mixed, rollouts, settings
+from alignjax.rollouts import collection, mixed, programs, rollouts, settings
 from alignjax.rollouts import reward as rewards
+from alignjax.sampling import plan
 from alignjax.training import algorithm, method, program
 
 
@@ -79,9 +80,8 @@ def sdpo(
     config.validate()
     sdft.check_entries(model, config.top_k)
     ids = np.zeros(0, np.int32) if between is None else between
-    draw = collection.make_draw(
-        collection.Draw(model, config.sampling, reward, eos, pad), config.group
-    )
+    source = collection.Draw(model, config.sampling, reward, eos, pad)
+    draw = collection.make_draw(source, config.group)
     lessons = sdft.make_lessons(model, config, ids, chunks=micro_batches)
     moved = sdft.make_teacher(config)
 
@@ -117,10 +117,25 @@ def sdpo(
         teacher, carry = moved(state)
         return lessons(model.bind(teacher, frozen), shown, rows), carry, metrics
 
+    def in_shapes(shapes: program.Shapes) -> program.Collected:
+        drawn, width = shapes.batch["prompts"].shape
+        rows, length = drawn * config.group, width + config.sampling.max_new_tokens
+        calls = [programs.generation(shapes, source, shapes.params, rows, config.group)]
+        samples = plan.samples(rows, length)
+        if config.reward == "model":
+            calls.append(programs.scoring(shapes, samples, micro_batches))
+        read = program.shapes_of(learned.as_batch, samples)
+        arguments = (shapes.bound["policy"], {n: read[n] for n in ("tokens", "segments")}, read)
+        parts = (("parameters", arguments[0]), ("batch", arguments[1:]))
+        passes = (program.Pass("policy"),)
+        calls.append(program.Program("lessons", lessons, arguments, parts, rows, length, passes))
+        return program.Collected(tuple(calls), program.shapes_of(lessons, *arguments))
+
     return algorithm.Algorithm(
         init=algorithm.from_policy(model),
         loss=sdft.make_loss(model, config),
         collect=collect,
+        programs=in_shapes,
         plan=algorithm.Plan(rows=prompts * config.group),
         carry=sdft.start_carry(config),
         passes=(program.Pass("policy", trained=True),),

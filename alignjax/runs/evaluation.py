@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from alignjax.evals import estimate
 from alignjax.evals import policy as policies
 from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as open_weights
+from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import assembly, caches, experiment, folder, judging, sources
 from alignjax.sampling import generate, transforms
@@ -134,15 +136,17 @@ def sample(
         run = Run(workdir, record, best=best)
         check_part(run, methods.POLICY, workdir)
         policy, model = run.joined(methods.POLICY), run.model(methods.POLICY)
-        prompts = _prompts(run, prompt, count)
+        rows = -(-count // axes.axis_size("batch")) * axes.axis_size("batch")
+        prompts = _prompts(run, prompt, rows)
         sampler = policies.make_sampler(
-            model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=count
+            model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=rows
         )
         completions = sampler(policy, policy, prompts, seed)
     text = run.corpus.text
     columns = (completions.tokens, completions.prompt_lengths, completions.lengths)
     return [
-        (text(row[:start]), text(row[start:end])) for row, start, end in zip(*columns, strict=True)
+        (text(row[:start]), text(row[start:end]))
+        for row, start, end in itertools.islice(zip(*columns, strict=True), count)
     ]
 
 
@@ -174,7 +178,8 @@ def language_model(
 def _prompts(run: Run, prompt: str, count: int) -> tables.Table:
     if not prompt:
         table = run.corpus.read("prompts", "eval")
-        return {name: x[:count] for name, x in table.items()}
+        some = {name: np.asarray(x[:count]) for name, x in table.items()}
+        return {name: x[np.arange(count) % len(x)] for name, x in some.items()}
     if run.corpus.speaker is None:
         raise ValueError(
             "--prompt needs data with a tokenizer; this run's world has fixed prompts. Leave it "

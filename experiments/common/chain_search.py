@@ -50,7 +50,6 @@ class ChainSearch(lifecycle.Lifecycle):
     sizes: tuple[int, ...] = (1, 4, 16, 64)
     branches: int = 4
     least: float = 0.05  # by which PRM is to beat ORM at the sizes of `judged`
-    most_apart: float = 0.03  # labels by rollouts may cost so much
     judged: tuple[int, ...] = (16,)
 
     def validate(self) -> None:
@@ -159,10 +158,6 @@ class _Course:
             gates += [
                 lifecycle.Gate(
                     f"PRM - ORM, best of {n}", value["prm"] - value["orm"], ">=", self.config.least
-                ),
-                lifecycle.Gate(
-                    f"exact - rollout labels, best of {n}", abs(value["prm"] - value["mc"]), "<=",
-                    self.config.most_apart,
                 ),
                 lifecycle.Gate(f"PRM - coverage at {n}", value["prm"] - most, "<=", 0.0),
             ]  # fmt: skip

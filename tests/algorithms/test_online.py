@@ -162,8 +162,8 @@ def test_scores_that_fail_stop_the_run():
 @pytest.mark.parametrize("name", ["extremes", "xpo"])
 def test_the_reward_that_orders_pairs_rises(name):
     method = make(name)
-    rewards = [metrics["reward"] for _, metrics in follow(method, 60)]
-    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.08
+    rewards = [metrics["reward"] for _, metrics in follow(method, 200)]
+    assert np.mean(rewards[-40:]) > np.mean(rewards[:40]) + 0.05
 
 
 # --- a cyclic game (E20) ------------------------------------------------------------------------
@@ -207,7 +207,9 @@ def last_law(tmp_path, beta, mixture, count=400, rows=512):
         patience=count,
     )
     model = bigram.bigram(tiny.VOCAB)
-    method = nash_md.nash_md(model, config, reward=wins, eos=tiny.EOS, pad=tiny.PAD)
+    method = nash_md.nash_md(
+        model, config, reward=wins, eos=tiny.EOS, pad=tiny.PAD, reference=model
+    )
     tx = optax.sgd(optax.cosine_decay_schedule(4.0, count))
     state = training.initial_state(method, tx, start={"policy": table_of([0.6, 0.2, 0.2])})
     prompts = np.full((rows, 1), 2, np.int32)

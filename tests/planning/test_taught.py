@@ -35,7 +35,7 @@ CASES = {
     "sdpo": (
         sdpo.SdpoConfig(reward="gold", group=2, sampling=SAMPLING, top_k=4),
         {"policy": NOT_YET},
-        {"update"},
+        {"generate", "lessons", "update"},
     ),
 }
 

@@ -177,7 +177,7 @@ def test_solutions_of_texts_are_labelled_killed_and_read_back(tmp_path):
     run = tmp_path / "sft"
     cli.run(
         "train", "--config=experiments/own_data.py:sft-micro", f"--config.data.path={rows}",
-        "--config.data.vocab_size=300", "--config.loop.steps=60", f"--workdir={run}",
+        "--config.data.vocab_size=290", "--config.loop.steps=60", f"--workdir={run}",
     )  # fmt: skip
     command = (
         "label-steps", f"--workdir={run}", f"--prompts={asked}", "--solutions=2", "--rollouts=2",
@@ -211,7 +211,8 @@ def test_solutions_of_texts_are_labelled_killed_and_read_back(tmp_path):
     part.rename(tmp_path / "part.jsonl.partial")
     cli.run(*command, f"--to={part}")
     assert part.read_bytes() == lines == whole.read_bytes()
-    process = cli.start(*command, f"--to={part}", "--rollouts=3")
+    other = [word.replace("--rollouts=2", "--rollouts=3") for word in command]
+    process = cli.start(*other, f"--to={part}")
     _, error = process.communicate(timeout=240)
     assert (process.returncode, error.count("\n")) == (2, 1), error
     assert "must have been begun with the same settings; got rollouts 3, and 2" in error
