@@ -149,7 +149,8 @@ def test_runs_over_codes_resume_evaluate_sample_and_export(space, tmp_path):
     exchange.export_run(root / "sft", tmp_path / "hf", log=lambda line: None)
     stored = open_weights.open_model(tmp_path / "hf").load()
     joined = merge.whole(evaluation.open_run(root / "sft").joined("policy"))
-    jax.tree.map(np.testing.assert_array_equal, stored, joined)
+    for one, other in zip(jax.tree.leaves(stored), jax.tree.leaves(joined), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-9)  # a compiler joins them
     exchange.export_run(root / "sft", tmp_path / "peft", adapters=True, log=lambda line: None)
     shape = evaluation.open_run(root / "sft").parts.shape
     _, own = peft_format.load(tmp_path / "peft", shape)
