@@ -89,7 +89,7 @@ def test_a_prompt_is_answered_by_each(place, capsys):
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("wide", "dora"), {}, "LoRA without DoRA, routed experts and a head; got DoRA"),
+        (("wide", "dora"), {}, "LoRA without DoRA, routed experts, embeddings, .*; got DoRA"),
         (("wide", "other"), {}, "on the same weights; got different targets"),
         (("wide", "ia3"), {}, "must be LoRA to be used at once; got Ia3Config for ia3"),
         (("wide",), {"prompt": ""}, "--rows or --prompt must be given with --adapters"),
