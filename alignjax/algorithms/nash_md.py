@@ -1,7 +1,6 @@
 """Nash-MD: a policy preferred to a mixture of itself and its reference, by policy gradient."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
@@ -151,8 +150,7 @@ def nash_md(
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         if model.drops_out or reference is not None:
             return {}
-        size = batch["tokens"].shape[-1]
-        return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
+        return {"kl": algorithm.no_kl(model.rounding, batch["tokens"].shape[-1])}
 
     def drawn(shapes: program.Shapes) -> list[program.Program]:
         both = {name: shapes.bound[name] for name in (mixture.POLICY, mixture.REFERENCE)}

@@ -1,7 +1,6 @@
 """Policy gradients on groups of samples: what GRPO, REINFORCE and their kin share."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -213,7 +212,7 @@ def policy_gradient(
             expected["ratio_deviation"] = algorithm.Expected(0.0, model.rounding)
         if needs.reference and reference is None:
             size = batch["tokens"].shape[1]
-            expected["kl"] = algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))
+            expected["kl"] = algorithm.no_kl(model.rounding, size)
         return expected
 
     def verify(metrics: algorithm.Metrics) -> None:

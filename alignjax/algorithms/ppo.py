@@ -1,7 +1,6 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -226,9 +225,9 @@ def ppo(
         if model.drops_out:  # adapters that were trained before drop out too
             return {}
         expected = {"ratio_deviation": algorithm.Expected(0.0, model.rounding)}
-        if reference is None:  # where the policy starts; roundings of a row's tokens add up
+        if reference is None:
             size = batch["tokens"].shape[1]
-            expected["kl"] = algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))
+            expected["kl"] = algorithm.no_kl(model.rounding, size)
         return expected
 
     value = (program.Pass("value", head=False, trained=True),)

@@ -1,7 +1,6 @@
 """Exploratory preference optimization: online DPO against the reference's samples, and optimism."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
@@ -134,8 +133,7 @@ def xpo(
     def first(batch: algorithm.Batch) -> Mapping[str, algorithm.Expected]:
         if model.drops_out or reference is not None:
             return {}
-        size = batch["tokens"].shape[-1]
-        return {"kl": algorithm.Expected(0.0, 4.0 * model.rounding * math.sqrt(size))}
+        return {"kl": algorithm.no_kl(model.rounding, batch["tokens"].shape[-1])}
 
     def drawn(shapes: program.Shapes) -> list[program.Program]:
         parts = (("frozen", shapes.frozen),)

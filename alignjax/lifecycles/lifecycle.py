@@ -18,11 +18,13 @@ import jax
 import alignjax
 from alignjax.core import shapes
 from alignjax.data import corpus as corpora
+from alignjax.evals import policy as policies
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import caches, continuing, experiment, model_shape, records, sources, train
+from alignjax.sampling import transforms
 from alignjax.training import checkpoint
 from alignjax.training import method as methods
 from alignjax.worlds import corpus as world_corpus
@@ -187,6 +189,18 @@ class Workspace:
             mesh=self.config.mesh,
             adapter=stage.adapter or adapt.FullConfig(),
             **paths,
+        )
+
+    def sampler(self) -> Callable[..., policies.Completions]:
+        """Samples of the shared model to the data's full length, `eval_batch` rows at once."""
+        return policies.make_sampler(
+            self.model,
+            transforms.SamplingConfig(
+                max_new_tokens=self.corpus.length - self.corpus.prompt_length
+            ),
+            eos=self.corpus.eos,
+            pad=self.corpus.pad,
+            rows=self.config.eval_batch,
         )
 
     def policy(self, stage: str) -> Any:

@@ -17,7 +17,6 @@ from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.rewards import constitution, judge
 from alignjax.runs.experiment import Training
-from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import review
 from experiments.common.human import trained_by
@@ -162,11 +161,7 @@ class _Course:
         self.config, self.space, self.corpus = config, space, space.corpus
         self.world: review.ReviewWorld = self.corpus.world
         self.principles = config.read_principles()
-        self.sample = policies.make_sampler(
-            space.model,
-            transforms.SamplingConfig(max_new_tokens=self.world.length - self.world.prompt_length),
-            eos=self.corpus.eos, pad=self.corpus.pad, rows=config.eval_batch,
-        )  # fmt: skip
+        self.sample = space.sampler()
 
     @property
     def stages(self) -> Sequence[lifecycle.Stage]:

@@ -11,13 +11,11 @@ from alignjax.algorithms import dpo, guard, pretrain, sft
 from alignjax.core import keys, shapes
 from alignjax.data import pipeline, tables
 from alignjax.evals import estimate, factuality, ranks
-from alignjax.evals import policy as policies
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import hosts, processes
 from alignjax.rewards import facts as checks
 from alignjax.rewards import learned
 from alignjax.runs.experiment import Training
-from alignjax.sampling import transforms
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import fact_corpus, facts
 from experiments.common.human import trained_by
@@ -124,11 +122,7 @@ class _Course:
         self.config, self.space, self.corpus = config, space, space.corpus
         self.world: facts.FactConfig = config.data
         self.score = learned.make_score(space.model)
-        self.sample = policies.make_sampler(
-            space.model,
-            transforms.SamplingConfig(max_new_tokens=self.world.length - 2),
-            eos=self.corpus.eos, pad=self.corpus.pad, rows=config.eval_batch,
-        )  # fmt: skip
+        self.sample = space.sampler()
 
     @property
     def stages(self) -> Sequence[lifecycle.Stage]:

@@ -12,12 +12,10 @@ from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate, preferences
-from alignjax.evals import policy as policies
 from alignjax.feedback import database, harvest, project, raters
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
-from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
 from experiments.common import labelling
 from experiments.common.human import trained_by
@@ -106,13 +104,7 @@ class _Course:
     def __init__(self, config: FeedbackLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.corpus = config, space, space.corpus
         self.world = self.corpus.world
-        self.sample = policies.make_sampler(
-            space.model,
-            transforms.SamplingConfig(max_new_tokens=self.world.length - self.world.prompt_length),
-            eos=self.corpus.eos,
-            pad=self.corpus.pad,
-            rows=config.eval_batch,
-        )
+        self.sample = space.sampler()
 
     @property
     def played(self) -> list[_Round]:

@@ -8,9 +8,7 @@ import numpy as np
 
 from alignjax.core import shapes
 from alignjax.evals import estimate
-from alignjax.evals import policy as policies
 from alignjax.lifecycles import lifecycle
-from alignjax.sampling import transforms
 from alignjax.worlds import oracle
 from experiments.common.arms import ArmsLifecycle
 
@@ -52,13 +50,7 @@ class _Optimum:
     def _draw(self, stage: str) -> tuple[np.ndarray, np.ndarray]:
         """(gold reward, KL to SFT) of a stage's completions, [prompts, draws]."""
         config, corpus = self.config, self.space.corpus
-        sample = policies.make_sampler(
-            self.space.model,
-            transforms.SamplingConfig(max_new_tokens=corpus.length - corpus.prompt_length),
-            eos=corpus.eos,
-            pad=corpus.pad,
-            rows=config.eval_batch,
-        )
+        sample = self.space.sampler()
         prompts = np.repeat(self._prompts(), config.optimum_draws, axis=0)
         widths = np.full(len(prompts), prompts.shape[1], np.int32)
         policy, reference = self.space.policy(stage), self.space.policy("sft")

@@ -11,11 +11,9 @@ from alignjax import losses
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.evals import best_of_n, estimate, likelihood, preferences
-from alignjax.evals import policy as policies
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
-from alignjax.sampling import transforms
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import oracle, review
 from experiments.common import review_gates
@@ -71,14 +69,7 @@ class _Course:
         self.world = self.corpus.world
         self.prompts = self.corpus.read("prompts", "eval")
         self.frontier = oracle.exact_optimum(self.world, self.prompts["prompts"])
-        new = self.world.length - self.world.prompt_length
-        self.sample = policies.make_sampler(
-            self.space.model,
-            transforms.SamplingConfig(max_new_tokens=new),
-            eos=self.corpus.eos,
-            pad=self.corpus.pad,
-            rows=config.eval_batch,
-        )
+        self.sample = self.space.sampler()
 
     @property
     def stages(self) -> Sequence[lifecycle.Stage]:

@@ -11,11 +11,10 @@ from alignjax.algorithms import dpo, online_dpo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate
-from alignjax.evals import policy as policies
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
-from alignjax.sampling import rejection, transforms
+from alignjax.sampling import rejection
 from alignjax.worlds import corpus as corpora
 from experiments.common.human import trained_by
 from experiments.common.review import label_pairs
@@ -102,13 +101,7 @@ class _Course:
     def __init__(self, config: RoundsLifecycle, space: lifecycle.Workspace):
         self.config, self.space, self.corpus = config, space, space.corpus
         self.world = self.corpus.world
-        self.sample = policies.make_sampler(
-            space.model,
-            transforms.SamplingConfig(max_new_tokens=self.world.length - self.world.prompt_length),
-            eos=self.corpus.eos,
-            pad=self.corpus.pad,
-            rows=config.eval_batch,
-        )
+        self.sample = space.sampler()
 
     @property
     def played(self) -> list[_Round]:
