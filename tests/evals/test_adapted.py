@@ -86,11 +86,19 @@ def test_a_prompt_is_answered_by_each(place, capsys):
     assert heads == [f"> [{name}] the answer" for name in ("base", "wide", "narrow")]
 
 
+@pytest.mark.slow
+def test_adapters_of_other_targets_answer_as_they_do_alone(place, capsys):
+    alone = [run(place, capsys, adapters=given(place, n), prompt="hi") for n in ("wide", "other")]
+    both = run(place, capsys, adapters=given(place, "wide", "other"), prompt="hi")
+    base = alone[0].partition("> [wide]")[0]
+    assert alone[1].startswith(base)
+    assert both == alone[0] + alone[1].removeprefix(base)
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
         (("wide", "dora"), {}, "LoRA without DoRA, routed experts, embeddings, .*; got DoRA"),
-        (("wide", "other"), {}, "on the same weights; got different targets"),
         (("wide", "ia3"), {}, "must be LoRA to be used at once; got Ia3Config for ia3"),
         (("wide",), {"prompt": ""}, "--rows or --prompt must be given with --adapters"),
         (("wide",), {"model": ""}, "--adapters must be given with --model"),
