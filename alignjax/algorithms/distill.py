@@ -1,7 +1,7 @@
 """Distillation: a student's next-token distributions drawn to a teacher's, on rows of both."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,7 +98,7 @@ def distill(
     teacher: models.Model,
     config: DistillConfig,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     width: int,
     length: int = 0,
@@ -201,7 +201,7 @@ def _make(
         networks["policy"],
         networks[TEACHER],
         config,
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         width=task.prompt_length,
         length=task.length,

@@ -1,7 +1,7 @@
 """Nash-MD: a policy preferred to a mixture of itself and its reference, by policy gradient."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def nash_md(
     config: NashMdConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     reference: models.Model | None = None,
     micro_batches: int = 1,

@@ -1,7 +1,7 @@
 """Online DPO: each step's pairs are the policy's own samples, ordered by a reward or a judge."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,7 +58,7 @@ def online_dpo(
     config: OnlineDpoConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     reference: models.Model | None = None,
     micro_batches: int = 1,
@@ -150,7 +150,7 @@ def options(
     chunks = task.micro_batches
     return {
         "reward": compared.reward_of(config, networks, task, size=size, chunks=chunks),
-        "eos": task.eos,
+        "eos": task.ends,
         "pad": task.pad,
         "reference": method.another(networks, "reference", task),
         "micro_batches": chunks,

@@ -1,7 +1,7 @@
 """On-policy distillation by reward: a policy gradient whose reward is the teacher's likelihood."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -121,7 +121,7 @@ def opd(
     teacher: models.Model,
     config: OpdConfig,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     width: int,
     micro_batches: int = 1,
@@ -259,7 +259,7 @@ def _make(
         networks["policy"],
         networks[distill.TEACHER],
         config,
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         width=task.prompt_length,
         micro_batches=task.micro_batches,

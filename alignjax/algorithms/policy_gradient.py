@@ -1,7 +1,7 @@
 """Policy gradients on groups of samples: what GRPO, REINFORCE and their kin share."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -19,7 +19,7 @@ from alignjax.parallel import axes
 from alignjax.rewards import learned
 from alignjax.rollouts import collection, episodes, experience, pack, programs, settings
 from alignjax.rollouts import reward as rewards
-from alignjax.sampling import generate
+from alignjax.sampling import draws, generate
 from alignjax.training import algorithm, method, program
 
 GROUPED = tuple(field.name for field in dataclasses.fields(settings.GroupConfig))
@@ -118,7 +118,7 @@ def policy_gradient(
     config: PolicyGradientConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     reference: models.Model | None = None,
     micro_batches: int = 1,
@@ -140,7 +140,7 @@ def policy_gradient(
     limit = generate.drift_limit(model, config.max_drift)
     networks = experience.Networks(model, model if reference is None else reference)
     chunks = config.minibatches * micro_batches
-    play = episodes.of_config(config.env, task, eos=eos)
+    play = episodes.of_config(config.env, task, eos=draws.end_ids(eos)[0])
     draw = collection.Draw(model, config.sampling, reward, eos, pad, play)
 
     shards = axes.axis_size("batch")
@@ -245,7 +245,7 @@ def _make(
         networks["policy"],
         config,
         reward=rewards.of_config(config, networks, task, limit=limit, chunks=chunks),
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         reference=method.another(networks, "reference", task) if config.needs_reference else None,
         micro_batches=task.micro_batches,

@@ -1,7 +1,7 @@
 """Proximal policy optimization of a reward, with a KL penalty to the reference."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -137,7 +137,7 @@ def ppo(
     config: PpoConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     critic: models.Model | None = None,
     reference: models.Model | None = None,
@@ -253,7 +253,7 @@ def _make(
         networks["policy"],
         config,
         reward=reward,
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         critic=networks.get("value"),
         reference=method.another(networks, "reference", task),

@@ -1,7 +1,7 @@
 """Self-distillation: the teacher is the student itself, shown more than the prompt."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -159,7 +159,7 @@ def sdft(
     model: models.Model,
     config: SdftConfig,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     width: int,
     between: np.ndarray | None = None,
@@ -254,7 +254,7 @@ def _make(
     return sdft(
         networks["policy"],
         config,
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         width=task.prompt_length,
         between=ids_of(config, task.speaker),

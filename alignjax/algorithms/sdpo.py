@@ -1,7 +1,7 @@
 """Self-distillation from a sibling: the teacher is the student, shown a sample that worked."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def sdpo(
     config: SdpoConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     prompts: int = 0,
     between: np.ndarray | None = None,
@@ -150,7 +150,7 @@ def _make(
         networks["policy"],
         config,
         reward=rewards.of_config(config, networks, task, limit=limit, chunks=task.micro_batches),
-        eos=task.eos,
+        eos=task.ends,
         pad=task.pad,
         prompts=task.batch_size,
         between=sdft.ids_of(config, task.speaker),

@@ -1,7 +1,7 @@
 """Exploratory preference optimization: online DPO against the reference's samples, and optimism."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def xpo(
     config: XpoConfig,
     *,
     reward: learned.RewardFn,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     reference: models.Model | None = None,
     micro_batches: int = 1,

@@ -22,6 +22,7 @@ DEFINE: Mapping[Any, Any] = {
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
 }
+HERE = ("workdir", "to")  # options whose places must be of a file system
 FAULTS = (flags.Error, ValueError, TypeError, SyntaxError, LookupError, MemoryError, RecursionError)
 
 
@@ -186,6 +187,13 @@ def parse(
             validate()
         except ValueError as error:
             raise one_line_error(str(error)) from error
+    for name in HERE:
+        place = str(parsed.get(name, ""))
+        if "://" in place:  # else a folder of that name is made here
+            raise one_line_error(
+                f"--{name} must be a folder or file of this machine; got {place!r}. Mount the "
+                "bucket as a file system and name the place where it is."
+            )
     path, _, variant = (spec or "").partition(":")
     return Parsed(
         options={o.name: parsed.get(o.name, o.default) for o in options},

@@ -51,6 +51,7 @@ OPTIONS = (
         "i_own_this_host", bool, False, "the address is another machine's, and yours to attack"
     ),
     flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
+    flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("system", str, "", "file of the system prompt that stands before every attack"),
     flags.Option("attacks", str, "best_of_n", f"by comma: {', '.join(NAMES)}"),
     flags.Option("goals", str, "", "file of goals: rows with goal (or prompt), and target"),
@@ -289,13 +290,13 @@ def _target(
             post, options["name"], config=config, system=system, identity=told, seed=seed
         ), None  # fmt: skip
         return
-    shared = {name: options[name] for name in ("best", "template", "definitions")}
+    shared = {name: options[name] for name in ("best", "template", "date", "definitions")}
     with targets.opened(options["workdir"], options["model"], **shared) as own:
         speech = target.Speech(own.speaker, system)
         yield target.local(
-            own.model, own.params, speech, config=config, eos=own.eos, pad=own.pad,
+            own.model, own.params, speech, config=config, eos=own.ends, pad=own.pad,
             identity=own.identity, rows=options["rows"], length=options["length"], seed=seed,
-        ), suffixes.WhiteBox(own.model, own.params, speech, own.eos)  # fmt: skip
+        ), suffixes.WhiteBox(own.model, own.params, speech, own.speaker.eos_id)  # fmt: skip
 
 
 def _shots(path: str) -> list[tuple[str, str]]:

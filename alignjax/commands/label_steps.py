@@ -52,7 +52,7 @@ def main(parsed: flags.Parsed) -> None:
                 f"without text ({options['workdir']}, label-steps)."
             )
         extract.golds(extract.extractor(options["extract"]), policy.right)
-        shared = {"eos": policy.eos, "pad": policy.pad, "rows": options["rows"]}
+        shared = {"eos": policy.ends_at, "pad": policy.pad, "rows": options["rows"]}
         draw = solutions.make_draw(
             policy.model, policy.params, config, seed=options["seed"], **shared
         )
@@ -103,7 +103,7 @@ def _rows(
                 yield {"prompt": asked, "completion": text, "score": float(right)}
         return
     assert policy.ends is not None  # checked before anything is sampled
-    ends = np.asarray(step_ends.mask(policy.ends, rows.tokens, rows.sampled, policy.eos))
+    ends = np.asarray(step_ends.mask(policy.ends, rows.tokens, rows.sampled, policy.ends_at))
     found = labels.by_rollouts(
         draw, rows, ends, owner, is_right,
         rollouts=options["rollouts"], kind=options["labels"], round=2 * number + 1,

@@ -13,6 +13,7 @@ OPTIONS = (
     common.WORKDIR,
     flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
     flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
+    flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("pad", str, "", "token to pad with, where the model with --model names none"),
     flags.Option(
         "adapters", str, "", "LoRA folders of peft over --model: NAME=FOLDER,NAME=FOLDER, one batch"
@@ -77,6 +78,7 @@ def _of_adapters(
         seed=options["seed"],
         template=options["template"],
         pad=options["pad"],
+        date=options["date"],
     )
     pairs = zip(rows, answers, strict=True)
     return [(f"[{row.adapter}] {row.prompt}", text) for row, text in pairs]
@@ -94,5 +96,6 @@ def _of_weights(
         config=config,
         template=options["template"],
         pad=options["pad"],
+        date=options["date"],
         **shared,
     )

@@ -23,6 +23,7 @@ QUESTIONS = (  # of commands that sample solutions
     common.WORKDIR,
     flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
     flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
+    flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("prompts", str, "", "file of questions with answers; empty is the eval split"),
     flags.Option("answer", str, "answer", "column of the right answer"),
     flags.Option(
@@ -145,7 +146,7 @@ def _curves(
 ) -> tuple[dict[str, dict[int, estimate.Estimate]], dict[str, Any]]:
     """(accuracy by method and n, tokens sampled a question by draws or beams and n)."""
     find, seed = extract.extractor(options["extract"]), options["seed"]
-    shared = {"eos": policy.eos, "pad": policy.pad, "rows": options["rows"], "seed": seed}
+    shared = {"eos": policy.ends_at, "pad": policy.pad, "rows": options["rows"], "seed": seed}
     found: dict[str, dict[int, estimate.Estimate]] = {}
     spent: dict[str, Any] = {}
     plain = [name for name in names if name != accuracy.BEAM]

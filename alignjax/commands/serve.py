@@ -16,6 +16,7 @@ NEEDED = ("starlette", "uvicorn", "prometheus_client")
 OPTIONS = (
     flags.Option("model", str, "", "a model folder, a .gguf file or the folder of a run", True),
     flags.Option("template", str, "", "layout of chats of open weights; empty takes their own"),
+    flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("pad", str, "", "token to pad with, where open weights name none"),
     flags.Option("name", str, "", "by which requests ask for the model; empty is the folder's"),
     flags.Option(
@@ -107,6 +108,7 @@ def open_engine(options: Mapping[str, Any], limits: slots.Limits) -> engine.Engi
         options["model"],
         template=options["template"],
         pad=options["pad"],
+        date=options["date"],
         name=options["name"],
     )
     folders = adapted.parse_adapters(options["adapters"]) if options["adapters"] else {}

@@ -50,6 +50,11 @@ class Corpus(NamedTuple):
     world: Any = None
     summary: tuple[str, ...] = ()
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids at which a sampled answer ends: `eos`, then the other stops of the tokenizer."""
+        return ends_of(self.eos, self.speaker)
+
     def read(self, kind: str, split: str) -> Table:
         """The table of a kind, compared with the contract.
 
@@ -61,6 +66,12 @@ class Corpus(NamedTuple):
                 f"data must hold {kind}; got data with {', '.join(self.kinds)} (data)."
             )
         return tables.check(self.table(kind, split), kind)
+
+
+def ends_of(eos: int, speaker: chat.Speaker | None) -> tuple[int, ...]:
+    """`eos`, then the other ids at which the speaker's answers end."""
+    others = () if speaker is None else speaker.ends
+    return (eos, *(token for token in others if token != eos))
 
 
 class DataConfig:

@@ -50,6 +50,7 @@ class FilesConfig(corpus.DataConfig):
     tokenizer: str = ""  # a tokenizer's file or a model's folder; empty trains one on the text
     template: str = ""  # layout of conversations for a foreign tokenizer; empty is its own
     pad: str = ""  # the token to pad with, where a foreign tokenizer names none
+    date: str = ""  # today's, like "26 Jul 2024", for a template that states it
     vocab_size: int = 4096  # of the tokenizer that is trained
     length: int = 512  # tokens of a row: prompt and answer
     prompt_length: int = 256  # most tokens of a prompt; older turns are cut
@@ -249,7 +250,7 @@ def make_speaker(config: FilesConfig, given: Sequence[rows.Row]) -> chat.Speaker
     if not config.tokenizer:
         texts = (text for row in given[:TOKENIZER_ROWS] for text in rows.texts(row))
         return tokenizers.train_tokenizer(texts, config.vocab_size)
-    return speakers.named(config.tokenizer, config.template, config.pad)
+    return speakers.named(config.tokenizer, config.template, config.pad, config.date)
 
 
 def make_corpus(config: FilesConfig, log: corpus.Log, speaker: Any = None) -> corpus.Corpus:
@@ -319,7 +320,8 @@ def prepared_corpus(
     made = prepared.corpus_of(
         splits, speaker,
         speakers.speaking(
-            speaker, path=config.tokenizer, template=config.template, pad=config.pad
+            speaker, path=config.tokenizer, template=config.template, pad=config.pad,
+            date=config.date,
         ),
         kinds=row_recipe.kinds(list(splits.marks("train"))), share=config.share, pack=config.pack,
         log=log,

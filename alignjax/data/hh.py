@@ -35,6 +35,7 @@ class HhConfig(corpus.DataConfig):
     tokenizer: str = ""  # a tokenizer's file or a model's folder; empty trains one on the text
     template: str = ""  # layout of conversations for a foreign tokenizer; empty is its own
     pad: str = ""  # the token to pad with, where a foreign tokenizer names none
+    date: str = ""  # today's, like "26 Jul 2024", for a template that states it
     vocab_size: int = 4096  # of the tokenizer that is trained
     length: int = 512  # tokens of a row: prompt and answer
     prompt_length: int = 256  # most tokens of a prompt; older turns are cut
@@ -112,7 +113,7 @@ def make_tokenizer(
     `template`.
     """
     if config.tokenizer:
-        return speakers.named(config.tokenizer, config.template, config.pad)
+        return speakers.named(config.tokenizer, config.template, config.pad, config.date)
     rows = (splits or read(config))["train"].rows
     texts = (turn.text for turns in conversations(rows) for turn in turns)
     return tokenizers.train_tokenizer(texts, config.vocab_size)
@@ -193,7 +194,7 @@ def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> 
             lambda row: (turn.text for turn in (*row.prompt, *row.chosen)),
         )  # fmt: skip
     speaking = speakers.speaking(
-        tokenizer, path=config.tokenizer, template=config.template, pad=config.pad
+        tokenizer, path=config.tokenizer, template=config.template, pad=config.pad, date=config.date
     )
 
     def table(kind: str, split: str) -> corpus.Table:

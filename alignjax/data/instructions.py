@@ -34,6 +34,7 @@ class RowsConfig:
     tokenizer: str = ""  # a model's folder, its tokenizer file, or a GGUF file
     template: str = ""  # layout of conversations; empty is the one beside the tokenizer
     pad: str = ""  # the token to pad with, where the tokenizer names none
+    date: str = ""  # today's, like "26 Jul 2024", for a template that states it
     length: int = 512  # tokens of a row: question and answer
     prompt_length: int = 256  # most tokens of a question
     pack: bool = True  # several rows in one where a loss allows it
@@ -51,7 +52,9 @@ class RowsConfig:
 
     def make_format(self) -> chat_format.ChatFormat:
         """The tokenizer with its template."""
-        form = chat_format.load_chat_format(self.tokenizer, template=self.template, pad=self.pad)
+        form = chat_format.load_chat_format(
+            self.tokenizer, template=self.template, pad=self.pad, date=self.date
+        )
         return dataclasses.replace(form, tools=tuple(self.tools))
 
 
@@ -292,7 +295,7 @@ def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cach
         cache,
     )  # fmt: skip
     speaking = speakers.speaking(
-        form, path=config.tokenizer, template=config.template, pad=config.pad
+        form, path=config.tokenizer, template=config.template, pad=config.pad, date=config.date
     )
     return prepared.corpus_of(
         splits, form, speaking, kinds=KINDS, pack=config.pack, log=log,

@@ -10,14 +10,15 @@ from alignjax.text.tokenizers import load
 
 @dataclasses.dataclass(frozen=True)
 class Speaking:
-    """model: the bytes of our own tokenizer; else path, template, pad and tools are of a foreign
-    one, tools in JSON."""
+    """model: the bytes of our own tokenizer; else path, template, pad, date and tools are of a
+    foreign one, tools in JSON."""
 
     fingerprint: str
     model: bytes = dataclasses.field(default=b"", repr=False)
     path: str = ""
     template: str = ""
     pad: str = ""
+    date: str = ""
     tools: str = "[]"
 
     def open(self) -> chat.Speaker:
@@ -32,30 +33,32 @@ class Speaking:
 NOBODY = Speaking("")  # of recipes that do not tokenise
 
 
-def speaking(own: chat.Speaker, *, path: str = "", template: str = "", pad: str = "") -> Speaking:
+def speaking(
+    own: chat.Speaker, *, path: str = "", template: str = "", pad: str = "", date: str = ""
+) -> Speaking:
     """The value of an open tokenizer."""
     if isinstance(own, tokenizer.Tokenizer):
         return Speaking(own.fingerprint, own.model)
     tools = json.dumps(own.tools) if isinstance(own, chat_format.ChatFormat) else "[]"
-    return Speaking(own.fingerprint, path=path, template=template, pad=pad, tools=tools)
+    return Speaking(own.fingerprint, path=path, template=template, pad=pad, date=date, tools=tools)
 
 
-def named(path: str, template: str, pad: str) -> chat.Speaker:
+def named(path: str, template: str, pad: str, date: str = "") -> chat.Speaker:
     """The tokenizer of a file or of a model's folder.
 
-    A foreign one comes with its folder's chat template, or `template`.
+    A foreign one comes with its folder's chat template, or `template`; date: as there.
     """
     found = load.load_tokenizer(path)
     if isinstance(found, tokenizer.Tokenizer):
         return found
-    return chat_format.load_chat_format(path, template=template, pad=pad)
+    return chat_format.load_chat_format(path, template=template, pad=pad, date=date)
 
 
 @functools.lru_cache(maxsize=2)
 def _open(own: Speaking) -> chat.Speaker:
     if own.model:
         return tokenizer.from_bytes(own.model)
-    form = chat_format.load_chat_format(own.path, template=own.template, pad=own.pad)
+    form = chat_format.load_chat_format(own.path, template=own.template, pad=own.pad, date=own.date)
     form = dataclasses.replace(form, tools=tuple(json.loads(own.tools)))
     if form.fingerprint != own.fingerprint:
         raise ValueError(

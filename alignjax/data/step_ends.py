@@ -5,6 +5,7 @@ ends the line, and on the last token of an answer whose last line is open. In a 
 the world says which tokens are steps.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,15 +48,15 @@ def of_text(speaker: chat.Speaker) -> StepEnds:
     return StepEnds(np.array(ends, np.int32), np.array(blank, np.int32), True)
 
 
-def mask(ends: StepEnds, tokens: Any, sampled: Any, eos: int) -> jax.Array:
+def mask(ends: StepEnds, tokens: Any, sampled: Any, eos: int | Sequence[int]) -> jax.Array:
     """[N, T] bool: the tokens at which steps of answers end.
 
     Args:
-      tokens: [N, T] int. sampled: [N, T] bool, true on the answer. eos: ends an answer; no step
-        ends on it.
+      tokens: [N, T] int. sampled: [N, T] bool, true on the answer. eos: the id, or ids, that end an
+        answer; no step ends on them.
     """
     tokens, sampled = jnp.asarray(tokens), jnp.asarray(sampled)
-    own = sampled & (tokens != eos)
+    own = sampled & ~_among(tokens, np.atleast_1d(np.asarray(eos, np.int32)))
     is_end = own & _among(tokens, ends.ids)
     is_content = own & ~is_end
     before = jnp.pad(is_content[:, :-1], ((0, 0), (1, 0)))

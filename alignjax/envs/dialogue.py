@@ -72,6 +72,7 @@ class Dialogue:
                 "data of texts, or an environment of ids."
             )
         self._config, self._eos, self._speaker = config, setting.eos, setting.speaker
+        self._ends = {setting.eos, *setting.speaker.ends}  # an answer may end otherwise than a turn
         self._role = config.role
         if config.role == "user" and not isinstance(setting.speaker, chat.chat_format.ChatFormat):
             self._role = chat.HUMAN
@@ -90,7 +91,7 @@ class Dialogue:
         return [[] for _ in tasks], states
 
     def step(self, states: Sequence[Any], answers: Sequence[env.Ids]) -> env.Step:
-        ended = [bool(len(ids)) and ids[-1] == self._eos for ids in answers]
+        ended = [bool(len(ids)) and ids[-1] in self._ends for ids in answers]
         texts = [
             chat.sampled_text(self._speaker, ids[:-1] if is_ended else ids)
             for ids, is_ended in zip(answers, ended, strict=True)

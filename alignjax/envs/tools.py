@@ -101,7 +101,7 @@ class ToolUse(dialogue.Dialogue):
         said: list[env.Ids] = []
         paid, done, after = [], [], []
         for state, ids in zip(states, answers, strict=True):
-            ended = bool(len(ids)) and ids[-1] == self._eos
+            ended = bool(len(ids)) and ids[-1] in self._ends
             text = tool_calls.written(self._speaker, ids[:-1] if ended else ids)
             turn = tool_calls.read(self._style, text)
             is_last = not turn.calls and not turn.problem

@@ -90,19 +90,21 @@ def sample(
     seed: int,
     template: str = "",
     pad: str = "",
+    date: str = "",
 ) -> list[str]:
     """The answer to every row by its adapter, sampled as one batch over one base.
 
     Args:
       path: a model folder or GGUF file, with its tokenizer. adapters: peft folders by name.
-      template, pad: as in `chat_format.load_chat_format`.
+      template, pad, date: as in `chat_format.load_chat_format`.
 
     Raises:
       ValueError: the model, its tokenizer or an adapter is not to be read, or adapters can't be
         used at once.
     """
     opened = stored_models.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad)
+    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
+    chat_format.check_rows(form, opened.config.vocab_size, path)
     base = opened.load()
     trees = [_read(name, folder, opened.config, base) for name, folder in adapters.items()]
     stacked = many.stack([jax.tree.map(jnp.zeros_like, trees[0]), *trees])
@@ -112,7 +114,7 @@ def sample(
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
     tokens, lengths = _prompts(form, rows, pad_id)
     run = generate.make_generate(
-        transformer.transformer(opened.config), config, eos=form.eos_id, pad=pad_id
+        transformer.transformer(opened.config), config, eos=form.ends, pad=pad_id
     )
     samples = jax.device_get(run(bound, tokens, lengths, jax.random.key(seed)))
     return [

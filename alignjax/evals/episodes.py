@@ -21,7 +21,7 @@ def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
         rows = None if corpus.tasks is None else corpus.tasks("eval")
         opened = config.opened(envs.Setting(corpus.eos, corpus.speaker))
         model = subject.networks["policy"]
-        sample = generate.make_generate(model, sampling, eos=corpus.eos, pad=corpus.pad)
+        sample = generate.make_generate(model, sampling, eos=corpus.ends, pad=corpus.pad)
         play = episodes.Play(config, opened, rows)
         return episodes.make_episodes(sample, sampling, play, corpus.pad)
 

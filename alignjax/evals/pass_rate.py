@@ -86,7 +86,7 @@ def _scores(
             sampled & (slot < completions.lengths[:, None]),
             [rows[int(row)] for row in index],
             text=corpus.text,
-            eos=(corpus.eos,),
+            eos=corpus.ends,
             limit=policies.sampling_of(subject).max_new_tokens,
         )
         found = score(texts, tasks)

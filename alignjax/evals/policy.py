@@ -1,6 +1,6 @@
 """A policy's samples on fixed prompts: rewards, and the exact KL to its reference."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -84,7 +84,7 @@ def make_sampler(
     model: models.Model,
     config: transforms.SamplingConfig,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     rows: int,
     max_drift: float = 0.0,
@@ -157,7 +157,7 @@ def completions_of(
         lambda: make_sampler(
             networks["policy"],
             sampling_of(subject),
-            eos=corpus.eos,
+            eos=corpus.ends,
             pad=corpus.pad,
             rows=subject.rows,
             reference_model=networks.get("reference"),
@@ -207,7 +207,7 @@ def programs_of(subject: evaluator.Subject) -> tuple[program.Program, ...]:
         parts=(("parameters", policy),),
         rows=subject.rows,
         prompt_length=corpus.prompt_length,
-        eos=corpus.eos,
+        eos=corpus.ends,
         pad=corpus.pad,
         key=key,
         name="evaluate generate",

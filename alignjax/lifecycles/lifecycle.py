@@ -198,7 +198,7 @@ class Workspace:
             transforms.SamplingConfig(
                 max_new_tokens=self.corpus.length - self.corpus.prompt_length
             ),
-            eos=self.corpus.eos,
+            eos=self.corpus.ends,
             pad=self.corpus.pad,
             rows=self.config.eval_batch,
         )

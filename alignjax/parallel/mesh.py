@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
+
+from alignjax.core import errors
 
 AXIS_NAMES = ("replica", "data", "model")  # of every mesh
 EXTRA_NAMES = ("expert", "seq")  # of a mesh that has such parallelism
@@ -58,6 +61,22 @@ def shape(config: MeshConfig, devices: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def present() -> list[Any]:
+    """The devices of the platform that JAX is told to use.
+
+    Raises:
+      ValueError: there is no such device here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # as JAX says it, which depends on the platform
+        raise ValueError(
+            "JAX_PLATFORMS must name devices that are here; got "
+            f"{os.environ.get('JAX_PLATFORMS', '')!r}, {errors.condense(error)} (mesh). Unset it, "
+            "or install JAX for that device."
+        ) from error
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh | None:
     """The mesh in explicit mode, or None where there is one device: nothing needs a layout then.
 
@@ -68,7 +87,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh 
         or the devices belong to several hosts whose processes have not joined.
     """
     if devices is None:
-        devices = jax.devices()
+        devices = present()
         if jax.process_count() > 1 and not jax.distributed.is_initialized():
             raise ValueError(
                 "the processes on the hosts of a slice must be joined; got "

@@ -102,7 +102,7 @@ def local(
     speech: Speech,
     *,
     config: transforms.SamplingConfig,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     identity: Mapping[str, Any],
     rows: int = 16,

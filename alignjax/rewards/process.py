@@ -1,5 +1,6 @@
 """The score of a process reward model: the chances of an answer's steps, as one number."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -57,7 +58,7 @@ def make_score(
     model: models.Model,
     ends: step_ends.StepEnds,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     how: str = PRODUCT,
     chunks: int = 1,
 ) -> learned.Score:
@@ -80,7 +81,7 @@ def process(
     model: models.Model,
     ends: step_ends.StepEnds,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     how: str = LOWEST,
     name: str = "reward",
     chunks: int = 1,

@@ -1,7 +1,7 @@
 """Collecting a batch: prompts -> samples -> scores -> selected groups -> rows to train on."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ class Draw(NamedTuple):
     model: models.Model
     sampling: transforms.SamplingConfig
     reward: learned.RewardFn
-    eos: int
+    eos: int | Sequence[int]
     pad: int
     play: episodes.Play | None = None
 

@@ -1,7 +1,7 @@
 """Samples of a prompt compared with one another: by a reward, or by a judge that reads them."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -98,12 +98,13 @@ def judge_of(path: str) -> judge.Judge:
 
 
 def judged(
-    own: judge.Judge, size: int, *, text: Callable[[np.ndarray], str], eos: int
+    own: judge.Judge, size: int, *, text: Callable[[np.ndarray], str], eos: Sequence[int]
 ) -> learned.RewardFn:
     """How often a sample beats the others of its prompt, [R] in [0, 1]: their mean chance.
 
     Every process asks for the prompts that its devices hold. A sample of which no verdict can be
-    read failed. size: samples of each prompt. text: ids -> text.
+    read failed. size: samples of each prompt. text: ids -> text. eos: ids
+    that end a sample.
     """
 
     def score(
@@ -112,7 +113,7 @@ def judged(
         named = (samples.tokens, samples.mask, samples.prompt_lengths)
         tokens, mask, starts = (hosts.to_local(x) for x in named)
         rows = [{}] * len(tokens)  # type: ignore[var-annotated]
-        texts, _ = reward.read(tokens, mask, rows, text=text, eos=(eos,), limit=0)
+        texts, _ = reward.read(tokens, mask, rows, text=text, eos=eos, limit=0)
         first = range(0, len(tokens), size)
         prompts = [text(tokens[row][: starts[row]]) for row in first]
         wins = judge.group_rewards(own, prompts, [texts[row : row + size] for row in first])
@@ -146,7 +147,7 @@ def reward_of(
             "algorithm.judge needs data whose rows have texts; this data has none (data). Use "
             "reward=gold or model."
         )
-    return judged(judge_of(config.judge), size, text=task.text, eos=task.eos)
+    return judged(judge_of(config.judge), size, text=task.text, eos=task.ends)
 
 
 # --- pairs ---

@@ -4,7 +4,7 @@ A batch of demonstrations has answers of its own; the prompt of a row is what st
 of its answers. A batch of prompts has none, so that every row is sampled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,7 +40,7 @@ class Mix(NamedTuple):
     first: Writer
     share: float
     sampling: transforms.SamplingConfig
-    eos: int
+    eos: int | Sequence[int]
     pad: int
     width: int
     second: Writer | None = None

@@ -137,7 +137,7 @@ def of_config(
     if config.reward == "model":
         model = scored_by(
             networks["reward"], "reward", task.scores.get("reward", method.ANSWERS),
-            ends=task.steps, eos=task.eos, how=config.steps, reader=task.readers.get("reward"),
+            ends=task.steps, eos=task.ends, how=config.steps, reader=task.readers.get("reward"),
             chunks=chunks,
         )  # fmt: skip
         found.append(weighted("model", config.reward_weight, model))
@@ -154,7 +154,7 @@ def scored_by(
     scores: str,
     *,
     ends: step_ends.StepEnds | None,
-    eos: int,
+    eos: int | Sequence[int],
     how: str,
     reader: learned.Reader | None = None,
     chunks: int = 1,
@@ -200,7 +200,7 @@ def _ruled_of(
                 f"{int(unread.sum())} of {len(unread)} prompts have an answer that a rule can't "
                 "read: their samples count for nothing."
             )
-    return ruled(score, text=task.text, rows=task.rows, eos=(task.eos,), limit=limit)
+    return ruled(score, text=task.text, rows=task.rows, eos=task.ends, limit=limit)
 
 
 def check_failures(found: scores.Scores, share: float) -> None:

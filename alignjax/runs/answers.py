@@ -91,7 +91,7 @@ class _Sampler:
     ) -> None:
         self._run, self.rows, self._key, self._number = run, rows, key, 0
         self._draw = generate.make_generate(
-            run.model(methods.POLICY), config, eos=run.corpus.eos, pad=run.corpus.pad
+            run.model(methods.POLICY), config, eos=run.corpus.ends, pad=run.corpus.pad
         )
         self._policy = run.joined(methods.POLICY)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel import processes
-from alignjax.runs import experiment, folder, records, upgrade
+from alignjax.runs import experiment, folder, ownership, records, upgrade
 from alignjax.training import checkpoint, metrics
 from alignjax.training import loop as loops
 from alignjax.training import method as methods
@@ -84,6 +84,8 @@ def withdrawn_if_refused(workdir: pathlib.Path) -> Iterator[None]:
     is_new = not file.exists()
     try:
         yield
+    except ownership.InUse:
+        raise  # the record is the other process's
     except ValueError:
         if is_new and processes.is_first() and not _has_trained(workdir):
             file.unlink(missing_ok=True)

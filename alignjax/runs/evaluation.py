@@ -139,7 +139,7 @@ def sample(
         rows = -(-count // axes.axis_size("batch")) * axes.axis_size("batch")
         prompts = _prompts(run, prompt, rows)
         sampler = policies.make_sampler(
-            model, config, eos=run.corpus.eos, pad=run.corpus.pad, rows=rows
+            model, config, eos=run.corpus.ends, pad=run.corpus.pad, rows=rows
         )
         completions = sampler(policy, policy, prompts, seed)
     text = run.corpus.text
@@ -205,22 +205,24 @@ def sample_weights(
     seed: int,
     template: str = "",
     pad: str = "",
+    date: str = "",
 ) -> list[tuple[str, str]]:
     """`count` answers of open weights to a prompt, as (prompt, answer).
 
     Args:
       path: a model folder or GGUF file, with its tokenizer.
-      template, pad: as in `chat_format.load_chat_format`.
+      template, pad, date: as in `chat_format.load_chat_format`.
 
     Raises:
       ValueError: the model, its tokenizer or its template is not to be read.
     """
     stored = open_weights.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad)
+    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
+    chat_format.check_rows(form, stored.config.vocab_size, path)
     model = transformer.transformer(stored.config)
     prompts = _question(form, prompt, count)
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
-    run = generate.make_generate(model, config, eos=form.eos_id, pad=pad_id)
+    run = generate.make_generate(model, config, eos=form.ends, pad=pad_id)
     samples = jax.device_get(
         run(stored.load(), prompts["prompts"], prompts["lengths"], jax.random.key(seed))
     )

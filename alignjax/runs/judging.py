@@ -57,7 +57,7 @@ def rewards_of(parts: assembly.Assembly) -> dict[str, learned.RewardFn]:
             how = method.steps if isinstance(method, settings.ScoringConfig) else process.LOWEST
             rewards[name] = reward.scored_by(
                 parts.judged_model(name), name, parts.scores(name),
-                ends=parts.step_ends, eos=parts.corpus.eos,
+                ends=parts.step_ends, eos=parts.corpus.ends,
                 how=how,
                 reader=reader and reader("eval"),
             )  # fmt: skip

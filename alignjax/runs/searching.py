@@ -25,6 +25,7 @@ class Asked(NamedTuple):
     workdir: str = ""
     model: str = ""
     template: str = ""
+    date: str = ""
     prompts: str = ""
     answer: str = "answer"
     limit: int = 0
@@ -35,14 +36,14 @@ class Asked(NamedTuple):
 class Opened(NamedTuple):
     """model, params: the policy, bound. text: ids -> text. speaker: None in worlds without text.
     prompts [P, W], lengths [P]: right-padded. questions: as turns, or as a text of the world.
-    right: the answer of each. ends: of steps, None where there are none. world: the fingerprint of
-    a world. identity: what the policy is."""
+    ends_at: ids at which answers end. right: the answer of each. ends: of steps, None where there
+    are none. world: the fingerprint of a world. identity: what the policy is."""
 
     model: Any
     params: Any
     text: Any
     speaker: Any
-    eos: int
+    ends_at: tuple[int, ...]
     pad: int
     prompts: np.ndarray
     lengths: np.ndarray
@@ -72,12 +73,12 @@ def opened(asked: Asked) -> Iterator[Opened]:
         raise ValueError("--prompts must come with --model; got ''. Name a file of questions.")
     rows = read(asked.prompts, asked.answer, asked.limit) if asked.prompts else []
     if asked.model:
-        with targets.opened("", asked.model, template=asked.template) as own:
+        with targets.opened("", asked.model, template=asked.template, date=asked.date) as own:
             ends = step_ends.of_text(own.speaker)
             ids, lengths = _encoded(own.speaker, [q for q, _ in rows], own.pad)
             yield Opened(
                 own.model, own.params, lambda x: chat.sampled_text(own.speaker, x), own.speaker,
-                own.eos, own.pad, ids, lengths, [q for q, _ in rows], [a for _, a in rows], ends,
+                own.ends, own.pad, ids, lengths, [q for q, _ in rows], [a for _, a in rows], ends,
                 "", own.identity,
             )  # fmt: skip
         return
@@ -100,7 +101,7 @@ def _of_run(run: evaluation.Run, asked: Asked, rows: list[tuple[Any, Any]]) -> O
     told = {"run": asked.workdir, "weights": answers.fingerprint(run.where)}
     return Opened(
         run.model(methods.POLICY), run.joined(methods.POLICY), corpus.text, corpus.speaker,
-        corpus.eos, corpus.pad, ids, lengths, [q for q, _ in rows], [a for _, a in rows],
+        corpus.ends, corpus.pad, ids, lengths, [q for q, _ in rows], [a for _, a in rows],
         step_ends.of_corpus(corpus), corpus.fingerprints.get("world", ""), told,
     )  # fmt: skip
 
@@ -191,7 +192,7 @@ def scorer(path: str, policy: Opened, *, how: str, rows: int) -> scorers.Scorer:
         raise ValueError(
             f"a process reward model must have answers in steps; got data without any ({path})."
         )
-    return scorers.of_steps(model, params, policy.ends, eos=policy.eos, rows=rows, how=how)
+    return scorers.of_steps(model, params, policy.ends, eos=policy.ends_at, rows=rows, how=how)
 
 
 def _check_tokens(run: evaluation.Run, policy: Opened, path: str) -> None:

@@ -19,8 +19,8 @@ PLAIN = "none"  # the template that is none: questions and answers as plain text
 
 
 class Asked(NamedTuple):
-    """Which model is asked, and how. model: open weights, or workdir: a run. template, pad: as in
-    `chat_format.load_chat_format`, or "none". system: the system prompt."""
+    """Which model is asked, and how. model: open weights, or workdir: a run. template, pad,
+    date: as in `chat_format.load_chat_format`, or "none". system: the system prompt."""
 
     model: str = ""
     workdir: str = ""
@@ -28,6 +28,7 @@ class Asked(NamedTuple):
     definitions: str = ""
     template: str = ""
     pad: str = ""
+    date: str = ""
     system: str = ""
 
 
@@ -112,6 +113,8 @@ def parts(asked: Asked) -> Iterator[Parts]:
 def _speaker(asked: Asked) -> Any:
     """The tokenizer of open weights with its template, or alone for plain text."""
     if asked.template != PLAIN:
-        return chat_format.load_chat_format(asked.model, template=asked.template, pad=asked.pad)
+        return chat_format.load_chat_format(
+            asked.model, template=asked.template, pad=asked.pad, date=asked.date
+        )
     tokenizer = load.load_tokenizer(asked.model)
     return load.with_pad(tokenizer, asked.pad) if asked.pad else tokenizer

@@ -14,19 +14,26 @@ from alignjax.training import method as methods
 
 
 class Opened(NamedTuple):
-    """A language model with its bound parameters. eos, pad: ids. identity: what it is."""
+    """A language model with its bound parameters. ends: ids at which answers end. pad: an id.
+    identity: what it is."""
 
     model: models.Model
     params: Any
     speaker: chat.Speaker
-    eos: int
+    ends: tuple[int, ...]
     pad: int
     identity: dict[str, str]
 
 
 @contextlib.contextmanager
 def opened(
-    workdir: str, model: str, *, best: bool = False, template: str = "", definitions: str = ""
+    workdir: str,
+    model: str,
+    *,
+    best: bool = False,
+    template: str = "",
+    date: str = "",
+    definitions: str = "",
 ) -> Iterator[Opened]:
     """The policy of a run, inside its mesh, or open weights.
 
@@ -35,12 +42,13 @@ def opened(
     """
     if model:
         stored = open_weights.open_model(model)
-        form = chat_format.load_chat_format(model, template=template)
+        form = chat_format.load_chat_format(model, template=template, date=date)
+        chat_format.check_rows(form, stored.config.vocab_size, model)
         pad = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
         digest = described_judge.hash_of_files(pathlib.Path(model))
         own = transformer.transformer(stored.config)
         told = {"model": model, "weights": digest}
-        yield Opened(own, stored.load(), form, form.eos_id, pad, told)
+        yield Opened(own, stored.load(), form, form.ends, pad, told)
         return
     place = pathlib.Path(workdir)
     with evaluation.language_model(place, best=best, definitions=definitions) as run:
@@ -52,5 +60,5 @@ def opened(
         told = {"run": workdir, "weights": answers.fingerprint(run.where)}
         yield Opened(
             run.model(methods.POLICY), run.joined(methods.POLICY), run.corpus.speaker,
-            run.corpus.eos, run.corpus.pad, told,
+            run.corpus.ends, run.corpus.pad, told,
         )  # fmt: skip

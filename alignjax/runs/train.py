@@ -1,5 +1,6 @@
 """Training of an experiment in its folder."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -7,7 +8,16 @@ from alignjax.data import corpus as corpora
 from alignjax.data import pipeline, prepare
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, caches, continuing, experiment, folder, judging, sources
+from alignjax.runs import (
+    assembly,
+    caches,
+    continuing,
+    experiment,
+    folder,
+    judging,
+    ownership,
+    sources,
+)
 from alignjax.training import annotation, journal, speed
 from alignjax.training import loop as loops
 
@@ -28,7 +38,7 @@ def train(
     prepared tables; None is `caches.default_cache`.
 
     Raises:
-      ValueError: bad configuration or data; nothing was written.
+      ValueError: bad configuration or data, or another process trains there; nothing was written.
       errors.Failure and its kin: the run stopped.
     """
     config.validate()
@@ -39,6 +49,7 @@ def train(
     with (
         meshes.use(meshes.make_mesh(config.mesh)),
         continuing.withdrawn_if_refused(workdir),
+        contextlib.ExitStack() as held,
     ):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         method = parts.algorithm(
@@ -52,6 +63,7 @@ def train(
         kind = config.algorithm.METHOD.table(config.algorithm)
         table = corpus.read(kind, "train")
         notes = continuing.claim(workdir, record)
+        held.enter_context(ownership.owned(workdir))
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size

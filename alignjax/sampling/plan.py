@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def generation(
     parts: tuple[tuple[str, Any], ...],
     rows: int,
     prompt_length: int,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     key: Any,
     name: str = "generate",

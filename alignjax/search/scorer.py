@@ -1,6 +1,6 @@
 """What solutions are compared by: a reward model of whole answers, or of their steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ def of_steps(
     params: Any,
     ends: step_ends.StepEnds,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     rows: int,
     how: str = process.PRODUCT,
 ) -> Scorer:

@@ -1,6 +1,6 @@
 """Solutions: completions of many prompts, several of each, on the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ from alignjax.core import keys
 from alignjax.data import pipeline, step_ends
 from alignjax.models import model as models
 from alignjax.parallel import hosts
-from alignjax.sampling import generate, transforms
+from alignjax.sampling import draws, generate, transforms
 
 
 class Rows(NamedTuple):
@@ -50,7 +50,7 @@ def make_draw(
     params: Any,
     config: transforms.SamplingConfig,
     *,
-    eos: int,
+    eos: int | Sequence[int],
     pad: int,
     rows: int,
     seed: int,
@@ -62,10 +62,12 @@ def make_draw(
     eos, at the configuration's limit, or where a step ends.
 
     Args:
-      params: bound. eos: the token that ends an answer. pad: stands behind rows. ends: of steps.
+      params: bound. eos: the token, or tokens, that end an answer. pad: stands behind rows.
+      ends: of steps.
     """
-    stops = (eos,) if ends is None else (eos, *(int(i) for i in ends.ids))
-    run = generate.make_generate(model, config, eos=stops, pad=pad)
+    own_ends = draws.end_ids(eos)
+    steps = () if ends is None else tuple(int(i) for i in ends.ids)
+    run = generate.make_generate(model, config, eos=(*own_ends, *steps), pad=pad)
     stream = keys.stream(seed, "search")
 
     def draw(prompts: np.ndarray, lengths: np.ndarray, round: int = 0) -> Rows:
@@ -81,7 +83,7 @@ def make_draw(
                 run(params, columns["prompts"], columns["lengths"], key, rows=columns["number"])
             )
             last = np.take_along_axis(drawn.tokens, drawn.lengths[:, None] - 1, axis=1)[:, 0]
-            ended = (drawn.lengths > drawn.prompt_lengths) & (last == eos)
+            ended = (drawn.lengths > drawn.prompt_lengths) & np.isin(last, own_ends)
             own = (drawn.tokens, drawn.prompt_lengths, drawn.lengths, ended)
             found.append([x[:real] for x in own])
         return Rows(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -31,12 +31,12 @@ class Served(NamedTuple):
     shape: TransformerConfig | None = None
 
 
-def load(path: str, *, template: str = "", pad: str = "", name: str = "") -> Served:
+def load(path: str, *, template: str = "", pad: str = "", date: str = "", name: str = "") -> Served:
     """The model of a folder of open weights, a .gguf file or the folder of a run.
 
     Args:
-      template, pad: as in `chat_format.load_chat_format`, for open weights. name: empty takes that
-        of the folder or file.
+      template, pad, date: as in `chat_format.load_chat_format`, for open weights. name: empty
+        takes that of the folder or file.
 
     Raises:
       ValueError: nothing is there that can be read, or it is no language model with a tokenizer.
@@ -47,7 +47,9 @@ def load(path: str, *, template: str = "", pad: str = "", name: str = "") -> Ser
         )
     place = pathlib.Path(path)
     name = name or (place.stem if place.suffix == ".gguf" else place.resolve().name)
-    served = _run(place, name) if sources.is_run(path) else _weights(path, name, template, pad)
+    served = (
+        _run(place, name) if sources.is_run(path) else _weights(path, name, template, pad, date)
+    )
     if not cache_rows.is_ours(jax.eval_shape(lambda: served.model.cache(1, 1))):
         raise ValueError(
             f"--model must have a cache whose rows can be told apart; got {path}, a Flax model "
@@ -56,16 +58,17 @@ def load(path: str, *, template: str = "", pad: str = "", name: str = "") -> Ser
     return served
 
 
-def _weights(path: str, name: str, template: str, pad: str) -> Served:
+def _weights(path: str, name: str, template: str, pad: str, date: str) -> Served:
     stored = open_weights.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad)
+    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
+    chat_format.check_rows(form, stored.config.vocab_size, path)
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
     return Served(
         name=name,
         model=transformer.transformer(stored.config),
         params=stored.load(),
         speaker=form,
-        ends=(form.eos_id,),
+        ends=form.ends,
         pad=pad_id,
         shape=stored.config,
     )
@@ -87,7 +90,7 @@ def _run(place: pathlib.Path, name: str) -> Served:
         model=model,
         params=params,
         speaker=corpus.speaker,
-        ends=(corpus.eos,),
+        ends=corpus.ends,
         pad=corpus.pad,
         shape=shape if isinstance(shape, TransformerConfig) else None,
     )

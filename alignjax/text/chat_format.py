@@ -23,6 +23,7 @@ class ChatFormat:
     template: a family's, or a model folder's Jinja. trained: "all" answers or the "last" only.
     date: for a family that states today's, as in templates.encode (a Jinja template has its own).
     tools: JSON descriptions of functions that every conversation lists.
+    stops: ids at which the model's own folder says that answers end (generation_config.json).
     """
 
     tokenizer: interface.TextTokenizer
@@ -30,6 +31,7 @@ class ChatFormat:
     date: str | None = None
     trained: str = jinja_template.ALL
     tools: tuple[collections.abc.Mapping[str, typing.Any], ...] = ()
+    stops: tuple[int, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -63,6 +65,11 @@ class ChatFormat:
                 "Add eos_token to tokenizer_config.json, or take a family's template."
             )
         return self.tokenizer.eos_id
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids at which a sampled answer ends: `eos_id`, then the folder's other stops."""
+        return (self.eos_id, *(token for token in self.stops if token != self.eos_id))
 
     @property
     def special(self) -> collections.abc.Mapping[str, int]:
@@ -175,7 +182,7 @@ def load_chat_format(
     *,
     template: str = "",
     pad: str = "",
-    date: str | None = None,
+    date: str = "",
     trained: str = jinja_template.ALL,
     variables: collections.abc.Mapping[str, typing.Any] | None = None,
 ) -> ChatFormat:
@@ -185,16 +192,25 @@ def load_chat_format(
       template: a name of `template_families`; empty takes the Jinja that the path carries, in
         its sandbox.
       pad: name of the control token to pad with, where the model has none or another is wanted.
-      date: today's date in the form "26 Jul 2024", for templates that state it.
+      date: today's in the form "26 Jul 2024", for templates that state it; empty takes the day that
+        the template falls back on, and is refused where it has none.
       variables: further names that a Jinja template reads.
+    Answers end at `eos_id` and wherever the path's generation_config.json says.
+
     Raises: ValueError for a path without a tokenizer or, unless `template` is given, a template.
     """
     tokenizer = load.load_tokenizer(path)
+    if date:
+        _date(date)
     if pad:
         tokenizer = load.with_pad(tokenizer, pad)
+    stops = load.read_stops(path, tokenizer.vocab_size)
     if template:
         named = template_families.named(template)
-        return ChatFormat(tokenizer=tokenizer, template=named, date=date, trained=trained)
+        templates.require(tokenizer, named, where=str(path))
+        return ChatFormat(
+            tokenizer=tokenizer, template=named, date=date or None, trained=trained, stops=stops
+        )
     if isinstance(tokenizer, opened.OpenedTokenizer):
         source = tokenizer.chat_template
     else:
@@ -204,9 +220,30 @@ def load_chat_format(
             f"a chat needs a template; got none ({path}). Name the model's family with template: "
             f"{', '.join(template_families.FAMILIES)}."
         )
-    day = None if date is None else _date(date)
+    day = _date(date) if date else None
     jinja = jinja_template.JinjaTemplate(source, day, dict(variables or {}))
-    return ChatFormat(tokenizer=tokenizer, template=jinja, trained=trained)
+    return ChatFormat(tokenizer=tokenizer, template=jinja, trained=trained, stops=stops)
+
+
+def check_rows(form: ChatFormat, rows: int, where: str) -> None:
+    """Compares the ids that prompts can hold, or end at, with the rows of a model's embedding.
+
+    Control tokens that no layout of the format writes may lie beyond (an image's, in a model of
+    text).
+
+    Raises: ValueError for an id that the model has no row for.
+    """
+    special = set(form.special.values())
+    spelled = max((token for token in range(form.vocab_size) if token not in special), default=0)
+    asked, _ = form.encode_chat([templates.Message("user", "a")], generation_prompt=True)
+    highest = max(spelled, *asked, *form.ends)
+    if highest >= rows:
+        names = {token: name for name, token in form.special.items()}
+        name = f" ({names[highest]})" if highest in names else ""
+        raise ValueError(
+            f"a tokenizer's ids must lie below the model's {rows} rows; got {highest}{name} in a "
+            f"prompt ({where}). Give the tokenizer of this model, or resize its embedding."
+        )
 
 
 def _date(text: str) -> datetime.date:

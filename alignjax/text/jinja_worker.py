@@ -39,8 +39,6 @@ def environment(date, marks):
         raise jinja2.exceptions.TemplateError(str(message))
 
     def strftime_now(layout):
-        if date is None:
-            raise_exception("it asks for today's date, which must be given as date")
         return datetime.date.fromisoformat(date).strftime(layout)
 
     def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
@@ -57,7 +55,10 @@ def environment(date, marks):
     )
     sandbox.filters["tojson"] = tojson
     sandbox.globals["raise_exception"] = raise_exception
-    sandbox.globals["strftime_now"] = strftime_now
+    if (
+        date is not None
+    ):  # without one a template takes the day that it falls back on, if it has one
+        sandbox.globals["strftime_now"] = strftime_now
     return sandbox
 
 
@@ -94,6 +95,8 @@ def main():
             answer["error"] = "it takes too much memory"
         except Exception as error:
             answer["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if type(error).__name__ == "UndefinedError" and "strftime_now" in str(error):
+                answer["error"] = "it asks for today's date, which must be given as date"
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

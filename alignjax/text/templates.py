@@ -95,15 +95,27 @@ def encode(
     style = template.tools
     roles = {_ALIASES.get(turn[0], turn[0]) for turn in messages}
     speaks = tools or TOOL in roles or any(len(turn) > 2 and turn[2] for turn in messages)
-    needs = (*template.needs, *(style.needs if style and speaks else ()))
-    missing = [name for name in needs if name not in tokenizer.special]
+    require(tokenizer, template, style.needs if style and speaks else ())
+    pieces = render(template, messages, generation_prompt=generation_prompt, tools=tools, date=date)
+    return encode_pieces(tokenizer, pieces, own_spaces=template.own_spaces)
+
+
+def require(
+    tokenizer: interface.TextTokenizer,
+    template: Template,
+    others: collections.abc.Iterable[str] = (),
+    where: str = "templates.encode",
+) -> None:
+    """Compares a tokenizer with the control tokens that a family's template writes, and others.
+
+    Raises: ValueError for one that the tokenizer lacks.
+    """
+    missing = [name for name in (*template.needs, *others) if name not in tokenizer.special]
     if missing:
         raise ValueError(
             f"tokenizer must have the control tokens of template {template.name}; got none called "
-            f"{missing[0]!r} (templates.encode). Take the template of the model's family."
+            f"{missing[0]!r} ({where}). Take the template of the model's family."
         )
-    pieces = render(template, messages, generation_prompt=generation_prompt, tools=tools, date=date)
-    return encode_pieces(tokenizer, pieces, own_spaces=template.own_spaces)
 
 
 def encode_pieces(

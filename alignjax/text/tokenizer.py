@@ -51,6 +51,11 @@ class Tokenizer:
     starts_with_bos = True  # as every layout of ours
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids at which an answer ends."""
+        return (self.eos_id,)
+
+    @property
     def special(self) -> dict[str, int]:
         """Name -> id of every control token, pad, BOS and EOS among them."""
         ends = {PAD: self.pad_id, BOS: self.bos_id, EOS: self.eos_id}

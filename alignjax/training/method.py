@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from alignjax.core import shapes
+from alignjax.data import corpus as corpora
 from alignjax.data import step_ends
 from alignjax.models import model as models
 from alignjax.text import chat
@@ -102,6 +103,11 @@ class Task(NamedTuple):
     categories: tuple[str, ...] = ()
     scores: Mapping[str, str] = {}
     steps: step_ends.StepEnds | None = None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids at which a sampled answer ends, `eos` first."""
+        return corpora.ends_of(self.eos, self.speaker)
 
 
 class Part(NamedTuple):

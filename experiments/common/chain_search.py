@@ -84,7 +84,7 @@ class _Course:
         if not STAGES[stage]:
             return scorer.of_answers(model, params, rows=rows)
         ends = step_ends.of_corpus(self.space.corpus)
-        eos = self.space.corpus.eos
+        eos = self.space.corpus.ends
         return scorer.of_steps(model, params, ends, eos=eos, rows=rows, how=STAGES[stage])
 
     def _asked(self) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -169,7 +169,7 @@ class _Course:
             temperature=config.temperature if sampling == HOTTER else 1.0,
         )
         sample = policies.make_sampler(
-            self.space.model, options, eos=self.corpus.eos, pad=self.corpus.pad,
+            self.space.model, options, eos=self.corpus.ends, pad=self.corpus.pad,
             rows=config.eval_batch,
         )  # fmt: skip
         policy = self.space.policy("pretrain")

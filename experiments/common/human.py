@@ -52,7 +52,7 @@ class _Course:
         self.sample = policies.make_sampler(
             self.space.model,
             sampling.sampling,
-            eos=self.corpus.eos,
+            eos=self.corpus.ends,
             pad=self.corpus.pad,
             rows=config.eval_batch,
             max_drift=sampling.max_drift,

@@ -132,7 +132,7 @@ class _Course:
         return target.local(
             self.space.model, self.space.policy(stage), target.Speech(self.speaker),
             config=sampling.SamplingConfig(max_new_tokens=self.config.new_tokens, temperature=0.0),
-            eos=self.corpus.eos, pad=self.corpus.pad, identity={"stage": stage},
+            eos=self.corpus.ends, pad=self.corpus.pad, identity={"stage": stage},
             rows=self.config.eval_batch, length=self.config.data.prompt_length,
         )  # fmt: skip
 

@@ -94,7 +94,7 @@ class Sampler:
         self._params, self._config, self._limits, self._layout = params, config, limits, own
         size = axes.axis_size("batch")
         self._rows = -(-limits.rows // size) * size
-        self._draw = generate.make_generate(model, config, eos=own.eos, pad=own.pad)
+        self._draw = generate.make_generate(model, config, eos=own.ends, pad=own.pad)
         self._key = keys.stream(limits.seed, "suite")
 
     def __call__(self, prompts: Sequence[Ids]) -> list[record.Answer]:

@@ -79,6 +79,11 @@ class Layout(NamedTuple):
         return -1 if own is None else own
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids at which an answer ends, of which `eos` is the first."""
+        return (self.eos,) if self.plain else self.speaker.ends
+
+    @property
     def pad(self) -> int:
         """What stands behind rows; masks go by lengths."""
         own = self.tokenizer.pad_id

@@ -11,6 +11,7 @@ from alignjax.text.tokenizers import tokenizer_json as json_file
 
 MAX_BYTES = 256 * 2**20  # of a tokenizer file; the largest in use have about 35 MB
 MAX_CONFIG_BYTES = 32 * 2**20
+GENERATION = "generation_config.json"
 _GGUF_MAGIC = b"GGUF"
 _KINDS = ("pad", "bos", "eos")
 
@@ -61,6 +62,28 @@ def read_chat_template(folder: str | os.PathLike) -> str | None:
         if isinstance(template, str):
             return template
     return None
+
+
+def read_stops(path: str | os.PathLike, vocab_size: int) -> tuple[int, ...]:
+    """Returns the ids at which a model folder's generation_config.json ends answers, in its order.
+
+    None where there is no such file, or it names none.
+
+    Raises: ValueError for a file that is no object, or ids outside the vocabulary.
+    """
+    folder = pathlib.Path(path)
+    file = _inside(folder, GENERATION) if folder.is_dir() else None
+    if file is None:
+        return ()
+    stated = _read_object(file).get("eos_token_id")
+    ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise ValueError(
+                f"eos_token_id must be ids in 0..{vocab_size - 1}; got {str(token)[:30]} ({file}). "
+                "Correct it, or remove the file."
+            )
+    return tuple(dict.fromkeys(ids))
 
 
 def _from_folder(folder: pathlib.Path) -> interface.TextTokenizer:
