@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,23 +14,17 @@ from alignjax.models.checkpoints import folder as folders
 from alignjax.models.checkpoints import heads
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, continuing, evaluation, experiment, folder, sources
+from alignjax.runs import (
+    assembly,
+    continuing,
+    evaluation,
+    experiment,
+    exported_tokenizer,
+    folder,
+    sources,
+)
 from alignjax.training import algorithm, checkpoint
 from alignjax.training import method as methods
-
-# Files of the tokenizer in a model folder.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
 
 
 def export_run(
@@ -47,8 +40,8 @@ def export_run(
     """Writes a run's model as a folder that transformers loads, or its adapters as one for peft.
 
     A reward model becomes a sequence classifier with one label; a policy a causal language model.
-    Adapters are merged into it. The tokenizer's files come along where the run began from a model
-    folder.
+    Adapters are merged into it. The tokenizer comes along: its files, the ids at which answers end,
+    the template unless the run was trained with another; what cannot be written is told.
 
     Args:
       workdir: the run's folder. to: the folder to write, new or empty.
@@ -74,7 +67,7 @@ def export_run(
                 "Write such a model's weights with its own library."
             )
         exported: Any = shape
-        fields = _fields(run.config, exported)
+        fields = {**_fields(run.config, exported), **exported_tokenizer.ids(run.corpus)}
         if part != methods.POLICY and fields.get("pad_token_id") is None:
             fields = {**fields, "pad_token_id": run.corpus.pad}  # a classifier ends rows by it
         kind = jnp.dtype(dtype) if dtype else None
@@ -86,8 +79,10 @@ def export_run(
             log("its unembedding is no more its embedding: written as a model that is not tied")
         save: Any = folders.save_model if part == methods.POLICY else heads.save_reward
         save(to, exported, params, fields, dtype=kind)
-    copied = _copy_tokenizer(run.config.weights, to)
-    log(f"written: {to} ({fields['model_type']}{', with its tokenizer' if copied else ''})")
+    told = exported_tokenizer.write(run.config.data, run.corpus, run.config.weights, to)
+    log(f"written: {to} ({fields['model_type']}, {told[0]})")
+    for line in told[1:]:
+        log(line)
 
 
 def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
@@ -110,16 +105,6 @@ def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
     if config.weights and not config.weights_layers:
         return folders.open_model(config.weights).fields or folders.hf_fields(shape)
     return folders.hf_fields(shape)
-
-
-def _copy_tokenizer(weights: str, to: pathlib.Path) -> bool:
-    source = pathlib.Path(weights)
-    if not weights or not source.is_dir():
-        return False
-    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    for name in names:
-        shutil.copyfile(source / name, to / name)
-    return bool(names)
 
 
 def import_model(

@@ -10,7 +10,7 @@ import collections.abc
 import re
 import typing
 
-from alignjax.text import chat_format
+from alignjax.text import chat_format, template_tools
 from alignjax.text import tokenizer as tokenizer_lib
 
 HUMAN, ASSISTANT, SYSTEM = "human", "assistant", "system"
@@ -168,6 +168,7 @@ def encode_chat(
     """
     if isinstance(tokenizer, chat_format.ChatFormat):
         return tokenizer.encode_chat(turns, generation_prompt=generation_prompt, tools=tools)
+    turns = [_own_turn(turn) for turn in turns]
     if tools or any(len(turn) > 2 for turn in turns):
         raise ValueError(
             "a conversation in AlignJAX's own layout must have no tools or calls; got some "
@@ -186,6 +187,15 @@ def encode_chat(
         ids.append(tokenizer.control[tokenizer_lib.ASSISTANT])
         mask.append(False)
     return ids, mask
+
+
+def _own_turn(turn: typing.Any) -> typing.Any:
+    """A dict or pair as a turn of our layout, where it is one; calls stay, to be refused."""
+    if isinstance(turn, Turn):
+        return turn
+    own = template_tools.message_of(turn)
+    is_plain = not own.calls and not own.id
+    return Turn(HUMAN if own.role == "user" else own.role, own.text) if is_plain else own
 
 
 def continue_chat(

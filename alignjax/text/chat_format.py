@@ -13,7 +13,10 @@ import os
 import typing
 
 from alignjax.text import jinja_template, template_families, templates
+from alignjax.text import tokenizer as own_tokenizer
 from alignjax.text.tokenizers import interface, load, opened
+
+OWN = "hh"  # the family that lays conversations out as our own tokenizer does
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,7 +193,7 @@ def load_chat_format(
 
     Args:
       template: a name of `template_families`; empty takes the Jinja that the path carries, in
-        its sandbox.
+        its sandbox; our own tokenizer has a layout of its own.
       pad: name of the control token to pad with, where the model has none or another is wanted.
       date: today's in the form "26 Jul 2024", for templates that state it; empty takes the day that
         the template falls back on, and is refused where it has none.
@@ -205,6 +208,8 @@ def load_chat_format(
     if pad:
         tokenizer = load.with_pad(tokenizer, pad)
     stops = load.read_stops(path, tokenizer.vocab_size)
+    if not template and isinstance(tokenizer, own_tokenizer.Tokenizer):
+        template = OWN
     if template:
         named = template_families.named(template)
         templates.require(tokenizer, named, where=str(path))

@@ -15,7 +15,7 @@ import json
 import re
 import typing
 
-from alignjax.text import jinja_process, templates
+from alignjax.text import jinja_process, template_tools, templates
 from alignjax.text.tokenizers import interface
 
 MAX_SOURCE = 200_000  # characters; the longest in use have about 20,000
@@ -242,7 +242,7 @@ def _pieces(text: str, regions: list[tuple[int, int]]) -> list[templates.Piece]:
 
 
 def _message(message: typing.Any) -> templates.Message:
-    turn = message if isinstance(message, templates.Message) else templates.Message(*message)
+    turn = template_tools.message_of(message)
     interface.check_text(turn.text)
     for call in turn.calls:
         if not _FUNCTION.fullmatch(call.name):

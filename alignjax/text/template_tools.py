@@ -28,6 +28,69 @@ class Message(typing.NamedTuple):
     id: str = ""
 
 
+def message_of(value: typing.Any) -> Message:
+    """Returns a message, of a Message, a chat.Turn, a (role, text) pair or the field's usual dict.
+
+    A dict has role and content, a text or parts {"type": "text", "text": ...}; an assistant's may
+    have tool_calls {"function": {"name", "arguments"}, "id"}, a tool's tool_call_id.
+
+    Raises: ValueError for anything else; its first fault is named.
+    """
+    if isinstance(value, Message):
+        return value
+    if isinstance(value, collections.abc.Mapping):
+        return _of_mapping(value)
+    is_pair = isinstance(value, tuple | list) and 2 <= len(value) <= len(Message._fields)
+    if not is_pair or not all(isinstance(part, str) for part in value[:2]):
+        raise _no_message(f"{type(value).__name__} {str(value)[:30]!r}")
+    return Message(*value)
+
+
+def _no_message(got: str) -> ValueError:
+    return ValueError(
+        "a message must be a Message, a (role, text) pair or a dict of role and content; got "
+        f"{got} (message). Lay the conversation out so."
+    )
+
+
+def _of_mapping(value: collections.abc.Mapping[str, typing.Any]) -> Message:
+    unknown = sorted(map(str, set(value) - {"role", "content", "tool_calls", "tool_call_id"}))
+    role, content = value.get("role"), value.get("content")
+    if unknown or not isinstance(role, str):
+        raise _no_message(f"a dict with {unknown[0] if unknown else 'no role'}")
+    if isinstance(content, list):
+        content = "".join(map(_text_part, content))
+    calls = value.get("tool_calls") or ()
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str) or not isinstance(calls, list | tuple):
+        raise _no_message(f"content of {type(value.get('content')).__name__}")
+    own = tuple(map(_call_of, calls))
+    return Message(role, content, own, str(value.get("tool_call_id") or ""))
+
+
+def _text_part(part: typing.Any) -> str:
+    text = part.get("text") if isinstance(part, collections.abc.Mapping) else None
+    if not isinstance(text, str):
+        raise _no_message(f"a part of content that is no text, {str(part)[:30]!r}")
+    return text
+
+
+def _call_of(call: typing.Any) -> Call:
+    function = call.get("function", call) if isinstance(call, collections.abc.Mapping) else None
+    if not isinstance(function, collections.abc.Mapping):
+        raise _no_message(f"a tool call {str(call)[:30]!r}")
+    name, arguments = function.get("name"), function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = None
+    if not isinstance(name, str) or not isinstance(arguments, collections.abc.Mapping):
+        raise _no_message(f"a tool call without name and arguments, {str(call)[:30]!r}")
+    return Call(name, arguments, str(call.get("id") or ""))
+
+
 class Piece(typing.NamedTuple):
     """A stretch of a conversation; `layout` is the template's own string, else it is text."""
 

@@ -14,7 +14,7 @@ import re
 import typing
 
 from alignjax.text import template_tools
-from alignjax.text.template_tools import Call, Message, Piece, Tools
+from alignjax.text.template_tools import Call, Message, Piece, Tools, message_of
 from alignjax.text.tokenizers import interface
 
 __all__ = ["Call", "Message", "Piece", "Template", "Tools", "encode", "encode_pieces", "render"]
@@ -92,6 +92,7 @@ def encode(
     Raises: ValueError for a conversation that the family cannot lay out, or a tokenizer without
       its control tokens.
     """
+    messages = [message_of(message) for message in messages]
     style = template.tools
     roles = {_ALIASES.get(turn[0], turn[0]) for turn in messages}
     speaks = tools or TOOL in roles or any(len(turn) > 2 and turn[2] for turn in messages)
@@ -287,7 +288,7 @@ def _answer(template: Template, turn: Message, *, last: bool, after_results: boo
 def _checked(template: Template, messages, generation_prompt: bool, tools) -> list[Message]:
     turns = []
     for number, message in enumerate(messages):
-        turn = message if isinstance(message, Message) else Message(*message)
+        turn = message_of(message)
         turn = turn._replace(role=_ALIASES.get(turn.role, turn.role))
         _check_turn(template, turn, number)
         turns.append(turn)
