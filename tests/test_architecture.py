@@ -255,3 +255,13 @@ def test_no_network_and_no_paths_of_one_machine():
         if file.is_relative_to(PACKAGE):
             assert not hosts.search(text), f"{file}: {hosts.search(text)}"
         assert not paths.search(text), f"{file}: {paths.search(text)}"
+
+
+def test_samplers_are_given_every_end_of_an_answer():
+    # `eos` is what trained answers end with; a model's folder may name more ids that end one.
+    alone = re.compile(r"eos=\(?(task|corpus|run\.corpus|self\.corpus|form)\.eos(_id)?\b")
+    for folder in ("alignjax", "experiments"):
+        for file in sorted(pathlib.Path(folder).rglob("*.py")):
+            if file.parts[:2] == ("alignjax", "data"):  # which makes the corpus
+                continue
+            assert not alone.search(file.read_text()), file

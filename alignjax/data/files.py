@@ -319,10 +319,7 @@ def prepared_corpus(
     speaker = prepared_speaker(config, splits) if speaker is None else speaker
     made = prepared.corpus_of(
         splits, speaker,
-        speakers.speaking(
-            speaker, path=config.tokenizer, template=config.template, pad=config.pad,
-            date=config.date,
-        ),
+        speakers.speaking(speaker, config),
         kinds=row_recipe.kinds(list(splits.marks("train"))), share=config.share, pack=config.pack,
         log=log,
         summary=(*(f"{s}: {_summary(splits, s)}" for s in SPLITS), *groups.said(config.groups)),

@@ -193,9 +193,7 @@ def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> 
             [(plain["train"], sources_of["train"])], cache, config.vocab_size, TRAINED_ROWS,
             lambda row: (turn.text for turn in (*row.prompt, *row.chosen)),
         )  # fmt: skip
-    speaking = speakers.speaking(
-        tokenizer, path=config.tokenizer, template=config.template, pad=config.pad, date=config.date
-    )
+    speaking = speakers.speaking(tokenizer, config)
 
     def table(kind: str, split: str) -> corpus.Table:
         own = dataclasses.replace(

@@ -294,9 +294,7 @@ def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cach
         },
         cache,
     )  # fmt: skip
-    speaking = speakers.speaking(
-        form, path=config.tokenizer, template=config.template, pad=config.pad, date=config.date
-    )
+    speaking = speakers.speaking(form, config)
     return prepared.corpus_of(
         splits, form, speaking, kinds=KINDS, pack=config.pack, log=log,
         share=lambda kind: 1.0 if kind == "documents" else config.max_truncated_share,

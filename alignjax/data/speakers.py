@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from typing import Any
 
 from alignjax.text import chat, chat_format, tokenizer
 from alignjax.text.tokenizers import load
@@ -33,14 +34,13 @@ class Speaking:
 NOBODY = Speaking("")  # of recipes that do not tokenise
 
 
-def speaking(
-    own: chat.Speaker, *, path: str = "", template: str = "", pad: str = "", date: str = ""
-) -> Speaking:
-    """The value of an open tokenizer."""
+def speaking(own: chat.Speaker, config: Any = None) -> Speaking:
+    """The value of an open tokenizer; a foreign one is that of a configuration of data."""
     if isinstance(own, tokenizer.Tokenizer):
         return Speaking(own.fingerprint, own.model)
     tools = json.dumps(own.tools) if isinstance(own, chat_format.ChatFormat) else "[]"
-    return Speaking(own.fingerprint, path=path, template=template, pad=pad, date=date, tools=tools)
+    how = {name: getattr(config, name) for name in ("template", "pad", "date")}
+    return Speaking(own.fingerprint, path=config.tokenizer, tools=tools, **how)
 
 
 def named(path: str, template: str, pad: str, date: str = "") -> chat.Speaker:

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
-import socket
+import platform
 import threading
 import time
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def owned(workdir: pathlib.Path) -> Iterator[None]:
 class _Owner:
     def __init__(self, workdir: pathlib.Path):
         self._file = os.open(workdir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        self._host, self._count = socket.gethostname(), 0
+        self._host, self._count = platform.node(), 0
         self._done = threading.Event()
         try:
             self._take(workdir)

@@ -244,3 +244,15 @@ def test_missing_config(file):
         flags.parse([f"--config={file}"], command="report", options=OPTIONS, needs_config=False)
     got = flags.parse(["--note=a"], command="report", options=OPTIONS, needs_config=False)
     assert (got.config, got.options["note"], got.overrides) == (None, "a", {})
+
+
+@pytest.mark.parametrize("name", ["workdir", "to"])
+def test_a_bucket_is_no_place_of_this_machine(name):
+    own = (flags.Option(name, str, "", "place"),)
+    for text in ("gs://bucket/run", "s3://b"):
+        with pytest.raises(
+            ValueError, match=rf"^--{name} must be a folder or file of this machine"
+        ):
+            flags.parse([f"--{name}={text}"], command="train", options=own, needs_config=False)
+    parsed = flags.parse([f"--{name}=runs/a"], command="train", options=own, needs_config=False)
+    assert parsed.options[name] == "runs/a"

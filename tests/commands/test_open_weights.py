@@ -76,6 +76,12 @@ def test_a_run_starts_from_the_weights_and_comes_back_as_a_folder(place, trained
     assert (place / "out" / "tokenizer.json").read_bytes() == (
         place / "model" / "tokenizer.json"
     ).read_bytes()
+    # Trained with a family's template: answers end at its end, and the folder claims no other.
+    config = json.loads((place / "out" / "tokenizer_config.json").read_text())
+    assert config["eos_token"] == "<|im_end|>"
+    assert "chat_template" not in config
+    ends = json.loads((place / "out" / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == 2
     assert "must be new or empty" in refusal(
         "export", f"--workdir={trained}", f"--to={place / 'out'}"
     )

@@ -154,3 +154,13 @@ def test_one_device_needs_no_mesh_and_more_are_explicit():
     with mesh.use(made):
         assert axes.has_mesh()
     assert not axes.has_mesh()
+
+
+def test_a_platform_that_is_not_here_is_told(monkeypatch):
+    def missing():
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", missing)
+    with pytest.raises(ValueError, match=r"^JAX_PLATFORMS must name devices that are here; got"):
+        mesh.make_mesh(mesh.MeshConfig())
