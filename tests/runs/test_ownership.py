@@ -48,7 +48,8 @@ def test_the_record_of_the_owner_outlives_a_refusal(tmp_path):
             (tmp_path / "config.json").write_text("{}")
             raise ownership.InUse("by another")
 
-    pytest.raises(ownership.InUse, refused)
+    with pytest.raises(ownership.InUse):
+        refused()
     assert (tmp_path / "config.json").exists()
 
 
@@ -75,9 +76,11 @@ def test_another_host_owns_while_it_counts(tmp_path, monkeypatch, is_alive):
         thread.start()
     try:
         if is_alive:
-            with pytest.raises(ownership.InUse, match="process 7 on elsewhere"):
-                with ownership.owned(tmp_path):
-                    pass
+            with (
+                pytest.raises(ownership.InUse, match="process 7 on elsewhere"),
+                ownership.owned(tmp_path),
+            ):
+                pass
         else:
             with ownership.owned(tmp_path):
                 time.sleep(0.3)
