@@ -10,6 +10,7 @@ import pytest
 
 QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/algorithms/test_adapted_meshes.py": {
+        "test_a_step_keeps_the_layout_of_adapters_and_lowers_for_a_pod": 1,
         "test_rows_choose_their_adapters_on_a_mesh": 0,
         "test_three_steps_agree_on_a_mesh": 0,
     },
@@ -23,9 +24,13 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_teacher_answers_the_other_rows": 0,
     },
     "tests/algorithms/test_meshes.py": {
+        "test_a_step_keeps_the_layout_of_its_state_and_lowers_for_a_pod": 1,
         "test_three_steps_agree_on_every_mesh": 0,
     },
     "tests/algorithms/test_methods.py": {
+        "test_a_completion_without_eos_pays_the_penalty": 0,
+        "test_a_dpo_step_lifts_the_chosen_and_lowers_the_rejected": 0,
+        "test_a_reward_step_raises_the_margin_and_starts_from_the_policy": 0,
         "test_comparisons_of_several_answers_are_those_of_pairs": 0,
         "test_each_token_pays_its_own_kl": 0,
         "test_equal_and_extreme_rewards_give_finite_losses": 0,
@@ -34,6 +39,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_adaptive_coefficient_moves_towards_its_target": 0,
         "test_the_first_update_finds_what_the_method_promises": 1,
         "test_the_last_reward_of_trl_comes_after_the_answer": 0,
+        "test_the_score_lands_on_the_last_token_of_a_completion": 0,
         "test_the_trained_tree_shares_no_buffer_with_what_is_frozen": 0,
     },
     "tests/algorithms/test_pair_methods.py": {
@@ -52,21 +58,22 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/algorithms/test_policy_gradient.py": {
         "test_sampler_and_trainer_agree": 0,
         "test_sampling_lags_exactly_one_step_behind": 0,
-        "test_the_first_ratio_is_one": 1,
+        "test_the_first_ratio_is_one": 0,
     },
     "tests/algorithms/test_policy_gradient_meshes.py": {
         "test_every_mesh_takes_the_same_steps": 0,
     },
     "tests/algorithms/test_policy_gradient_mutants.py": {
-        "test_a_planted_bug_is_noticed": 3,
+        "test_a_planted_bug_is_noticed": 1,
         "test_sound_code_passes": 1,
     },
     "tests/algorithms/test_policy_gradient_presets.py": {
         "test_a_transformer_takes_steps": 0,
-        "test_every_loss_takes_a_step": 2,
+        "test_every_loss_takes_a_step": 1,
     },
     "tests/algorithms/test_policy_gradient_truths.py": {
         "test_a_prompt_moves_by_its_weight": 0,
+        "test_groups_that_are_dropped_change_the_objective": 0,
         "test_rloo_reaches_the_optimum_of_the_regularised_reward": 0,
     },
     "tests/algorithms/test_ppo_collect.py": {
@@ -74,9 +81,15 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/algorithms/test_reward_kinds.py": {
         "test_micro_batches_change_nothing": 0,
+        "test_plackett_luce_by_hand": 0,
+        "test_scores_and_labels_by_hand": 0,
     },
     "tests/algorithms/test_unpaired.py": {
+        "test_kinds_weigh_alike_by_their_counts_unless_set": 0,
+        "test_kto_by_hand": 0,
         "test_micro_batches_change_nothing": 0,
+        "test_the_first_loss_is_known_and_a_wrong_reference_is_noticed": 0,
+        "test_the_shift_of_bco_is_a_running_mean_of_all_batches": 0,
     },
     "tests/algorithms/test_votes.py": {
         "test_a_pair_of_three_votes_and_one_has_the_gradient_of_four_pairs": 0,
@@ -89,6 +102,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/commands/test_open_weights.py": {
         "test_a_run_starts_from_the_weights_and_comes_back_as_a_folder": 0,
         "test_adapters_leave_merged_or_alone": 0,
+        "test_bad_commands_are_refused_in_one_line": 0,
         "test_import_and_export_return_the_same_bytes": 0,
         "test_open_weights_answer_a_prompt": 0,
     },
@@ -107,7 +121,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_verify_says_which_checkpoint_is_bad": 0,
     },
     "tests/compat/test_language_recipes.py": {
-        "test_micro_batches_join_to_the_batch": 4,
+        "test_micro_batches_join_to_the_batch": 2,
     },
     "tests/compat/test_policy_recipes.py": {
         "test_masked_tokens_and_rows_weigh_nothing": 4,
@@ -123,13 +137,14 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_reads_are_what_is_read": 30,
     },
     "tests/compat/test_votes.py": {
-        "test_three_votes_against_one_are_one_pair": 10,
+        "test_three_votes_against_one_are_one_pair": 4,
     },
     "tests/conformance/test_conformance.py": {
         "test_recipe_agrees_with_the_reference": 25,
     },
     "tests/conformance/test_updates.py": {
-        "test_a_planted_bug_is_noticed": 1,
+        "test_a_planted_bug_is_noticed": 0,
+        "test_three_updates_give_the_parameters_of_the_reference": 2,
     },
     "tests/data/containers/test_containers.py": {
         "test_memory_is_flat": 0,
@@ -148,11 +163,22 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_each_row_is_answered_by_its_adapter": 0,
         "test_what_cannot_be_used_at_once_is_refused": 0,
     },
+    "tests/feedback/test_aggregate.py": {
+        "test_dawid_skene_labels_without_knowing_the_raters": 0,
+        "test_intervals_of_accuracies_hold_the_truth": 0,
+    },
+    "tests/feedback/test_docs.py": {
+        "test_its_blocks_run_one_after_the_other": 0,
+    },
     "tests/feedback/test_imports.py": {
         "test_without_its_packages_a_command_says_what_to_install": 1,
     },
     "tests/feedback/test_raters.py": {
         "test_rankings_are_plackett_luce": 0,
+    },
+    "tests/feedback/test_report.py": {
+        "test_planted_errors_are_estimated": 0,
+        "test_the_command_prints_lines_or_json": 0,
     },
     "tests/feedback/test_verdicts.py": {
         "test_planted_errors_of_a_judge_are_reported": 0,
@@ -162,6 +188,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/losses/test_loss_by_hand.py": {
         "test_detached_arguments_get_no_gradient": 0,
+    },
+    "tests/losses/test_loss_parts.py": {
+        "test_distillation_on_top_k": 0,
     },
     "tests/losses/test_loss_table.py": {
         "test_equals_second_implementation": 36,
@@ -179,8 +208,10 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_bfloat16_states_sum_in_fp32_and_keep_their_dtype_in_gradients": 0,
         "test_entries_of_a_vocabulary_in_parts": 0,
         "test_extreme_logits_stay_finite": 0,
+        "test_it_is_the_divergence_of_log_probabilities": 0,
         "test_memory_is_flat_in_the_length_of_rows": 0,
         "test_the_rest_keeps_its_digits_where_a_few_tokens_hold_everything": 0,
+        "test_top_tokens_and_the_log_probabilities_of_them_and_the_rest": 0,
         "test_values_and_gradients_equal_naive_float64": 2,
     },
     "tests/models/adapters/test_adapt.py": {
@@ -197,10 +228,17 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/models/adapters/test_many.py": {
         "test_sampling_serves_each_row_its_own_adapter": 0,
+        "test_targets_may_differ": 0,
+    },
+    "tests/models/adapters/test_merge.py": {
+        "test_merged_weights_do_the_same_and_go_back_to_the_same_bits": 2,
     },
     "tests/models/adapters/test_peft_format.py": {
         "test_latents_and_experts_are_pefts": 0,
         "test_logits_are_pefts": 2,
+    },
+    "tests/models/adapters/test_quantised_runs.py": {
+        "test_a_golden_of_peft_is_read_over_codes": 0,
     },
     "tests/models/checkpoints/test_gguf_io.py": {
         "test_a_real_model": 0,
@@ -211,8 +249,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/models/families/test_dense_families.py": {
         "test_loading_on_a_mesh": 2,
-        "test_logits_by_a_cache": 2,
-        "test_logits_of_padded_batches": 3,
+        "test_logits_by_a_cache": 1,
+        "test_logits_of_packed_rows": 2,
+        "test_logits_of_padded_batches": 1,
         "test_loss_and_gradients": 1,
     },
     "tests/models/families/test_export.py": {
@@ -269,15 +308,18 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_every_mesh_gives_the_value_and_gradient_of_one_device": 0,
         "test_every_method_adds_the_router_losses_of_its_rows": 0,
         "test_half_precision_keeps_the_router_in_fp32": 0,
+        "test_router_losses_equal_the_loop": 1,
         "test_router_losses_reach_the_objective_once_for_each_real_token": 0,
         "test_the_router_losses_weight_is_that_of_the_whole": 0,
         "test_what_kernels_leave_behind_the_runs_reaches_nothing": 0,
     },
     "tests/models/test_token_cache.py": {
+        "test_a_step_leaves_the_cache_where_it_was": 0,
         "test_real_tokens_go_behind_those_that_are_there_wherever_padding_stands": 0,
     },
     "tests/planning/test_analytic.py": {
         "test_adapters_are_counted_and_the_optimizer_holds_them": 0,
+        "test_every_program_is_within_three_percent": 2,
     },
     "tests/planning/test_collected.py": {
         "test_a_prompt_is_read_once_for_its_group": 0,
@@ -294,6 +336,8 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/planning/test_plan.py": {
         "test_adapters_are_all_that_the_optimizer_holds": 0,
         "test_evaluation_is_planned_apart_from_the_run": 0,
+        "test_every_field_of_the_json_is_documented": 0,
+        "test_every_program_of_a_method_is_planned": 1,
         "test_flops_are_within_three_percent_of_the_formula": 0,
         "test_options_of_the_chip_are_told": 0,
         "test_parameters_and_optimizer_are_the_formulas_bytes": 0,
@@ -308,6 +352,15 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_a_plan_begins_with_the_shapes_of_the_run": 0,
         "test_a_reward_model_of_another_size_is_planned_as_it_is": 0,
     },
+    "tests/redteam/test_gcg.py": {
+        "test_losses_behind_a_shared_prefix_are_those_of_whole_rows": 0,
+    },
+    "tests/redteam/test_report.py": {
+        "test_best_of_n_follows_the_beta_law": 0,
+    },
+    "tests/redteam/test_target.py": {
+        "test_a_suffix_comes_back_as_its_ids_and_the_search_pays_its_tokens": 0,
+    },
     "tests/rewards/test_pool.py": {
         "test_it_survives": 4,
     },
@@ -321,6 +374,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/rollouts/test_episodes.py": {
         "test_an_observation_without_room_cuts_its_row": 0,
         "test_one_turn_is_the_ordinary_draw": 0,
+        "test_rows_are_what_was_exchanged": 0,
         "test_the_same_key_plays_the_same_episodes": 0,
         "test_the_trainer_reads_the_row_as_the_sampler_did": 0,
     },
@@ -394,7 +448,10 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_a_seed_of_its_own_makes_a_row_that_of_a_call_with_this_key": 0,
         "test_options_stay_with_their_rows_on_a_mesh": 1,
         "test_rows_end_at_any_of_several_ids": 0,
-        "test_samples_of_a_prompt_are_those_of_its_repetitions": 1,
+        "test_samples_of_a_prompt_are_those_of_its_repetitions": 0,
+    },
+    "tests/serving/test_held.py": {
+        "test_no_token_of_a_flagged_window_is_sent_in_ten_thousand_streams": 0,
     },
     "tests/test_experiments.py": {
         "test_full_size_lowers_on_its_own_mesh": 3,
@@ -432,7 +489,8 @@ QUICK: Mapping[str, Mapping[str, int]] = {
 }
 
 
-# Of the slow ones: so many of each are run by .ci/run, the others before a release (-m slow).
+# Of the slow ones: so many of each are run by .ci/run (1 of those not named), the others before a
+# release (-m slow).
 CI: Mapping[str, Mapping[str, int]] = {
     "tests/algorithms/test_adapted_meshes.py": {
         "test_a_step_keeps_the_layout_of_adapters_and_lowers_for_a_pod": 2,
@@ -478,43 +536,43 @@ CI: Mapping[str, Mapping[str, int]] = {
         "test_micro_batches_are_one_batch": 4,
     },
     "tests/compat/test_preference_recipes.py": {
-        "test_first_loss_where_policy_and_reference_agree": 5,
-        "test_formula_and_echo_name_every_option": 5,
-        "test_masked_pairs_and_answers_are_as_if_absent": 5,
-        "test_micro_batches_join_to_the_batch": 5,
-        "test_missing_arrays_are_named": 5,
-        "test_pure_under_jit_with_finite_gradients": 8,
-        "test_unknown_options_are_named": 5,
+        "test_first_loss_where_policy_and_reference_agree": 2,
+        "test_formula_and_echo_name_every_option": 2,
+        "test_masked_pairs_and_answers_are_as_if_absent": 2,
+        "test_micro_batches_join_to_the_batch": 2,
+        "test_missing_arrays_are_named": 2,
+        "test_pure_under_jit_with_finite_gradients": 2,
+        "test_unknown_options_are_named": 2,
     },
     "tests/compat/test_recipes.py": {
-        "test_every_option_reaches_a_block": 24,
-        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 8,
-        "test_reads_are_what_is_read": 16,
-        "test_weights_are_of_masks_alone": 12,
-        "test_what_is_needed_suffices_and_nothing_of_it_can_be_left_out": 16,
+        "test_every_option_reaches_a_block": 8,
+        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 3,
+        "test_reads_are_what_is_read": 6,
+        "test_weights_are_of_masks_alone": 4,
+        "test_what_is_needed_suffices_and_nothing_of_it_can_be_left_out": 6,
     },
     "tests/compat/test_votes.py": {
-        "test_three_votes_against_one_are_one_pair": 6,
+        "test_three_votes_against_one_are_one_pair": 2,
     },
     "tests/conformance/test_conformance.py": {
-        "test_recipe_agrees_with_the_reference": 60,
+        "test_recipe_agrees_with_the_reference": 30,
     },
     "tests/conformance/test_online_updates.py": {
         "test_a_planted_bug_is_noticed": 1,
-        "test_three_updates_give_the_parameters_of_the_reference": 3,
+        "test_three_updates_give_the_parameters_of_the_reference": 2,
     },
     "tests/conformance/test_updates.py": {
-        "test_a_planted_bug_is_noticed": 2,
-        "test_three_updates_give_the_parameters_of_the_reference": 24,
+        "test_a_planted_bug_is_noticed": 1,
+        "test_three_updates_give_the_parameters_of_the_reference": 6,
     },
     "tests/evals/test_adapted.py": {
         "test_what_cannot_be_used_at_once_is_refused": 3,
     },
     "tests/losses/test_loss_table.py": {
-        "test_equals_second_implementation": 10,
-        "test_jit_changes_nothing_and_content_does_not_recompile": 10,
-        "test_mesh_changes_nothing": 10,
-        "test_padding_amount_does_not_matter": 6,
+        "test_equals_second_implementation": 4,
+        "test_jit_changes_nothing_and_content_does_not_recompile": 4,
+        "test_mesh_changes_nothing": 4,
+        "test_padding_amount_does_not_matter": 3,
     },
     "tests/losses/test_tiled_divergence.py": {
         "test_a_vocabulary_spread_over_devices_changes_nothing": 1,
@@ -587,6 +645,7 @@ CI: Mapping[str, Mapping[str, int]] = {
         "test_an_update_communicates_as_recorded": 2,
     },
     "tests/planning/test_plan.py": {
+        "test_argument_bytes_are_those_of_a_real_run": 1,
         "test_evaluation_is_planned_apart_from_the_run": 2,
         "test_flops_are_within_three_percent_of_the_formula": 2,
     },
@@ -637,20 +696,26 @@ def mark(items: Iterable[pytest.Item]) -> None:
     quick = [item for item in items if item.get_closest_marker("slow") is None]
     _mark_beyond(QUICK, quick, "slow")
     slow = [item for item in items if item.get_closest_marker("slow") is not None]
-    _mark_beyond(CI, slow, "release")
+    _mark_beyond(CI, slow, "release", otherwise=1)
 
 
 def _mark_beyond(
-    table: Mapping[str, Mapping[str, int]], items: Iterable[pytest.Item], marker: str
+    table: Mapping[str, Mapping[str, int]],
+    items: Iterable[pytest.Item],
+    marker: str,
+    otherwise: int | None = None,
 ) -> None:
-    """Marks the cases of the table's tests but for so many of each, spread evenly."""
+    """Marks the cases of the table's tests but for so many of each, spread evenly.
+
+    otherwise: so many of tests that are not in the table; None leaves them all.
+    """
     cases: dict[tuple[str, str], list[pytest.Item]] = {}
     for item in items:
         file, name = item.nodeid.split("::")[0], getattr(item, "originalname", item.name)
-        if name in table.get(file, {}):
+        if otherwise is not None or name in table.get(file, {}):
             cases.setdefault((file, name), []).append(item)
     for (file, name), group in cases.items():
-        count = min(table[file][name], len(group))
+        count = min(table.get(file, {}).get(name, otherwise or 0), len(group))
         kept = {len(group) * i // count for i in range(count)}
         for i, item in enumerate(group):
             if i not in kept:
