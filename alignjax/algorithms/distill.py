@@ -143,6 +143,8 @@ def distill(
             compare: Any = scoring.token_divergence
             if config.top_k:
                 compare, options["count"] = scoring.top_divergence, config.top_k
+            else:
+                options["mask"] = mask
             return compare(model, student, states, other, batch, **options)
 
         terms = terms_of(config, divergence, mask)

@@ -1,7 +1,7 @@
 """Direct preference optimization and the other losses on pairs of answers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -89,13 +89,27 @@ def same_policies(seed: int) -> dict[str, np.ndarray]:
 
 
 def answer_stats(
-    model: models.Model, params: models.Params, batch: algorithm.Batch
+    model: models.Model,
+    params: models.Params,
+    batch: algorithm.Batch,
+    needs: Collection[str] = (),
 ) -> tuple[losses.TokenStats, algorithm.Terms]:
-    """(statistics of every token of every answer [B, K, T], the model's own losses)."""
+    """(log-probabilities of the tokens of every answer [B, K, T], the model's own losses).
+
+    needs: of a recipe; sum_p2 is computed where it is among them, and prompts count too where
+    "prompt" is. Statistics of other tokens are 0.
+    """
     rows = scoring.flatten_choices(batch)
     states, penalties = scoring.hidden_and_penalties(model, params, rows)
-    stats = scoring.stats_of(model, params, states, rows["tokens"])
+    mask = scoring.counted(_whole(rows) if "prompt" in needs else rows)
+    want = ("logprob", *(["sum_p2"] if "sum_p2" in needs else []))
+    stats = scoring.stats_of(model, params, states, rows["tokens"], want=want, mask=mask)
     return jax.tree.map(lambda x: x.reshape(batch["tokens"].shape), stats), penalties
+
+
+def _whole(rows: algorithm.Batch) -> algorithm.Batch:
+    """Rows in which the prompt's tokens count too."""
+    return {**rows, "loss_mask": rows["segments"] > 0}
 
 
 def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -105,8 +119,7 @@ def paired(batch: algorithm.Batch, columns: Mapping[str, jax.Array]) -> dict[str
     and by "gold_name" of the answer to imitate, where the batch says which that is.
     """
     rows = scoring.flatten_choices(batch)
-    whole = {**rows, "loss_mask": rows["segments"] > 0}  # the prompt's tokens too
-    masks = {"{}_mask": rows, "{}_sequence_mask": whole}
+    masks = {"{}_mask": rows, "{}_sequence_mask": _whole(rows)}
     shape = batch["tokens"].shape
     counted = {name: scoring.counted(own).reshape(shape) for name, own in masks.items()}
     arrays = {}
@@ -175,15 +188,18 @@ def dpo(
     needs = config.needs
     has_reference = "reference" in needs
     second = model if reference is None else reference
+    of_reference = needs - {"sum_p2"}  # no loss reads more of a reference than log-probabilities
 
     def annotate(frozen: models.Frozen, batch: algorithm.Batch) -> dict[str, jax.Array]:
-        stats, _ = answer_stats(second, second.bind(frozen["reference"], frozen), batch)
+        stats, _ = answer_stats(
+            second, second.bind(frozen["reference"], frozen), batch, of_reference
+        )
         return {"reference_logprobs": stats.logprob}
 
     def rewards(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch
     ) -> dict[str, jax.Array]:
-        stats, _ = answer_stats(model, model.bind(params, frozen), batch)
+        stats, _ = answer_stats(model, model.bind(params, frozen), batch, of_reference)
         columns = {
             "{}_logprobs": stats.logprob,
             "reference_{}_logprobs": batch["reference_logprobs"],
@@ -196,7 +212,7 @@ def dpo(
     def loss(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
-        stats, penalties = answer_stats(model, model.bind(params, frozen, key), batch)
+        stats, penalties = answer_stats(model, model.bind(params, frozen, key), batch, needs)
         columns = {"{}_logprobs": stats.logprob}
         if has_reference:
             columns["reference_{}_logprobs"] = batch["reference_logprobs"]
@@ -251,14 +267,17 @@ def _make_rewards(
 ) -> Callable[[models.Params, models.Params | None, algorithm.Batch], Rewards]:
     """Jitted (policy, reference or None, batch) -> the method's own rewards of held-out pairs."""
     config, networks = subject.config, subject.networks
+    prompts = config.needs & {"prompt"}
 
     @jax.jit
     def score(
         policy: models.Params, reference: models.Params | None, batch: algorithm.Batch
     ) -> Rewards:
-        columns = {"{}_logprobs": answer_stats(networks["policy"], policy, batch)[0].logprob}
+        columns = {
+            "{}_logprobs": answer_stats(networks["policy"], policy, batch, prompts)[0].logprob
+        }
         if reference is not None:
-            stats, _ = answer_stats(networks["reference"], reference, batch)
+            stats, _ = answer_stats(networks["reference"], reference, batch, prompts)
             columns["reference_{}_logprobs"] = stats.logprob
         arrays = paired(batch, columns)
         chosen, rejected = config.recipe.rewards(arrays, **config.options)

@@ -72,7 +72,7 @@ def group_dpo(
         bound = model.bind(params, frozen)
 
         def one(part: algorithm.Batch) -> list[jax.Array]:
-            stats, _ = dpo.answer_stats(model, bound, part)
+            stats, _ = dpo.answer_stats(model, bound, part, config.needs)
             return [getattr(stats, name) for name in names]
 
         return update.in_chunks(one, dict(batch), micro_batches)

@@ -103,7 +103,7 @@ def nash_md(
 
         def scored(part: algorithm.Batch) -> jax.Array:
             bound = second.bind(frozen["reference"], frozen)
-            return scoring.token_stats(second, bound, part, temperature=temperature).logprob
+            return scoring.answer_logprobs(second, bound, part, temperature=temperature)
 
         chance = compared.chances(config, rewards)
         table = {
@@ -121,8 +121,16 @@ def nash_md(
     ) -> tuple[algorithm.Terms, algorithm.Metrics]:
         bound = model.bind(params, frozen, key)
         hidden, penalties = scoring.hidden_and_penalties(model, bound, batch)
-        stats = scoring.stats_of(model, bound, hidden, batch["tokens"], temperature=temperature)
         mask = batch["loss_mask"]
+        stats = scoring.stats_of(
+            model,
+            bound,
+            hidden,
+            batch["tokens"],
+            temperature=temperature,
+            want=("logprob", "entropy"),
+            mask=mask,
+        )
         counted = jnp.any(mask, axis=1)
         arrays = {
             "logprobs": stats.logprob,

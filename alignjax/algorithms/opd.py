@@ -138,6 +138,7 @@ def opd(
     draw = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
     chunks, heat = config.minibatches * micro_batches, config.sampling.temperature
     limit = generate.drift_limit(model, config.max_drift)
+    reads_entropy = ("entropy",) if "entropy" in config.needs else ()
 
     @jax.jit
     def score(
@@ -146,9 +147,16 @@ def opd(
         batch = learned.as_batch(samples)
 
         def one(part: algorithm.Batch) -> tuple[losses.TokenStats, jax.Array]:
-            own = scoring.token_stats(model, model.bind(params, frozen), part, temperature=heat)
+            own = scoring.token_stats(
+                model,
+                model.bind(params, frozen),
+                part,
+                temperature=heat,
+                want=("logprob", "entropy"),
+                mask=part["loss_mask"],
+            )
             bound = teacher.bind(frozen[distill.TEACHER], frozen)
-            return own, scoring.token_stats(teacher, bound, part, temperature=heat).logprob
+            return own, scoring.answer_logprobs(teacher, bound, part, temperature=heat)
 
         stats, other = update.in_chunks(one, batch, chunks)
         mask = batch["loss_mask"]
@@ -179,12 +187,20 @@ def opd(
         drop, noise = jax.random.split(key)
         student, mask = model.bind(params, frozen, drop), batch["loss_mask"]
         states, penalties = scoring.hidden_and_penalties(model, student, batch)
-        stats = scoring.stats_of(model, student, states, batch["tokens"], temperature=heat)
+        stats = scoring.stats_of(
+            model,
+            student,
+            states,
+            batch["tokens"],
+            temperature=heat,
+            want=("logprob", *reads_entropy),
+            mask=mask,
+        )
         arrays = {
             "logprobs": stats.logprob,
             "old_logprobs": batch["old_logprobs"],
             "advantages": batch["advantages"],
-            "entropy": stats.entropy,
+            **{name: getattr(stats, name) for name in reads_entropy},
             "mask": mask,
             "row_mask": jnp.any(mask, axis=1),
             "key": noise,
@@ -193,7 +209,14 @@ def opd(
         if config.single_step:
             other = teacher.bind(frozen[distill.TEACHER], frozen)
             exact = config.single_step * scoring.token_divergence(
-                model, student, states, other, batch, temperature=heat, other_model=teacher
+                model,
+                student,
+                states,
+                other,
+                batch,
+                temperature=heat,
+                other_model=teacher,
+                mask=mask,
             )
             terms["single_step"] = _reduced(config, jnp.where(mask, exact, 0.0), arrays)
         ratio = losses.importance_ratio(stats.logprob, batch["old_logprobs"], mask)

@@ -165,10 +165,19 @@ def policy_gradient(
         drop, noise = jax.random.split(key)
         policy = model.bind(params, frozen, drop)
         hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
+        is_packed = "start" in batch  # then the mask is row by row, and all real tokens are read
+        read = {**batch, "loss_mask": batch["segments"] > 0} if is_packed else batch
+        told = "entropy" in config.needs or "drawn_logprobs" in batch
         stats = scoring.stats_of(
-            model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
+            model,
+            policy,
+            hidden,
+            batch["tokens"],
+            temperature=config.sampling.temperature,
+            want=("logprob", "entropy") if told else ("logprob",),
+            mask=scoring.counted(read),
         )
-        if "start" in batch:  # packed rows: what the loss reads is row by row again
+        if is_packed:  # packed rows: what the loss reads is row by row again
             stats = jax.tree.map(lambda x: pack.members(x, batch["start"]), stats)
             packed = ("tokens", "segments", "positions", "start")
             own = {name: x for name, x in batch.items() if name not in packed}
@@ -178,7 +187,7 @@ def policy_gradient(
         arrays = {
             **{name: batch[name] for name in names if name in batch},
             "logprobs": stats.logprob,
-            "entropy": stats.entropy,
+            **({"entropy": stats.entropy} if told else {}),
             "advantages": batch["advantages"],
             "mask": mask,
             "row_mask": jnp.any(mask, axis=1),  # rows that do not count are in no mean over rows

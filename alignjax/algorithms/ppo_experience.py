@@ -1,6 +1,6 @@
 """The experience of PPO: samples scored by its networks, token rewards, advantages, returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -47,10 +47,12 @@ def policy_and_values(
     frozen: models.Frozen,
     batch: algorithm.Batch,
     key: jax.Array | None = None,
+    want: Sequence[str] = ("logprob",),
 ) -> tuple[losses.TokenStats, jax.Array, algorithm.Terms]:
     """(token statistics, values of the prefixes, the models' own losses).
 
-    Statistics, at the sampling temperature, and values are [B, T]. With a key adapters drop out,
+    Statistics, the wanted ones of sampled tokens at the sampling temperature, and values are
+    [B, T]. With a key adapters drop out,
     independently in policy and critic; without one nothing is random.
     """
     keys = (None, None) if key is None else jax.random.split(key)
@@ -63,7 +65,13 @@ def policy_and_values(
     )
     hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
     stats = scoring.stats_of(
-        model, policy, hidden, batch["tokens"], temperature=config.sampling.temperature
+        model,
+        policy,
+        hidden,
+        batch["tokens"],
+        temperature=config.sampling.temperature,
+        want=want,
+        mask=batch["loss_mask"],
     )
     if config.shared_critic:
         return stats, scoring.align(model.scalar(policy, hidden)), penalties
@@ -133,11 +141,13 @@ def make_experience(networks: Networks, config: "PpoConfig", *, chunks: int = 1)
         params: models.Params, frozen: models.Frozen, samples: generate.Samples
     ) -> Scored:
         batch = learned.as_batch(samples)
-        stats, values, _ = policy_and_values(networks, config, params, frozen, batch)
+        stats, values, _ = policy_and_values(
+            networks, config, params, frozen, batch, want=("logprob", "entropy")
+        )
         reference = networks.reference.bind(frozen["reference"], frozen)
-        reference_logprobs = scoring.token_stats(
+        reference_logprobs = scoring.answer_logprobs(
             networks.reference, reference, batch, temperature=config.sampling.temperature
-        ).logprob
+        )
         kl = losses.k1(stats.logprob, reference_logprobs, samples.mask)
         return Scored(stats, values, kl, reference_logprobs)
 

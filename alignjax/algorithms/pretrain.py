@@ -35,7 +35,8 @@ def pretrain(model: models.Model, config: PretrainConfig) -> algorithm.Algorithm
         mask = scoring.counted(batch)
         bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)
-        stats = scoring.stats_of(model, bound, states, batch["tokens"])
+        want = ("logprob", "entropy", *(["logsumexp"] if config.z_loss else []))
+        stats = scoring.stats_of(model, bound, states, batch["tokens"], want=want)
         terms = {"nll": mean.masked(losses.token_nll(stats.logprob, mask), mask), **penalties}
         if config.z_loss:
             penalty = losses.z_loss(stats.logsumexp, mask, coefficient=config.z_loss)

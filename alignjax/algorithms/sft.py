@@ -14,6 +14,9 @@ from alignjax.models import model as models
 from alignjax.models import scoring
 from alignjax.training import algorithm, method, program
 
+# Statistics that smoothed losses read, with the recipes' names of them.
+SMOOTHED = {"logsumexp": "logsumexp", "mean_logit": "mean_logits"}
+
 
 @dataclasses.dataclass(kw_only=True)
 class SftConfig(preset.PresetConfig):
@@ -46,6 +49,7 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
     Reference: Ouyang et al. 2022, section 3.1; `compat` names those of the other losses.
     """
     config.validate()
+    reads = config.recipe.reads
 
     def loss(
         params: models.Params, frozen: models.Frozen, batch: algorithm.Batch, key: jax.Array
@@ -53,13 +57,10 @@ def sft(model: models.Model, config: SftConfig) -> algorithm.Algorithm:
         mask = scoring.counted(batch)
         bound = model.bind(params, frozen, key)
         states, penalties = scoring.hidden_and_penalties(model, bound, batch)
-        stats = scoring.stats_of(model, bound, states, batch["tokens"])
-        arrays = {
-            "token_logprobs": stats.logprob,
-            "logsumexp": stats.logsumexp,
-            "mean_logits": stats.mean_logit,
-            "mask": mask,
-        }
+        want = ("logprob", "entropy", *(name for name in SMOOTHED if name in reads))
+        stats = scoring.stats_of(model, bound, states, batch["tokens"], want=want, mask=mask)
+        arrays = {"token_logprobs": stats.logprob, "mask": mask}
+        arrays |= {SMOOTHED[name]: getattr(stats, name) for name in SMOOTHED if name in reads}
         terms = config.recipe(arrays, **config.options)
         return {**terms, **penalties}, {
             **penalties,

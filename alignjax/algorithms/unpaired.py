@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,12 +120,10 @@ def unpaired(
 
     def annotate(frozen: models.Frozen, batch: algorithm.Batch) -> dict[str, jax.Array]:
         params = second.bind(frozen["reference"], frozen)
-        columns = {
-            "reference_logprobs": scoring.token_stats(second, params, rows_of(batch)).logprob
-        }
+        columns = {"reference_logprobs": scoring.answer_logprobs(second, params, rows_of(batch))}
         if has_point:
             rows = rows_of(batch, MISMATCHED)
-            sums = _sums(scoring.token_stats(second, params, rows).logprob, rows)
+            sums = _sums(scoring.answer_logprobs(second, params, rows), rows)
             columns["reference_mismatched_sum"] = sums
         if weighs_prompts:
             columns["prompt_state"] = prompt_states(second, params, rows_of(batch))
@@ -153,7 +152,7 @@ def unpaired(
 
         def ratio(part: algorithm.Batch) -> jax.Array:
             rows = rows_of(part, MISMATCHED if has_point else "")
-            own = _sums(scoring.token_stats(model, bound, rows).logprob, rows)
+            own = _sums(scoring.answer_logprobs(model, bound, rows), rows)
             if has_point:
                 return own - part["reference_mismatched_sum"]
             return own - _sums(part["reference_logprobs"], part)
@@ -201,7 +200,8 @@ def unpaired(
         bound = model.bind(params, frozen, key)
         rows = rows_of(batch)
         states, penalties = scoring.hidden_and_penalties(model, bound, rows)
-        stats = scoring.stats_of(model, bound, states, rows["tokens"])
+        options: Any = {"want": ("logprob",), "mask": scoring.counted(rows)}
+        stats = scoring.stats_of(model, bound, states, rows["tokens"], **options)
         arrays = arrays_of(batch, stats.logprob)
         terms = {**terms_of(batch, arrays), **penalties}
         rewards = config.recipe.rewards(arrays, **config.options)
@@ -292,8 +292,7 @@ def _make_log_ratios(
     ) -> jax.Array:
         both = ((networks["policy"], policy_params), (networks["reference"], reference_params))
         own, other = (
-            _sums(scoring.token_stats(model, params, batch).logprob, batch)
-            for model, params in both
+            _sums(scoring.answer_logprobs(model, params, batch), batch) for model, params in both
         )
         return own - other
 

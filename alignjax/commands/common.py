@@ -203,7 +203,13 @@ def compilation_cache(folder: pathlib.Path) -> Iterator[None]:
     is_new = not folder.exists()
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        # All of them, so that a second start compiles nothing.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+        if jax.default_backend() != "gpu":
+            # XLA's own caches, of use on GPUs alone, would make the folder's path a part of every
+            # program's key: a folder that was moved would compile everything again.
+            jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
     try:
         yield
     except ValueError:

@@ -1,6 +1,6 @@
 """Weighted means that stay exact under micro-batches, meshes, packing and masks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -65,7 +65,14 @@ def add(left: Metrics, right: Metrics) -> dict[str, Mean]:
 
 def floats(metrics: Metrics) -> dict[str, float]:
     """The means as Python floats: one transfer for all of them."""
-    host = jax.device_get(dict(metrics))
-    return {
-        name: float(m.total) / float(m.weight) if m.weight > 0 else 0.0 for name, m in host.items()
-    }
+    return all_floats([metrics])[0]
+
+
+def all_floats(parts: Sequence[Metrics]) -> list[dict[str, float]]:
+    """The same of several, in one transfer."""
+    host = jax.device_get([dict(metrics) for metrics in parts])
+    return [{name: _float(m) for name, m in metrics.items()} for metrics in host]
+
+
+def _float(mean: Mean) -> float:
+    return float(mean.total) / float(mean.weight) if mean.weight > 0 else 0.0

@@ -22,7 +22,7 @@ def make_score(model: models.Model) -> Score:
     @jax.jit
     def score(params: models.Params, batch: scoring.Batch) -> tuple[jax.Array, jax.Array]:
         mask = scoring.counted(batch)
-        logprobs = scoring.token_stats(model, params, batch).logprob
+        logprobs = scoring.answer_logprobs(model, params, batch)
         return -jnp.sum(jnp.where(mask, logprobs, 0.0), axis=1), jnp.sum(mask, axis=1)
 
     return score

@@ -60,7 +60,15 @@ def make_measure(
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         batch, mask = learned.as_batch(samples), samples.mask
         hidden = scoring.hidden_states(model, policy, batch)
-        stats = scoring.stats_of(model, policy, hidden, batch["tokens"], temperature=temperature)
+        stats = scoring.stats_of(
+            model,
+            policy,
+            hidden,
+            batch["tokens"],
+            temperature=temperature,
+            want=("logprob", "entropy"),
+            mask=mask,
+        )
         if reference is None:
             kl = jnp.zeros_like(stats.logprob)
         else:
@@ -72,6 +80,7 @@ def make_measure(
                 batch,
                 temperature=temperature,
                 other_model=reference_model,
+                mask=mask,
             )
         drift = jnp.max(jnp.where(mask, jnp.abs(stats.logprob - samples.logprobs), 0.0))
         kl, entropy = (jnp.sum(jnp.where(mask, x, 0.0), axis=1) for x in (kl, stats.entropy))

@@ -40,7 +40,7 @@ def implicit_scores(
         rows = scoring.flatten_choices(batch)
         mask = scoring.counted(rows)
         policy, reference = (
-            scoring.token_stats(network, tree, rows).logprob
+            scoring.answer_logprobs(network, tree, rows)
             for network, tree in zip(both, trees, strict=True)
         )
         ratio = jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=1)

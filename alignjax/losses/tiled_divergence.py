@@ -27,6 +27,7 @@ def token_divergence(
     softcap: float = 0.0,
     other_softcap: float | None = None,
     tile: int = 0,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """[B, T] divergence of next-token distributions, summed over the vocabulary, in nats, fp32.
 
@@ -44,6 +45,8 @@ def token_divergence(
       temperature: > 0, divides the logits of both. softcap: >= 0, of the student, 0 is none;
         other_softcap: of the teacher, None is the student's.
       tile: time steps whose logits exist at once; 0 chooses by size.
+      mask: [B, T], the tokens that count; None is all. Nothing is computed for the others, whose
+        divergence is 0.
 
     Raises:
       ValueError: a shape or number is out of range.
@@ -61,7 +64,10 @@ def token_divergence(
         for own in (softcap, cap)
     )
     other = jax.lax.stop_gradient((other_hidden, other_unembedding))
-    return _divergence(heads, float(beta), hidden, unembedding, *other)[0]
+    if mask is not None:
+        shapes.check("mask", mask, "B T", {"B": sizes["B"], "T": sizes["T"]})
+        mask = mask != 0
+    return _divergence(heads, float(beta), hidden, unembedding, *other, mask)[0]
 
 
 def _mixed(beta: float, logp: jax.Array, logq: jax.Array) -> jax.Array:
@@ -74,14 +80,14 @@ _RESULTS = ("bt", "bt", "bt", "bt")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _divergence(heads: Heads, beta: float, *arrays: jax.Array) -> Any:
+def _divergence(heads: Heads, beta: float, *arrays: Any) -> Any:
     """(divergence, KL of the student to the mixture or the teacher, both logsumexps), all [B, T].
 
     The last three are what the gradient needs of the whole vocabulary.
     """
     layout = heads[0].layout
 
-    def run(states: Any, matrix: Any, other_states: Any, other_matrix: Any) -> Any:
+    def run(states: Any, matrix: Any, other_states: Any, other_matrix: Any, mask: Any) -> Any:
         matrices = layout.spread(matrix), layout.spread(other_matrix)
 
         def one(part: Any) -> Any:
@@ -97,18 +103,22 @@ def _divergence(heads: Heads, beta: float, *arrays: jax.Array) -> Any:
             total = {0.0: of_q, 1.0: of_p}.get(beta, beta * of_q + (1.0 - beta) * of_p)
             return total, of_p, *sums
 
-        return tiles.over_time(heads[0].tile, one, (states, other_states))
+        return tiles.over_tokens(heads[0], one, (states, other_states), mask)
 
-    return layout.run(run, _INPUTS, _RESULTS)(*arrays)
+    return layout.run(run, _axes(arrays[-1]), _RESULTS)(*arrays)
 
 
-def _forward(heads: Heads, beta: float, *arrays: jax.Array) -> tuple[Any, Any]:
+def _axes(mask: Any) -> tuple[Any, ...]:
+    return (*_INPUTS, None if mask is None else "bt")
+
+
+def _forward(heads: Heads, beta: float, *arrays: Any) -> tuple[Any, Any]:
     results = _divergence(heads, beta, *arrays)
     return results, (*arrays, *results[1:])
 
 
 def _slope(beta: float, logp: jax.Array, logq: jax.Array, of_p: jax.Array) -> jax.Array:
-    """d divergence / d z [B, t, V] of the student's final logits z.
+    """d divergence / d z [n, V] of the student's final logits z.
 
     beta = 0: p - q. Else, with m the mixture (q at beta = 1): (1 - beta, or 1) p (log p - log m -
     KL(p || m)); the terms of m's own dependence on p cancel.
@@ -124,7 +134,7 @@ def _backward(heads: Heads, beta: float, residuals: Any, cotangents: Any) -> tup
     layout = heads[0].layout
 
     def run(*arrays: Any) -> tuple[jax.Array, jax.Array]:
-        states, stored, other_states, other_stored, *known = arrays
+        states, stored, other_states, other_stored, mask, *known = arrays
         matrix, other_matrix = layout.spread(stored), layout.spread(other_stored)
 
         def one(total: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
@@ -138,12 +148,13 @@ def _backward(heads: Heads, beta: float, residuals: Any, cotangents: Any) -> tup
 
         total = jnp.zeros_like(matrix, dtype=jnp.float32)
         parts = (states, other_states, *known)
-        by_matrix, by_hidden = tiles.scan_time(heads[0].tile, one, total, parts)
+        by_matrix, by_hidden = tiles.scan_tokens(heads[0], one, total, parts, mask)
         return by_hidden, layout.gradient(by_matrix).astype(stored.dtype)
 
     given = cotangents[0]
-    found = layout.run(run, (*_INPUTS, *_RESULTS[1:], "bt"), ("bth", "dv"))(*residuals, given)
-    return *found, None, None
+    inputs = (*_axes(residuals[4]), *_RESULTS[1:], "bt")
+    found = layout.run(run, inputs, ("bth", "dv"))(*residuals, given)
+    return *found, None, None, None
 
 
 _divergence.defvjp(_forward, _backward)

@@ -17,6 +17,9 @@ from alignjax.core import shapes, struct
 
 # fp32 bytes of logits that one tile may hold on one device.
 TILE_BYTES = 32 * 2**20
+# Where a mask tells the tokens that count, tiles are smaller, so that the last one, which they fill
+# only in part, costs little: so many of them would hold all tokens, but none is below `FEWEST`.
+COUNTED_TILES, FEWEST = 16, 256
 
 
 class Layout(NamedTuple):
@@ -53,6 +56,11 @@ class Layout(NamedTuple):
 
     def max(self, x: jax.Array) -> jax.Array:
         return jax.lax.pmax(x, self.vocab) if self.vocab else x
+
+    def most(self, x: jax.Array) -> jax.Array:
+        """The largest of what all devices of the mesh's named axes have."""
+        axes = tuple(dict.fromkeys((*self.rows, *self.times, *self.vocab)))
+        return jax.lax.pmax(x, axes) if axes else x
 
     def first(self, size: int) -> Any:
         """The number of this device's first token of the vocabulary, of `size` tokens each."""
@@ -140,26 +148,23 @@ def choose_tile(hidden: jax.Array, unembedding: jax.Array) -> int:
 
 
 def scan_time(tile: int, fn: Any, carry: Any, tree: Any) -> tuple[Any, Any]:
-    """(carry, results in order) of fn(carry, tile) over tiles [B, tile, ...] of leaves [B, T, ...].
+    """(carry, results in order) of fn(carry, tile) over tiles [B, t, ...] of leaves [B, T, ...].
 
-    The last tile is padded with zeros; results at the padding are cut off, and what fn adds to the
-    carry there must be zero (cotangents are).
+    Tiles are of one size, `tile` steps at most. The last one is padded with fewer zeros than there
+    are tiles; results at the padding are cut off, and what fn adds to the carry there must be zero
+    (cotangents are).
     """
     length = jax.tree.leaves(tree)[0].shape[1]
     if tile >= length:
         return fn(carry, tree)
-    count = -(-length // tile)
+    first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tree)
+    carry, results = _scan(tile, lambda c, part: _swapped(fn, c, part), carry, first)
+    return carry, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), results)
 
-    def cut(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, count * tile - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], count, tile, *x.shape[2:]), 1, 0)
 
-    def join(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(x.shape[0], count * tile, *x.shape[3:])[:, :length]
-
-    carry, tiles = jax.lax.scan(fn, carry, jax.tree.map(cut, tree))
-    return carry, jax.tree.map(join, tiles)
+def _swapped(fn: Any, carry: Any, part: Any) -> tuple[Any, Any]:
+    carry, results = fn(carry, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), part))
+    return carry, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), results)
 
 
 def over_time(tile: int, fn: Any, tree: Any) -> Any:
@@ -167,9 +172,92 @@ def over_time(tile: int, fn: Any, tree: Any) -> Any:
     return scan_time(tile, lambda _, part: (None, fn(part)), None, tree)[1]
 
 
+def balanced(size: int, most: int) -> tuple[int, int]:
+    """(tiles, entries of each): as few tiles of at most so many entries as hold `size` of them."""
+    count = -(-size // most)
+    return count, -(-size // count)
+
+
+def _scan(most: int, fn: Any, carry: Any, tree: Any) -> tuple[Any, Any]:
+    """The same over the first axis of the leaves."""
+    size = jax.tree.leaves(tree)[0].shape[0]
+    count, each = balanced(size, most)
+
+    def cut(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, count * each - size)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(count, each, *x.shape[1:])
+
+    carry, results = jax.lax.scan(fn, carry, jax.tree.map(cut, tree))
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], results)
+
+
+def scan_tokens(
+    head: Head, fn: Any, carry: Any, tree: Any, mask: jax.Array | None = None
+) -> tuple[Any, Any]:
+    """(carry, results in order) of fn(carry, tile) over tiles [n, ...] of tokens [B, T, ...].
+
+    mask: [B, T], tokens that count. The others are left out: fn never sees them, results there are
+    zero, and it runs on as many tiles as the counted tokens fill. What fn adds to the carry for
+    tokens that are all zeros (a tile's last) must be zero.
+    """
+    rows, length = jax.tree.leaves(tree)[0].shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(rows * length, *x.shape[2:]), tree)
+    most = head.tile * rows
+    if mask is not None:
+        carry, found = _scan_counted(head, most, fn, carry, flat, mask.reshape(-1))
+    elif most >= rows * length:
+        carry, found = fn(carry, flat)
+    else:
+        carry, found = _scan(most, fn, carry, flat)
+    return carry, jax.tree.map(lambda x: x.reshape(rows, length, *x.shape[1:]), found)
+
+
+def over_tokens(head: Head, fn: Any, tree: Any, mask: jax.Array | None = None) -> Any:
+    """fn applied tile by tile, results in order."""
+    return scan_tokens(head, lambda _, part: (None, fn(part)), None, tree, mask)[1]
+
+
+def _scan_counted(
+    head: Head, most: int, fn: Any, carry: Any, tree: Any, mask: jax.Array
+) -> tuple[Any, Any]:
+    """`scan_tokens` over the tokens [N, ...] of a mask [N]: they come first, tile by tile."""
+    size = mask.shape[0]
+    few = max(-(-size // COUNTED_TILES), FEWEST)
+    tiles, each = balanced(size, min(most, few))
+    total = jnp.sum(mask, dtype=jnp.int32)
+    order = jnp.argsort(~mask, stable=True)
+    order = jnp.where(jnp.arange(size) < total, order, size)
+    order = jnp.pad(order, (0, tiles * each - size), constant_values=size)
+    # All devices run as many rounds: a vocabulary in parts adds up in each of them.
+    rounds = head.layout.most(-(-total // each))
+    shapes = jax.eval_shape(fn, carry, jax.tree.map(lambda x: x[:each], tree))[1]
+    room = jax.tree.map(lambda x: jnp.zeros((tiles * each, *x.shape[1:]), x.dtype), shapes)
+
+    def body(state: Any) -> Any:
+        number, carry, room = state
+        begin = number * each
+        own = jax.lax.dynamic_slice_in_dim(order, begin, each)
+        part = jax.tree.map(lambda x: x.at[own].get(mode="fill", fill_value=0), tree)
+        carry, found = fn(carry, part)
+        put = jax.lax.dynamic_update_slice_in_dim
+        return number + 1, carry, jax.tree.map(lambda x, y: put(x, y, begin, 0), room, found)
+
+    def more(state: Any) -> jax.Array:
+        # The second comparison always holds; it tells plans how many rounds there are at most.
+        return (state[0] < rounds) & (state[0] < tiles)
+
+    _, carry, room = jax.lax.while_loop(more, body, (jnp.int32(0), carry, room))
+    place = jnp.maximum(jnp.cumsum(mask) - 1, 0)
+
+    def back(x: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x[place], jnp.zeros((), x.dtype))
+
+    return carry, jax.tree.map(back, room)
+
+
 def logits(head: Head, hidden: jax.Array, unembedding: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(final logits, their derivative by the raw product), fp32 [B, t, V]."""
-    raw = jnp.einsum("btd,dv->btv", hidden, unembedding, preferred_element_type=jnp.float32)
+    """(final logits, their derivative by the raw product), fp32 [..., V], of states [..., D]."""
+    raw = jnp.einsum("...d,dv->...v", hidden, unembedding, preferred_element_type=jnp.float32)
     slope = jnp.full((), head.scale / head.temperature, jnp.float32)
     if head.softcap:
         bent = jnp.tanh(raw * (head.scale / head.softcap))
@@ -178,7 +266,7 @@ def logits(head: Head, hidden: jax.Array, unembedding: jax.Array) -> tuple[jax.A
 
 
 def logsumexp(head: Head, logits: jax.Array) -> jax.Array:
-    """[B, t] over the whole vocabulary."""
+    """[...] over the whole vocabulary."""
     largest = jax.lax.stop_gradient(head.layout.max(jnp.max(logits, axis=-1)))
     total = head.layout.sum(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
     return largest + jnp.log(total)
@@ -187,13 +275,15 @@ def logsumexp(head: Head, logits: jax.Array) -> jax.Array:
 def products(
     head: Head, raw: jax.Array, states: jax.Array, matrix: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(gradient of the states [B, t, D] from the whole vocabulary, of this part of the matrix).
+    """(gradient of the states [..., D] from the whole vocabulary, of this part of the matrix).
 
-    raw: cotangent [B, t, V] of the product of states and matrix; rounded to the dtype that the
+    raw: cotangent [..., V] of the product of states and matrix; rounded to the dtype that the
     forward pass multiplies. Both results are fp32.
     """
     raw = raw.astype(states.dtype)
     wide = {"preferred_element_type": jnp.float32}
-    by_hidden = jnp.einsum("btv,dv->btd", raw, matrix, **wide)
-    by_matrix = jnp.einsum("btd,btv->dv", states, raw, **wide)
+    by_hidden = jnp.einsum("...v,dv->...d", raw, matrix, **wide)
+    # XLA's CPU backend takes up to twice as long where it transposes within the product.
+    turned = jax.lax.optimization_barrier(states.reshape(-1, states.shape[-1]).T)
+    by_matrix = jnp.matmul(turned, raw.reshape(-1, raw.shape[-1]), **wide)
     return head.layout.sum(by_hidden), by_matrix

@@ -52,8 +52,11 @@ def init(infos: Any, key: jax.Array, dtype: Any) -> Any:
         else:
             leaf_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
             # Each device draws its own part: a whole leaf of a large model fits on none.
-            where = axes.spec(info.axes) if axes.has_mesh() else None
-            normal = jax.random.normal(leaf_key, info.shape, out_sharding=where)
+            if axes.has_mesh():
+                where = axes.spec(info.axes)
+                normal = jax.random.normal(leaf_key, info.shape, out_sharding=where)
+            else:  # the same bits, by a program that compiles in a quarter of the time
+                normal = jax.random.normal(leaf_key, (math.prod(info.shape),)).reshape(info.shape)
             value = (info.stddev * normal).astype(dtype)
         return axes.shard(value, info.axes)
 

@@ -4,7 +4,7 @@ Position t holds the model's prediction of token t from the tokens before t. Pos
 first token of each packed segment have no such state: their entries are 0 and never count.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,11 +55,22 @@ def align(x: jax.Array) -> jax.Array:
 
 
 def token_stats(
-    model: models.Model, params: Any, batch: Batch, *, temperature: float = 1.0
+    model: models.Model, params: Any, batch: Batch, **options: Any
 ) -> logprobs.TokenStats:
-    """Log-probability, entropy and the other moments of every token [B, T] under the model."""
+    """Log-probability, entropy and the other moments of every token [B, T] under the model.
+
+    options: temperature, want, mask, as in `stats_of`.
+    """
     hidden = hidden_states(model, params, batch)
-    return stats_of(model, params, hidden, batch["tokens"], temperature=temperature)
+    return stats_of(model, params, hidden, batch["tokens"], **options)
+
+
+def answer_logprobs(
+    model: models.Model, params: Any, batch: Batch, *, temperature: float = 1.0
+) -> jax.Array:
+    """[B, T] log-probabilities of the tokens that count, nats; 0 elsewhere."""
+    options: Any = {"temperature": temperature, "want": ("logprob",), "mask": counted(batch)}
+    return token_stats(model, params, batch, **options).logprob
 
 
 def stats_of(
@@ -69,17 +80,30 @@ def stats_of(
     tokens: jax.Array,
     *,
     temperature: float = 1.0,
+    want: Sequence[str] = logprobs.FIELDS,
+    mask: jax.Array | None = None,
 ) -> logprobs.TokenStats:
-    """The same from states [B, T, D] that are known already."""
+    """The same from states [B, T, D] that are known already.
+
+    want: the fields to compute; others are None. mask: [B, T], the tokens whose statistics are
+    read; those of the others are 0 and cost nothing. None is all.
+    """
     stats = logprobs.token_stats(
         hidden,
         model.unembedding(params),
-        jnp.pad(tokens[:, 1:], [(0, 0), (0, 1)]),
+        _ahead(tokens),
         temperature=temperature,
         softcap=model.logit_softcap,
         tile=model.logit_tile,
+        want=want,
+        mask=None if mask is None else _ahead(mask),
     )
     return jax.tree.map(align, stats)
+
+
+def _ahead(x: jax.Array) -> jax.Array:
+    """[B, T] of tokens as [B, T] of the states that predict them."""
+    return jnp.pad(x[:, 1:], [(0, 0), (0, 1)])
 
 
 def token_values(model: models.Model, params: Any, batch: Batch) -> jax.Array:
@@ -119,12 +143,14 @@ def token_divergence(
     beta: float = 1.0,
     temperature: float = 1.0,
     other_model: models.Model | None = None,
+    mask: jax.Array | None = None,
 ) -> jax.Array:
     """[B, T] divergence of each token's next-token distribution, nats: KL(params || other).
 
     hidden: the states [B, T, D] that `params` gives the batch, as for `stats_of`. other_model: that
     of `other`, where it is another one over the same vocabulary. beta: as of
-    `losses.token_divergence`; the gradient flows into hidden and params alone.
+    `losses.token_divergence`; the gradient flows into hidden and params alone. mask: as of
+    `stats_of`.
     """
     second = model if other_model is None else other_model
     divergence = tiled_divergence.token_divergence(
@@ -137,6 +163,7 @@ def token_divergence(
         softcap=model.logit_softcap,
         other_softcap=second.logit_softcap,
         tile=model.logit_tile,
+        mask=None if mask is None else _ahead(mask),
     )
     return align(divergence)
 

@@ -123,11 +123,11 @@ def _nats(
     model: models.Model, params: Any, hidden: jax.Array, ids: jax.Array, wanted: int
 ) -> jax.Array:
     """[B]: mean -log p of the last `wanted` ids of rows [B, T] with states [B, T, D]."""
-    stats = logprobs.token_stats(
+    found = logprobs.token_logprobs(
         hidden[:, -wanted - 1 : -1], model.unembedding(params), ids[:, -wanted:],
         softcap=model.logit_softcap, tile=model.logit_tile,
     )  # fmt: skip
-    return -jnp.mean(stats.logprob, axis=1)
+    return -jnp.mean(found, axis=1)
 
 
 def _losses(

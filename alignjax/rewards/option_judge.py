@@ -50,19 +50,18 @@ def option_logprobs(model: models.Model, params: Any, *, rows: int, length: int)
         hidden = scoring.hidden_states(model, params, batch)
         state = jnp.take_along_axis(hidden, ends[:, None, None], axis=1)  # [B, 1, D]
         count = ids.shape[0]
-        stats = logprobs.token_stats(
+        return logprobs.token_logprobs(
             jnp.repeat(state, count, axis=1),
             model.unembedding(params),
             jnp.broadcast_to(ids[None], (state.shape[0], count)),
             softcap=model.logit_softcap,
             tile=model.logit_tile,
         )
-        return stats.logprob
 
     @jax.jit
     def whole(params: Any, batch: scoring.Batch) -> jax.Array:
-        stats = scoring.token_stats(model, params, batch)
-        return jnp.sum(jnp.where(scoring.counted(batch), stats.logprob, 0.0), axis=1)
+        found = scoring.answer_logprobs(model, params, batch)
+        return jnp.sum(jnp.where(scoring.counted(batch), found, 0.0), axis=1)
 
     def score(prefixes: Sequence[Ids], options: Sequence[Ids]) -> np.ndarray:
         if not options or not all(len(option) for option in options):

@@ -88,15 +88,18 @@ def make_experience(
     ) -> Scored:
         temperature = config.sampling.temperature
 
-        def logprobs(model: models.Model, tree: models.Params) -> losses.TokenStats:
-            bound = model.bind(tree, frozen)
-            return scoring.token_stats(model, bound, batch, temperature=temperature)
+        def stats(model: models.Model, tree: models.Params, *want: str) -> losses.TokenStats:
+            bound, mask = model.bind(tree, frozen), scoring.counted(batch)
+            options: Any = {"temperature": temperature, "want": ("logprob", *want), "mask": mask}
+            return scoring.token_stats(model, bound, batch, **options)
 
         reference = None
         if needs.reference:
-            reference = logprobs(networks.reference, frozen["reference"]).logprob
-        before = None if sampler is None else logprobs(networks.policy, sampler).logprob
-        own = None if needs.drawn else logprobs(networks.policy, params)
+            reference = stats(networks.reference, frozen["reference"]).logprob
+        before = None if sampler is None else stats(networks.policy, sampler).logprob
+        credit = config.credit
+        squares = ["sum_p2"] if credit is not None and "sum_p2" in credit.reads else []
+        own = None if needs.drawn else stats(networks.policy, params, "entropy", *squares)
         return Scored(own, reference, before)
 
     @jax.jit
@@ -110,6 +113,7 @@ def make_experience(
         tokens = chosen.samples.tokens
         batch = learned.as_batch(chosen.samples)
         read = batch if layout is None else pack.packed(tokens, layout)
+        read = {**read, "loss_mask": batch["loss_mask"] if layout is None else read["segments"] > 0}
         scored = update.in_chunks(
             lambda part: score_rows(params, sampler, frozen, part), read, chunks
         )
@@ -172,7 +176,9 @@ def credited(
         rows["advantages"] = estimate(config, arrays, config.group)
         return rows, None, {}
     logprobs = scored.stats.logprob
-    arrays |= {"old_logprobs": logprobs, "logprobs": logprobs, "sum_p2": scored.stats.sum_p2}
+    arrays |= {"old_logprobs": logprobs, "logprobs": logprobs}
+    if scored.stats.sum_p2 is not None:
+        arrays["sum_p2"] = scored.stats.sum_p2
     metrics = {"entropy": mean.masked(scored.stats.entropy, mask)}
     if needs.reference:
         arrays["kl"] = losses.k1(logprobs, arrays["reference_logprobs"], mask)

@@ -217,7 +217,7 @@ def train(
     if profile is not None and step > profile.start:
         log(f"{name}: nothing is traced: the run goes on from step {step}, after the window.")
     ahead = prefetch.Prefetch(batch_at, config.steps, config.batch_size)
-    with Signals() as signals, checkpoints, judging, clock, ahead:
+    with Signals() as signals, checkpoints, judging, clock, ahead, lines:
         if step < config.steps:
             judging.check(state)
         loop = stepping.steps(
@@ -239,7 +239,7 @@ def train(
             checkpoints.check()
             stopped = processes.should_stop(signals.count > 0) and not last
             if last or stopped or due(step, config.checkpoint_every):
-                lines.flush(clock)
+                lines.flush(clock, wait=True)
                 checkpoints.save(state, {**meta, "finished": last})
             elif due(step, config.log_every):
                 lines.flush(clock)

@@ -1,5 +1,6 @@
 """A run's metrics on their way to its files."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,14 +9,14 @@ import numpy as np
 
 from alignjax.core import errors, mean
 from alignjax.parallel import processes
-from alignjax.training import metrics, progress, speed
+from alignjax.training import background, metrics, progress, speed
 
 
 class RunLog:
     """Metrics of steps. Values stay on the device until a flush.
 
     Every process reads them, as every one must stop where they are not finite; the first one
-    writes.
+    writes, in a thread. Used as a context: what was flushed is in the files when it ends.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class RunLog:
         self._config, self._writer, self._bar, self._rates = config, None, None, rates
         if processes.is_first():
             self._writer = metrics.Writer(workdir, start=begin)
+            self._thread = background.Background("metrics")
             self._bar = progress.Progress(name, config.steps, start=begin)
         self._waiting: list[tuple[int, Mapping[str, mean.Mean], dict[str, float]]] = []
         self._skipped = 0
@@ -39,25 +41,28 @@ class RunLog:
         """Queues a step's metrics, and numbers that are on the host already."""
         self._waiting.append((step, means, numbers))
 
-    def flush(self, clock: speed.Clock) -> None:
+    def flush(self, clock: speed.Clock, *, wait: bool = False) -> None:
         """Writes the queued metrics and the speed since the last flush.
 
+        wait: until they are in the files, as before a checkpoint that goes on from them.
+
         Raises:
-          errors.NonFinite: too many updates in a row were skipped.
+          errors.NonFinite: too many updates in a row were skipped; all metrics are in the files.
+          OSError: an earlier flush could not write.
         """
         steps = [step for step, *_ in self._waiting]
         rates = self._rates(np.array(steps)) if self._rates and steps else [None] * len(steps)
-        for (step, means, numbers), rate in zip(self._waiting, rates, strict=True):
-            values = {**mean.floats(means), **numbers}
+        found = mean.all_floats([means for _, means, _ in self._waiting])
+        rows: list[tuple[int, dict[str, float]]] = []
+        for (step, _, numbers), own, rate in zip(self._waiting, found, rates, strict=True):
+            values = {**own, **numbers}
             if rate is not None:
                 values["learning_rate"] = float(rate)
-            if self._writer:
-                self._writer.write(step, values)
+            rows.append((step, values))
             self._skipped = self._skipped + 1 if values["skipped"] else 0
             self._note = f"loss {values['loss']:.4f}"
             if self._skipped >= self._config.max_skipped:
-                if self._writer:
-                    self._writer.flush()
+                self._write(rows, {}, wait=True)
                 raise errors.NonFinite(
                     f"{self._skipped} steps in a row had a non-finite loss or gradient, the last "
                     f"is step {step}. Parameters are those of the last good update; lower the "
@@ -65,15 +70,44 @@ class RunLog:
                 )
         if self._waiting and self._bar:
             self._bar.update(self._waiting[-1][0] + 1, self._note)
-        if self._waiting and self._writer:
-            self._writer.write_speed(self._waiting[-1][0], clock.read())
+        if rows or wait:
+            self._write(rows, clock.read() if rows else {}, wait=wait)
         self._waiting.clear()
-        if self._writer:
-            self._writer.flush()
+
+    def _write(
+        self, rows: list[tuple[int, dict[str, float]]], rates: dict[str, float], *, wait: bool
+    ) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+
+        def write() -> None:
+            for step, values in rows:
+                writer.write(step, values)
+            if rows:
+                writer.write_speed(rows[-1][0], rates)
+            writer.flush()
+
+        self._thread(write)
+        if wait:
+            self._thread.wait()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        if self._writer is None:
+            return
+        if error is None:
+            self._thread.wait()
+            return
+        with contextlib.suppress(Exception):  # the error that ends the run is told
+            self._thread.close()
 
     def close(self, clock: speed.Clock) -> None:
         """The last flush and line."""
-        self.flush(clock)
+        self.flush(clock, wait=True)
         if self._writer and self._bar:
+            self._thread.close()
             self._writer.close()
             self._bar.close(self._note)

@@ -109,28 +109,23 @@ def _steps(
     place: Callable[[HostBatch], dict[str, jax.Array]],
 ) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
     run_update = update.make_update(method.loss, tx, micro_batches=micro_batches)
-    collect_key, order_key, loss_key = (
-        keys.stream(seed, purpose) for purpose in ("collect", "order", "loss")
-    )
+    keys_of = keys.Steps(seed, method.plan.epochs * method.plan.minibatches)
     begin = int(state.step)
     for step, host_batch in _numbered(batches, begin, until):
-        columns = place(host_batch)
+        columns, own = place(host_batch), keys_of(step)
         with _names_told(columns, frozen):
-            batch, carry, collected = method.collect(
-                state, frozen, columns, keys.at(collect_key, step)
-            )
+            batch, carry, collected = method.collect(state, frozen, columns, own.collect)
         state = struct.replace(state, carry=carry)  # before the update donates the old one
         metrics: list[algorithm.Metrics] = []
-        for number, part in enumerate(minibatches(batch, method.plan, keys.at(order_key, step))):
+        for number, part in enumerate(minibatches(batch, method.plan, own.order)):
             check_rows(part, micro_batches)
-            part_key = keys.at(keys.at(loss_key, step), number)
             with _names_told(part, frozen):
                 expected = method.first(part) if step == 0 and number == 0 else {}
-                state, new = run_update(state, frozen, part, part_key)
+                state, new = run_update(state, frozen, part, own.losses[number])
             check_first(expected, {**collected, **new})
             method.verify(new)
             metrics.append(new)
-        state = struct.replace(state, step=state.step + 1)
+        state = struct.replace(state, step=_next(state.step))
         yield state, {**collected, **_total(metrics)}
 
 
@@ -266,6 +261,7 @@ def minibatches(
 
 
 _add = jax.jit(mean.add)
+_next = jax.jit(lambda step: step + 1)
 
 
 def _total(parts: list[algorithm.Metrics]) -> algorithm.Metrics:

@@ -101,11 +101,14 @@ def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradient
         frozen: models.Frozen,
         batch: algorithms.Batch,
         key: jax.Array,
-        weights: Weights,
+        weights: Weights | None = None,
     ) -> tuple[models.Params, algorithms.Metrics]:
+        """weights: of the whole batch; None where these rows are the whole batch."""
+
         def objective(params: models.Params) -> tuple[jax.Array, algorithms.Metrics]:
             terms, metrics = _checked(loss(params, frozen, batch, key))
-            value: Any = sum(term.total / weights[name] for name, term in terms.items())
+            own = safe({n: x.weight for n, x in terms.items()}) if weights is None else weights
+            value: Any = sum(term.total / own[name] for name, term in terms.items())
             return value, {**metrics, "loss": mean.single(value)}
 
         return jax.grad(objective, has_aux=True)(params)
@@ -116,12 +119,13 @@ def make_gradients(loss: algorithms.Loss, *, micro_batches: int = 1) -> Gradient
     def gradients(
         params: models.Params, frozen: models.Frozen, batch: algorithms.Batch, key: jax.Array
     ) -> tuple[models.Params, algorithms.Metrics]:
+        if micro_batches == 1:
+            return part_gradients(params, frozen, batch, key)
+
         def weights_of(batch: algorithms.Batch, key: jax.Array) -> Weights:
             terms, _ = _checked(loss(params, frozen, batch, key))
             return {name: term.weight for name, term in terms.items()}
 
-        if micro_batches == 1:
-            return part_gradients(params, frozen, batch, key, safe(weights_of(batch, key)))
         parts = split_micro(batch, micro_batches)
         keys = jax.random.split(key, micro_batches)
         # Only the weights leave this loop, and they come from masks: the compiler drops the rest

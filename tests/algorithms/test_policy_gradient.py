@@ -97,9 +97,9 @@ def test_sampling_lags_exactly_one_step_behind():
 # --- runs that can't go on ----------------------------------------------------------------------
 
 
-def stopped(made, message, count=8, **options):
+def stopped(made, message, count=8, model=learner.TABLE, **options):
     with pytest.raises(errors.Failure, match=message) as caught:
-        list(steps.follow(made, count, model=learner.TABLE, **options))
+        list(steps.follow(made, count, model=model, **options))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -167,7 +167,12 @@ def test_the_first_group_is_shown():
 
 
 def test_a_drifting_sampler_stops_the_run():
-    """The limit is the configuration's; one below rounding is missed by any policy."""
-    said = stopped(steps.config(max_drift=1e-12), "sampler and trainer log-probabilities differ")
-    assert "the limit is 1e-12 (max_drift)" in said
-    stopped(steps.config(max_drift=1e-12, epochs=2), "sampler and trainer log-probabilities differ")
+    """The limit is the configuration's; the sampler's logits here are not the trainer's."""
+
+    def warmer(params, hidden):
+        return 1.001 * learner.TABLE.logits(params, hidden)
+
+    model, message = learner.TABLE._replace(logits=warmer), "sampler and trainer log-prob"
+    said = stopped(steps.config(max_drift=1e-6), message, model=model)
+    assert "the limit is 1e-06 (max_drift)" in said
+    stopped(steps.config(max_drift=1e-6, epochs=2), message, model=model)

@@ -82,6 +82,17 @@ def test_an_empty_mean_is_zero_and_has_a_finite_gradient():
     assert mean.floats({"a": mean.masked(jnp.ones(2), jnp.zeros(2))}) == {"a": 0.0}
 
 
+@pytest.mark.parametrize("step", [0, 1, 2**31 - 1])
+def test_a_steps_keys_are_those_of_its_streams_bit_for_bit(step):
+    own = keys.Steps(7, updates=3)(step)
+    collect, order, loss = (
+        keys.at(keys.stream(7, purpose), step) for purpose in ("collect", "order", "loss")
+    )
+    wanted = [collect, order, *(keys.at(loss, number) for number in range(3))]
+    for a, b in zip([own.collect, own.order, *own.losses], wanted, strict=True):
+        np.testing.assert_array_equal(jax.random.key_data(a), jax.random.key_data(b))
+
+
 def test_streams_are_distinct_and_reproducible():
     drawn = {
         (seed, purpose, step): tuple(

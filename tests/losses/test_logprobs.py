@@ -153,6 +153,106 @@ def test_a_vocabulary_spread_over_devices_changes_nothing(shards):
         near(a, b)
 
 
+MASKS = {
+    "a few": np.array([[0, 1, 0, 0, 1], [1, 0, 0, 1, 0]], bool),
+    "all in one row": np.array([[1, 1, 1, 1, 1], [0, 0, 0, 0, 0]], bool),
+    "none": np.zeros((B, T), bool),
+    "all": np.ones((B, T), bool),
+}
+# Devices hold other rows and times, and so other numbers of counted tokens.
+MESHES = {"data": (("data",), None), "seq": ((None, "data"), None), "model": ((), "data")}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(tiles, "FEWEST", 3)
+    monkeypatch.setattr(tiles, "COUNTED_TILES", 10)
+
+
+def counted(hidden, matrix, targets, weights, mask=None):
+    """(sum of weighted statistics where the mask counts, the statistics)."""
+    where = np.ones(targets.shape, bool) if mask is None else mask
+    stats = logprobs.token_stats(hidden, matrix, targets, softcap=5.0, mask=mask)
+    columns = jnp.stack([getattr(stats, name) for name in FIELDS])
+    return jnp.sum(jnp.where(where, weights * columns, 0.0)), (columns, stats.top1)
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("place", [None, *MESHES])
+def test_counted_tokens_alone_give_the_same(name, place, small_tiles):
+    length, size = 4, 12  # that a mesh's axes divide
+    hidden, matrix, targets = HIDDEN[:, :length], MATRIX[:, :size], TARGETS[:, :length] % size
+    mask, weights = MASKS[name][:, :length], np.abs(WEIGHTS[:, :, :length])
+    step = jax.jit(jax.grad(counted, (0, 1), has_aux=True))
+    # What must not be read is not there at all.
+    hidden = np.where(mask[..., None], hidden, np.nan)
+    plain, (columns, top) = step(np.nan_to_num(hidden), matrix, targets, weights * mask)
+    if place is None:
+        slopes, (got, got_top) = step(hidden, matrix, targets, weights, mask)
+    else:
+        rows, vocab = MESHES[place]
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+        with jax.set_mesh(mesh):
+            where = [jax.P(*rows), jax.P(None, vocab), jax.P(*rows), jax.P(), jax.P(*rows)]
+            arrays = (hidden, matrix, targets, weights, mask)
+            placed = [jax.device_put(x, p) for x, p in zip(arrays, where, strict=True)]
+            slopes, (got, got_top) = jax.device_get(step(*placed))
+    np.testing.assert_array_equal(got[:, ~mask], 0)
+    np.testing.assert_array_equal(got_top[mask], top[mask])
+    np.testing.assert_allclose(got[:, mask], columns[:, mask], rtol=2e-6, atol=1e-6)
+    for a, b in zip(slopes, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * (np.abs(b).max() or 1))
+    np.testing.assert_array_equal(slopes[0][~mask], 0)
+
+
+def operations(jaxpr, of=lambda eqn: eqn.primitive.name):
+    """Of a program and all within it."""
+    found = []
+    for eqn in jaxpr.eqns:
+        found.append(of(eqn))
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            found += operations(inner, of) if hasattr(inner, "eqns") else []
+    return found
+
+
+def backward(want, read):
+    """The names of a gradient's operations, of the statistics in `read`."""
+
+    def total(hidden, matrix):
+        stats = logprobs.token_stats(hidden, matrix, TARGETS, want=want)
+        return sum(getattr(stats, name).sum() for name in read), stats
+
+    return operations(jax.make_jaxpr(jax.grad(total, has_aux=True))(HIDDEN, MATRIX).jaxpr)
+
+
+def test_what_is_not_wanted_is_not_computed():
+    lean, full = backward(("logprob",), ("logprob",)), backward(logprobs.FIELDS, ("logprob",))
+    assert lean.count("argmax") == 0
+    assert full.count("argmax") == 1
+    # max, two sums; and in the gradient that of the states alone, no reduction but the products.
+    assert lean.count("reduce_sum") - 1 == 2
+    assert full.count("reduce_sum") - 1 == 5
+    assert lean.count("exp") == full.count("exp") == 2
+    stats = logprobs.token_stats(HIDDEN, MATRIX, TARGETS, want=("logprob",))
+    assert stats.entropy is None
+    assert stats.top1 is None
+    np.testing.assert_array_equal(
+        stats.logprob, logprobs.token_stats(HIDDEN, MATRIX, TARGETS).logprob
+    )
+    with pytest.raises(ValueError, match="want must be one of logprob, entropy"):
+        logprobs.token_stats(HIDDEN, MATRIX, TARGETS, want=("perplexity",))
+
+
+def test_a_statistic_without_gradient_costs_the_backward_pass_nothing():
+    published = backward(("logprob", "entropy"), ("logprob",))
+    differentiated = backward(("logprob", "entropy"), ("logprob", "entropy"))
+    lean = backward(("logprob",), ("logprob",))
+    forward = published.count("mul") - lean.count("mul")
+    assert forward == 1  # s e^s
+    assert differentiated.count("mul") > published.count("mul")
+
+
 @pytest.mark.parametrize("scale", [1e4, 1e30])
 def test_extreme_logits_stay_finite(scale):
     h = HIDDEN * np.float32(scale)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -216,6 +218,40 @@ def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):
         tmp_path, lambda meta: {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
     )
     assert np.all(np.isfinite(params["w"]))
+
+
+def test_metrics_are_in_their_file_before_the_checkpoint_that_goes_on_from_them(
+    tmp_path, whole, monkeypatch
+):
+    """However slowly they are written, and the loop does not wait for them at other flushes."""
+    write, save = metrics.Writer.write, checkpoint.Checkpoints.save
+    threads, found = set(), {}
+
+    def slow(self, step, values):
+        threads.add(threading.current_thread() is threading.main_thread())
+        time.sleep(0.02)
+        write(self, step, values)
+
+    def noted(self, state, meta):
+        found[int(state.step)] = [row["step"] for row in rows_of(tmp_path)]
+        save(self, state, meta)
+
+    monkeypatch.setattr(metrics.Writer, "write", slow)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", noted)
+    train(tmp_path)
+    assert found == {step: list(range(step)) for step in (3, 6, 8)}
+    assert threads == {False}
+    assert text_of(tmp_path) == text_of(whole[0])
+
+
+def test_metrics_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
+    def full(self, step, values):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(metrics.Writer, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    assert not checkpoint.exists(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

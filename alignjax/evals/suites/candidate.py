@@ -52,7 +52,7 @@ class Scorer:
         @jax.jit
         def score(params: Any, batch: scoring.Batch) -> tuple[jax.Array, jax.Array]:
             mask = scoring.counted(batch)
-            stats = scoring.token_stats(model, params, batch)
+            stats = scoring.token_stats(model, params, batch, want=("logprob", "top1"), mask=mask)
             total = jnp.sum(jnp.where(mask, stats.logprob, 0.0), axis=1)
             return total, jnp.all((stats.top1 == batch["tokens"]) | ~mask, axis=1)
 
