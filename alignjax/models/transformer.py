@@ -207,10 +207,11 @@ def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
 def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     """The weights as every decoding step reads them: cast, and gathered from the data axis.
 
-    Done once, before the loop; each step would do it again for every token. On TPU each layer's
-    weights get arrays of their own, as many stacks as layers: libtpu moves whole arrays to fast
-    memory while others are computed with, but waits for HBM in a product with a part of a stack,
-    which takes a third longer, and copies the part for a grouped product.
+    Done once, before the loop; each step would do it again for every token. On TPU and CPU each
+    layer's weights get arrays of their own, as many stacks as layers: libtpu moves whole arrays to
+    fast memory while others are computed with, but waits for HBM in a product with a part of a
+    stack, which takes a third longer, and copies the part for a grouped product; XLA's CPU backend
+    copies the part for every product.
     """
 
     def place(info: params.ParamInfo | None, part: Any) -> Any:
@@ -234,7 +235,7 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     for infos, stack, (_, numbers) in zip(
         declared.blocks, used.blocks, config.stacks(), strict=True
     ):
-        apart = axes.platform() == "tpu"
+        apart = axes.platform() in ("tpu", "cpu")
         slices = [slice(n, n + 1) for n in range(len(numbers))] if apart else [slice(None)]
         for part in slices:
             own = jax.tree.map(lambda x, part=part: x[part], stack)

@@ -83,8 +83,8 @@ class Prefix:
         """The attention of the queries over the tokens' keys and values and over these.
 
         attention: (keys, values, seen) -> [B, T, K, G, U], with the queries inside. seen: of the
-        tokens' keys, a sight or a mask [B, T, S]. Without a
-        gate: one softmax over both. With one: attention(tokens) + tanh(gate) attention(prefix).
+        tokens' keys, a sight or a mask [B, T, S]. Without a gate: one softmax over both. With one:
+        attention(tokens) + tanh(gate) attention(prefix).
         """
         rows = jnp.zeros_like(key[:, :, :1]), jnp.zeros_like(value[:, :, :1])
         keys, values = (
