@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.core import struct
-from alignjax.models import kernels, layers, params, rope
+from alignjax.models import kernels, layers, params, rope, tiled_attention
+from alignjax.models import sight as sights
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -39,11 +40,13 @@ class View:
     """What one layer's queries see: mask [B, T, S], cos and sin [B, T, H/2].
 
     scale: [B, T] factor of the queries, or None. positioned: whether the layer has positions.
-    Splash attention needs no mask but `segments` [B, T], a layer's chunks being segments of their
-    own, and `local`: whether only the last tokens of the window are seen.
+    Attention in tiles makes its masks of `sight`. Splash attention needs no mask but `segments`
+    [B, T], a layer's chunks being segments of their own, and `local`: whether only the last tokens
+    of the window are seen.
     """
 
     mask: jax.Array | None
+    sight: sights.Sight | None
     segments: jax.Array | None
     local: jax.Array | None
     cos: jax.Array
@@ -80,31 +83,6 @@ def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> Any:
     return params.ParamInfo(shape, names, 0 if config.norm_plus_one else -1)
 
 
-def visible(
-    query_positions: jax.Array,
-    query_segments: jax.Array,
-    key_positions: jax.Array,
-    key_segments: jax.Array,
-    *,
-    kind: str = "full",
-    window: int = 0,
-) -> jax.Array:
-    """[B, T, S]: whether a query may see a key: same non-zero segment and not later.
-
-    A "sliding" layer sees the last `window` positions, a "chunked" one those of its own chunk.
-    Positions and segments decide, never slots: packed rows, padding on either side and a cache
-    with gaps are all the same case.
-    """
-    here, there = query_positions[:, :, None], key_positions[:, None, :]
-    same = query_segments[:, :, None] == key_segments[:, None, :]
-    seen = same & (here >= there) & (query_segments[:, :, None] > 0)
-    if kind == "sliding":
-        return seen & (here - there < window)
-    if kind == "chunked":
-        return seen & (here // window == there // window)
-    return seen
-
-
 def views(
     config: TransformerConfig,
     size: int,
@@ -117,7 +95,7 @@ def views(
 ) -> tuple[View, list[int]]:
     """(the views of all kinds of layer, stacked; each layer's place among them).
 
-    size: dimensions of a head that are rotated. kernel: "reference", "splash" or "cudnn".
+    size: dimensions of a head that are rotated. kernel: one of `kernels.choose`.
     """
     kinds = config.kinds()
     distinct = list(dict.fromkeys(kinds))
@@ -127,11 +105,14 @@ def views(
         cos, sin = rope.angles(config, kind, positions, size)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
         tuning = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
-        places = (positions, segments, key_positions, key_segments)
+        seen = sights.sight(
+            *(positions, segments, key_positions, key_segments), kind=kind, window=config.window
+        )
         splash = kernel == "splash"
         by_kind.append(
             View(
-                mask=None if splash else visible(*places, kind=kind, window=config.window),
+                mask=sights.visible(seen) if kernel in ("reference", "cudnn") else None,
+                sight=seen if kernel == "tiled" else None,
                 segments=_chunk_segments(config, kind, positions, segments) if splash else None,
                 local=jnp.asarray(kind == "sliding") if splash else None,
                 kernel=kernel,
@@ -172,11 +153,11 @@ def attend_by_kernel(
     scale: float,
     softcap: float = 0.0,
 ) -> jax.Array:
-    """`attend` with a layer's mask, by the kernel of its view."""
-    if view.mask is not None and view.kernel == "cudnn":
+    """`attend` to what a layer's view shows, by its kernel."""
+    if view.kernel == "cudnn" and view.mask is not None:
         return kernels.cudnn(query, key, value, view.mask, scale=scale)
-    if view.mask is not None:
-        return attend(query, key, value, view.mask, scale=scale, softcap=softcap)
+    if view.kernel != "splash":
+        return attend(query, key, value, _seen(view), scale=scale, softcap=softcap)
     scaled = (query * scale).astype(query.dtype)
     segments: Any = view.segments  # which a view without a mask has
 
@@ -189,11 +170,16 @@ def attend_by_kernel(
     return jax.lax.cond(view.local, lambda: run(config.window), lambda: run(0))
 
 
+def _seen(view: View) -> Any:
+    """The sight of a layer's queries, or the mask made of it."""
+    return view.mask if view.sight is None else view.sight
+
+
 def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: jax.Array,
+    seen: jax.Array | sights.Sight,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -201,8 +187,8 @@ def attend(
     """softmax(softcap tanh(scale q k / softcap)) v, with fp32 scores; no cap where softcap is 0.
 
     Args:
-      query: [B, T, K, G, H]. key: [B, K, S, H]. value: [B, K, S, U]. mask: [B, T, S], true where
-        visible.
+      query: [B, T, K, G, H]. key: [B, K, S, H]. value: [B, K, S, U]. seen: a mask [B, T, S], true
+        where visible, for scores written out in full; or a sight, for scores in tiles.
 
     Returns:
       [B, T, K, G, U]. A query that sees nothing (padding) gets a finite value without meaning.
@@ -210,12 +196,14 @@ def attend(
     Reference: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Gemma Team
     2024 (Gemma 2, soft cap).
     """
+    if isinstance(seen, sights.Sight):
+        return tiled_attention.attend(query, key, value, seen, scale=scale, softcap=softcap)
     scores = scale * axes.einsum(
         "btkgh,bksh->bkgts", query, key, out="batch kv group time slot", dtype=jnp.float32
     )
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return axes.einsum("bkgts,bksu->btkgu", weights, value, out="batch time kv group head")
 
@@ -280,8 +268,8 @@ def mix(
         mixed = attend_by_kernel(config, view, query, key, value, **numbers)
     else:
         attend_to = functools.partial(attend, query, **numbers)
-        mixed = weights.prefix.attend(attend_to, key, value, view.mask)
-    if view.kernel != "splash":  # which names its own result
+        mixed = weights.prefix.attend(attend_to, key, value, _seen(view))
+    if view.kernel not in ("splash", "tiled"):  # which name their own results
         mixed = checkpoint_name(mixed, "mixed")
     return layers.linear(
         "btkgh,kghd->btd",

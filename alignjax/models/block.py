@@ -7,6 +7,7 @@ import jax
 from alignjax.core import struct
 from alignjax.models import attention, cache, layers, mla, moe, params
 from alignjax.models.config import TransformerConfig
+from alignjax.parallel import axes
 
 
 @struct.pytree
@@ -112,12 +113,28 @@ def cast(block: Block, dtype: Any) -> Block:
     return used
 
 
-def remat(config: TransformerConfig, body: Any, *, looped: bool) -> Any:
-    """`body`, a layer's forward pass, that keeps for its gradient what `config.remat` names.
+LEAN_TOKENS = 1024  # of a batch, from which a CPU keeps less: smaller ones compile faster without
+
+
+def kept(config: TransformerConfig, tokens: int, *, sparse: bool) -> str:
+    """What a layer of so many tokens keeps for its gradient: `config.remat`, or what "auto" means.
+
+    On a CPU "dots": to write and read what lies between products takes as long as to compute it
+    again, and a step's memory is half. Not of mixtures, whose products of runs of rows it would
+    compute again; nor on accelerators, where it costs time.
+    """
+    if config.remat != "auto":
+        return config.remat
+    lean = axes.platform() == "cpu" and not sparse and tokens >= LEAN_TOKENS
+    return "dots" if lean else "none"
+
+
+def remat(keep: str, body: Any, *, looped: bool) -> Any:
+    """`body`, a layer's forward pass, that keeps for its gradient what `kept` names.
 
     looped: whether it is the body of a loop of more than one step.
     """
-    if config.remat == "none":
+    if keep == "none":
         return body
     policies = jax.checkpoint_policies
     mixed = policies.save_only_these_names("mixed")
@@ -126,6 +143,6 @@ def remat(config: TransformerConfig, body: Any, *, looped: bool) -> Any:
         "heads": policies.save_only_these_names("projected", "mixed"),
         "attention": mixed,
         "full": policies.nothing_saveable,
-    }[config.remat]
+    }[keep]
     # Outside a loop the compiler would merge the recomputation with the first computation.
     return jax.checkpoint(body, policy=policy, prevent_cse=not looped)

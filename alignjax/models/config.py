@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from alignjax.core import shapes
 
 REMAT = ("none", "dots", "heads", "attention", "full")
-KERNELS = ("auto", "reference", "splash", "cudnn")
+KERNELS = ("auto", "reference", "tiled", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("full", "sliding", "chunked", "nope")
 ROPE_SCALING = ("none", "linear", "llama3", "yarn")
@@ -162,10 +162,10 @@ class TransformerConfig(ModelConfig):
     param_dtype: str = "float32"  # of the master weights
     # What a layer keeps for its gradient: none (recomputes nothing) | dots (results of matrix
     # products and of attention) | heads (queries, keys, values and what attention makes of them) |
-    # attention (that alone) | full (recomputes all but the layer's input)
-    remat: str = "none"
-    attention_kernel: str = "auto"  # auto (splash on TPU) | reference | splash | cudnn
-    unroll: int = 1  # layers in one scan step: more compiles slower and runs faster on CPU
+    # attention (that alone) | full (recomputes all but the layer's input) | auto (`block.kept`)
+    remat: str = "auto"
+    attention_kernel: str = "auto"  # auto (`kernels.choose`) | reference | tiled | splash | cudnn
+    unroll: int = 1  # layers in one scan step: more compiles slower, `transformer.unrolled`
     logit_tile: int = 0  # time steps whose logits exist at once; 0 chooses by size
 
     def validate(self) -> None:
@@ -192,7 +192,7 @@ class TransformerConfig(ModelConfig):
         shapes.check_choice("model.qk_norm", self.qk_norm, ("none", "scaled", "plain"))
         shapes.check_choice("model.compute_dtype", self.compute_dtype, DTYPES)
         shapes.check_choice("model.param_dtype", self.param_dtype, DTYPES)
-        shapes.check_choice("model.remat", self.remat, REMAT)
+        shapes.check_choice("model.remat", self.remat, ("auto", *REMAT))
         shapes.check_choice("model.attention_kernel", self.attention_kernel, KERNELS)
         for part in (self.rope, self.moe, self.mla):
             part.validate()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import shapes, trees
-from alignjax.models import attention
+from alignjax.models import sight
 from alignjax.parallel import axes
 
 INPUTS = ("tokens", "positions", "segments", "mask")
@@ -90,7 +90,7 @@ def arguments(
     """What the model is called with."""
     inputs = {"tokens": tokens, "positions": positions, "segments": segments}
     if "mask" in contract.inputs:
-        seen = attention.visible(positions, segments, positions, segments)
+        seen = sight.visible(sight.sight(positions, segments, positions, segments))
         # Padding sees itself: an empty row of a softmax is NaN in some modules.
         inputs["mask"] = (seen | jnp.eye(tokens.shape[1], dtype=jnp.bool_))[:, None]
     return [inputs[name] for name in contract.inputs]

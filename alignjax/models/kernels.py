@@ -1,4 +1,5 @@
-"""Attention kernels that never write the scores to memory: splash on TPU, cuDNN on GPU.
+"""Attention kernels that never write the scores to memory: splash on TPU, cuDNN on GPU; and which
+kernel a program takes, those of tiled_attention.py and of attention.py among them.
 
 Both compute what `attention.attend` computes where each segment's tokens stand side by side in the
 order of their positions, as rows do that the model reads whole (training, scoring). With a cache,
@@ -15,6 +16,9 @@ import jax.numpy as jnp
 from alignjax.parallel import axes
 
 LANES = 128  # of a TPU's vectors; time is padded to a multiple, the smallest block of a kernel
+# Pairs of a query and a key from which tiles are faster than scores written out in full, forward
+# and backward: measured.
+CPU_PAIRS, PAIRS = 128 * 128, 1024 * 1024
 _BLOCKS = (512, 256, 128)  # sizes of a block of queries and of keys, the largest that fits
 _BLOCK_NAMES = (
     *("block_q", "block_kv", "block_kv_compute"),
@@ -22,14 +26,23 @@ _BLOCK_NAMES = (
 )
 
 
-def choose(kernel: str) -> str:
-    """The kernel that "auto" stands for: splash on TPU, the written-out scores otherwise.
+def choose(kernel: str, queries: int, keys: int, *, dtype: Any, whole: bool = True) -> str:
+    """The kernel of queries and keys in such numbers, of a row: that which is asked for, where it
+    can, or what "auto" stands for there.
 
-    cuDNN is asked for by name.
+    splash on TPU, tiles elsewhere where scores are many and products in fp32, the written-out
+    scores otherwise. cuDNN is asked for by name. whole: whether the keys are the queries' own
+    tokens', and no more; fused kernels need that.
     """
-    if kernel != "auto":
+    platform = axes.platform()
+    if kernel in ("reference", "tiled") or (whole and kernel != "auto"):
         return kernel
-    return "splash" if axes.platform() == "tpu" else "reference"
+    if platform == "tpu":
+        return "splash" if whole else "reference"
+    if kernel != "auto" or (platform != "cpu" and jnp.dtype(dtype) != jnp.float32):
+        return "reference"
+    least = CPU_PAIRS if platform == "cpu" else PAIRS
+    return "tiled" if queries > 1 and queries * keys >= least else "reference"
 
 
 def splash(

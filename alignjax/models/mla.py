@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from alignjax.core import struct
 from alignjax.models import attention, layers, params, rope
+from alignjax.models import sight as sights
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -137,7 +138,8 @@ def _by_queries(
     near = _absorbed("btkh,rkh->btkr", query[..., :h], weights.key, **own)
     score = axes.einsum("btkr,bsr->bkts", near, latent, out=heads, **fp32)
     score = score + axes.einsum("btkp,bsp->bkts", query[..., h:], rotated, out=heads, **fp32)
-    score = jnp.where(view.mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
+    mask = sights.visible(view.sight) if view.mask is None else view.mask
+    score = jnp.where(mask[:, None], score_scale(config) * score, jnp.finfo(jnp.float32).min)
     share = jax.nn.softmax(score, axis=-1).astype(latent.dtype)
     mixed = axes.einsum("bkts,bsr->btkr", share, latent, out="batch time kv head")
     return _absorbed("btkr,rku->btku", mixed, weights.value, **own)
@@ -192,10 +194,10 @@ def mix(
     latent, rotated = (
         axes.shard(a[:, 0].astype(query.dtype), "batch slot route") for a in (latent, rotated)
     )
-    reference = view.kernel == "reference"  # kernels are for whole rows, which absorb nothing
+    plain = view.kernel in ("reference", "tiled")  # others are for whole rows, which absorb nothing
     both = (weights.key, weights.value)
     able = all(w.absorbs for w in both if isinstance(w, layers.Operator))
-    absorbed = reference and able and absorbs(config, query.shape[1], latent.shape[1])
+    absorbed = plain and able and absorbs(config, query.shape[1], latent.shape[1])
     heads = _by_queries if absorbed else _by_latents
     return layers.linear(
         "btku,kud->btd",

@@ -72,14 +72,17 @@ def _embed(config: TransformerConfig, table: Any, tokens: jax.Array) -> jax.Arra
         return x if config.embed_scale == 1.0 else x * jnp.asarray(config.embed_scale, dtype)
 
 
-def _kernel(config: TransformerConfig, weights: Transformer, *, cached: bool) -> str:
+def _kernel(
+    config: TransformerConfig, weights: Transformer, queries: int, keys: int, *, cached: bool
+) -> str:
     """The attention kernel: fused ones take whole rows, and no keys beside the tokens' own."""
     whole = not cached and all(
         part.attention.prefix is None
         for part in weights.blocks
         if isinstance(part.attention, attention.Attention)
     )
-    return kernels.choose(config.attention_kernel) if whole else "reference"
+    dtype = config.compute_dtype
+    return kernels.choose(config.attention_kernel, queries, keys, dtype=dtype, whole=whole)
 
 
 def _stacks(config: TransformerConfig, weights: Transformer, kinds: list[int]) -> list[_Stack]:
@@ -117,9 +120,25 @@ def _run(
         return _Carry(x, stored, penalties), None
 
     count = len(stack.layer)
-    unroll = min(config.unroll, count)
-    layer = block.remat(config, body, looped=unroll < count)
+    sparse = isinstance(stack.block.mlp, moe.Moe)
+    keep = block.kept(config, segments.size, sparse=sparse)
+    unroll = unrolled(config, count, keep)
+    layer = block.remat(keep, body, looped=unroll < count)
     return jax.lax.scan(layer, carry, stack, unroll=unroll)[0]
+
+
+def unrolled(config: TransformerConfig, count: int, keep: str) -> int:
+    """Layers in one step of the scan over `count` layers, of which each keeps `keep`.
+
+    XLA's CPU compiler drops the barriers that hold a recomputation apart from the first
+    computation, and merges them: only the forward and the backward loop do. So layers that
+    recompute stay in loops of two steps or more, without a rest.
+    """
+    most = min(config.unroll, count)
+    if keep == "none" or axes.platform() != "cpu":
+        return most
+    fit = [n for n in range(1, most + 1) if count % n == 0 and n < count]
+    return max(fit, default=1)
 
 
 def _hidden(
@@ -145,7 +164,8 @@ def _hidden(
         places = (kv_cache.seen(kv_cache.positions), kv_cache.seen(kv_cache.segments))
         stored = cache.KeysValues(kv_cache.keys, kv_cache.values)
         memory = memory._replace(stored=stored, slots=slots, read=kv_cache.read)
-    kernel = _kernel(config, weights, cached=kv_cache is not None)
+    sizes = tokens.shape[1], places[0].shape[1]
+    kernel = _kernel(config, weights, *sizes, cached=kv_cache is not None)
     views, kinds = attention.views(
         config, config.rotated(), positions, segments, *places, kernel=kernel
     )
@@ -187,10 +207,11 @@ def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
 def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     """The weights as every decoding step reads them: cast, and gathered from the data axis.
 
-    Done once, before the loop; each step would do it again for every token. On TPU each layer's
-    weights get arrays of their own, as many stacks as layers: libtpu moves whole arrays to fast
-    memory while others are computed with, but waits for HBM in a product with a part of a stack,
-    which takes a third longer, and copies the part for a grouped product.
+    Done once, before the loop; each step would do it again for every token. On TPU and CPU each
+    layer's weights get arrays of their own, as many stacks as layers: libtpu moves whole arrays to
+    fast memory while others are computed with, but waits for HBM in a product with a part of a
+    stack, which takes a third longer, and copies the part for a grouped product; XLA's CPU backend
+    copies the part for every product.
     """
 
     def place(info: params.ParamInfo | None, part: Any) -> Any:
@@ -214,7 +235,7 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     for infos, stack, (_, numbers) in zip(
         declared.blocks, used.blocks, config.stacks(), strict=True
     ):
-        apart = axes.platform() == "tpu"
+        apart = axes.platform() in ("tpu", "cpu")
         slices = [slice(n, n + 1) for n in range(len(numbers))] if apart else [slice(None)]
         for part in slices:
             own = jax.tree.map(lambda x, part=part: x[part], stack)

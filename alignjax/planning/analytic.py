@@ -173,7 +173,7 @@ def _run(shape: Shape, layer: _Layer) -> int:
 def _again(shape: Shape, layer: _Layer) -> tuple[int, float]:
     """(weights, share of the pairs' products) that `remat` computes again."""
     config = shape.config
-    if config.remat == "none":
+    if config.remat in ("auto", "none"):  # on accelerators "auto" is "none"
         return 0, 0.0
     # Of grouped queries all but "full" keep what was mixed, so that the scores alone are remade.
     scores = 1.0 if config.mla.kv_rank else 0.5

@@ -216,7 +216,7 @@ def test_the_scalar_head_starts_at_zero_and_comes_off():
         ({"logit_tile": -1}, "model.logit_tile must"),
         (
             {"remat": "dot"},
-            "model.remat must be one of none, dots, heads, attention, full; .*mean 'dots'",
+            "model.remat must be one of auto, none, dots, heads, attention, full; .*mean 'dots'",
         ),
         ({"compute_dtype": "bf16"}, "model.compute_dtype must be one of float32, bfloat16"),
         ({"param_dtype": "float16"}, "model.param_dtype must .*Did you mean"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import shapes, struct
-from alignjax.models import params
+from alignjax.models import params, sight
 from alignjax.parallel import axes
 
 
@@ -75,27 +75,28 @@ class Prefix:
 
     def attend(
         self,
-        attention: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+        attention: Callable[[jax.Array, jax.Array, Any], jax.Array],
         key: jax.Array,
         value: jax.Array,
-        mask: jax.Array,
+        seen: jax.Array | sight.Sight,
     ) -> jax.Array:
         """The attention of the queries over the tokens' keys and values and over these.
 
-        attention: (keys, values, mask) -> [B, T, K, G, U], with the queries inside. Without a
-        gate: one softmax over both. With one: attention(tokens) + tanh(gate) attention(prefix).
+        attention: (keys, values, seen) -> [B, T, K, G, U], with the queries inside. seen: of the
+        tokens' keys, a sight or a mask [B, T, S]. Without a gate: one softmax over both. With one:
+        attention(tokens) + tanh(gate) attention(prefix).
         """
         rows = jnp.zeros_like(key[:, :, :1]), jnp.zeros_like(value[:, :, :1])
         keys, values = (
             jnp.swapaxes(axes.shard(own, "slot kv head"), 0, 1).astype(row.dtype) + row
             for own, row in zip((self.keys, self.values), rows, strict=True)
         )
-        seen = jnp.zeros_like(mask[:, :, :1]) | jnp.ones((self.keys.shape[0],), jnp.bool_)
+        count = self.keys.shape[0]
         if self.gate is None:
-            both = (
-                jnp.concatenate(pair, axis=-1 if pair[0] is seen else 2)
-                for pair in ((keys, key), (values, value), (seen, mask))
+            keys, values = (
+                jnp.concatenate(pair, axis=2) for pair in ((keys, key), (values, value))
             )
-            return attention(*both)
+            return attention(keys, values, sight.preceded(seen, count))
         gate = jnp.tanh(axes.shard(self.gate, "kv group"))[..., None]
-        return attention(key, value, mask) + gate * attention(keys, values, seen)
+        alone = attention(keys, values, sight.only(seen, count))
+        return attention(key, value, seen) + gate * alone
