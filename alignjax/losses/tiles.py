@@ -196,20 +196,32 @@ def scan_tokens(
 ) -> tuple[Any, Any]:
     """(carry, results in order) of fn(carry, tile) over tiles [n, ...] of tokens [B, T, ...].
 
-    mask: [B, T], tokens that count. The others are left out: fn never sees them, results there are
-    zero, and it runs on as many tiles as the counted tokens fill. What fn adds to the carry for
-    tokens that are all zeros (a tile's last) must be zero.
+    mask: [B, T], tokens that count. The others are left out: fn sees zeros in their place, if
+    anything, results there are zero, and it runs on as many tiles as the counted tokens fill. What
+    fn adds to the carry for tokens that are all zeros must be zero.
     """
     rows, length = jax.tree.leaves(tree)[0].shape[:2]
     flat = jax.tree.map(lambda x: x.reshape(rows * length, *x.shape[2:]), tree)
     most = head.tile * rows
-    if mask is not None:
+    if most >= rows * length:
+        # One tile: the compiler sees the gradient's logits to be those of the forward pass.
+        carry, found = fn(carry, _only(flat, mask))
+        found = _only(found, mask)
+    elif mask is not None:
         carry, found = _scan_counted(head, most, fn, carry, flat, mask.reshape(-1))
-    elif most >= rows * length:
-        carry, found = fn(carry, flat)
     else:
         carry, found = _scan(most, fn, carry, flat)
     return carry, jax.tree.map(lambda x: x.reshape(rows, length, *x.shape[1:]), found)
+
+
+def _only(tree: Any, mask: jax.Array | None) -> Any:
+    """Leaves [N, ...] with zeros where a mask [B, T] of N = B T entries is false."""
+    if mask is None:
+        return tree
+    flat = mask.reshape(-1)
+    return jax.tree.map(
+        lambda x: jnp.where(flat.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype)), tree
+    )
 
 
 def over_tokens(head: Head, fn: Any, tree: Any, mask: jax.Array | None = None) -> Any:
@@ -248,11 +260,7 @@ def _scan_counted(
 
     _, carry, room = jax.lax.while_loop(more, body, (jnp.int32(0), carry, room))
     place = jnp.maximum(jnp.cumsum(mask) - 1, 0)
-
-    def back(x: jax.Array) -> jax.Array:
-        return jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x[place], jnp.zeros((), x.dtype))
-
-    return carry, jax.tree.map(back, room)
+    return carry, _only(jax.tree.map(lambda x: x[place], room), mask)
 
 
 def logits(head: Head, hidden: jax.Array, unembedding: jax.Array) -> tuple[jax.Array, jax.Array]:

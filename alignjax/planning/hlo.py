@@ -137,14 +137,35 @@ def _constant(computation: Computation, name: str) -> int | None:
     return None
 
 
-def trips(program: Program, where: Computation, loop: Instruction) -> int | None:
-    """How often a loop's body runs; None where the data decides.
+def _limit(program: Program, condition: Computation) -> int | None:
+    """The constant of `counter < constant and counter < data`, for a counter from 0."""
+    last = list(condition.values())[-1]
+    fused = last.opcode == "fusion" and bool(last.called)
+    inner = program.computations[last.called[0]] if fused else condition
+    both = list(inner.values())[-1]
+    compared = [inner[name] for name in both.operands if name in inner]
+    if both.opcode != "and" or [x.opcode for x in compared] != ["compare", "compare"]:
+        return None
+    if any("direction=LT" not in x.rest for x in compared):
+        return None
+    if compared[0].operands[0] != compared[1].operands[0]:
+        return None
+    limits = [_constant(inner, x.operands[1]) for x in compared]
+    limits += [_constant(condition, name) for name in last.operands] if fused else []
+    return min((x for x in limits if x is not None), default=None)
 
-    The compiler's own count where the text has it, else from a condition `counter < constant`.
+
+def trips(program: Program, where: Computation, loop: Instruction) -> int | None:
+    """How often a loop's body runs, at most; None where the data decides without a limit.
+
+    The compiler's own count where the text has it, else from a condition `counter < constant`, with
+    or without a second comparison of the counter.
     """
     if known := loop.attribute(r'"known_trip_count":\{"n":"(\d+)"'):
         return int(known)
     condition = program.computations[loop.attribute(r"condition=%([^\s,]+)")]
+    if (most := _limit(program, condition)) is not None:
+        return most
     last = list(condition.values())[-1]
     if last.opcode == "fusion" and last.called:  # the comparison was fused
         inner = program.computations[last.called[0]]

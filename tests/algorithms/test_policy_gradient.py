@@ -167,12 +167,9 @@ def test_the_first_group_is_shown():
 
 
 def test_a_drifting_sampler_stops_the_run():
-    """The limit is the configuration's; the sampler's logits here are not the trainer's."""
-
-    def warmer(params, hidden):
-        return 1.001 * learner.TABLE.logits(params, hidden)
-
-    model, message = learner.TABLE._replace(logits=warmer), "sampler and trainer log-prob"
-    said = stopped(steps.config(max_drift=1e-6), message, model=model)
-    assert "the limit is 1e-06 (max_drift)" in said
-    stopped(steps.config(max_drift=1e-6, epochs=2), message, model=model)
+    """The limit is the configuration's; one below rounding is missed by a transformer, which the
+    sampler reads token by token, and the trainer at once."""
+    message = "sampler and trainer log-probabilities differ"
+    said = stopped(steps.config(max_drift=1e-12), message, model=learner.MODEL)
+    assert "the limit is 1e-12 (max_drift)" in said
+    stopped(steps.config(max_drift=1e-12, epochs=2), message, model=learner.MODEL)

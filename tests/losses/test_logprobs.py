@@ -169,16 +169,16 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(tiles, "COUNTED_TILES", 10)
 
 
-def counted(hidden, matrix, targets, weights, mask=None):
+def counted(hidden, matrix, targets, weights, mask=None, tile=2):
     """(sum of weighted statistics where the mask counts, the statistics)."""
     where = np.ones(targets.shape, bool) if mask is None else mask
-    stats = logprobs.token_stats(hidden, matrix, targets, softcap=5.0, mask=mask)
+    stats = logprobs.token_stats(hidden, matrix, targets, softcap=5.0, mask=mask, tile=tile)
     columns = jnp.stack([getattr(stats, name) for name in FIELDS])
     return jnp.sum(jnp.where(where, weights * columns, 0.0)), (columns, stats.top1)
 
 
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("place", [None, *MESHES])
+@pytest.mark.parametrize("place", [None, "one tile", *MESHES])
 def test_counted_tokens_alone_give_the_same(name, place, small_tiles):
     length, size = 4, 12  # that a mesh's axes divide
     hidden, matrix, targets = HIDDEN[:, :length], MATRIX[:, :size], TARGETS[:, :length] % size
@@ -187,8 +187,11 @@ def test_counted_tokens_alone_give_the_same(name, place, small_tiles):
     # What must not be read is not there at all.
     hidden = np.where(mask[..., None], hidden, np.nan)
     plain, (columns, top) = step(np.nan_to_num(hidden), matrix, targets, weights * mask)
-    if place is None:
-        slopes, (got, got_top) = step(hidden, matrix, targets, weights, mask)
+    if place not in MESHES:
+        whole = jax.jit(
+            jax.grad(functools.partial(counted, tile=0 if place else 2), (0, 1), has_aux=True)
+        )
+        slopes, (got, got_top) = whole(hidden, matrix, targets, weights, mask)
     else:
         rows, vocab = MESHES[place]
         mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))

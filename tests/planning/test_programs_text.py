@@ -53,6 +53,16 @@ def test_a_loop_that_the_data_ends_takes_the_rounds_given():
     assert flops.matmul_flops(hlo.parse(text), 3.0) == 3 * 2 * 8 * 4 * 4
 
 
+def test_a_loop_that_data_or_a_limit_ends_runs_as_often_as_the_limit():
+    both = """  %lt = pred[] compare(%i, %limit), direction=LT
+  %data = s32[] get-tuple-element(%p), index=0
+  %more = pred[] compare(%i, %data), direction=LT
+  ROOT %and = pred[] and(%more, %lt)"""
+    one = "  ROOT %lt = pred[] compare(%i, %limit), direction=LT"
+    text = LOOP.replace("KNOWN", "").replace(one, both)
+    assert flops.matmul_flops(hlo.parse(text), 3.0) == 7 * 2 * 8 * 4 * 4
+
+
 def test_cycles_of_a_loop_are_replayed():
     machine = topology.Machine("v5e:2x2", 1, topology.CHIPS["v5e"], "tpu", [])
     found = schedule.replay(program(), machine, {"data": 4})
