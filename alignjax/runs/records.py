@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from alignjax.core import source_file
 
 # Formats: 1 had no tags of classes; runs of 1 and 2 drew their samples with a key a step for all
@@ -44,6 +46,8 @@ def encode(value: Any) -> Any:
         return {str(name): encode(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [encode(entry) for entry in value]
+    if isinstance(value, np.generic):  # a NumPy number, as config files come by them
+        return value.item()
     return value.__qualname__ if isinstance(value, types.FunctionType) else value
 
 

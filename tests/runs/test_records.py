@@ -7,6 +7,7 @@ import pathlib
 import types
 import typing
 
+import numpy as np
 import pytest
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
@@ -116,6 +117,13 @@ def test_tuples_dicts_and_lists_of_configurations_are_read():
     assert back.anything == {"list": (part,)}
     assert dataclasses.replace(back, anything=None) == dataclasses.replace(config, anything=None)
     assert isinstance(back.names, list)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = optim.OptimConfig(learning_rate=np.float32(1e-3), warmup_steps=np.int64(3))
+    written = json.loads(json.dumps(records.encode(config)))
+    assert written["learning_rate"] == float(np.float32(1e-3))
+    assert written["warmup_steps"] == 3
 
 
 def test_an_unknown_field_is_refused_by_name():
