@@ -83,6 +83,8 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_micro_batches_change_nothing": 0,
         "test_plackett_luce_by_hand": 0,
         "test_scores_and_labels_by_hand": 0,
+        "test_steps_are_judged_at_their_places": 1,
+        "test_the_first_loss_is_that_of_a_zero_head": 2,
     },
     "tests/algorithms/test_unpaired.py": {
         "test_kinds_weigh_alike_by_their_counts_unless_set": 0,
@@ -124,23 +126,27 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_micro_batches_join_to_the_batch": 2,
     },
     "tests/compat/test_policy_recipes.py": {
-        "test_masked_tokens_and_rows_weigh_nothing": 4,
+        "test_masked_tokens_and_rows_weigh_nothing": 1,
         "test_micro_batches_are_one_batch": 5,
         "test_padding_changes_nothing_in_minillm": 0,
     },
     "tests/compat/test_preference_recipes.py": {
+        "test_micro_batches_join_to_the_batch": 14,
         "test_pure_under_jit_with_finite_gradients": 6,
     },
     "tests/compat/test_recipes.py": {
-        "test_every_option_reaches_a_block": 15,
-        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 2,
-        "test_reads_are_what_is_read": 30,
+        "test_every_option_reaches_a_block": 7,
+        "test_micro_batches_are_one_batch_unless_rows_are_coupled": 1,
+        "test_reads_are_what_is_read": 16,
+        "test_rows_of_padding_weigh_nothing": 5,
+        "test_rows_that_arrays_or_options_couple": 1,
+        "test_what_is_needed_suffices_and_nothing_of_it_can_be_left_out": 27,
     },
     "tests/compat/test_votes.py": {
-        "test_three_votes_against_one_are_one_pair": 4,
+        "test_three_votes_against_one_are_one_pair": 1,
     },
     "tests/conformance/test_conformance.py": {
-        "test_recipe_agrees_with_the_reference": 25,
+        "test_recipe_agrees_with_the_reference": 7,
     },
     "tests/conformance/test_updates.py": {
         "test_a_planted_bug_is_noticed": 0,
@@ -159,6 +165,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/data/test_prepare.py": {
         "test_many_rows_are_told_apart_at_flat_memory": 0,
     },
+    "tests/data/test_prepared_files.py": {
+        "test_every_layout_gives_the_tables_made_in_memory": 8,
+    },
     "tests/evals/test_adapted.py": {
         "test_each_row_is_answered_by_its_adapter": 0,
         "test_what_cannot_be_used_at_once_is_refused": 0,
@@ -174,6 +183,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_without_its_packages_a_command_says_what_to_install": 1,
     },
     "tests/feedback/test_raters.py": {
+        "test_choices_have_their_probabilities": 2,
         "test_rankings_are_plackett_luce": 0,
     },
     "tests/feedback/test_report.py": {
@@ -185,6 +195,8 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/losses/test_logprobs.py": {
         "test_a_vocabulary_spread_over_devices_changes_nothing": 1,
+        "test_counted_tokens_alone_give_the_same": 3,
+        "test_statistics_and_gradients_equal_naive_float64": 3,
     },
     "tests/losses/test_loss_by_hand.py": {
         "test_detached_arguments_get_no_gradient": 0,
@@ -193,8 +205,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_distillation_on_top_k": 0,
     },
     "tests/losses/test_loss_table.py": {
-        "test_equals_second_implementation": 36,
-        "test_jit_changes_nothing_and_content_does_not_recompile": 30,
+        "test_equals_second_implementation": 15,
+        "test_gradient_is_that_of_the_second_implementation": 18,
+        "test_jit_changes_nothing_and_content_does_not_recompile": 13,
         "test_mesh_changes_nothing": 30,
         "test_padding_amount_does_not_matter": 20,
     },
@@ -215,12 +228,14 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_values_and_gradients_equal_naive_float64": 2,
     },
     "tests/models/adapters/test_adapt.py": {
+        "test_a_prefix_is_seen_by_every_query": 1,
         "test_adapters_of_a_bfloat16_base_stay_wide": 0,
         "test_cached_decode_equals_one_pass": 0,
         "test_dora_trains_direction_and_length_apart": 0,
         "test_experts_and_latents_take_lora_where_it_can_stand": 0,
-        "test_it_starts_as_exactly_its_base_and_can_leave_it": 2,
+        "test_it_starts_as_exactly_its_base_and_can_leave_it": 1,
         "test_latents_and_experts_do_what_their_merged_weights_do": 0,
+        "test_the_product_is_that_of_the_papers_matrix": 1,
     },
     "tests/models/adapters/test_dropout.py": {
         "test_methods_that_compare_two_passes_drop_out_in_one": 0,
@@ -235,7 +250,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/models/adapters/test_peft_format.py": {
         "test_latents_and_experts_are_pefts": 0,
-        "test_logits_are_pefts": 2,
+        "test_logits_are_pefts": 1,
     },
     "tests/models/adapters/test_quantised_runs.py": {
         "test_a_golden_of_peft_is_read_over_codes": 0,
@@ -247,6 +262,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/models/checkpoints/test_peak_memory.py": {
         "test_peak_memory_is_one_device_slice": 0,
     },
+    "tests/models/checkpoints/test_sharded.py": {
+        "test_round_trip_is_bit_equal": 4,
+    },
     "tests/models/families/test_dense_families.py": {
         "test_loading_on_a_mesh": 2,
         "test_logits_by_a_cache": 1,
@@ -256,7 +274,8 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/models/families/test_export.py": {
         "test_a_model_made_here": 1,
-        "test_written_as_it_was_read": 8,
+        "test_described_anew": 10,
+        "test_written_as_it_was_read": 4,
     },
     "tests/models/families/test_heads.py": {
         "test_scores_at_the_last_token": 1,
@@ -264,10 +283,10 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/models/families/test_moe_families.py": {
         "test_cached_decoding": 1,
         "test_loading_onto_a_mesh": 1,
-        "test_logits_of_a_prompt": 3,
+        "test_logits_of_a_prompt": 1,
         "test_logits_of_packed_rows": 1,
         "test_logits_of_padded_rows": 1,
-        "test_the_loss_and_the_gradient_of_every_tensor": 1,
+        "test_the_loss_and_the_gradient_of_every_tensor": 0,
     },
     "tests/models/test_attention_kernels.py": {
         "test_splash_equals_the_written_out_scores": 0,
@@ -291,10 +310,12 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_gradients_are_ours_bit_for_bit": 0,
         "test_out_and_back_through_the_bridge_is_ours": 0,
         "test_the_module_is_hashable_and_keeps_the_config_it_was_made_of": 0,
+        "test_the_tree_is_the_same_both_ways": 1,
     },
     "tests/models/test_mla.py": {
         "test_a_model_with_both_is_the_same_on_every_mesh": 0,
         "test_equals_a_loop_over_pairs_of_tokens": 0,
+        "test_gradients_lower_for_accelerators_on_an_abstract_mesh": 1,
         "test_packing_and_padding_change_nothing": 0,
         "test_prefill_and_decoding_equal_the_full_forward": 1,
         "test_yarn_reaches_both_the_angles_and_the_scores": 0,
@@ -313,13 +334,24 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_the_router_losses_weight_is_that_of_the_whole": 0,
         "test_what_kernels_leave_behind_the_runs_reaches_nothing": 0,
     },
+    "tests/models/test_tiled_attention.py": {
+        "test_models_equal_those_with_written_out_scores": 0,
+        "test_values_and_gradients_are_those_of_float64": 4,
+    },
     "tests/models/test_token_cache.py": {
         "test_a_step_leaves_the_cache_where_it_was": 0,
         "test_real_tokens_go_behind_those_that_are_there_wherever_padding_stands": 0,
     },
+    "tests/models/test_transformer.py": {
+        "test_equals_the_second_implementation_for_other_heads": 1,
+        "test_memory_for_time_changes_no_value_and_no_gradient": 1,
+    },
+    "tests/parallel/test_parallel.py": {
+        "test_verbs_compute_the_same_and_place_the_result": 2,
+    },
     "tests/planning/test_analytic.py": {
         "test_adapters_are_counted_and_the_optimizer_holds_them": 0,
-        "test_every_program_is_within_three_percent": 2,
+        "test_every_program_is_within_three_percent": 0,
     },
     "tests/planning/test_collected.py": {
         "test_a_prompt_is_read_once_for_its_group": 0,
@@ -337,7 +369,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_adapters_are_all_that_the_optimizer_holds": 0,
         "test_evaluation_is_planned_apart_from_the_run": 0,
         "test_every_field_of_the_json_is_documented": 0,
-        "test_every_program_of_a_method_is_planned": 1,
+        "test_every_program_of_a_method_is_planned": 0,
         "test_flops_are_within_three_percent_of_the_formula": 0,
         "test_options_of_the_chip_are_told": 0,
         "test_parameters_and_optimizer_are_the_formulas_bytes": 0,
@@ -361,8 +393,11 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/redteam/test_target.py": {
         "test_a_suffix_comes_back_as_its_ids_and_the_search_pays_its_tokens": 0,
     },
+    "tests/rewards/test_option_judge.py": {
+        "test_log_probabilities_are_the_models": 3,
+    },
     "tests/rewards/test_pool.py": {
-        "test_it_survives": 4,
+        "test_it_survives": 1,
     },
     "tests/rollouts/test_chain_commands.py": {
         "test_a_run_leaves_its_numbers_and_samples": 0,
@@ -380,7 +415,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/rollouts/test_estimates.py": {
         "test_a_kl_in_the_reward_is_taken_once": 6,
-        "test_rows_without_a_score_are_rows_that_are_not_there": 10,
+        "test_rows_without_a_score_are_rows_that_are_not_there": 3,
         "test_shapes_are_known_before": 10,
     },
     "tests/rollouts/test_invariances.py": {
@@ -390,7 +425,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_micro_batches_change_nothing_in_a_transformer": 0,
         "test_packed_rows_train_a_transformer_as_rows_do": 0,
         "test_packed_rows_train_as_rows_do": 1,
-        "test_permuted_prompts_permute_rows_and_advantages": 1,
+        "test_permuted_prompts_permute_rows_and_advantages": 0,
         "test_the_same_for_estimators_and_a_transformer": 0,
     },
     "tests/rollouts/test_pack.py": {
@@ -399,12 +434,14 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/rollouts/test_refusals.py": {
         "test_a_run_that_stops_says_why_and_leaves_with_1": 0,
+        "test_what_the_data_do_not_fit": 2,
     },
     "tests/rollouts/test_replay.py": {
         "test_a_step_without_signal_trains_on_stored_groups": 0,
     },
     "tests/runs/test_golden.py": {
         "test_evaluate_gives_the_recorded_numbers": 2,
+        "test_export_writes_a_model_folder": 3,
         "test_sample_answers_prompts_of_the_run": 1,
         "test_training_goes_on": 0,
     },
@@ -427,7 +464,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_a_network_of_another_vocabulary_is_refused": 0,
     },
     "tests/sampling/test_chunked.py": {
-        "test_chunks_draw_what_one_program_draws": 1,
+        "test_chunks_draw_what_one_program_draws": 0,
         "test_the_first_call_compiles_as_many_programs_as_announced_and_the_others_none": 0,
     },
     "tests/sampling/test_draws.py": {
@@ -450,11 +487,23 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_rows_end_at_any_of_several_ids": 0,
         "test_samples_of_a_prompt_are_those_of_its_repetitions": 0,
     },
+    "tests/sampling/test_transforms.py": {
+        "test_options_of_rows_are_those_of_configurations": 7,
+    },
     "tests/serving/test_held.py": {
         "test_no_token_of_a_flagged_window_is_sent_in_ten_thousand_streams": 0,
     },
+    "tests/serving/test_http.py": {
+        "test_a_chat_is_what_the_engine_draws": 0,
+    },
+    "tests/serving/test_serve_command.py": {
+        "test_bad_options_are_one_line": 10,
+    },
+    "tests/test_architecture.py": {
+        "test_imports_stay_light": 3,
+    },
     "tests/test_experiments.py": {
-        "test_full_size_lowers_on_its_own_mesh": 3,
+        "test_full_size_lowers_on_its_own_mesh": 1,
     },
     "tests/test_online_rl_doc.py": {
         "test_the_experiment_of_the_guide_trains": 0,
@@ -462,6 +511,13 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/text/test_jinja_template.py": {
         "test_limits_hold_and_the_next_conversation_works": 2,
         "test_smollm2s_own_template_equals_the_familys": 0,
+    },
+    "tests/training/test_checkpoint.py": {
+        "test_any_harmed_file_leaves_a_right_state": 2,
+        "test_round_trip_on_every_mesh": 1,
+    },
+    "tests/training/test_columns.py": {
+        "test_what_changed_never_meets_old_columns": 2,
     },
     "tests/training/test_loop.py": {
         "test_a_reward_model_stops_where_its_head_is_not_zero": 0,
@@ -473,7 +529,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/training/test_optim.py": {
         "test_one_network_is_clipped_on_its_global_norm": 0,
-        "test_optimizer_state_is_laid_out_as_its_parameters": 2,
+        "test_optimizer_state_is_laid_out_as_its_parameters": 1,
     },
     "tests/training/test_steps.py": {
         "test_a_run_in_a_folder_is_the_same_bit_for_bit": 0,
