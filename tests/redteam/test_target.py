@@ -31,7 +31,7 @@ def careful(opened):
 
 def local(own, system="", **options):
     return target.local(
-        own.model, own.params, target.Speech(own.speaker, system), config=GREEDY, eos=own.eos,
+        own.model, own.params, target.Speech(own.speaker, system), config=GREEDY, eos=own.ends,
         pad=own.pad, identity=own.identity, rows=4, **options,
     )  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_a_suffix_comes_back_as_its_ids_and_the_search_pays_its_tokens(opened, c
     """GCG through text: what is asked is read as the very ids that were searched."""
     goal = goals.Goal("one", "what is the answer", "the answer is")
     box = suffixes.WhiteBox(opened.model, opened.params, target.Speech(opened.speaker, SYSTEM),
-                            opened.eos)  # fmt: skip
+                            opened.speaker.eos_id)  # fmt: skip
     task = suffixes.task_of(box, goal)
     assert opened.speaker.decode(task.wanted) == goal.begins
     assert SYSTEM in opened.speaker.decode(task.before)

@@ -64,7 +64,7 @@ def test_a_judge_pays_each_sample_the_chance_that_it_wins():
     def words_of(prompt):
         return words(tokens[2 * prompt, : starts[2 * prompt]])
 
-    score = compared.judged(judge.rule("longer", longer), 2, text=words, eos=-1)
+    score = compared.judged(judge.rule("longer", longer), 2, text=words, eos=(-1,))
     found = score({}, samples, {})
     counts = (ends - starts).reshape(3, 2)
     wanted = 1 / (1 + np.exp(counts[:, ::-1] - counts))
