@@ -52,8 +52,8 @@ def policy_and_values(
     """(token statistics, values of the prefixes, the models' own losses).
 
     Statistics, the wanted ones of sampled tokens at the sampling temperature, and values are
-    [B, T]. With a key adapters drop out,
-    independently in policy and critic; without one nothing is random.
+    [B, T]. With a key adapters drop out, independently in policy and critic; without one nothing
+    is random.
     """
     keys = (None, None) if key is None else jax.random.split(key)
     model, critic_model = networks.policy, networks.critic

@@ -103,8 +103,9 @@ def sample(
         used at once.
     """
     opened = stored_models.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
-    chat_format.check_rows(form, opened.config.vocab_size, path)
+    form = chat_format.load_chat_format(
+        path, template=template, pad=pad, date=date, rows=opened.config.vocab_size
+    )
     base = opened.load()
     trees = [_read(name, folder, opened.config, base) for name, folder in adapters.items()]
     stacked = many.stack([jax.tree.map(jnp.zeros_like, trees[0]), *trees])

@@ -4,6 +4,7 @@ This is the only path to log-probabilities of tokens; with top_k.py and tiled_di
 all that sees a vocabulary axis, by tiles.py.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,7 @@ class TokenStats:
     top1: jax.Array
 
 
-FIELDS = ("logprob", "entropy", "logsumexp", "sum_p2", "mean_logit", "top1")
+FIELDS = tuple(field.name for field in dataclasses.fields(TokenStats))
 
 
 def token_stats(
@@ -82,15 +83,15 @@ def token_stats(
     )
     names = tuple(name for name in FIELDS if name in want)
     found = _token_stats(head, names, hidden, unembedding, targets, mask)
-    return TokenStats(**{**dict.fromkeys(FIELDS), **found})  # type: ignore[arg-type]
+    # Typed as arrays, which those who read a field have asked for; the others are None.
+    return TokenStats(**{n: found.get(n) for n in FIELDS})  # type: ignore[arg-type]
 
 
 def token_logprobs(
     hidden: jax.Array, unembedding: jax.Array, targets: jax.Array, **options: Any
 ) -> jax.Array:
     """[B, T] log-probability of each target in nats; options as in `token_stats`."""
-    options["want"] = ("logprob",)
-    return token_stats(hidden, unembedding, targets, **options).logprob
+    return token_stats(hidden, unembedding, targets, want=("logprob",), **options).logprob
 
 
 def _is_target(head: tiles.Head, logits: jax.Array, targets: jax.Array) -> jax.Array:

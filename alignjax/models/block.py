@@ -119,8 +119,8 @@ LEAN_TOKENS = 1024  # of a batch, from which a CPU keeps less: smaller ones comp
 def kept(config: TransformerConfig, tokens: int, *, sparse: bool) -> str:
     """What a layer of so many tokens keeps for its gradient: `config.remat`, or what "auto" means.
 
-    On a CPU "dots": to write and read what lies between products takes as long as to compute it
-    again, and a step's memory is half. Not of mixtures, whose products of runs of rows it would
+    On a CPU "dots": a step holds half, and what lies between products costs little to compute again
+    beside them. Not of mixtures, whose products of runs of rows it would
     compute again; nor on accelerators, where it costs time.
     """
     if config.remat != "auto":

@@ -279,9 +279,10 @@ def _forward(
         )
         mixed, largest, total = jax.lax.fori_loop(*step.tiles, look, start)
         total = jnp.where(total > 0, total, 1.0)
-        results = mixed / total, largest + jnp.log(total)
-        return tuple(  # type: ignore[return-value]
-            _put_near(sizes, step, x, part) for x, part in zip(carry, results, strict=True)
+        logsumexp = largest + jnp.log(total)
+        return (
+            _put_near(sizes, step, carry[0], mixed / total),
+            _put_near(sizes, step, carry[1], logsumexp),
         )
 
     shape = query.shape

@@ -217,8 +217,9 @@ def sample_weights(
       ValueError: the model, its tokenizer or its template is not to be read.
     """
     stored = open_weights.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
-    chat_format.check_rows(form, stored.config.vocab_size, path)
+    form = chat_format.load_chat_format(
+        path, template=template, pad=pad, date=date, rows=stored.config.vocab_size
+    )
     model = transformer.transformer(stored.config)
     prompts = _question(form, prompt, count)
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths

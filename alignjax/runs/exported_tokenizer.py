@@ -10,6 +10,7 @@ from typing import Any
 
 from alignjax.data import corpus as corpora
 from alignjax.text import chat_format, tokenizer
+from alignjax.text.tokenizers import load
 
 # Files of the tokenizer in a model folder.
 FILES = (
@@ -22,10 +23,10 @@ FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
-    "generation_config.json",
+    load.GENERATION,
 )
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
-GENERATION, CONFIG = "generation_config.json", "tokenizer_config.json"
+CONFIG = "tokenizer_config.json"
 
 
 def write(data: Any, corpus: corpora.Corpus, weights: str, to: pathlib.Path) -> list[str]:
@@ -63,7 +64,7 @@ def ids(corpus: corpora.Corpus) -> dict[str, int]:
 
 def _write_ends(ends: tuple[int, ...], to: pathlib.Path) -> None:
     """All ids at which the trained answers end, beside what the folder says of sampling."""
-    file = to / GENERATION
+    file = to / load.GENERATION
     fields = json.loads(file.read_text()) if file.exists() else {}
     stated = fields.get("eos_token_id")
     if list(ends) != (stated if isinstance(stated, list) else [stated]):

@@ -42,8 +42,9 @@ def opened(
     """
     if model:
         stored = open_weights.open_model(model)
-        form = chat_format.load_chat_format(model, template=template, date=date)
-        chat_format.check_rows(form, stored.config.vocab_size, model)
+        form = chat_format.load_chat_format(
+            model, template=template, date=date, rows=stored.config.vocab_size
+        )
         pad = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
         digest = described_judge.hash_of_files(pathlib.Path(model))
         own = transformer.transformer(stored.config)

@@ -60,8 +60,9 @@ def load(path: str, *, template: str = "", pad: str = "", date: str = "", name: 
 
 def _weights(path: str, name: str, template: str, pad: str, date: str) -> Served:
     stored = open_weights.open_model(path)
-    form = chat_format.load_chat_format(path, template=template, pad=pad, date=date)
-    chat_format.check_rows(form, stored.config.vocab_size, path)
+    form = chat_format.load_chat_format(
+        path, template=template, pad=pad, date=date, rows=stored.config.vocab_size
+    )
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
     return Served(
         name=name,

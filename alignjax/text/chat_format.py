@@ -188,6 +188,7 @@ def load_chat_format(
     date: str = "",
     trained: str = jinja_template.ALL,
     variables: collections.abc.Mapping[str, typing.Any] | None = None,
+    rows: int = 0,
 ) -> ChatFormat:
     """Returns the tokenizer at `path` with a template.
 
@@ -198,24 +199,38 @@ def load_chat_format(
       date: today's in the form "26 Jul 2024", for templates that state it; empty takes the day that
         the template falls back on, and is refused where it has none.
       variables: further names that a Jinja template reads.
-    Answers end at `eos_id` and wherever the path's generation_config.json says.
-
+      rows: of a model's embedding, with which ids are compared (`check_rows`); 0 compares none.
+    Returns: the format, whose answers end at `eos_id` and wherever the path's
+      generation_config.json says.
     Raises: ValueError for a path without a tokenizer or, unless `template` is given, a template.
     """
     tokenizer = load.load_tokenizer(path)
-    if date:
-        _date(date)
+    day = _date(date) if date else None
     if pad:
         tokenizer = load.with_pad(tokenizer, pad)
-    stops = load.read_stops(path, tokenizer.vocab_size)
     if not template and isinstance(tokenizer, own_tokenizer.Tokenizer):
         template = OWN
+    layout: templates.Template | jinja_template.JinjaTemplate
     if template:
-        named = template_families.named(template)
-        templates.require(tokenizer, named, where=str(path))
-        return ChatFormat(
-            tokenizer=tokenizer, template=named, date=date or None, trained=trained, stops=stops
-        )
+        layout = template_families.named(template)
+        templates.require(tokenizer, layout, where=str(path))
+    else:
+        source = _source(path, tokenizer)
+        layout = jinja_template.JinjaTemplate(source, day, dict(variables or {}))
+    form = ChatFormat(
+        tokenizer=tokenizer,
+        template=layout,
+        date=(date or None) if template else None,  # a Jinja template has its own
+        trained=trained,
+        stops=load.read_stops(path, tokenizer.vocab_size),
+    )
+    if rows:
+        check_rows(form, rows, str(path))
+    return form
+
+
+def _source(path: str | os.PathLike, tokenizer: interface.TextTokenizer) -> str:
+    """The Jinja that the path carries; ValueError where there is none."""
     if isinstance(tokenizer, opened.OpenedTokenizer):
         source = tokenizer.chat_template
     else:
@@ -225,9 +240,7 @@ def load_chat_format(
             f"a chat needs a template; got none ({path}). Name the model's family with template: "
             f"{', '.join(template_families.FAMILIES)}."
         )
-    day = _date(date) if date else None
-    jinja = jinja_template.JinjaTemplate(source, day, dict(variables or {}))
-    return ChatFormat(tokenizer=tokenizer, template=jinja, trained=trained, stops=stops)
+    return source
 
 
 def check_rows(form: ChatFormat, rows: int, where: str) -> None:

@@ -55,9 +55,8 @@ def environment(date, marks):
     )
     sandbox.filters["tojson"] = tojson
     sandbox.globals["raise_exception"] = raise_exception
-    if (
-        date is not None
-    ):  # without one a template takes the day that it falls back on, if it has one
+    # Without a date a template takes the day that it falls back on, if it has one.
+    if date is not None:
         sandbox.globals["strftime_now"] = strftime_now
     return sandbox
 

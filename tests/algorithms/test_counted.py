@@ -1,5 +1,7 @@
 """Losses read the head where tokens count, and only the statistics that they need."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def test_prompts_never_reach_the_head(name):
         batch = tiny.batch(name, 0, 4)
         if method.annotate is not None:
             batch |= method.annotate(frozen, batch)
-        loss = lambda p, m=method, f=frozen, b=batch: m.loss(p, f, b, jax.random.key(0))  # noqa: E731
+        loss = functools.partial(method.loss, frozen=frozen, batch=batch, key=jax.random.key(0))
         slope = jax.grad(lambda p, loss=loss: sum(x.total for x in loss(p)[0].values()))
         found.append((loss(state.params)[0], slope(state.params)))
         program = jax.make_jaxpr(slope)(state.params)

@@ -67,7 +67,7 @@ def read_chat_template(folder: str | os.PathLike) -> str | None:
 def read_stops(path: str | os.PathLike, vocab_size: int) -> tuple[int, ...]:
     """Returns the ids at which a model folder's generation_config.json ends answers, in its order.
 
-    None where there is no such file, or it names none.
+    Empty where there is no such file, or it names none.
 
     Raises: ValueError for a file that is no object, or ids outside the vocabulary.
     """
