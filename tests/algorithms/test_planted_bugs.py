@@ -62,8 +62,8 @@ def test_a_reference_at_another_temperature_stops_ppo(monkeypatch):
     """The policy is scored by `stats_of`, the reference by `token_stats`."""
     plain = scoring.token_stats
 
-    def at_one(model, params, batch, *, temperature):
-        return plain(model, params, batch)
+    def at_one(model, params, batch, *, temperature, **options):
+        return plain(model, params, batch, **options)
 
     monkeypatch.setattr(scoring, "token_stats", at_one)
     ready = learner()
