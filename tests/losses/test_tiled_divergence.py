@@ -142,7 +142,8 @@ def test_bfloat16_states_sum_in_fp32_and_keep_their_dtype_in_gradients():
 @pytest.mark.parametrize("beta", [0.0, 0.1, 1.0])
 def test_a_vocabulary_spread_over_devices_changes_nothing(beta):
     options = {"beta": beta, **OPTIONS[0]}
-    want_slopes, want = run(options)
+    # In float64: one device's rounding and the mesh's may be the tolerance apart, either way.
+    want_slopes, want = wide(options)
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         placed = [
