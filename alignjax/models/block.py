@@ -113,7 +113,8 @@ def cast(block: Block, dtype: Any) -> Block:
     return used
 
 
-LEAN_TOKENS = 1024  # of a batch, from which a CPU keeps less: smaller ones compile faster without
+LEAN_STATE = 2**18  # elements of a batch's stream (1024 tokens of width 256): a smaller one
+# compiles faster where everything is kept, and holds little.
 
 
 def kept(config: TransformerConfig, tokens: int, *, sparse: bool) -> str:
@@ -125,7 +126,7 @@ def kept(config: TransformerConfig, tokens: int, *, sparse: bool) -> str:
     """
     if config.remat != "auto":
         return config.remat
-    lean = axes.platform() == "cpu" and not sparse and tokens >= LEAN_TOKENS
+    lean = axes.platform() == "cpu" and not sparse and tokens * config.width >= LEAN_STATE
     return "dots" if lean else "none"
 
 

@@ -259,3 +259,6 @@ def test_auto_is_tiles_where_scores_are_many():
             assert block.kept(config.TransformerConfig(), 2**20, sparse=False) == "none"
     assert block.kept(config.TransformerConfig(), 2**20, sparse=False) == "dots"
     assert block.kept(config.TransformerConfig(), 2**20, sparse=True) == "none"
+    for tokens, keep in ((1023, "none"), (1024, "dots")):
+        assert block.kept(config.TransformerConfig(width=256), tokens, sparse=False) == keep
+    assert block.kept(config.TransformerConfig(width=64), 3072, sparse=False) == "none"
