@@ -2,11 +2,25 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "alignjax/__init__.py").read_text())[1]
+
+
+class BuildWithExperiments(build_py):
+    """A wheel carries experiments/ as alignjax.experiments; in a checkout they stand at the top."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            to = pathlib.Path(self.build_lib, "alignjax", "experiments")
+            hidden = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / "experiments", to, ignore=hidden, dirs_exist_ok=True)
+
 
 setup(
     name="alignjax",
@@ -17,6 +31,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["alignjax", "alignjax.*"]),
     package_data={"alignjax": ["py.typed", "web/pages/*.html", "web/static/*"]},
+    cmdclass={"build_py": BuildWithExperiments},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10.2",

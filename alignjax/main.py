@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "a run's model as a folder that transformers loads",
     "import": "open weights as a run's folder",
     "report": "a lifecycle's table, page and figures, written anew",
+    "experiments": "the experiments that come with AlignJAX: what each is, its cost, its variants",
     "methods": "losses and estimators, and how papers and other code compute one",
     "check-data": "preference rows read and judged without a model",
     "collect": "answers to be judged: sampled from runs, or from a file",

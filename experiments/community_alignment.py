@@ -18,12 +18,12 @@ Another world: --config.data.seed=1 --config.seed=1
 from alignjax.algorithms.dpo import DpoConfig
 from alignjax.algorithms.group_dpo import GroupDpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
+from alignjax.experiments.common.community import CommunityLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.values import ValueConfig
-from experiments.common.community import CommunityLifecycle
 
 
 def get_config(variant: str = "") -> CommunityLifecycle:

@@ -19,13 +19,13 @@ from alignjax.algorithms.ppo import PpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.reward import RewardConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.constitutional import ConstitutionLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.constitutional import ConstitutionLifecycle
 
 
 def get_config(variant: str = "") -> ConstitutionLifecycle:

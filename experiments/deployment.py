@@ -14,13 +14,13 @@ Another world: --config.data.seed=1 --config.seed=1
 """
 
 from alignjax.algorithms.guard import GuardConfig
+from alignjax.experiments.common.deployment import DeploymentLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds import traffic
 from alignjax.worlds.traffic_corpus import TrafficConfig
-from experiments.common.deployment import DeploymentLifecycle
 
 
 def get_config(variant: str = "") -> DeploymentLifecycle:

@@ -16,6 +16,7 @@ from alignjax.algorithms.distill import DistillConfig
 from alignjax.algorithms.grpo import GrpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.students import StudentsLifecycle
 from alignjax.lifecycles.lifecycle import Stage
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
@@ -23,7 +24,6 @@ from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.students import StudentsLifecycle
 
 # KL to the teacher, nats a completion, seeds 0 and 1 on CPU, 200 steps (bench/results).
 EXPECTED = {"supervised": (0.0148, 0.0069), "on_policy": (0.0239, 0.0098)}  # mean, deviation

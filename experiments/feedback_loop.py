@@ -18,13 +18,13 @@ from alignjax.algorithms.ppo import PpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.reward import RewardConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.feedback import FeedbackLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.feedback import FeedbackLifecycle
 
 
 def get_config(variant: str = "") -> FeedbackLifecycle:

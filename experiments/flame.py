@@ -17,12 +17,12 @@ from alignjax.algorithms.dpo import DpoConfig
 from alignjax.algorithms.guard import GuardConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.factual import FactualLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds import facts
-from experiments.common.factual import FactualLifecycle
 
 
 def get_config(variant: str = "") -> FactualLifecycle:

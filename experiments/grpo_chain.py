@@ -16,6 +16,7 @@ from alignjax.algorithms.policy_gradient import PolicyGradientConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.reinforce import ReinforceConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.arms import ArmsLifecycle
 from alignjax.lifecycles.lifecycle import Stage
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
@@ -23,7 +24,6 @@ from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.chain import ChainConfig
-from experiments.common.arms import ArmsLifecycle
 
 LONGEST = 4
 

@@ -6,8 +6,8 @@ Command: alignjax train --config=experiments/hh_dpo.py --config.data.path=DATA \
     --config.policy=runs/hh_sft --workdir=runs/hh_dpo
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

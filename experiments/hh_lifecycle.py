@@ -8,8 +8,8 @@ Command: alignjax run --config=experiments/hh_lifecycle.py:tiny --config.data.pa
 DATA is any folder of {"chosen", "rejected"} jsonl, jsonl.gz or array_record files.
 """
 
-from experiments import common
-from experiments.common.human import HumanLifecycle
+from alignjax.experiments import common
+from alignjax.experiments.common.human import HumanLifecycle
 
 # Measured with jax 0.10.2 on 2 CPU cores in 12 minutes, on 5962 training and 779 eval pairs cut
 # from hh-rlhf's test files. A model this small barely beats a coin, and neither baseline does more.

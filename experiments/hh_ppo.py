@@ -6,8 +6,8 @@ Command: alignjax train --config=experiments/hh_ppo.py --config.data.path=DATA \
     --config.policy=runs/hh_sft --config.reward=runs/hh_reward --workdir=runs/hh_ppo
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

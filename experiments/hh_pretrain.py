@@ -6,8 +6,8 @@ Command: alignjax train --config=experiments/hh_pretrain.py --config.data.path=D
     --workdir=runs/hh_pretrain
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

@@ -6,8 +6,8 @@ Command: alignjax train --config=experiments/hh_reward.py --config.data.path=DAT
     --config.policy=runs/hh_sft --workdir=runs/hh_reward
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

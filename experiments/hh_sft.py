@@ -6,8 +6,8 @@ Command: alignjax train --config=experiments/hh_sft.py --config.data.path=DATA \
     --config.policy=runs/hh_pretrain --workdir=runs/hh_sft
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

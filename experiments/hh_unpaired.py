@@ -9,8 +9,8 @@ Command: alignjax train --config=experiments/hh_unpaired.py --config.data.path=D
 import dataclasses
 
 from alignjax.algorithms.unpaired import UnpairedConfig
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

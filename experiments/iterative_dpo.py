@@ -16,13 +16,13 @@ from alignjax.algorithms.online_dpo import OnlineDpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.reward import RewardConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.rounds import ARMS, RoundsLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.rounds import ARMS, RoundsLifecycle
 
 BETA = 0.3
 ROUNDS, PROMPTS, BATCH = 4, 1000, 16

@@ -9,13 +9,13 @@ Variants: micro (a minute, no gates, for tests).
 """
 
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
+from alignjax.experiments.common.review import ReviewLifecycle
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.review import ReviewLifecycle
 
 # Measured with jax 0.10.2 on CPU, seed 0. Another machine rounds differently, and training
 # amplifies that: runs differ by about 0.4 in gold reward.

@@ -13,10 +13,10 @@ import dataclasses
 from alignjax.algorithms.group_dpo import GroupDpoConfig
 from alignjax.algorithms.unpaired import UnpairedConfig
 from alignjax.data.files import FilesConfig
+from alignjax.experiments import common
 from alignjax.models.adapters.lora import LoraConfig
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 METHODS = ("pretrain", "sft", "reward", "dpo", "kto", "group")
 SIZES = ("", "tiny", "micro")

@@ -16,8 +16,8 @@ import dataclasses
 
 from alignjax.data.files import FilesConfig
 from alignjax.data.mixture import CorporaConfig
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

@@ -14,12 +14,12 @@ Another seed: --config.seed=1 --config.data.seed=1
 from alignjax.algorithms.process_reward import ProcessRewardConfig
 from alignjax.algorithms.scored_reward import ScoredRewardConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.chain_policy import LabelledChainConfig
+from alignjax.experiments.common.chain_search import ChainSearch
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
-from experiments.common.chain_policy import LabelledChainConfig
-from experiments.common.chain_search import ChainSearch
 
 
 def get_config(variant: str = "") -> ChainSearch:

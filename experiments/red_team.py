@@ -14,9 +14,9 @@ Another world: --config.data.seed=1 --config.seed=1
 
 from alignjax.algorithms.dpo import DpoConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common import training
+from alignjax.experiments.common.red_team import PlantedData, RedTeamLifecycle
 from alignjax.models.config import TransformerConfig
-from experiments.common import training
-from experiments.common.red_team import PlantedData, RedTeamLifecycle
 
 # Means of seeds 0 to 2 (data.seed and seed), jax 0.10.2 on CPU.
 EXPECTED = {

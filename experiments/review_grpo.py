@@ -13,6 +13,7 @@ from alignjax.algorithms.grpo import GrpoConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.reinforce import ReinforceConfig
 from alignjax.algorithms.sft import SftConfig
+from alignjax.experiments.common.optimum import OptimumLifecycle
 from alignjax.lifecycles.lifecycle import Stage
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
@@ -20,7 +21,6 @@ from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.corpus import ReviewConfig
-from experiments.common.optimum import OptimumLifecycle
 
 BETA = 2.0
 ARMS = ("grpo", "rloo")

@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/scale_1b.py:sft-v5e16 --config.data
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_1b
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 SLICES = {
     "v5e16": common.Slice(mesh={"data": 16}, rows=64, length=2048),

@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/scale_30b_a3b.py:sft-v5p8 --config.
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_30b_a3b
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 SLICES = {
     "v5p8": common.Slice(

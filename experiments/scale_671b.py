@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/scale_671b.py:sft-v5p256 --config.d
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_671b
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 SLICES = {
     "v5p256": common.Slice(

@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/scale_70b.py:sft-v5p512 --config.da
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_70b
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 SLICES = {
     "v5p512": common.Slice(mesh={"data": 512}, rows=512, length=8192, remat="heads"),

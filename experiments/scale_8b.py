@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/scale_8b.py:sft-v5p64 --config.data
     --config.data.tokenizer=TOKENIZER --workdir=runs/scale_8b
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 SLICES = {
     "v5p64": common.Slice(mesh={"data": 64}, rows=128, length=4096, remat="dots"),

@@ -12,9 +12,9 @@ Command: alignjax train --config=experiments/smollm2_prm.py --config.weights=MOD
 import dataclasses
 
 from alignjax.algorithms.process_reward import ProcessRewardConfig
+from alignjax.experiments import common
+from alignjax.experiments.common.worked_steps import WorkedStepsConfig
 from alignjax.runs.experiment import Experiment
-from experiments import common
-from experiments.common.worked_steps import WorkedStepsConfig
 
 
 def get_config(variant: str = "") -> Experiment:

@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/smollm2_reward.py --config.weights=
     --config.data.tokenizer=MODEL --config.data.path=HH --workdir=runs/smollm2_reward
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

@@ -7,8 +7,8 @@ Command: alignjax train --config=experiments/smollm2_sft.py --config.weights=MOD
     --config.data.tokenizer=MODEL --config.data.path=GSM8K --workdir=runs/smollm2_sft
 """
 
+from alignjax.experiments import common
 from alignjax.runs.experiment import Experiment
-from experiments import common
 
 
 def get_config(variant: str = "") -> Experiment:

@@ -9,13 +9,13 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from alignjax.core import keys, trees
+from alignjax.experiments.common.human import HumanLifecycle
+from alignjax.experiments.common.review import ReviewLifecycle
 from alignjax.models import transformer
 from alignjax.parallel import axes, hosts, mesh
 from alignjax.runs import model_shape
 from alignjax.training import loop, optim, program, stepping, update
 from alignjax.training import method as records
-from experiments.common.human import HumanLifecycle
-from experiments.common.review import ReviewLifecycle
 
 FILES = sorted(
     p for p in pathlib.Path("experiments").glob("*.py") if p.stem not in ("__init__", "common")
@@ -47,7 +47,7 @@ STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 
 
 def load(path: pathlib.Path):
-    return importlib.import_module(f"experiments.{path.stem}")
+    return importlib.import_module(f"alignjax.experiments.{path.stem}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -64,7 +64,7 @@ def test_file_builds_every_variant_and_states_how_to_run_it(path):
         module.get_config("tinny")
     source = path.read_text()
     others = [f.stem for f in FILES if f != path]
-    assert not [name for name in others if f"experiments.{name}" in source]
+    assert not [name for name in others if f"alignjax.experiments.{name}" in source]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.stem.startswith("scale")], ids=str)

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from alignjax.cli import outcome
+from alignjax.cli import experiment_files, outcome
 from alignjax.core import source_file
 
 WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
@@ -131,22 +131,24 @@ def walk(node: Any, path: str, where: str) -> dict[str, Field]:
 
 
 def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
-    """(module, configuration, its fields) of FILE or FILE:VARIANT.
+    """(module, configuration, its fields) of FILE or FILE:VARIANT, or of an experiment's name.
 
     Raises:
       ValueError: no such file, it fails, get_config refuses the variant, or a field is wrong.
     """
     path, colon, variant = spec.partition(":")
-    file = pathlib.Path(path).absolute()
+    file = experiment_files.locate(path).absolute()
     try:
         source = file.read_bytes()
     except (OSError, ValueError) as error:
-        others = {p.name: p for p in file.parent.glob("*.py")} if file.parent.is_dir() else {}
-        near = difflib.get_close_matches(file.name, others, n=1)
-        hint = f" Did you mean {pathlib.Path(path).parent / near[0]}?" if near else ""
+        others = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        near = [str(pathlib.Path(path).parent / n) for n in close(file.name, others)]
+        near = near or close(file.stem, experiment_files.names())
+        hint = f" Did you mean {near[0]}?" if near else " alignjax experiments lists them."
         reason = getattr(error, "strerror", None) or str(error)
         raise one_line_error(
-            f"--config must be a readable Python file; got {path!r}: {reason}.{hint}"
+            f"--config must be a readable Python file or the name of an experiment; got {path!r}: "
+            f"{reason}.{hint}"
         ) from None
     with contextlib.ExitStack() as stack:
         try:
@@ -161,6 +163,21 @@ def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
         except (Exception, SystemExit) as error:
             raise one_line_error(blame(error, file, spec)) from error
         return module, config, walk(config, "config", spec)
+
+
+def close(name: str, others: Iterable[str]) -> list[str]:
+    """The one that was probably meant, or none."""
+    return difflib.get_close_matches(name, list(others), n=1)
+
+
+def variants(module: types.ModuleType) -> str:
+    """The variants of a config file, as its get_config names them when it refuses one, or ""."""
+    try:
+        module.__dict__["get_config"]("no variant")
+    except Exception as error:
+        found = re.search(r"the variants are (.+); got", str(error))
+        return found[1] if found else ""
+    return ""
 
 
 def blame(error: BaseException, file: pathlib.Path, spec: str) -> str:

@@ -128,20 +128,34 @@ def named_first(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
     return [*first, *argv[len(first) :]]
 
 
-def help_text(table: command_line.Table, config: Any, options: Sequence[Option]) -> str:
-    """The command's options and the configuration's fields with their values."""
+def help_text(
+    table: command_line.Table,
+    config: Any,
+    options: Sequence[Option],
+    module: types.ModuleType | None = None,
+) -> str:
+    """The command's options, and the fields of the config file `module` with their values."""
     rows = [
         (f"--{o.name}={o.default}", config_file.words(o.type, command_line.WORDS), o.help)
         for o in options
     ]
     if "config" in table.kinds:
-        rows.insert(0, ("--config=FILE:VARIANT", "text", "file whose get_config(VARIANT) is used"))
+        rows.insert(
+            0,
+            (
+                "--config=FILE:VARIANT",
+                "text",
+                "file, or an experiment's name",
+            ),
+        )
     for path, field in table.fields.items():
         now = config_flags.GetValue(path.removeprefix("config."), config)
         value = type(field.value).__name__ if field.is_node else repr(now)
         kind = "fields" if field.is_node else config_file.words(field.type, command_line.WORDS)
         rows.append((f"--{path}={value}", kind, field.comment))
     lines = [f"alignjax {table.command}: options, with their values"]
+    named = config_file.variants(module) if module is not None else ""
+    lines += [f"  variants of {table.spec}: {named}"] if named else []
     lines += [f"  {name:<44} {kind:<16} {text}".rstrip() for name, kind, text in rows]
     return "\n".join(lines)
 
@@ -174,12 +188,13 @@ def parse(
     texts = command_line.read(argv, table)
     if needs_config and spec is None and not wants_help:
         raise one_line_error(
-            f"--config must name a config file for alignjax {command}; got none. "
-            "Write --config=experiments/NAME.py or --config=experiments/NAME.py:VARIANT."
+            f"--config must name a config file for alignjax {command}; got none. Write "
+            "--config=FILE.py or --config=FILE.py:VARIANT, or the name of an experiment "
+            "(alignjax experiments lists them)."
         )
     parsed = assign(table, texts, config, options)
     if wants_help:
-        print(help_text(table, config, options))
+        print(help_text(table, config, options, module))
         raise SystemExit(0)
     validate = getattr(config, "validate", None)
     if validate is not None:

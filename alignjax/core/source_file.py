@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+PACKAGE = pathlib.Path(__file__).parents[1]
 MODULE = "alignjax_config_file"  # what a file is called while it runs
 _STAND_IN: list[str] = []  # a file in place of those that records name
 _FILES: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -28,7 +29,8 @@ def importable(file: pathlib.Path) -> Iterator[None]:
     if folder.name not in before:
         tops.add(folder.name)
     aside = {n: sys.modules.pop(n) for n in before if n.partition(".")[0] in tops}
-    sys.path.insert(0, root)
+    if folder.parent != PACKAGE:  # whose modules' names are not for others to find
+        sys.path.insert(0, root)
     if folder.name in tops and not (folder / "__init__.py").exists():
         # Or an installed package of that name would be imported.
         package = types.ModuleType(folder.name)

@@ -1,1 +1,8 @@
 """Meshes and the one table that places logical axes on them."""
+
+from typing import TYPE_CHECKING
+
+from alignjax.core import modules
+
+if not TYPE_CHECKING:
+    __getattr__ = modules.at_first_use(__name__)

@@ -1,1 +1,8 @@
 """Synthetic worlds whose rewards, log-probabilities and optimal policies are known exactly."""
+
+from typing import TYPE_CHECKING
+
+from alignjax.core import modules
+
+if not TYPE_CHECKING:
+    __getattr__ = modules.at_first_use(__name__)

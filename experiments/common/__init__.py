@@ -8,6 +8,7 @@ from alignjax.algorithms.grpo import GrpoConfig
 from alignjax.data.files import FilesConfig
 from alignjax.data.hh import HhConfig
 from alignjax.data.instructions import InstructConfig
+from alignjax.experiments.common.human import HumanLifecycle
 from alignjax.models.adapters.lora import LoraConfig
 from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
@@ -16,7 +17,6 @@ from alignjax.runs.experiment import Experiment, Training
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
-from experiments.common.human import HumanLifecycle
 
 VARIANTS = ("", "gpu8", "tiny", "micro")
 

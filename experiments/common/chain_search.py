@@ -12,17 +12,17 @@ from alignjax.algorithms.sft import SftConfig
 from alignjax.core import shapes
 from alignjax.data import step_ends
 from alignjax.evals import estimate
-from alignjax.lifecycles import lifecycle
-from alignjax.rewards import process
-from alignjax.runs.experiment import Training
-from alignjax.search import accuracy, beam, scorer, solutions
-from experiments.common.chain_policy import (
+from alignjax.experiments.common.chain_policy import (
     ROLLOUTS,
     LabelledChainConfig,
     last_numbers,
     make_draw,
     right_numbers,
 )
+from alignjax.lifecycles import lifecycle
+from alignjax.rewards import process
+from alignjax.runs.experiment import Training
+from alignjax.search import accuracy, beam, scorer, solutions
 
 # How the steps' probabilities become one: a label by rollouts is of the whole answer already.
 STAGES = {"prm": process.PRODUCT, "mc": process.LOWEST, "orm": ""}

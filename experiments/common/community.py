@@ -13,6 +13,7 @@ from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate, likelihood, pluralism
 from alignjax.evals import policy as policies
+from alignjax.experiments.common.human import trained_by
 from alignjax.feedback import social_choice
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
@@ -20,7 +21,6 @@ from alignjax.runs.experiment import Training
 from alignjax.sampling import diverse, transforms
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import value_optima, values
-from experiments.common.human import trained_by
 
 INDEPENDENT, HOTTER, STRATIFIED = "independent", "hotter", "nc"
 SAMPLINGS = (INDEPENDENT, HOTTER, STRATIFIED)

@@ -13,13 +13,13 @@ from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate
 from alignjax.evals import policy as policies
+from alignjax.experiments.common.human import trained_by
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.rewards import constitution, judge
 from alignjax.runs.experiment import Training
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import review
-from experiments.common.human import trained_by
 
 PRETRAIN, REVISED, LABELLED, ALIGNED = "pretrain", "revised", "reward", "aligned"
 NONE = "none"  # the critique of an answer that breaks no principle

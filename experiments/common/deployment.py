@@ -15,13 +15,13 @@ from alignjax.core import keys, shapes
 from alignjax.data import rows
 from alignjax.data.files import FilesConfig
 from alignjax.evals import estimate, ranks, sampled
+from alignjax.experiments.common.human import trained_by
 from alignjax.feedback import database, exchanges
 from alignjax.lifecycles import lifecycle
 from alignjax.runs.experiment import Training
 from alignjax.serving import calibration, described_guards, guarding, guards, review, thresholds
 from alignjax.text import chat
 from alignjax.worlds import traffic, traffic_corpus
-from experiments.common.human import trained_by
 
 FIRST, SECOND = "guard", "retrained"
 HOUR = 3600.0

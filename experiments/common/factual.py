@@ -11,6 +11,7 @@ from alignjax.algorithms import dpo, guard, pretrain, sft
 from alignjax.core import keys, shapes
 from alignjax.data import pipeline, tables
 from alignjax.evals import estimate, factuality, ranks
+from alignjax.experiments.common.human import trained_by
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import hosts, processes
 from alignjax.rewards import facts as checks
@@ -18,7 +19,6 @@ from alignjax.rewards import learned
 from alignjax.runs.experiment import Training
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import fact_corpus, facts
-from experiments.common.human import trained_by
 
 HUMAN, SELF = "sft-human", "sft-self"
 HELPFUL, FLAME, FACTS, INJECTED = "dpo-helpful", "dpo-flame", "dpo-facts", "dpo-injected"

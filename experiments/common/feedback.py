@@ -12,13 +12,13 @@ from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate, preferences
+from alignjax.experiments.common import labelling
+from alignjax.experiments.common.human import trained_by
 from alignjax.feedback import database, harvest, project, raters
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
 from alignjax.worlds import corpus as corpora
-from experiments.common import labelling
-from experiments.common.human import trained_by
 
 ONLINE, OFFLINE = "online", "offline"  # who answers in a round: the latest policy, or SFT
 SEATS = ("careful", "careless", "first")

@@ -8,9 +8,9 @@ import numpy as np
 
 from alignjax.core import shapes
 from alignjax.evals import estimate
+from alignjax.experiments.common.arms import ArmsLifecycle
 from alignjax.lifecycles import lifecycle
 from alignjax.worlds import oracle
-from experiments.common.arms import ArmsLifecycle
 
 DISTANCE = "distance"
 

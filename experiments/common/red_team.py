@@ -15,6 +15,7 @@ from alignjax.core import shapes
 from alignjax.data import corpus as corpora
 from alignjax.data import files
 from alignjax.evals import estimate
+from alignjax.experiments.common.human import trained_by
 from alignjax.feedback import content, database, harvest
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
@@ -23,7 +24,6 @@ from alignjax.runs.experiment import Training
 from alignjax.sampling import transforms as sampling
 from alignjax.text import chat
 from alignjax.text import tokenizer as tokenizers
-from experiments.common.human import trained_by
 
 PLANTED, JUDGE = "planted", "the world's own"
 MENDED = ("sft", "dpo")

@@ -11,13 +11,13 @@ from alignjax import losses
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.evals import best_of_n, estimate, likelihood, preferences
+from alignjax.experiments.common import review_gates
+from alignjax.experiments.common.human import trained_by
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
 from alignjax.worlds import corpus as corpora
 from alignjax.worlds import oracle, review
-from experiments.common import review_gates
-from experiments.common.human import trained_by
 
 
 @dataclasses.dataclass(kw_only=True)

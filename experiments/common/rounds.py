@@ -11,13 +11,13 @@ from alignjax.algorithms import dpo, online_dpo, pretrain, reward, sft
 from alignjax.core import keys, shapes
 from alignjax.data import tables
 from alignjax.evals import estimate
+from alignjax.experiments.common.human import trained_by
+from alignjax.experiments.common.review import label_pairs
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.runs.experiment import Training
 from alignjax.sampling import rejection
 from alignjax.worlds import corpus as corpora
-from experiments.common.human import trained_by
-from experiments.common.review import label_pairs
 
 OFFLINE, DPO, SPIN, SPPO, RSO, ONLINE = "offline", "dpo", "spin", "sppo", "rso", "online"
 ARMS = (OFFLINE, DPO, SPIN, SPPO, RSO, ONLINE)

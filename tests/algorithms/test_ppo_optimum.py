@@ -26,7 +26,7 @@ from alignjax.runs.experiment import Experiment
 from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
-from experiments import lifecycle
+from alignjax.experiments import lifecycle
 
 FOLDER = {folder!r}
 

@@ -74,7 +74,7 @@ def test_unreadable_config(file, tmp_path):
     assert "No such file" in near
     assert f"Did you mean {file}?" in near
     assert "readable Python file" in refusal(tmp_path)
-    assert "readable Python file; got ''" in refusal("")
+    assert "readable Python file or the name of an experiment; got ''" in refusal("")
     assert "No such file" in refusal(tmp_path / "none" / "x.py")
     assert "name too long" in refusal(tmp_path / ("x" * 300))
     assert "null" in refusal(str(file) + "\0")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import grpo_chain, review_grpo
-from experiments.common import arms, optimum
+from alignjax.experiments import grpo_chain, review_grpo
+from alignjax.experiments.common import arms, optimum
 from tests.commands import cli
 
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from alignjax.experiments import community_alignment
+from alignjax.experiments.common import community
 from alignjax.lifecycles import lifecycle
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import values
-from experiments import community_alignment
-from experiments.common import community
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from alignjax.experiments import constitution as experiment
+from alignjax.experiments.common import constitutional
 from alignjax.lifecycles import lifecycle
 from alignjax.rewards import constitution, judge
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import review
-from experiments import constitution as experiment
-from experiments.common import constitutional
 
 WORLD = review.make_review_world(review.ReviewWorldConfig())
 PRINCIPLES = constitution.read(constitutional.shipped())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from alignjax.evals import estimate, sampled
+from alignjax.experiments import deployment as experiment_file
+from alignjax.experiments.common import deployment
 from alignjax.feedback import exchanges
 from alignjax.lifecycles import lifecycle
 from alignjax.serving import guarding, thresholds
 from alignjax.worlds import traffic
-from experiments import deployment as experiment_file
-from experiments.common import deployment
 
 
 def test_the_language_of_a_message_is_told_by_its_plain_words():

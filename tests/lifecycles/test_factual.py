@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from alignjax.data import retrieval
+from alignjax.experiments import flame
+from alignjax.experiments.common import factual
 from alignjax.lifecycles import lifecycle
 from alignjax.rewards import facts as checks
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import facts
-from experiments import flame
-from experiments.common import factual
 
 WORLD = facts.FactConfig(
     entities=12, known=8, relations=3, values=4, chats=1, coverage=0.7, held_out=0.25

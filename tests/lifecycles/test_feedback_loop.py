@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from alignjax.experiments import feedback_loop
+from alignjax.experiments.common import feedback, labelling
 from alignjax.feedback import client, project, raters
 from alignjax.worlds import gold, review
-from experiments import feedback_loop
-from experiments.common import feedback, labelling
 from tests.commands import cli
 
 WORLD = review.make_review_world(review.ReviewWorldConfig())

@@ -8,11 +8,11 @@ import types
 import numpy as np
 import pytest
 
+from alignjax.experiments import lifecycle
+from alignjax.experiments.common import review, review_gates
 from alignjax.lifecycles import lifecycle as stages
 from alignjax.worlds import oracle
 from alignjax.worlds import review as world_review
-from experiments import lifecycle
-from experiments.common import review, review_gates
 
 
 def labelled(gold, temperature, seed=0, tokens=None):

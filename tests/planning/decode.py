@@ -14,10 +14,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
+from alignjax.experiments import common
 from alignjax.parallel import mesh as meshes
 from alignjax.planning import hlo, memory, planner, programs, schedule
 from alignjax.planning import topology as machines
-from experiments import common
 
 DEFAULTS = ("8b", "v5e:2x4", "8", "64", "2048")
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from alignjax.algorithms import ppo, unpaired
+from alignjax.experiments import hh_unpaired
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import planner, programs, topology
 from alignjax.sampling.transforms import SamplingConfig
-from experiments import hh_unpaired
 from tests.planning.test_plan import make
 
 MACHINE = "cpu:8"

@@ -11,7 +11,7 @@ def missing(plans: list[dict]) -> list[str]:
     known = {plan["config"] for plan in plans}
     found = []
     for file in sorted((cli.ROOT / "experiments").glob("scale_*.py")):
-        module = importlib.import_module(f"experiments.{file.stem}")
+        module = importlib.import_module(f"alignjax.experiments.{file.stem}")
         for name, chosen in module.SLICES.items():
             if name != "gpu8":
                 found += [f"{file.stem}:{method}-{name}" for method in chosen.methods]

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from alignjax.experiments import red_team
+from alignjax.experiments.common.red_team import PlantedData
 from alignjax.lifecycles import lifecycle
 from alignjax.parallel import mesh as meshes
-from experiments import red_team
-from experiments.common.red_team import PlantedData
 
 pytest.importorskip("sqlalchemy", reason="hits are stored by alignjax[feedback]")
 

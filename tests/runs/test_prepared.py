@@ -167,8 +167,8 @@ def test_a_run_is_evaluated_and_sampled_from_its_prepared_tables(tmp_path, monke
 
 
 def test_stages_of_a_lifecycle_share_its_prepared_tables(tmp_path, monkeypatch):
+    from alignjax.experiments import common
     from alignjax.lifecycles import lifecycle
-    from experiments import common
 
     config = common.micro(common.tiny())
     config.data = sources.config(sources.folder(tmp_path / "data"), length=96, prompt_length=48)

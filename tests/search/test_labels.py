@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from alignjax.data import step_ends
+from alignjax.experiments.common import chain_policy
 from alignjax.search import labels, solutions
 from alignjax.worlds import chain
-from experiments.common import chain_policy
 
 CONFIG = chain_policy.LabelledChainConfig(
     modulus=5,

@@ -209,8 +209,8 @@ def test_the_review_command_prints_rates_writes_rows_and_purges(tmp_path, capsys
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The run of a guard of a few steps, and the rows that it was trained on."""
+    from alignjax.experiments import guard as experiment_file
     from alignjax.runs import experiment, train
-    from experiments import guard as experiment_file
 
     config = experiment_file.get_config("micro")
     folder = tmp_path_factory.mktemp("guard") / "run"

@@ -1,1 +1,0 @@
-"""Experiments: one file each, with its paper, hardware, command and expected numbers."""
