@@ -20,6 +20,7 @@ COMMANDS = {
     "sample": "completions of a trained run, or of open weights",
     "search": "the best of many answers: by votes, reward models, beams of steps; accuracy by n",
     "label-steps": "solutions of a policy with labels of their steps, made by rollouts",
+    "chat": "a conversation with a model in the terminal; conversations become rows",
     "serve": "a model behind OpenAI's interface: many requests at once, adapters by name",
     "export": "a run's model as a folder that transformers loads",
     "import": "open weights as a run's folder",
