@@ -3,13 +3,16 @@
 import collections.abc
 import contextlib
 import datetime
+import io
 import os
 import pathlib
 import re
+import select
 import sys
 import sysconfig
 import tempfile
 import traceback
+from typing import Any
 
 import jax
 
@@ -27,6 +30,7 @@ FILE_ERRORS = (
     NotADirectoryError,
     UnicodeDecodeError,
 )
+CLOSED = 141  # as of a program that SIGPIPE ends: whoever read the output wanted no more
 LONGEST = 1000  # characters of a message; whole training examples don't fit (R57)
 SECRET_NAME = re.compile(r"TOKEN(?!I)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTHORI|KEY$|KEY_ID$")
 SECRET_IN_URL = re.compile(r"://[^/\s@:]*:([^/\s@]+)@")
@@ -155,6 +159,16 @@ def whole_tracebacks() -> collections.abc.Iterator[None]:
         jax.config.update("jax_traceback_filtering", before)
 
 
+def nobody_reads(stream: Any) -> bool:
+    """Whether a stream is a pipe whose reader has gone, as `head` goes after its lines."""
+    try:
+        ends = select.poll()
+        ends.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in ends.poll(0))
+    except (AttributeError, OSError, ValueError):  # a stream of no file, a system without poll
+        return False
+
+
 def run_command(
     fn: collections.abc.Callable[[], int | None],
     *,
@@ -168,9 +182,13 @@ def run_command(
       debug: show tracebacks on stderr.
       log_folder: where error.txt goes; None is a temporary folder.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of an encoding that lacks a character
     try:
         with whole_tracebacks():
             code = fn() or 0
+            sys.stdout.flush()
             processes.leave(code, f"exit code {code}")
             return code
     except SystemExit as stop:
@@ -179,6 +197,9 @@ def run_command(
         error: BaseException = ValueError(str(stop.code))
         code, lines = 1, [f"alignjax: error: {describe(error)}"]
     except (Exception, KeyboardInterrupt, errors.Preempted) as caught:
+        if isinstance(caught, BrokenPipeError) and nobody_reads(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to flush
+            return CLOSED
         error = caught
         full = without_secrets("".join(traceback.format_exception(error)))
         code, lines = outcome(error, log_folder, full)

@@ -13,6 +13,7 @@ import pytest
 
 from alignjax.cli import outcome
 from alignjax.core import errors, shapes
+from tests.commands import cli
 
 
 @pytest.fixture
@@ -247,3 +248,30 @@ def test_as_a_process(tmp_path):
     assert got["bug"][0] == 1
     assert got["bug"][1] <= 5
     assert json.dumps("bug")[1:-1] in next(tmp_path.rglob("error.txt")).read_text()
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path):
+    """As in `alignjax methods | head -1`: nothing on stderr, and the code of SIGPIPE."""
+    command = [sys.executable, "-m", "alignjax", "methods"]
+    own = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cli.ROOT, text=True
+    )
+    own.stdout.close()
+    assert own.stderr.read() == ""
+    assert own.wait() == 141
+
+
+def test_another_broken_pipe_is_an_error(end):
+    code, lines = end(raises(BrokenPipeError(32, "Broken pipe")))
+    assert code == 1
+    assert "Broken pipe" in lines[0]
+
+
+def test_a_character_that_the_terminal_lacks_is_written_as_its_code():
+    place = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code = "from alignjax.cli import outcome as o; "
+    code += "o.run_command(lambda: print('5 \u00b1 1'), debug=False, log_folder=None)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=place, cwd=cli.ROOT, text=True, capture_output=True
+    )
+    assert ran.stdout == "5 \\xb1 1\n", ran.stderr
