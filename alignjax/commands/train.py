@@ -12,6 +12,9 @@ OPTIONS = (
     common.DATA_CACHE,
     common.WORKERS,
     common.ALLOW_CODE,
+    flags.Option(
+        "allow_unfinished", bool, False, "start from runs that have not reached their last step"
+    ),
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -39,6 +42,7 @@ def main(parsed: flags.Parsed) -> None:
             log=common.log,
             profile=profile,
             allow_code=parsed.options["allow_code"],
+            allow_unfinished=parsed.options["allow_unfinished"],
             cache=cache,
         )
     common.tell(f"finished: {workdir}")

@@ -54,7 +54,7 @@ def export_run(
     """
     record = evaluation.open_record(workdir, log, definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
-        run = evaluation.Run(workdir, record, best=best)
+        run = evaluation.Run(workdir, record, best=best, log=log)
         if adapters:
             _export_adapters(run, to)
             log(f"written: {to} (adapters for peft)")
