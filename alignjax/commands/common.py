@@ -18,7 +18,7 @@ from alignjax.cli import flags, outcome
 from alignjax.core import errors, shapes, source_file
 from alignjax.data import prepare
 from alignjax.parallel import processes
-from alignjax.runs import caches, records
+from alignjax.runs import bases, caches, records
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 SAMPLING = (
@@ -31,6 +31,9 @@ SAMPLING = (
 BEST = flags.Option("best", bool, False, "the best state (loop.keep_best) in place of the last")
 DEFINITIONS = flags.Option(
     "definitions", str, "", "file that defines the run's own method, data or model, if it has moved"
+)
+BASE = flags.Option(
+    "base", str, "", "where the frozen weights under the run's adapters are, if they have moved"
 )
 ALLOW_CODE = flags.Option(
     "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"
@@ -164,6 +167,12 @@ def use_definitions(parsed: flags.Parsed) -> None:
     """Lets the file of --definitions define the classes of the runs that a command starts from."""
     if parsed.options["definitions"]:
         source_file.stand_in(parsed.options["definitions"])
+
+
+def use_base(parsed: flags.Parsed) -> None:
+    """Lets the folder of --base stand in for frozen weights that are not where they were."""
+    if parsed.options["base"]:
+        bases.stand_in(parsed.options["base"])
 
 
 def stop_on_sigterm() -> None:

@@ -15,6 +15,7 @@ OPTIONS = (
     flags.Option(
         "allow_unfinished", bool, False, "start from runs that have not reached their last step"
     ),
+    common.BASE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -31,6 +32,7 @@ def main(parsed: flags.Parsed) -> None:
     workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
     cache = common.data_cache(parsed, workdir)
     common.use_definitions(parsed)
+    common.use_base(parsed)
     common.join(parsed)
     common.keep_freed_memory()
     common.stop_on_sigterm()

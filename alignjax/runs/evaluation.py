@@ -19,7 +19,7 @@ from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.parallel import axes, processes
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, caches, experiment, folder, judging, sources, standing
+from alignjax.runs import assembly, folder, judging, kept, sources, standing
 from alignjax.sampling import generate, transforms
 from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint, evaluators
@@ -47,8 +47,7 @@ class Run:
         the run, or one that it names, has not finished."""
         self.folder, self.record, self.config = workdir, record, record.config
         self.where = workdir / evaluators.BEST if best else workdir
-        cache = caches.found_beside(workdir)
-        self.corpus = experiment.make_corpus(self.config.data, lambda line: None, cache)
+        self.corpus = kept.corpus_of(workdir, record, log)
         self.parts = assembly.Assembly(
             self.config,
             self.corpus,

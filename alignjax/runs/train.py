@@ -15,6 +15,7 @@ from alignjax.runs import (
     experiment,
     folder,
     judging,
+    kept,
     ownership,
     sources,
     standing,
@@ -68,6 +69,7 @@ def train(
         table = corpus.read(kind, "train")
         notes = continuing.claim(workdir, record)
         held.enter_context(ownership.owned(workdir))
+        kept.write(workdir, config, corpus)
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size
