@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from alignjax.cli import flags, outcome
+from alignjax.cli import flags, outcome, stopping
 from alignjax.core import errors, shapes, source_file
 from alignjax.data import prepare
 from alignjax.parallel import processes
@@ -92,7 +92,7 @@ def join(parsed: flags.Parsed) -> None:
     processes.start(options["coordinator"], options["processes"], options["process_id"])
     if processes.count() == 1:
         return
-    stop_on_sigterm()  # the handler that jax.distributed sets would swallow the signal
+    stop_on_signals()  # the handler that jax.distributed sets would swallow the signal
     processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
     shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     config = records.flat(parsed.config) if parsed.config is not None else {}
@@ -175,17 +175,22 @@ def use_base(parsed: flags.Parsed) -> None:
         bases.stand_in(parsed.options["base"])
 
 
-def stop_on_sigterm() -> None:
-    """SIGTERM outside the train loop, which has its own handler, ends the command at once.
+def stop_on_signals() -> None:
+    """SIGTERM and SIGINT end the command at once, but in the train loop, which has its own handler.
 
-    Nothing is lost: what is not finished is done again by the same command.
+    Nothing is lost: what is not finished is done again by the same command. One of several
+    processes takes the way of an error, on which the others are told.
     """
 
     def stop(number: int, frame: object) -> None:
         raise errors.Preempted("stopped by a signal. The same command goes on from there.")
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        alone = processes.count() == 1
+        for number in stopping.NUMBERS:
+            if alone and signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            signal.signal(number, stopping.leave if alone else stop)
 
 
 def keep_freed_memory() -> None:

@@ -24,6 +24,7 @@ NEEDS_CONFIG = True
 
 def main(parsed: flags.Parsed) -> None:
     """Trains, or goes on where the folder's newest good checkpoint stands."""
+    common.stop_on_signals()
     if not isinstance(parsed.config, experiment.Experiment):
         raise ValueError(
             f"alignjax train takes an experiment; got {type(parsed.config).__name__} "
@@ -35,7 +36,6 @@ def main(parsed: flags.Parsed) -> None:
     common.use_base(parsed)
     common.join(parsed)
     common.keep_freed_memory()
-    common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         train.train(
             parsed.config,
