@@ -101,4 +101,5 @@ def train(
             log=log,
             evaluators=evaluators,
             profile=profile,
+            rows_at=batches.whole,
         )

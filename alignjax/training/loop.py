@@ -177,6 +177,7 @@ def train(
     log: Callable[[str], None],
     evaluators: Sequence[evaluators.Evaluator] = (),
     profile: speed.Window | None = None,
+    rows_at: Callable[[int], np.ndarray] | None = None,
 ) -> algorithm.TrainState:
     """Trains to the last step, resuming where the folder's newest good checkpoint stands.
 
@@ -186,6 +187,7 @@ def train(
         other reference leave the devices before a restore or the first step.
       optimizer: a configuration, or any optax transformation.
       meta: saved beside each checkpoint. evaluators: run in the loop. profile: steps to trace.
+      rows_at: step -> numbers of the rows of its batch, which are written down where it is skipped.
 
     Raises:
       ValueError: sizes do not divide, or the checkpoint holds another tree.
@@ -211,7 +213,8 @@ def train(
     if restored is None:
         checkpoints.prepare(state)
     step, stopped = int(state.step), False
-    lines = run_log.RunLog(workdir, name, config, step, learning_rate(optimizer, config, updates))
+    rates = learning_rate(optimizer, config, updates)
+    lines = run_log.RunLog(workdir, name, config, step, rates, rows_at, log)
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
     if profile is not None and step > profile.start:

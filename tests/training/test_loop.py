@@ -61,6 +61,7 @@ def train(workdir, method=None, *, asked=None, data=DATA, start=(), frozen=(), *
         meta={"method": "toy"},
         name="toy",
         log=print,
+        rows_at=batches.whole,
     )
 
 
@@ -207,6 +208,26 @@ def test_a_lone_non_finite_step_is_skipped_and_counted(tmp_path):
     assert [row["step"] for row in rows if row["skipped"]] == [1, 2, 5]
     assert rows[1]["loss"] == "nan"
     assert np.all(np.isfinite(state.params["w"]))
+
+
+def test_the_rows_of_skipped_steps_are_written_and_told(tmp_path, capsys):
+    with pytest.raises(errors.NonFinite, match=r"these steps; skipped\.jsonl names their rows"):
+        train(tmp_path, toy(collect=poison([1, 4, 5])), max_skipped=2)
+    told = capsys.readouterr().out
+    assert "in 1 steps: 1; skipped.jsonl names their rows" in told
+    batches = pipeline.Batches(DATA, batch_size=8, seed=5)
+    written = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == [
+        {"step": step, "rows": batches.indices(step).tolist()} for step in (1, 4, 5)
+    ]
+    # What a killed run wrote past its checkpoint is not there twice.
+    train(tmp_path, max_skipped=2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "skipped.jsonl").open()] == [1]
+
+
+def test_without_skipped_steps_there_is_no_such_file(tmp_path):
+    train(tmp_path)
+    assert not (tmp_path / "skipped.jsonl").exists()
 
 
 def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):
