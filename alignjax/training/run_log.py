@@ -101,8 +101,9 @@ class RunLog:
         def write() -> None:
             for step, values in rows:
                 writer.write(step, values)
-            for step in skipped if rows_at else ():
-                writer.write_skipped(step, rows_at(step).tolist())
+            if rows_at is not None:
+                for step in skipped:
+                    writer.write_skipped(step, rows_at(step).tolist())
             if rows:
                 writer.write_speed(rows[-1][0], rates)
             writer.flush()
