@@ -5,10 +5,10 @@ import importlib
 import keyword
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import alignjax
-from alignjax.cli import outcome
+from alignjax.cli import stopping
 
 COMMANDS = {
     "run": "a lifecycle, from pretraining to the report",
@@ -48,8 +48,11 @@ def usage() -> str:
     return "\n".join([*lines, "", "alignjax COMMAND --help lists a command's options."])
 
 
-def dispatch(argv: Sequence[str]) -> int | None:
-    """Runs a command line's command and returns its exit code."""
+def dispatch(argv: Sequence[str], begins: Callable[[], None] = lambda: None) -> int | None:
+    """Runs a command line's command and returns its exit code.
+
+    begins: called when all is loaded and parsed, before the command itself.
+    """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
@@ -68,13 +71,21 @@ def dispatch(argv: Sequence[str]) -> int | None:
     parsed = flags.parse(
         list(argv[1:]), command=name, options=command.OPTIONS, needs_config=command.NEEDS_CONFIG
     )
+    begins()
     return command.main(parsed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console command. Exit codes: alignjax/core/errors.py."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    with stopping.AtOnce() as early:  # before anything that takes long is loaded
+        return _main(argv, early)
+
+
+def _main(argv: list[str], early: stopping.AtOnce) -> int:
+    from alignjax.cli import outcome
+
     debug = any(word in ("--debug", "--debug=true", "--debug=True") for word in argv)
     folder = next((w.split("=", 1)[1] for w in argv if w.startswith("--workdir=")), "")
     existing = pathlib.Path(folder) if folder and pathlib.Path(folder).is_dir() else None
-    return outcome.run_command(lambda: dispatch(argv), debug=debug, log_folder=existing)
+    return outcome.run_command(lambda: dispatch(argv, early.undo), debug=debug, log_folder=existing)

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 import jax
 from etils import epath
 
-from alignjax.cli import flags, outcome
+from alignjax.cli import flags, outcome, stopping
 from alignjax.core import errors, shapes, source_file
 from alignjax.data import prepare
 from alignjax.parallel import processes
-from alignjax.runs import caches, records
+from alignjax.runs import bases, caches, records
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 SAMPLING = (
@@ -31,6 +31,9 @@ SAMPLING = (
 BEST = flags.Option("best", bool, False, "the best state (loop.keep_best) in place of the last")
 DEFINITIONS = flags.Option(
     "definitions", str, "", "file that defines the run's own method, data or model, if it has moved"
+)
+BASE = flags.Option(
+    "base", str, "", "where the frozen weights under the run's adapters are, if they have moved"
 )
 ALLOW_CODE = flags.Option(
     "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"
@@ -89,7 +92,7 @@ def join(parsed: flags.Parsed) -> None:
     processes.start(options["coordinator"], options["processes"], options["process_id"])
     if processes.count() == 1:
         return
-    stop_on_sigterm()  # the handler that jax.distributed sets would swallow the signal
+    stop_on_signals()  # the handler that jax.distributed sets would swallow the signal
     processes.check_same("versions", {"alignjax": code_digest(), "jax": jax.__version__})
     shared = {name: value for name, value in options.items() if name not in OWN_OPTIONS}
     config = records.flat(parsed.config) if parsed.config is not None else {}
@@ -166,17 +169,28 @@ def use_definitions(parsed: flags.Parsed) -> None:
         source_file.stand_in(parsed.options["definitions"])
 
 
-def stop_on_sigterm() -> None:
-    """SIGTERM outside the train loop, which has its own handler, ends the command at once.
+def use_base(parsed: flags.Parsed) -> None:
+    """Lets the folder of --base stand in for frozen weights that are not where they were."""
+    if parsed.options["base"]:
+        bases.stand_in(parsed.options["base"])
 
-    Nothing is lost: what is not finished is done again by the same command.
+
+def stop_on_signals() -> None:
+    """SIGTERM and SIGINT end the command at once, but in the train loop, which has its own handler.
+
+    Nothing is lost: what is not finished is done again by the same command. One of several
+    processes takes the way of an error, on which the others are told.
     """
 
     def stop(number: int, frame: object) -> None:
         raise errors.Preempted("stopped by a signal. The same command goes on from there.")
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+        alone = processes.count() == 1
+        for number in stopping.NUMBERS:
+            if alone and signal.getsignal(number) == signal.SIG_IGN:
+                continue
+            signal.signal(number, stopping.leave if alone else stop)
 
 
 def keep_freed_memory() -> None:

@@ -19,6 +19,7 @@ OPTIONS = (
     flags.Option("json", bool, False, "print one JSON object instead of lines"),
     common.BEST,
     common.ALLOW_CODE,
+    common.BASE,
     common.DEFINITIONS,
     flags.Option("suite", str, "", "suites instead, by commas: docs/evaluation.md"),
     flags.Option("data", str, "", "with --suite: file of its rows, or SUITE=FILE,SUITE=FILE"),
@@ -56,6 +57,7 @@ SUITE_OPTIONS = ("data", "model", "template", "pad", "date", "system", "length",
 def main(parsed: flags.Parsed) -> None:
     """Prints every number with its standard error."""
     options = parsed.options
+    common.use_base(parsed)
     if options["suite"]:
         _suites(options)
         return

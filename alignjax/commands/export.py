@@ -14,6 +14,7 @@ OPTIONS = (
     flags.Option("dtype", str, "", "float32 or bfloat16; empty is that of the run"),
     flags.Option("adapters", bool, False, "write the adapters alone, in peft's format"),
     common.BEST,
+    common.BASE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -23,6 +24,7 @@ NEEDS_CONFIG = False
 def main(parsed: flags.Parsed) -> None:
     """Writes config.json, safetensors, and the tokenizer's files where the run has them."""
     options = parsed.options
+    common.use_base(parsed)
     if not options["to"]:
         raise ValueError("--to must name the folder to write; got '' (export).")
     if options["dtype"]:

@@ -29,6 +29,7 @@ SPLITS = ("train", "eval")
 
 def main(parsed: flags.Parsed) -> None:
     """Makes the tables that are missing, and says where they are."""
+    common.stop_on_signals()
     config: Any = parsed.config
     if not isinstance(config, experiment.Experiment | lifecycle.Lifecycle):
         raise ValueError(
@@ -37,7 +38,6 @@ def main(parsed: flags.Parsed) -> None:
         )
     cache = common.data_cache(parsed, common.workdir(parsed))
     common.use_definitions(parsed)
-    common.stop_on_sigterm()
     if parsed.options["beam"]:
         cache = dataclasses.replace(cache, run=beam.runner(parsed.options["beam"]))
     cache = dataclasses.replace(cache, log=common.log)

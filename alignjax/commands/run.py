@@ -13,6 +13,7 @@ NEEDS_CONFIG = True
 
 def main(parsed: flags.Parsed) -> int | None:
     """Runs what is not finished, prints the table; exit 1 when a gate is missed."""
+    common.stop_on_signals()
     config = parsed.config
     if not isinstance(config, lifecycle.Lifecycle):
         raise ValueError(
@@ -23,7 +24,6 @@ def main(parsed: flags.Parsed) -> int | None:
     common.use_definitions(parsed)
     common.join(parsed)
     common.keep_freed_memory()
-    common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         gates = lifecycle.run(config, workdir, common.log)
     # The experiment states its numbers for the configuration in the file, not for a changed one.

@@ -25,6 +25,7 @@ OPTIONS = (
     flags.Option("count", int, 4, "completions"),
     *common.SAMPLING,
     common.BEST,
+    common.BASE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -34,6 +35,7 @@ NEEDS_CONFIG = False
 def main(parsed: flags.Parsed) -> None:
     """Prints every prompt with its completion."""
     options = parsed.options
+    common.use_base(parsed)
     config = transforms.SamplingConfig(
         **{n: options[n] for n in ("max_new_tokens", "temperature", "top_k", "top_p")}
     )

@@ -40,6 +40,7 @@ OPTIONS = (
     flags.Option("on_guard_error", str, moderation.BLOCK, "block or allow"),
     flags.Option("database", str, "", "records what the guard says, for alignjax review"),
     flags.Option("keep_text", bool, False, "in it, of what is to be reviewed; else hashes alone"),
+    common.BASE,
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -48,6 +49,7 @@ NEEDS_CONFIG = False
 def main(parsed: flags.Parsed) -> None:
     """Serves until it is stopped."""
     options = parsed.options
+    common.use_base(parsed)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(

@@ -12,6 +12,10 @@ OPTIONS = (
     common.DATA_CACHE,
     common.WORKERS,
     common.ALLOW_CODE,
+    flags.Option(
+        "allow_unfinished", bool, False, "start from runs that have not reached their last step"
+    ),
+    common.BASE,
     common.DEFINITIONS,
     common.DEBUG,
 )
@@ -20,6 +24,7 @@ NEEDS_CONFIG = True
 
 def main(parsed: flags.Parsed) -> None:
     """Trains, or goes on where the folder's newest good checkpoint stands."""
+    common.stop_on_signals()
     if not isinstance(parsed.config, experiment.Experiment):
         raise ValueError(
             f"alignjax train takes an experiment; got {type(parsed.config).__name__} "
@@ -28,9 +33,9 @@ def main(parsed: flags.Parsed) -> None:
     workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
     cache = common.data_cache(parsed, workdir)
     common.use_definitions(parsed)
+    common.use_base(parsed)
     common.join(parsed)
     common.keep_freed_memory()
-    common.stop_on_sigterm()
     with common.compilation_cache(workdir):
         train.train(
             parsed.config,
@@ -39,6 +44,7 @@ def main(parsed: flags.Parsed) -> None:
             log=common.log,
             profile=profile,
             allow_code=parsed.options["allow_code"],
+            allow_unfinished=parsed.options["allow_unfinished"],
             cache=cache,
         )
     common.tell(f"finished: {workdir}")

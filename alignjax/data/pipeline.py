@@ -50,7 +50,14 @@ class Batches:
 
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of this process's slots of batch `step`."""
-        slots = step * self.batch_size + self._own
+        return self._rows(step, self._own)
+
+    def whole(self, step: int) -> np.ndarray:
+        """Row numbers of batch `step`, of all processes."""
+        return self._rows(step, np.arange(self.batch_size))
+
+    def _rows(self, step: int, own: np.ndarray) -> np.ndarray:
+        slots = step * self.batch_size + own
         if self._mixture is None:
             return self._order.at(slots)
         which, rows = self._mixture.at(slots)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -89,6 +90,7 @@ def withdrawn_if_refused(workdir: pathlib.Path) -> Iterator[None]:
     except ValueError:
         if is_new and processes.is_first() and not _has_trained(workdir):
             file.unlink(missing_ok=True)
+            shutil.rmtree(workdir / folder.TOKENIZER, ignore_errors=True)
         raise
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,27 +17,46 @@ from alignjax.evals import estimate
 from alignjax.evals import policy as policies
 from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as open_weights
-from alignjax.parallel import axes
+from alignjax.parallel import axes, processes
 from alignjax.parallel import mesh as meshes
-from alignjax.runs import assembly, caches, experiment, folder, judging, sources
+from alignjax.runs import assembly, folder, judging, kept, sources, standing
 from alignjax.sampling import generate, transforms
 from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint, evaluators
 from alignjax.training import method as methods
 
 
+def on_stderr(line: str) -> None:
+    """Prints a line on stderr, once for all processes."""
+    if processes.is_first():
+        print(line, file=sys.stderr, flush=True)
+
+
 class Run:
     """A finished run. Make and use it inside the run's mesh."""
 
-    def __init__(self, workdir: pathlib.Path, record: folder.Record, *, best: bool = False) -> None:
-        """best: the best state that the loop kept, in place of the last."""
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        record: folder.Record,
+        *,
+        best: bool = False,
+        log: Callable[[str], None] = on_stderr,
+    ) -> None:
+        """best: the best state that the loop kept, in place of the last. log: takes a line where
+        the run, or one that it names, has not finished."""
         self.folder, self.record, self.config = workdir, record, record.config
         self.where = workdir / evaluators.BEST if best else workdir
-        cache = caches.found_beside(workdir)
-        self.corpus = experiment.make_corpus(self.config.data, lambda line: None, cache)
+        self.corpus = kept.corpus_of(workdir, record, log)
         self.parts = assembly.Assembly(
-            self.config, self.corpus, sources.Stored(), shape=self.config.model
+            self.config,
+            self.corpus,
+            sources.Stored(standing.telling(log)),
+            shape=self.config.model,
         )
+        state = standing.unfinished(str(workdir), record)
+        if state is not None:
+            log(state.line("its best state so far" if best else standing.NEWEST))
 
     @property
     def product(self) -> Any:
@@ -96,7 +116,7 @@ def evaluate(
     """
     record = open_record(workdir, log, definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
-        run = Run(workdir, record, best=best)
+        run = Run(workdir, record, best=best, log=log)
         parts = run.parts
         roles = [name for name, role in parts.roles.items() if not role.trained]
         frozen = [name for name in roles if parts.is_there(name)]

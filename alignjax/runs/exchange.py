@@ -21,6 +21,7 @@ from alignjax.runs import (
     experiment,
     exported_tokenizer,
     folder,
+    kept,
     sources,
 )
 from alignjax.training import algorithm, checkpoint
@@ -54,7 +55,7 @@ def export_run(
     """
     record = evaluation.open_record(workdir, log, definitions)
     with meshes.use(meshes.make_mesh(record.config.mesh)):
-        run = evaluation.Run(workdir, record, best=best)
+        run = evaluation.Run(workdir, record, best=best, log=log)
         if adapters:
             _export_adapters(run, to)
             log(f"written: {to} (adapters for peft)")
@@ -67,7 +68,7 @@ def export_run(
                 "Write such a model's weights with its own library."
             )
         exported: Any = shape
-        fields = {**_fields(run.config, exported), **exported_tokenizer.ids(run.corpus)}
+        fields = {**_fields(run, exported), **exported_tokenizer.ids(run.corpus)}
         if part != methods.POLICY and fields.get("pad_token_id") is None:
             fields = {**fields, "pad_token_id": run.corpus.pad}  # a classifier ends rows by it
         kind = jnp.dtype(dtype) if dtype else None
@@ -79,7 +80,8 @@ def export_run(
             log("its unembedding is no more its embedding: written as a model that is not tied")
         save: Any = folders.save_model if part == methods.POLICY else heads.save_reward
         save(to, exported, params, fields, dtype=kind)
-    told = exported_tokenizer.write(run.config.data, run.corpus, run.config.weights, to)
+    own = workdir / folder.TOKENIZER
+    told = exported_tokenizer.write(run.config.data, run.corpus, run.config.weights, to, own)
     log(f"written: {to} ({fields['model_type']}, {told[0]})")
     for line in told[1:]:
         log(line)
@@ -100,11 +102,14 @@ def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
     peft_format.save(to, adapter, run.own(part), shape, base=base, base_name=name)
 
 
-def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
+def _fields(run: evaluation.Run, shape: Any) -> Mapping[str, Any]:
     """The `config.json` to write: that of the folder the run began from, where there is one."""
-    if config.weights and not config.weights_layers:
-        return folders.open_model(config.weights).fields or folders.hf_fields(shape)
-    return folders.hf_fields(shape)
+    weights, stored = run.config.weights, kept.about(run.folder).get("fields")
+    if not weights or run.config.weights_layers:
+        return folders.hf_fields(shape)
+    if stored is None:
+        stored = folders.open_model(weights).fields
+    return stored or folders.hf_fields(shape)
 
 
 def import_model(
@@ -135,6 +140,7 @@ def import_model(
             start={"policy": checkpoint.identity(params)},
         )
         continuing.claim(workdir, record)
+        kept.write(workdir, config, corpus)
         state = algorithm.TrainState(
             step=jnp.zeros((), jnp.int32), params=params, opt_state=(), carry=()
         )

@@ -29,10 +29,17 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json")
 CONFIG = "tokenizer_config.json"
 
 
-def write(data: Any, corpus: corpora.Corpus, weights: str, to: pathlib.Path) -> list[str]:
+def write(
+    data: Any,
+    corpus: corpora.Corpus,
+    weights: str,
+    to: pathlib.Path,
+    own: pathlib.Path | None = None,
+) -> list[str]:
     """Writes what the data's rows were made with beside a model; returns lines to tell.
 
-    data: the run's configuration of data. weights: where the run's weights came from, or "".
+    data: the run's configuration of data. weights: where the run's weights came from, or "". own:
+    where the run keeps the files of its tokenizer, whatever became of the folder they came from.
     """
     speaker = corpus.speaker
     if speaker is None:
@@ -44,7 +51,8 @@ def write(data: Any, corpus: corpora.Corpus, weights: str, to: pathlib.Path) -> 
             "for transformers is written"
         ]
     named = [getattr(data, "tokenizer", ""), weights]
-    source = next((pathlib.Path(n) for n in named if n and pathlib.Path(n).is_dir()), None)
+    places = [*([] if own is None else [own]), *(pathlib.Path(n) for n in named if n)]
+    source = next((place for place in places if _has_files(place)), None)
     names = [] if source is None else [n for n in FILES if (source / n).is_file()]
     if source is None or not names:
         return [f"without its tokenizer, which is no folder's ({named[0] or weights}): keep it"]
@@ -52,6 +60,10 @@ def write(data: Any, corpus: corpora.Corpus, weights: str, to: pathlib.Path) -> 
         shutil.copyfile(source / name, to / name)
     _write_ends(corpus.ends, to)
     return [f"with its tokenizer, {source}", *_template(data, speaker, to)]
+
+
+def _has_files(folder: pathlib.Path) -> bool:
+    return any((folder / name).is_file() for name in FILES)
 
 
 def ids(corpus: corpora.Corpus) -> dict[str, int]:

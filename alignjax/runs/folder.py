@@ -19,6 +19,7 @@ from alignjax.training import checkpoint
 from alignjax.training import method as methods
 
 FILE = "config.json"
+TOKENIZER = "tokenizer"  # the folder of what a run keeps of its data: `kept`
 OVER = " over "  # in the identity of adapters that were merged into their base
 PLACES = "places"  # in a record: where its sources lie, seen from its folder
 

@@ -45,6 +45,32 @@ def owned(workdir: pathlib.Path) -> Iterator[None]:
             owner.release()
 
 
+def holder(workdir: pathlib.Path) -> str:
+    """The process that says that it trains in a folder, as words; "" where none does.
+
+    The lock is left alone: this is read by who only looks on. Of another host it is known what was
+    written there last, of this one whether the process is alive.
+    """
+    try:
+        there = json.loads((workdir / FILE).read_text())
+        host, pid = there["host"], int(there["pid"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    if not host or (host == platform.node() and not _is_alive(pid)):
+        return ""
+    return _who(there)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 class _Owner:
     def __init__(self, workdir: pathlib.Path):
         self._file = os.open(workdir / FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -110,9 +136,13 @@ class _Owner:
         os.close(self._file)  # and with it the lock
 
 
+def _who(there: dict[str, Any]) -> str:
+    return f"process {there.get('pid', '?')} on {there.get('host') or 'this host'}"
+
+
 def _in_use(workdir: pathlib.Path, there: dict[str, Any]) -> InUse:
-    who = f"process {there.get('pid', '?')} on {there.get('host') or 'this host'}"
     return InUse(
-        f"a run's folder must be in use by one process; got {workdir}, in which {who} trains. "
+        f"a run's folder must be in use by one process; got {workdir}, in which {_who(there)} "
+        "trains. "
         "Wait for it, stop it, or name another folder."
     )

@@ -14,7 +14,7 @@ from alignjax.models import model as models
 from alignjax.models.adapters import adapt, merge, quantised
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
-from alignjax.runs import caches, experiment, folder
+from alignjax.runs import bases, experiment, folder, kept, standing
 from alignjax.text import chat, chat_format
 from alignjax.training import checkpoint, program
 from alignjax.training import method as methods
@@ -87,8 +87,8 @@ class Origin:
         if self.run is None:
             speaker = chat_format.load_chat_format(self.path)
             return Reading(speaker, self.length, self.length // 2)
-        cache = caches.found_beside(pathlib.Path(self.path))
-        corpus = experiment.make_corpus(self.run.data, lambda line: None, cache)
+        record = folder.Record(self.run, {"fingerprints": self.fingerprints})
+        corpus = kept.corpus_of(pathlib.Path(self.path), record, lambda line: None)
         return Reading(corpus.speaker, corpus.length, corpus.prompt_length)
 
     def network(self, part: str) -> tuple[model_config.ModelConfig, Any]:
@@ -193,15 +193,25 @@ def _tokenizer_of(path: str) -> dict[str, str]:
 class Stored:
     """Arrays, sharded: a device reads its own slices. A part is cached until `release`."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfinished: Callable[[standing.Unfinished], None] = standing.refuse) -> None:
+        """unfinished: what to do, once, with a run that is named and has not finished."""
         self._trees: dict[tuple[str, str], Any] = {}
+        self._unfinished, self._seen = unfinished, set[str]()
 
     def release(self) -> None:
         """Drops the trees that were read."""
         self._trees.clear()
 
     def origin(self, path: str, like: Any = None) -> Origin | None:
-        return open_origin(path) if path else None
+        if not path:
+            return None
+        origin = open_origin(path)
+        if origin.run is not None and path not in self._seen:
+            state = standing.unfinished(path, folder.Record(origin.run, {}))
+            if state is not None:
+                self._unfinished(state)
+            self._seen.add(path)
+        return origin
 
     def has_adapters(self, origin: Origin) -> bool:
         return origin.adapter is not None
@@ -245,12 +255,13 @@ class Stored:
         """
         about = origin.base
         assert about is not None
-        below = open_origin(about["folder"])
+        place = bases.place(about["folder"])
+        below = open_origin(place)
         tree = self.under(below, methods.POLICY, plain, config, origin.storage)
         if self.identity(tree) != about["identity"]:
             raise ValueError(
                 f"the base of adapters must be the weights they were trained over; "
-                f"{about['folder']} holds others now. Put those back, or train the adapters again."
+                f"{place} holds others now. Put those back, or train the adapters again."
             )
         return tree
 

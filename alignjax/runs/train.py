@@ -15,8 +15,10 @@ from alignjax.runs import (
     experiment,
     folder,
     judging,
+    kept,
     ownership,
     sources,
+    standing,
 )
 from alignjax.training import annotation, journal, speed
 from alignjax.training import loop as loops
@@ -30,12 +32,14 @@ def train(
     log: corpora.Log = print,
     profile: speed.Window | None = None,
     allow_code: bool = False,
+    allow_unfinished: bool = False,
     cache: prepare.Cache | None = None,
 ) -> None:
     """Runs one experiment in its folder, or goes on with it.
 
-    allow_code: whether rules of the reward may run programs that the model wrote. cache: of
-    prepared tables; None is `caches.default_cache`.
+    allow_code: whether rules of the reward may run programs that the model wrote.
+    allow_unfinished: whether it may start from runs that have not finished, with a line on each.
+    cache: of prepared tables; None is `caches.default_cache`.
 
     Raises:
       ValueError: bad configuration or data, or another process trains there; nothing was written.
@@ -51,7 +55,8 @@ def train(
         continuing.withdrawn_if_refused(workdir),
         contextlib.ExitStack() as held,
     ):
-        parts = assembly.Assembly(config, corpus, sources.Stored())
+        tell = standing.telling(cache.log) if allow_unfinished else standing.refuse
+        parts = assembly.Assembly(config, corpus, sources.Stored(tell))
         method = parts.algorithm(
             tell=lambda line: log(f"{name}: {line}"),
             journal=journal.Journal(workdir),
@@ -64,6 +69,7 @@ def train(
         table = corpus.read(kind, "train")
         notes = continuing.claim(workdir, record)
         held.enter_context(ownership.owned(workdir))
+        kept.write(workdir, config, corpus)
         for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size
@@ -95,4 +101,5 @@ def train(
             log=log,
             evaluators=evaluators,
             profile=profile,
+            rows_at=batches.whole,
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import signal
 import threading
@@ -122,6 +123,7 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = Fal
     hosts.check_rows(f"{named} / minibatches / micro_batches", rows // parts)
 
 
+Rates = Callable[[np.ndarray], np.ndarray]  # step numbers -> learning rates
 Optimizer = Union[optim.OptimConfig, optax.GradientTransformation]  # noqa: UP007
 
 
@@ -134,9 +136,7 @@ def transformation(
     return lambda params: optimizer
 
 
-def learning_rate(
-    optimizer: Optimizer, config: LoopConfig, updates: int
-) -> Callable[[np.ndarray], np.ndarray] | None:
+def learning_rate(optimizer: Optimizer, config: LoopConfig, updates: int) -> Rates | None:
     """Step numbers -> the learning rate of each step's last update; None where it is not known.
 
     updates: of one step.
@@ -151,6 +151,32 @@ def learning_rate(
     def rates(steps: np.ndarray) -> np.ndarray:
         return np.array([read(step // RATES)[step % RATES] for step in steps])
 
+    return rates
+
+
+def _rates(
+    optimizer: Optimizer,
+    config: LoopConfig,
+    updates: int,
+    step: int,
+    saved: Mapping[str, Any],
+    log: Callable[[str], None],
+) -> Rates | None:
+    """As `learning_rate`; a line where a run goes on from `step` with another than it would have.
+
+    saved: the meta of its checkpoint, with the configuration of the run as it was then.
+    """
+    rates = learning_rate(optimizer, config, updates)
+    asked = saved.get("config", {}).get("loop", {}).get("steps", config.steps)
+    before = learning_rate(optimizer, dataclasses.replace(config, steps=asked), updates)
+    if rates is None or before is None or asked == config.steps or step >= config.steps:
+        return rates
+    there, here = (float(own(np.array([step]))[0]) for own in (before, rates))
+    if not math.isclose(there, here, rel_tol=1e-6):
+        log(
+            f"loop.steps was {asked} and is {config.steps}, which bends the schedule: the learning "
+            f"rate of step {step} was to be {there:.3g} and is {here:.3g}."
+        )
     return rates
 
 
@@ -177,6 +203,7 @@ def train(
     log: Callable[[str], None],
     evaluators: Sequence[evaluators.Evaluator] = (),
     profile: speed.Window | None = None,
+    rows_at: Callable[[int], np.ndarray] | None = None,
 ) -> algorithm.TrainState:
     """Trains to the last step, resuming where the folder's newest good checkpoint stands.
 
@@ -186,6 +213,7 @@ def train(
         other reference leave the devices before a restore or the first step.
       optimizer: a configuration, or any optax transformation.
       meta: saved beside each checkpoint. evaluators: run in the loop. profile: steps to trace.
+      rows_at: step -> numbers of the rows of its batch, which are written down where it is skipped.
 
     Raises:
       ValueError: sizes do not divide, or the checkpoint holds another tree.
@@ -208,10 +236,12 @@ def train(
     restored = checkpoints.restore(abstract, log)
     state: algorithm.TrainState = jax.jit(initial)(start) if restored is None else restored
     start.clear()
+    step, stopped = int(state.step), False
     if restored is None:
         checkpoints.prepare(state)
-    step, stopped = int(state.step), False
-    lines = run_log.RunLog(workdir, name, config, step, learning_rate(optimizer, config, updates))
+    saved = {} if restored is None else checkpoints.meta(step)
+    rates = _rates(optimizer, config, updates, step, saved, lambda text: log(f"{name}: {text}"))
+    lines = run_log.RunLog(workdir, name, config, step, rates, rows_at, log)
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
     if profile is not None and step > profile.start:
@@ -247,12 +277,16 @@ def train(
                 break
     processes.barrier()
     if stopped:
-        raise errors.Preempted(
-            f"stopped by a signal after step {step} of {config.steps}; the state is saved. The "
-            "same command goes on from there."
-        )
+        raise _preempted(step, config.steps)
     lines.close(clock)
     return state
+
+
+def _preempted(step: int, steps: int) -> errors.Preempted:
+    return errors.Preempted(
+        f"stopped by a signal after step {step} of {steps}; the state is saved. The same command "
+        "goes on from there."
+    )
 
 
 class _Judging:

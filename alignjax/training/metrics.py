@@ -11,6 +11,7 @@ from typing import Any
 
 FILE = "metrics.jsonl"
 SPEED = "speed.jsonl"
+SKIPPED = "skipped.jsonl"  # rows of the batches of skipped updates; absent without any
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -31,11 +32,11 @@ class Writer:
     def __init__(self, workdir: pathlib.Path, *, start: int):
         workdir.mkdir(parents=True, exist_ok=True)
         self.path = workdir / FILE
-        kept = [row for row in read(self.path) if row["step"] < start]
-        partial = self.path.with_suffix(".mending")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.replace(self.path)
+        _mend(self.path, start)
         self._file = self.path.open("a")
+        self._skipped = workdir / SKIPPED
+        if self._skipped.exists():
+            _mend(self._skipped, start)
         self._speed = (workdir / SPEED).open("a")
         self._board = _board(workdir, start)
 
@@ -45,6 +46,11 @@ class Writer:
         self._file.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def write_skipped(self, step: int, rows: list[int]) -> None:
+        """The rows of the training table that a step with skipped updates read."""
+        with self._skipped.open("a") as file:
+            file.write(json.dumps({"step": step, "rows": rows}) + "\n")
 
     def write_speed(self, step: int, rates: dict[str, float]) -> None:
         """One row of rates since the last one."""
@@ -64,6 +70,14 @@ class Writer:
         self._file.close()
         self._speed.close()
         self._board.close()
+
+
+def _mend(path: pathlib.Path, start: int) -> None:
+    """Keeps the rows of the steps before `start`."""
+    kept = [row for row in read(path) if row["step"] < start]
+    partial = path.with_suffix(".mending")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    partial.replace(path)
 
 
 def _board(workdir: pathlib.Path, start: int) -> Any:

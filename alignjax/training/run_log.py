@@ -26,8 +26,12 @@ class RunLog:
         config: Any,
         begin: int,
         rates: Callable[[np.ndarray], np.ndarray] | None = None,
+        rows_at: Callable[[int], np.ndarray] | None = None,
+        log: Callable[[str], None] = lambda line: None,
     ):
-        """rates: step numbers -> learning rates."""
+        """rates: step numbers -> learning rates. rows_at: step -> the rows of the training table
+        that it reads; those of steps with skipped updates are written, and `log` told."""
+        self._rows_at, self._log, self._name = rows_at, log, name
         self._config, self._writer, self._bar, self._rates = config, None, None, rates
         if processes.is_first():
             self._writer = metrics.Writer(workdir, start=begin)
@@ -54,36 +58,52 @@ class RunLog:
         rates = self._rates(np.array(steps)) if self._rates and steps else [None] * len(steps)
         found = mean.all_floats([means for _, means, _ in self._waiting])
         rows: list[tuple[int, dict[str, float]]] = []
+        skipped: list[int] = []
         for (step, _, numbers), own, rate in zip(self._waiting, found, rates, strict=True):
             values = {**own, **numbers}
             if rate is not None:
                 values["learning_rate"] = float(rate)
             rows.append((step, values))
             self._skipped = self._skipped + 1 if values["skipped"] else 0
+            skipped += [step] if values["skipped"] else []
             self._note = f"loss {values['loss']:.4f}"
             if self._skipped >= self._config.max_skipped:
-                self._write(rows, {}, wait=True)
+                self._write(rows, {}, skipped, wait=True)
                 raise errors.NonFinite(
                     f"{self._skipped} steps in a row had a non-finite loss or gradient, the last "
                     f"is step {step}. Parameters are those of the last good update; lower the "
-                    "learning rate or inspect the data of these steps."
+                    f"learning rate or inspect the data of these steps{self._rows_told()}."
                 )
         if self._waiting and self._bar:
             self._bar.update(self._waiting[-1][0] + 1, self._note)
         if rows or wait:
-            self._write(rows, clock.read() if rows else {}, wait=wait)
+            self._write(rows, clock.read() if rows else {}, skipped, wait=wait)
         self._waiting.clear()
 
     def _write(
-        self, rows: list[tuple[int, dict[str, float]]], rates: dict[str, float], *, wait: bool
+        self,
+        rows: list[tuple[int, dict[str, float]]],
+        rates: dict[str, float],
+        skipped: list[int],
+        *,
+        wait: bool,
     ) -> None:
-        writer = self._writer
+        writer, rows_at = self._writer, self._rows_at
+        if skipped:
+            shown = ", ".join(map(str, skipped[:8])) + (", ..." if len(skipped) > 8 else "")
+            self._log(
+                f"{self._name}: warning: updates were skipped for a non-finite loss or gradient "
+                f"in {len(skipped)} steps: {shown}{self._rows_told()}"
+            )
         if writer is None:
             return
 
         def write() -> None:
             for step, values in rows:
                 writer.write(step, values)
+            if rows_at is not None:
+                for step in skipped:
+                    writer.write_skipped(step, rows_at(step).tolist())
             if rows:
                 writer.write_speed(rows[-1][0], rates)
             writer.flush()
@@ -91,6 +111,9 @@ class RunLog:
         self._thread(write)
         if wait:
             self._thread.wait()
+
+    def _rows_told(self) -> str:
+        return f"; {metrics.SKIPPED} names their rows" if self._rows_at else ""
 
     def __enter__(self) -> "RunLog":
         return self

@@ -66,5 +66,5 @@ def test_many_kills(micro, tmp_path, stage):
 def test_many_terminations(micro, tmp_path, stage):
     how = signal.SIGTERM
     workdir, codes = again_and_again(micro, tmp_path, stage, kills=4, seed=2, how=how)
-    assert set(codes) <= {0, 143, -signal.SIGTERM}  # the last one: before there was a state
+    assert set(codes) <= {0, 143, -signal.SIGTERM}  # the last one: before a line of ours ran
     assert_undisturbed(workdir, micro.folder / stage)

@@ -38,7 +38,17 @@ def toy(collect=algorithm.as_is, **changes):
     return algorithm.Algorithm(init=init, loss=loss, collect=collect, **changes)
 
 
-def train(workdir, method=None, *, asked=None, data=DATA, start=(), frozen=(), **changes):
+def train(
+    workdir,
+    method=None,
+    *,
+    asked=None,
+    data=DATA,
+    start=(),
+    frozen=(),
+    schedule="constant",
+    **changes,
+):
     """The final state of a run; `asked` collects the steps whose batches were asked for."""
     sizes = {"steps": 8, "batch_size": 8, "checkpoint_every": 3, "log_every": 2, **changes}
     config = loop.LoopConfig(**sizes)
@@ -54,13 +64,14 @@ def train(workdir, method=None, *, asked=None, data=DATA, start=(), frozen=(), *
         batch_at=batch_at,
         start=dict(start),
         frozen=dict(frozen),
-        optimizer=tiny.optimizer(learning_rate=0.1),
+        optimizer=tiny.optimizer(learning_rate=0.1, schedule=schedule),
         config=config,
         seed=3,
         workdir=workdir,
-        meta={"method": "toy"},
+        meta={"method": "toy", "config": {"loop": {"steps": config.steps}}},
         name="toy",
         log=print,
+        rows_at=batches.whole,
     )
 
 
@@ -108,6 +119,21 @@ def test_a_longer_run_goes_on_from_the_last_step(tmp_path, whole):
     assert asked == [4, 5, 6, 7]
     assert_same(state, whole[1])
     assert text_of(tmp_path) == text_of(whole[0])
+
+
+@pytest.mark.parametrize(("schedule", "is_told"), [("linear", True), ("constant", False)])
+def test_more_steps_that_bend_the_schedule_are_told(tmp_path, capsys, schedule, is_told):
+    train(tmp_path, steps=4, schedule=schedule)
+    assert "bends" not in capsys.readouterr().out
+    train(tmp_path, steps=8, schedule=schedule)
+    told = (
+        "toy: loop.steps was 4 and is 8, which bends the schedule: the learning rate of step 4 "
+        "was to be 0 and is 0.05."
+    )
+    assert (told in capsys.readouterr().out) == is_told
+    rates = [row["learning_rate"] for row in rows_of(tmp_path)]
+    ahead = [0.05, 0.0375, 0.025, 0.0125] if is_told else [0.1] * 4
+    assert np.allclose(rates[4:], ahead)
 
 
 def test_a_finished_run_does_nothing(whole):
@@ -207,6 +233,26 @@ def test_a_lone_non_finite_step_is_skipped_and_counted(tmp_path):
     assert [row["step"] for row in rows if row["skipped"]] == [1, 2, 5]
     assert rows[1]["loss"] == "nan"
     assert np.all(np.isfinite(state.params["w"]))
+
+
+def test_the_rows_of_skipped_steps_are_written_and_told(tmp_path, capsys):
+    with pytest.raises(errors.NonFinite, match=r"these steps; skipped\.jsonl names their rows"):
+        train(tmp_path, toy(collect=poison([1, 4, 5])), max_skipped=2)
+    told = capsys.readouterr().out
+    assert "in 1 steps: 1; skipped.jsonl names their rows" in told
+    batches = pipeline.Batches(DATA, batch_size=8, seed=5)
+    written = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == [
+        {"step": step, "rows": batches.indices(step).tolist()} for step in (1, 4, 5)
+    ]
+    # What a killed run wrote past its checkpoint is not there twice.
+    train(tmp_path, max_skipped=2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "skipped.jsonl").open()] == [1]
+
+
+def test_without_skipped_steps_there_is_no_such_file(tmp_path):
+    train(tmp_path)
+    assert not (tmp_path / "skipped.jsonl").exists()
 
 
 def test_too_many_in_a_row_stop_the_run_with_good_checkpoints(tmp_path):

@@ -230,6 +230,30 @@ def open_file(path: str | os.PathLike[str]) -> GgufFile:
     return _placed(cursor, entries, metadata, -(-end // align) * align, size, align)
 
 
+def is_gguf(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a GGUF does."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def without_tensors(path: str | os.PathLike[str]) -> bytes:
+    """A GGUF file's metadata, its tokenizer among them, as a GGUF file without tensors.
+
+    Raises:
+      ValueError: as of `open_file`.
+    """
+    open_file(path)  # all of it is what it claims to be
+    with open(path, "rb") as file:
+        cursor = _Cursor(file, pathlib.Path(path))
+        head = cursor.take(8, "the magic number and the version")
+        cursor.number(8, "the number of tensors")
+        for _ in range(cursor.count(13, "the number of metadata")):
+            cursor.value(cursor.text("a metadata key"))
+        end = file.tell()
+        file.seek(16)
+        return head + bytes(8) + file.read(end - 16)
+
+
 def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     """(name, shape, type, offset) of a tensor."""
     name = cursor.text("a tensor's name")
