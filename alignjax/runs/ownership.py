@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.parallel import processes
 
 FILE = "owner.json"
@@ -85,7 +86,7 @@ class _Owner:
 
     def _read(self) -> dict[str, Any]:
         try:
-            value = json.loads(os.pread(self._file, WIDTH, 0) or b"{}")
+            value = untrusted.parse_json(os.pread(self._file, WIDTH, 0) or b"{}", FILE)
         except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
