@@ -5,6 +5,9 @@ import datetime
 import importlib.util
 import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -185,6 +188,62 @@ def test_limits_hold_and_the_next_conversation_works(source, limits, found):
     with pytest.raises(ValueError, match=found):
         template.render([bad])
     assert template.render([good]) == "ok"
+
+
+def test_a_source_that_is_never_compiled_takes_no_question(byte_tok):
+    # Constants are folded before the first question is read, which is larger than a pipe.
+    source = "{{ 9 ** (9 ** 9) }}" + 9 * "{{ (9 ** (9 ** 9)) ** 9 }}"
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="no answer within 1 seconds"):
+        ask(source, [("user", "x" * 1_000_000)], seconds=1.0)
+    assert time.monotonic() - begin < 600  # of a test that would wait for ever
+
+
+def test_tokens_are_bounded(byte_tok, monkeypatch):
+    monkeypatch.setattr(jinja_template, "MAX_TOKENS", 50)
+    template = jinja_template.JinjaTemplate(CHATML)
+    jinja_template.encode(byte_tok, template, [("user", "a")])
+    with pytest.raises(ValueError, match="got more than 50 tokens"):
+        jinja_template.encode(byte_tok, template, [("user", "a" * 99)])
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="looks into /proc")
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ (messages | length + 8) ** ((messages | length + 8) ** 9) }}",  # one operation of C
+    ],
+)
+def test_nothing_is_left_of_a_template_whose_process_was_killed(loop):
+    code = (
+        "from alignjax.text import jinja_template, templates\n"
+        f"own = jinja_template.JinjaTemplate({loop!r}, seconds=6.0)\n"
+        "vars(own)['_renderer']._running()\n"
+        "print(vars(own)['_renderer'].process.pid, flush=True)\n"
+        "own.render([templates.Message('user', 'a')])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        child = pathlib.Path("/proc", parent.stdout.readline().decode().strip())
+        assert cpu_seconds(child, at_least=0.5)  # it renders
+        parent.kill()
+        parent.wait()
+    assert child.exists()
+    end = time.monotonic() + 60
+    while child.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not child.exists()
+
+
+def cpu_seconds(process: pathlib.Path, at_least: float) -> float:
+    """Waits until a process has taken so much time of a processor."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    while process.exists():
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        if (taken := (int(fields[11]) + int(fields[12])) / ticks) >= at_least:
+            return taken
+        time.sleep(0.05)
+    return 0.0
 
 
 def test_the_process_has_no_environment_of_ours(monkeypatch):
