@@ -5,6 +5,7 @@ its JSON has, before or while it is parsed. Every refusal is one line with the f
 what was given. A missing file, or one without permission, is the system's own `OSError`.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -121,6 +122,29 @@ def read_object(path: File, limit: int) -> dict[str, typing.Any]:
             f"{_name(path)} must hold a JSON object; got {type(value).__name__} ({path})."
         )
     return value
+
+
+@contextlib.contextmanager
+def formed(what: str, where: object) -> Iterator[None]:
+    """Inside, a value of another type or place than a format has it is refused in one line.
+
+    For formats with so many parts that each would need a check of its own before it is used.
+
+    Raises:
+      Refused: what is read inside met a value that it could not use.
+    """
+    try:
+        yield
+    except FORM as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Refused(
+            f"{what} must have the form of its format; got {reason} ({where}). Copy it again."
+        ) from None
+
+
+FORM = (
+    AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, UnicodeError,
+)  # fmt: skip
 
 
 def digest(path: File) -> str:

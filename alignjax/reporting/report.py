@@ -217,7 +217,7 @@ def _results(path: pathlib.Path) -> tables.Results:
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
         return [row for row in metrics.read(path) if isinstance(row, dict)]
-    except (OSError, UnicodeDecodeError):
+    except (OSError, untrusted.Refused):
         return []
 
 

@@ -27,8 +27,11 @@ def load_tokenizer(path: str | os.PathLike) -> interface.TextTokenizer:
     Raises: ValueError for a missing, damaged or unknown file, or a link that leaves the folder.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return _from_folder(path)
+    with untrusted.formed("a tokenizer", path):
+        return _from_folder(path) if path.is_dir() else _from_file(path)
+
+
+def _from_file(path: pathlib.Path) -> interface.TextTokenizer:
     if path.suffix == ".gguf" or _starts_with(path, _GGUF_MAGIC):
         return gguf_file.from_file(path)
     source = read_bounded(path, MAX_BYTES)
