@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -247,3 +248,25 @@ def test_as_a_process(tmp_path):
     assert got["bug"][0] == 1
     assert got["bug"][1] <= 5
     assert json.dumps("bug")[1:-1] in next(tmp_path.rglob("error.txt")).read_text()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_threads_of_libraries_print_a_line(debug, capsys):
+    def fail():
+        raise RuntimeError("the event loop\nis closed")
+
+    def command():
+        for _ in range(3):
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+
+    hook = threading.excepthook
+    threading.excepthook = threading.__excepthook__  # not that of the test runner
+    try:
+        assert outcome.run_command(command, debug=debug, log_folder=None) == 0
+    finally:
+        threading.excepthook = hook
+    said = capsys.readouterr().err
+    line = "alignjax: in a thread: RuntimeError: the event loop is closed\n"
+    assert said.count("Traceback") == 3 if debug else said == line

@@ -211,14 +211,17 @@ def test_tokens_are_bounded(byte_tok, monkeypatch):
 @pytest.mark.parametrize(
     "loop",
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        pytest.param(
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            marks=pytest.mark.slow,
+        ),
         "{{ (messages | length + 8) ** ((messages | length + 8) ** 9) }}",  # one operation of C
     ],
 )
 def test_nothing_is_left_of_a_template_whose_process_was_killed(loop):
     code = (
         "from alignjax.text import jinja_template, templates\n"
-        f"own = jinja_template.JinjaTemplate({loop!r}, seconds=6.0)\n"
+        f"own = jinja_template.JinjaTemplate({loop!r}, seconds=3.0)\n"
         "vars(own)['_renderer']._running()\n"
         "print(vars(own)['_renderer'].process.pid, flush=True)\n"
         "own.render([templates.Message('user', 'a')])\n"
