@@ -77,6 +77,7 @@ setup(
             "playwright>=1.50",
             "ipykernel>=6",
             "jsonschema>=4",
+            "hypothesis>=6.100",
             "krippendorff>=0.9",
             "langdetect>=1.0.9",
             "pyyaml>=6",

@@ -233,6 +233,58 @@ def test_no_pickle_anywhere():
             assert "allow_pickle=False" in call, f"{file}: {call}"
 
 
+# Files that nobody else wrote, and texts that are no files; others go through core/untrusted.py.
+READS = {
+    "cli/experiment_files.py": {"read_bytes"},  # the experiments that the package brings
+    "cli/outcome.py": {"os.open"},  # the null device
+    "commands/check_data.py": {"os.open"},  # the null device
+    "commands/common.py": {"read_bytes"},  # the package's own sources
+    "data/cache_files.py": {"read_bytes"},  # copies a file of a bucket, as large as it is
+    "data/row_recipe.py": {"json.loads"},  # of a record whose checksum was found right
+    "data/shard.py": {"open", "os.open"},  # by place, after check_regular
+    "data/scan.py": {"np.load"},  # of bytes whose hash was found right
+    "data/storage.py": {"open"},  # of a bucket
+    "data/speakers.py": {"json.loads"},  # what this process wrote
+    "core/untrusted.py": {"np.load", "open", "os.open"},
+    "parallel/processes.py": {"json.loads", "read_bytes"},  # what the other processes of a run say
+    "planning/planner.py": {"read_text"},  # what the compiler wrote into a fresh folder
+    "rewards/processes.py": {"open"},  # of /proc
+    "rewards/program.py": {"json.load", "os.open"},  # inside of a sandbox
+    "rewards/worker.py": {"os.open"},  # the null device
+    "runs/ownership.py": {"os.open"},  # a lock, of which some bytes are read
+    "runs/records.py": {"json.loads"},  # what this process wrote
+    "text/jinja_worker.py": {"json.loads"},  # what the process that started it says
+}
+READERS = ("json.load", "json.loads", "np.load", "np.fromfile", "os.open", "open")
+METHODS = ("read_text", "read_bytes", "open")
+
+
+def reads(file: pathlib.Path) -> set[str]:
+    """Calls that read a file or parse JSON; writing ones are none."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name, last = ast.unparse(node.func), ast.unparse(node.func).rpartition(".")[2]
+        modes = [ast.unparse(a) for a in (*node.args, *(k.value for k in node.keywords))]
+        if last == "open" and any(re.fullmatch(r"'[wax]b?\+?b?'", mode) for mode in modes):
+            continue
+        if name in READERS:
+            found.add(name)
+        is_read = last != "open" or any(re.fullmatch(r"'r?b?'", mode) for mode in modes)
+        if last in METHODS and "." in name and not name.startswith(("untrusted.", "os.")):
+            found |= {last} if is_read else set()
+    return found
+
+
+def test_what_others_wrote_is_read_in_one_place():
+    """R52: kind of file, size, and depth of JSON are bounded by `core.untrusted` alone."""
+    found = {str(file.relative_to(PACKAGE)): own for file in SOURCES if (own := reads(file))}
+    wrong = {name: own - READS.get(name, set()) for name, own in found.items()}
+    assert not {name: own for name, own in wrong.items() if own}
+    assert not {name for name, own in READS.items() if own - found.get(name, set())}
+
+
 # A judge that a user names by its address; nothing else of the package asks a network.
 ASKS_A_NETWORK = {
     "rewards/remote_judge.py": {"urllib"},

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from alignjax.cli import experiment_files, outcome
-from alignjax.core import source_file
+from alignjax.core import source_file, untrusted
 
 WORDS: dict[Any, str] = {int: "an integer", float: "a finite number", bool: "true or false"}
 
@@ -139,7 +139,7 @@ def load(spec: str) -> tuple[types.ModuleType, Any, dict[str, Field]]:
     path, colon, variant = spec.partition(":")
     file = experiment_files.locate(path).absolute()
     try:
-        source = file.read_bytes()
+        source = untrusted.read_bytes(file, untrusted.OPTION)
     except (OSError, ValueError) as error:
         others = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         near = [str(pathlib.Path(path).parent / n) for n in close(file.name, others)]

@@ -11,6 +11,7 @@ import select
 import sys
 import sysconfig
 import tempfile
+import threading
 import traceback
 from typing import Any
 
@@ -169,6 +170,34 @@ def nobody_reads(stream: Any) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def quiet_threads() -> collections.abc.Iterator[None]:
+    """Inside, what ends a thread of a library is a line, and the same one is not told again.
+
+    Such threads fail beside the command, which hears of it where it waits for them: a full disk
+    or a damaged checkpoint would be lost in tens of their tracebacks.
+    """
+    told: set[str] = set()
+
+    def tell(error: BaseException | None) -> None:
+        line = f"{type(error).__name__}: {describe(error)[:300]}" if error else "an unknown error"
+        if line not in told:
+            told.add(line)
+            with contextlib.suppress(OSError, ValueError):
+                print(
+                    without_secrets(f"alignjax: in a thread: {line}"), file=sys.stderr, flush=True
+                )
+
+    before = sys.excepthook, threading.excepthook, sys.unraisablehook
+    sys.excepthook = lambda kind, error, trace: tell(error)
+    threading.excepthook = lambda own: tell(own.exc_value)
+    sys.unraisablehook = lambda own: tell(own.exc_value)
+    try:
+        yield
+    finally:
+        sys.excepthook, threading.excepthook, sys.unraisablehook = before
+
+
 def run_command(
     fn: collections.abc.Callable[[], int | None],
     *,
@@ -186,7 +215,7 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of an encoding that lacks a character
     try:
-        with whole_tracebacks():
+        with whole_tracebacks(), contextlib.nullcontext() if debug else quiet_threads():
             code = fn() or 0
             sys.stdout.flush()
             processes.leave(code, f"exit code {code}")

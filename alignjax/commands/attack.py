@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from alignjax.cli import flags
 from alignjax.commands import common
-from alignjax.core import shapes, values
+from alignjax.core import shapes, untrusted, values
 from alignjax.data import containers
 from alignjax.feedback import database
 from alignjax.redteam import (
@@ -197,8 +197,8 @@ def _text(path: str) -> str:
     if not path:
         return ""
     try:
-        return pathlib.Path(path).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        return untrusted.read_text(path, untrusted.OPTION).strip()
+    except OSError:
         raise ValueError(f"--system must be a file of text; got {path!r} (attack).") from None
 
 

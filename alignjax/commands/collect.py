@@ -6,7 +6,7 @@ from typing import Any
 
 from alignjax.cli import flags
 from alignjax.commands import common
-from alignjax.core import shapes, values
+from alignjax.core import shapes, untrusted, values
 from alignjax.feedback import content, database, imports, project
 from alignjax.runs import answers
 from alignjax.sampling import diverse, transforms
@@ -117,10 +117,11 @@ def _template(options: dict[str, Any]) -> str:
     if not file:
         return diverse.SEQUENTIAL
     try:
-        template = pathlib.Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        got = error.strerror if isinstance(error, OSError) else "no UTF-8"
-        raise ValueError(f"--template must be a file of text; got {got} ({file}).") from None
+        template = untrusted.read_text(file, untrusted.OPTION)
+    except OSError as error:
+        raise ValueError(
+            f"--template must be a file of text; got {error.strerror} ({file})."
+        ) from None
     return diverse.check_template(template, (diverse.PROMPT, diverse.ANSWERS))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from alignjax.cli import flags
 from alignjax.commands import common, search
-from alignjax.core import shapes, values
+from alignjax.core import shapes, untrusted, values
 from alignjax.data import step_ends
 from alignjax.feedback import harvest
 from alignjax.runs import searching
@@ -137,7 +137,7 @@ class _Writer:
         self.done, size = 0, 0
         self._told = {"rows": 0, "steps": 0, "right": 0.0}
         if self._state.exists():
-            state = json.loads(self._state.read_text())
+            state = untrusted.read_object(self._state, untrusted.RECORD)
             self._check(state["settings"])
             self.done, size, self._told = state["done"], state["bytes"], state["told"]
         elif file.exists():

@@ -13,6 +13,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from alignjax.core import untrusted
+
 PACKAGE = pathlib.Path(__file__).parents[1]
 MODULE = "alignjax_config_file"  # what a file is called while it runs
 _STAND_IN: list[str] = []  # a file in place of those that records name
@@ -110,7 +112,7 @@ def find(name: str, file: str = "") -> Any:
             f"the file that defines {own} must be where it was; got nothing at {file} "
             "(config.json). Put it back, or name it with --definitions=FILE."
         )
-    with running(path, path.read_bytes()) as module:
+    with running(path, untrusted.read_bytes(path, untrusted.OPTION)) as module:
         kind = vars(module).get(own)
     if not isinstance(kind, type):
         raise ValueError(f"{file} must define the class {own}; it does not.")

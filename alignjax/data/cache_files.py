@@ -10,6 +10,7 @@ from typing import Any
 
 from etils import epath
 
+from alignjax.core import untrusted
 from alignjax.data import records
 
 PARTIAL = ".partial-"  # in the name of a file that is being written
@@ -79,7 +80,7 @@ def write_json(path: epath.Path, values: Mapping[str, Any]) -> None:
 def read_json(path: epath.Path) -> dict[str, Any] | None:
     """What `write_json` wrote; None where there is no such file, or a damaged one."""
     try:
-        stored = json.loads(path.read_bytes())
+        stored = untrusted.read_json(path, untrusted.RECORD)
         values: dict[str, Any] = stored["values"]
         text = json.dumps(values, sort_keys=True)
         return values if digest(text.encode()) == stored["sha256"] else None

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.core import untrusted
 from alignjax.data import (
     cache_files,
     corpus,
@@ -123,7 +124,7 @@ def trained(
     file = cache.folder / "tokenizers" / f"{cache_files.key_of(identity)}.model"
     note = cache_files.read_json(file.with_suffix(".json"))
     if note is not None and file.exists():
-        model = file.read_bytes()
+        model = untrusted.read_bytes(file, untrusted.CONFIG)
         if cache_files.digest(model) == note["sha256"]:
             return tokenizer.from_bytes(model)
     rows = (row for own in sources for row in source_rows.first_rows(*own, most))

@@ -1,11 +1,10 @@
 """Passages for a query by BM25, of the package bm25s: extra `eval`."""
 
 import importlib.util
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from alignjax.core import values
+from alignjax.core import untrusted, values
 
 WORDS = 120  # of a passage, at most
 Find = Callable[[Sequence[str]], list[list[str]]]  # queries -> passages of each, the best first
@@ -31,8 +30,8 @@ def read(path: str) -> list[str]:
     """
     file = pathlib.Path(path)
     try:
-        whole = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        whole = untrusted.read_text(path, untrusted.ROWS)
+    except OSError as error:
         raise ValueError(
             f"documents must be a file of text; got {path!r} ({type(error).__name__})."
         ) from None
@@ -49,9 +48,9 @@ def read(path: str) -> list[str]:
 
 def _document(line: str, where: str) -> tuple[str, str]:
     try:
-        fields = json.loads(line)
+        fields = untrusted.parse_json(line, where)
         title, text = fields.get("title", ""), fields["text"]
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         title, text = None, None
     if not isinstance(title, str) or not isinstance(text, str):
         raise ValueError(f'a document must be like {{"title": "", "text": "..."}} ({where}).')

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from alignjax.core import untrusted
 from alignjax.data import cache_files, containers, recipe, records
 
 BROKEN, UNUSABLE, GOOD = 0, 1, 2  # states of a row
@@ -127,7 +128,7 @@ def load(path: epath.Path) -> Scan | None:
     if notes is None:
         return None
     try:
-        body = path.with_suffix(".npz").read_bytes()
+        body = untrusted.read_bytes(path.with_suffix(".npz"), untrusted.ROWS)
     except OSError:
         return None
     if cache_files.digest(body) != notes["sha256"]:

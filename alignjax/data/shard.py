@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from alignjax.core import untrusted
 from alignjax.data import cache_files, codec, records, tables
 
 FORMAT = 1
@@ -79,6 +80,7 @@ class Shard:
     def __init__(self, path: epath.Path):
         self.path = path
         try:
+            untrusted.check_regular(cache_files.at_hand(path))
             self._file = os.open(cache_files.at_hand(path), os.O_RDONLY)
         except OSError as error:
             raise damaged(path, error.strerror or type(error).__name__) from None
@@ -106,7 +108,8 @@ class Shard:
         text = os.pread(self._file, size, begin)
         if zlib.crc32(text) != crc:
             raise damaged(self.path, "a damaged header")
-        header, whole = json.loads(text), os.fstat(self._file).st_size
+        header = untrusted.parse_json(text, str(self.path))
+        whole = os.fstat(self._file).st_size
         if whole != begin + size + header["bytes"]:
             raise damaged(self.path, f"{whole} bytes, as if it were cut")
         self._size = whole

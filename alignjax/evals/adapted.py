@@ -1,6 +1,5 @@
 """Open weights under several LoRA adapters at once: every row of a batch names its adapter."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignjax.core import untrusted
 from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models import transformer
@@ -38,13 +38,13 @@ def read_rows(path: str, names: Sequence[str]) -> list[Row]:
     if not file.is_file() or file.stat().st_size > ROWS_LIMIT:
         raise ValueError(f"--rows must be a file of at most {ROWS_LIMIT} bytes; got {path}.")
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in untrusted.read_lines(file, ROWS_LIMIT):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            fields = json.loads(line)
-        except (ValueError, RecursionError):
+            fields = untrusted.parse_json(line, where)
+        except untrusted.Refused:
             fields = None
         row = fields if isinstance(fields, dict) else {}
         prompt, name = row.get("prompt"), row.get("adapter", BASE)

@@ -1,6 +1,5 @@
 """Two results of a suite compared row by row: paired differences, their errors, exact tests."""
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.core import untrusted
 from alignjax.evals import estimate, significance
 from alignjax.evals.suites import record, run
 
@@ -82,11 +82,11 @@ def read(folder: pathlib.Path) -> Side:
       ValueError: a file is missing or damaged, or an id stands there twice.
     """
     try:
-        summary = json.loads((folder / run.SUMMARY).read_text(encoding="utf-8"))
-        text = (folder / run.ROWS).read_text(encoding="utf-8")
-        rows = [_result(json.loads(line)) for line in text.splitlines()]
+        summary = untrusted.read_object(folder / run.SUMMARY, untrusted.RECORD)
+        lines = untrusted.read_lines(folder / run.ROWS, untrusted.ROWS)
+        rows = [_result(untrusted.parse_json(line, f"line {number}")) for number, line in lines]
         assert isinstance(summary["identity"], dict)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise ValueError(
             f"a result must have a readable {run.SUMMARY} and {run.ROWS}; got "
             f"{type(error).__name__} ({folder}). Evaluate again."

@@ -3,10 +3,9 @@
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 
-from alignjax.core import values
+from alignjax.core import untrusted, values
 
 CHOICE, RANKING, SCORE = "choice", "ranking", "score"
 REWRITE, SPANS, FLAGS = "rewrite", "spans", "flags"
@@ -101,8 +100,8 @@ def parsed(text: str, where: str) -> Project:
       ValueError: no object, a setting that does not exist, or one that breaks a rule.
     """
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
+        fields = untrusted.parse_json(text, where)
+    except untrusted.Refused:
         fields = None
     if not isinstance(fields, dict):
         raise ValueError(f"a project must be a JSON object; got {text:.60} ({where}).")
@@ -120,8 +119,9 @@ def read(path: str) -> Project:
     if not path:
         return Project()
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise ValueError(f"--project must be a file of JSON; got {path} ({reason}).") from None
+        text = untrusted.read_text(path, untrusted.OPTION)
+    except OSError as error:
+        raise ValueError(
+            f"--project must be a file of JSON; got {path} ({error.strerror})."
+        ) from None
     return parsed(text, path)

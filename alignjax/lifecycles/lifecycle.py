@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 import alignjax
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.data import corpus as corpora
 from alignjax.evals import policy as policies
 from alignjax.models import config as model_config
@@ -226,7 +226,7 @@ class Workspace:
             begin = time.monotonic()
             write_json(file, make())
             self.seconds[f"{stage} {name}"] = time.monotonic() - begin
-        return processes.from_first(lambda: json.loads(file.read_text()))
+        return processes.from_first(lambda: untrusted.read_object(file, untrusted.RECORD))
 
 
 def write_json(file: pathlib.Path, content: Any) -> None:
@@ -247,7 +247,7 @@ def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> N
 
     Called in process 0 alone.
     """
-    results = json.loads(file.read_text())
+    results = untrusted.read_object(file, untrusted.RECORD)
     for row in results["rows"]:
         for name, value in expected.get(row["label"], {}).items():
             if name in row["metrics"]:

@@ -5,12 +5,12 @@ it is counted as "attacker unread", and never sent. A score that could not be re
 ranks behind every other, and is told to nobody as a 1.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from alignjax.core import untrusted
 from alignjax.redteam import goals, judges
 from alignjax.redteam.search import ATTACKER, TARGET, TOPIC, Ask, Attack, Reply, Turns, human
 from alignjax.text import chat
@@ -57,8 +57,8 @@ def question_of(text: str) -> str | None:
     """The question in what an attacker said; None where it can't be read."""
     found = re.search(r"\{.*\}", text, re.DOTALL)
     try:
-        fields = json.loads(found[0]) if found else None
-    except (ValueError, RecursionError):
+        fields = untrusted.parse_json(found[0], "a question") if found else None
+    except untrusted.Refused:
         return None
     question = fields.get("question") if isinstance(fields, dict) else None
     return question.strip() if isinstance(question, str) and question.strip() else None

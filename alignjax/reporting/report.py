@@ -1,12 +1,12 @@
 """The report of a lifecycle: a table for the terminal, figures, and one self-contained page."""
 
 import base64
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.reporting import figures, markup, rollouts, suites, tables
 from alignjax.training import journal, metrics
 
@@ -204,7 +204,7 @@ def _samples(samples: Sequence[tables.Results]) -> str:
 
 def _results(path: pathlib.Path) -> tables.Results:
     try:
-        results = json.loads(path.read_text())
+        results = untrusted.read_json(path, untrusted.RECORD)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} must be a readable JSON file; {error}. Run the lifecycle."
@@ -217,7 +217,7 @@ def _results(path: pathlib.Path) -> tables.Results:
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
         return [row for row in metrics.read(path) if isinstance(row, dict)]
-    except (OSError, UnicodeDecodeError):
+    except (OSError, untrusted.Refused):
         return []
 
 

@@ -2,12 +2,12 @@
 
 import base64
 import contextlib
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.core import untrusted
 from alignjax.reporting import figures, markup, tables
 
 Summary = Mapping[str, Any]
@@ -95,7 +95,7 @@ def found(workdir: pathlib.Path) -> list[Summary]:
     summaries: list[Summary] = []
     for file in files:
         with contextlib.suppress(OSError, ValueError):
-            own = json.loads(file.read_text(encoding="utf-8"))
+            own = untrusted.read_json(file, untrusted.RECORD)
             if isinstance(own, dict) and isinstance(own.get("metrics"), list):
                 summaries.append(own)
     return summaries

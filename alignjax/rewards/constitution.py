@@ -13,14 +13,13 @@ Reference: Bai et al. (2022, Constitutional AI), arXiv 2212.08073, sections 3.1 
 
 import hashlib
 import itertools
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.rewards import judge
 
 PARTS = ("critique", "revision", "choice")
@@ -57,8 +56,8 @@ def read(path: str) -> list[Principle]:
         lacks a part or names one twice.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = untrusted.read_text(path, untrusted.OPTION)
+    except OSError as error:
         raise ValueError(
             f"a constitution must be a file of text; got {path!r} ({type(error).__name__})."
         ) from None

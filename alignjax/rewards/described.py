@@ -8,13 +8,12 @@ anything is asked.
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from alignjax.core import shapes, values
+from alignjax.core import shapes, untrusted, values
 from alignjax.data import retrieval
 from alignjax.rewards import constitution, facts, functions, generative_judge, judge
 from alignjax.rewards import judge_settings as models
@@ -227,13 +226,13 @@ def read(path: str, name: str = "--judge") -> Settings:
       ValueError: no such file, or as of `of_fields`.
     """
     try:
-        fields = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        fields = untrusted.read_json(path, untrusted.OPTION)
     except OSError as error:
         raise ValueError(
             f"{name} must be a file of JSON; got {path!r} ({error.strerror}). Describe a judge."
         ) from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{name} must be a file of JSON; got another ({path}).") from None
+    except untrusted.Refused as error:
+        raise ValueError(f"{name} must be a file of JSON; got another: {error}") from None
     return of_fields(fields, path)
 
 
@@ -252,7 +251,7 @@ def fingerprint(settings: Settings, content: str) -> str:
 
 def hash_of(path: str) -> str:
     """sha256 in hex of a file."""
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    return untrusted.digest(path)
 
 
 def rule_judge(settings: Rule) -> tuple[judge.Judge, str]:

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from alignjax.core import errors, source_file
+from alignjax.core import errors, source_file, untrusted
 from alignjax.rewards import answers
 
 
@@ -22,7 +22,7 @@ def own_function(file: str, name: str) -> Callable[..., Any]:
     """
     path = pathlib.Path(file)
     try:
-        with source_file.running(path, path.read_bytes()) as module:
+        with source_file.running(path, untrusted.read_bytes(path, untrusted.OPTION)) as module:
             found = vars(module).get(name)
     except Exception as error:
         raise ValueError(

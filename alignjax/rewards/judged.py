@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.rewards import judge, option_judge, remote_judge, rules
 
 
@@ -74,7 +74,7 @@ def _asked(
     retries: int,
 ) -> judge.Distribution:
     """The judge of these settings, with the answers that it gave in this process."""
-    token = pathlib.Path(token_file).read_text().strip() if token_file else ""
+    token = untrusted.read_text(token_file, untrusted.OPTION).strip() if token_file else ""
     post = remote_judge.poster(address, token=token, timeout_s=timeout_s, retries=retries)
     own = remote_judge.remote(
         post, model, template="", score_template=template, levels=levels, cache={}

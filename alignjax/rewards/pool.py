@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from alignjax.core import untrusted
 from alignjax.rewards import processes
 
 START_SECONDS = 120.0  # for a worker to start and to load a handler: the deadline begins after it
@@ -290,8 +291,8 @@ class _Run:
         while worker.job is not None and b"\n" in worker.received:
             line, _, worker.received = worker.received.partition(b"\n")
             try:
-                answer = json.loads(line)
-            except ValueError:
+                answer = untrusted.parse_json(line, "an answer")
+            except untrusted.Refused:
                 return self._finish(worker, Outcome(error="it wrote over its answer"), end=True)
             if "ready" in answer:
                 worker.ready = True

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.rewards import judge
 
 Post = Callable[[Mapping[str, Any]], Mapping[str, Any]]  # a request's body -> the answer's
+ANSWER = 16 * 2**20  # bytes of an answer
 SURE = 6.0  # logit of a verdict in words without probabilities: e^6 to 1
 REFUSED = frozenset({400, 413, 422})  # statuses that are about the request, such as its length
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # statuses worth another try
@@ -67,7 +68,10 @@ def poster(
             wait, status = wait_s * 2**attempt, None
             try:
                 with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                    found = json.loads(answer.read())
+                    content = answer.read(ANSWER + 1)
+                if len(content) > ANSWER:
+                    raise untrusted.Refused(f"more than {ANSWER} bytes")
+                found = untrusted.parse_json(content, "the answer")
                 if isinstance(found, Mapping):
                     return found
                 last = f"an answer that is no object: {str(found)[:80]}"

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel import processes
 from alignjax.runs import experiment, folder, ownership, records, upgrade
@@ -204,7 +205,10 @@ def _is_same_file(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
     if last != records.FILE or f"{above}.{records.CLASS}" not in new or not all(files):
         return False
     one, other = (pathlib.Path(str(file)) for file in files)
-    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+    if not (one.is_file() and other.is_file()):
+        return False
+    first, second = (untrusted.read_bytes(path, untrusted.OPTION) for path in (one, other))
+    return first == second
 
 
 def _unwritten(there: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.evals.suites import candidate, layout
 from alignjax.models import transformer
 from alignjax.models.checkpoints import folder as open_weights
@@ -139,7 +140,7 @@ def hash_of_files(path: pathlib.Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
     whole = hashlib.sha256()
     for file in files:
-        with file.open("rb") as opened_file:
+        with untrusted.opened(file) as opened_file:
             digest = hashlib.file_digest(opened_file, "sha256").hexdigest()
         whole.update(f"{file.name} {digest}\n".encode())
     return whole.hexdigest()

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.data import corpus as corpora
 from alignjax.text import chat_format, tokenizer
 from alignjax.text.tokenizers import load
@@ -77,7 +78,7 @@ def ids(corpus: corpora.Corpus) -> dict[str, int]:
 def _write_ends(ends: tuple[int, ...], to: pathlib.Path) -> None:
     """All ids at which the trained answers end, beside what the folder says of sampling."""
     file = to / load.GENERATION
-    fields = json.loads(file.read_text()) if file.exists() else {}
+    fields = untrusted.read_object(file, untrusted.CONFIG) if file.exists() else {}
     stated = fields.get("eos_token_id")
     if list(ends) != (stated if isinstance(stated, list) else [stated]):
         fields["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
@@ -92,7 +93,7 @@ def _template(data: Any, speaker: chat_format.ChatFormat, to: pathlib.Path) -> l
     for file in TEMPLATES:
         (to / file).unlink(missing_ok=True)
     config = to / CONFIG
-    fields = json.loads(config.read_text()) if config.exists() else {}
+    fields = untrusted.read_object(config, untrusted.CONFIG) if config.exists() else {}
     fields.pop("chat_template", None)
     names = {token: own for own, token in speaker.special.items()}
     fields["eos_token"] = names[speaker.eos_id]

@@ -1,7 +1,6 @@
 """A run's folder: its record, and its trained parameters."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax.core import source_file
+from alignjax.core import source_file, untrusted
 from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import model as models
@@ -41,7 +40,7 @@ def stored_values(file: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text())
+        values = untrusted.read_json(file, untrusted.RECORD)
     except ValueError as error:
         raise ValueError(
             f"the record of a run must be JSON; got {error} ({file}). Restore it from a "

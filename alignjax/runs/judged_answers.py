@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignjax.core import errors
+from alignjax.core import errors, untrusted
 from alignjax.evals import estimate, judging
 from alignjax.feedback import verdicts as texts_of
 from alignjax.rewards import described, judge
@@ -150,13 +150,13 @@ def read(path: pathlib.Path) -> dict[str, str]:
       ValueError: a line is no object with two texts, or there is none.
     """
     found: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in untrusted.read_lines(path, untrusted.ROWS):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
+            fields = untrusted.parse_json(line, f"{path}:{number}")
             prompt, text = fields["prompt"], fields["answer"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             prompt = text = None
         if not isinstance(prompt, str) or not isinstance(text, str):
             raise ValueError(

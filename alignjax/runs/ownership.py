@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.parallel import processes
 
 FILE = "owner.json"
@@ -52,7 +53,7 @@ def holder(workdir: pathlib.Path) -> str:
     written there last, of this one whether the process is alive.
     """
     try:
-        there = json.loads((workdir / FILE).read_text())
+        there = untrusted.read_object(workdir / FILE, WIDTH)
         host, pid = there["host"], int(there["pid"])
     except (OSError, ValueError, TypeError, KeyError):
         return ""
@@ -111,7 +112,7 @@ class _Owner:
 
     def _read(self) -> dict[str, Any]:
         try:
-            value = json.loads(os.pread(self._file, WIDTH, 0) or b"{}")
+            value = untrusted.parse_json(os.pread(self._file, WIDTH, 0) or b"{}", FILE)
         except (OSError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}

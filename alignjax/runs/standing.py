@@ -1,10 +1,10 @@
 """How far the run of a folder has come, told wherever another command starts from it."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
+from alignjax.core import untrusted
 from alignjax.parallel import processes
 from alignjax.runs import folder, ownership
 from alignjax.training import checkpoint
@@ -76,7 +76,7 @@ def _newest(place: pathlib.Path, steps: int) -> int | None:
     saved = place / checkpoint.FOLDER
     step = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
     try:
-        meta = json.loads((saved / str(step) / "meta" / "metadata").read_text())
+        meta = untrusted.read_json(saved / str(step) / "meta" / "metadata", untrusted.RECORD)
         is_last = meta["finished"] and meta["config"]["loop"]["steps"] == steps
     except (OSError, ValueError, TypeError, KeyError):
         is_last = False

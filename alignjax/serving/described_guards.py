@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from alignjax.core import shapes, values
+from alignjax.core import shapes, untrusted, values
 from alignjax.parallel import mesh as meshes
 from alignjax.rewards import described, judge_settings, option_judge
 from alignjax.runs import answers, described_judge, evaluation
@@ -76,14 +76,14 @@ def read(path: str) -> Settings:
     if path and pathlib.Path(path).is_dir():
         return Trained(kind="run", name=pathlib.Path(path).name, workdir=path)
     try:
-        fields = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        fields = untrusted.read_json(path, untrusted.OPTION)
     except OSError as error:
         raise ValueError(
             f"--guard must be a run's folder or a file of JSON; got {path!r} ({error.strerror}). "
             "Describe a guard: docs/guards.md."
         ) from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"--guard must be a file of JSON; got another ({path}).") from None
+    except untrusted.Refused as error:
+        raise ValueError(f"--guard must be a file of JSON; got another: {error}") from None
     if not isinstance(fields, Mapping):
         raise ValueError(f"a guard must be a JSON object; got {fields!r:.60} ({path}).")
     kind = KINDS[values.check_choice(f"kind ({path})", fields.get("kind", ""), KINDS)]

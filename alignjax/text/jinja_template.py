@@ -20,6 +20,7 @@ from alignjax.text.tokenizers import interface
 
 MAX_SOURCE = 200_000  # characters; the longest in use have about 20,000
 MAX_OUTPUT = 4_000_000  # characters of one conversation
+MAX_TOKENS = 2**21  # of one conversation
 SECONDS = 10.0  # for one rendering, the start of the process included
 ALL, LAST = "all", "last"
 _RESERVED = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters of Unicode
@@ -166,7 +167,10 @@ def encode(
     regions = [
         region for region, index in zip(regions, answers, strict=True) if _speaks(turns[index])
     ]
-    return templates.encode_pieces(tokenizer, _pieces(text, regions))
+    ids, mask = templates.encode_pieces(tokenizer, _pieces(text, regions))
+    if len(ids) > MAX_TOKENS:
+        raise jinja_process.failure(f"more than {MAX_TOKENS} tokens")
+    return ids, mask
 
 
 def _marked_regions(text: str) -> tuple[str, list[tuple[int, int]]]:

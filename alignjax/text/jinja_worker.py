@@ -1,14 +1,16 @@
 """A process of its own that renders one Jinja template; see `jinja_template`, which starts it.
 
 It is run by path with `python -I`, imports jinja2 and nothing of this package, and speaks JSON
-lines: first {"source", "date", "limit", "marks"}, then {"variables"} for every rendering. It
-answers {"text"} or {"error"}. Memory is bounded here, time by the other side, which ends the
-process.
+lines: first {"source", "date", "limit", "marks", "seconds"}, then {"variables"} for every
+rendering. It answers {"text"} or {"error"}. Memory is bounded here; time by the other side, which
+ends the process, and by an alarm that the process sets itself, so that nothing of it is left where
+the other side was killed.
 """
 
 import datetime
 import json
 import resource
+import signal
 import sys
 
 MEMORY = 1 << 30  # bytes of address space, of which the interpreter takes about a fifth
@@ -61,6 +63,15 @@ def environment(date, marks):
     return sandbox
 
 
+def within(seconds):
+    """Ends the process after so many seconds and a little, whatever it does; 0 lets it wait.
+
+    The alarm's own action, not a handler: one would have to wait for a single long operation.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1 if seconds else 0)
+
+
 def bounded(chunks, limit):
     """Returns the joined chunks; ValueError as soon as they are longer than the limit."""
     parts, size = [], 0
@@ -74,6 +85,7 @@ def bounded(chunks, limit):
 
 def main():
     start = json.loads(sys.stdin.readline())
+    within(start["seconds"])
     template = failed = None
     try:
         sandbox = environment(start["date"], start["marks"])
@@ -83,8 +95,10 @@ def main():
         template = sandbox.from_string(start["source"])
     except Exception as error:
         failed = error
+    within(0)
     for line in sys.stdin:
         answer = {}
+        within(start["seconds"])
         try:
             if template is None:
                 raise failed
@@ -98,6 +112,7 @@ def main():
                 answer["error"] = "it asks for today's date, which must be given as date"
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+        within(0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import typing
 
+from alignjax.core import untrusted
+
 LAST_USER = "last user"
 
 
@@ -83,8 +85,8 @@ def _call_of(call: typing.Any) -> Call:
     name, arguments = function.get("name"), function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except ValueError:
+            arguments = untrusted.parse_json(arguments, "arguments")
+        except untrusted.Refused:
             arguments = None
     if not isinstance(name, str) or not isinstance(arguments, collections.abc.Mapping):
         raise _no_message(f"a tool call without name and arguments, {str(call)[:30]!r}")

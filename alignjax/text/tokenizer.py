@@ -15,6 +15,7 @@ import pathlib
 import re
 import typing
 
+from alignjax.core import untrusted
 from alignjax.text.tokenizers import interface
 
 PAD, BOS, EOS, UNKNOWN = "<|pad|>", "<|bos|>", "<|eos|>", "<|unknown|>"
@@ -179,7 +180,7 @@ def trainer() -> str:
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """Returns the tokenizer saved at `path`. Raises: ValueError for a missing or damaged file."""
     try:
-        model = pathlib.Path(path).read_bytes()
+        model = untrusted.read_bytes(path, untrusted.CONFIG)
     except OSError as error:
         raise ValueError(
             f"tokenizer model must be a readable file; got {error.strerror} ({path}). "

@@ -1,9 +1,9 @@
 """Calls of functions read out of what a model wrote in its template's own form."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from alignjax.core import untrusted
 from alignjax.text import chat, chat_format, templates
 from alignjax.text.template_tools import Call, Tools
 
@@ -130,8 +130,8 @@ def _call(style: Tools, text: str) -> tuple[Call, str]:
 def _object(text: str) -> tuple[Mapping[str, Any], str]:
     text = text.lstrip()
     try:
-        value, end = json.JSONDecoder().raw_decode(text)
-    except (json.JSONDecodeError, RecursionError):
+        value, end = untrusted.decode_at(text, 0)
+    except (ValueError, RecursionError):
         raise _Unreadable("a call that is no JSON") from None
     if not isinstance(value, Mapping):
         raise _Unreadable("a call that is no JSON object")

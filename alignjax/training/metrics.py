@@ -9,6 +9,8 @@ import math
 import pathlib
 from typing import Any
 
+from alignjax.core import untrusted
+
 FILE = "metrics.jsonl"
 SPEED = "speed.jsonl"
 SKIPPED = "skipped.jsonl"  # rows of the batches of skipped updates; absent without any
@@ -18,10 +20,10 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a metrics file; a torn last line (a kill) is left out."""
     rows = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for number, line in untrusted.read_lines(path, untrusted.ROWS):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                rows.append(untrusted.parse_json(line, f"{path}, line {number}"))
+            except untrusted.Refused:
                 break
     return rows
 

@@ -4,8 +4,6 @@ Every answer to a refused request is {"error": one line}. Models' names never le
 """
 
 import contextlib
-import json
-import typing
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from alignjax.core import untrusted
 from alignjax.feedback import database, project
 from alignjax.feedback.content import Refusal
 from alignjax.feedback.store import assignments, items, judgements, queries
@@ -64,16 +63,12 @@ async def body_of(request: Request) -> dict[str, Any]:
         if len(whole) > BODY_BYTES:
             raise Refusal(f"a request must have at most {BODY_BYTES} bytes; got more.", 413)
     try:
-        fields = json.loads(bytes(whole).decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        fields = untrusted.parse_json(bytes(whole), "a request", strict=True)
+    except untrusted.Refused:
         raise Refusal("a request must be JSON in UTF-8; got something else.") from None
     if not isinstance(fields, dict):
         raise Refusal("a request must be a JSON object; got something else.")
     return fields
-
-
-def _no_number(name: str) -> typing.NoReturn:
-    raise ValueError(name)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """A server of the page on one address, until it is stopped."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import uvicorn
 
+from alignjax.core import untrusted
 from alignjax.feedback import content, database
 from alignjax.feedback import project as projects
 from alignjax.feedback.store import items, queries
@@ -42,8 +42,8 @@ def read_tokens(path: str) -> list[Rater]:
                 f"got another ({where}). Make one by `openssl rand -hex 16`."
             )
         try:
-            attributes = json.loads(words[2]) if len(words) > 2 else {}
-        except (ValueError, RecursionError):
+            attributes = untrusted.parse_json(words[2], where) if len(words) > 2 else {}
+        except untrusted.Refused:
             attributes = None
         if not isinstance(attributes, dict):
             raise ValueError(f"what follows a token must be a JSON object; got another ({where}).")

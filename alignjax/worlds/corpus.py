@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.data import corpus, derive
 from alignjax.worlds import gold, review
 
@@ -119,11 +119,7 @@ def make_corpus(config: ReviewConfig) -> corpus.Corpus:
 
     identity = hashlib.sha256(repr(dataclasses.asdict(config.world)).encode()).hexdigest()
     files = {name: pathlib.Path(getattr(config, name)) for name in config.where()}
-    digests = {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for name, file in files.items()
-        if file.is_file()
-    }
+    digests = {name: untrusted.digest(file) for name, file in files.items() if file.is_file()}
     return corpus.Corpus(
         vocab_size=world.vocab_size,
         pad=world.pad,
@@ -159,8 +155,8 @@ def read_pairs(path: str, split: str) -> corpus.Table:
             f"data.pairs must be the file of pairs that a lifecycle labelled; got {path!r}. "
             "Run `alignjax run` first, or give its pairs.npz."
         )
-    with np.load(path, allow_pickle=False) as file:
-        return {name[len(split) + 1 :]: file[name] for name in file if name.startswith(f"{split}/")}
+    arrays = untrusted.read_arrays(path, untrusted.ROWS)
+    return {n[len(split) + 1 :]: value for n, value in arrays.items() if n.startswith(f"{split}/")}
 
 
 def write_pairs(path: pathlib.Path, train: corpus.Table, held_out: corpus.Table) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.core import untrusted
 from alignjax.data import corpus, tables
 from alignjax.worlds import corpus as review_corpus
 from alignjax.worlds import facts
@@ -209,5 +210,5 @@ def fingerprints(config: facts.FactConfig) -> dict[str, str]:
     for name in config.where():
         file = pathlib.Path(getattr(config, name))
         if file.is_file():
-            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+            found[name] = untrusted.digest(file)
     return found

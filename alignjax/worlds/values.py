@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
-from alignjax.core import shapes
+from alignjax.core import shapes, untrusted
 from alignjax.data import corpus
 from alignjax.worlds import corpus as review_corpus
 
@@ -305,7 +305,7 @@ def make_corpus(config: ValueConfig) -> corpus.Corpus:
         del named["lean"]  # worlds from before there was one keep their names
     identity = json.dumps({"world": "values", **named})
     labels = pathlib.Path(config.labels)
-    digest = hashlib.sha256(labels.read_bytes()).hexdigest() if labels.is_file() else ""
+    digest = untrusted.digest(labels) if labels.is_file() else ""
     return corpus.Corpus(
         vocab_size=config.vocab_size,
         pad=PAD,

@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -275,3 +276,25 @@ def test_a_character_that_the_terminal_lacks_is_written_as_its_code():
         [sys.executable, "-c", code], env=place, cwd=cli.ROOT, text=True, capture_output=True
     )
     assert ran.stdout == "5 \\xb1 1\n", ran.stderr
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_threads_of_libraries_print_a_line(debug, capsys):
+    def fail():
+        raise RuntimeError("the event loop\nis closed")
+
+    def command():
+        for _ in range(3):
+            thread = threading.Thread(target=fail)
+            thread.start()
+            thread.join()
+
+    hook = threading.excepthook
+    threading.excepthook = threading.__excepthook__  # not that of the test runner
+    try:
+        assert outcome.run_command(command, debug=debug, log_folder=None) == 0
+    finally:
+        threading.excepthook = hook
+    said = capsys.readouterr().err
+    line = "alignjax: in a thread: RuntimeError: the event loop is closed\n"
+    assert said.count("Traceback") == 3 if debug else said == line

@@ -60,7 +60,7 @@ BROKEN = {
     "bare string": (b'"a"', "got a JSON string"),
     "bare null": (b"null", "got a JSON null"),
     "two objects": (b"{} {}", "extra data"),
-    "field twice": (b'{"chosen": "a", "chosen": "b"}', "a field given twice"),
+    "field twice": (b'{"chosen": "a", "chosen": "b"}', "names must be unique; got 'chosen' twice"),
     "surrogate": (b'{"chosen": "\\ud800", "rejected": "b"}', "lone surrogate at character 0"),
     "blank line": (b"", "a blank line before more rows"),
     "huge line": (b"x" * 1_100_000, "at most 1048576 bytes"),

@@ -5,6 +5,9 @@ import datetime
 import importlib.util
 import os
 import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -185,6 +188,61 @@ def test_limits_hold_and_the_next_conversation_works(source, limits, found):
     with pytest.raises(ValueError, match=found):
         template.render([bad])
     assert template.render([good]) == "ok"
+
+
+def test_a_source_that_is_never_compiled_takes_no_question(byte_tok):
+    # Constants are folded before the first question is read, which is larger than a pipe.
+    source = "{{ 9 ** (9 ** 9) }}" + 9 * "{{ (9 ** (9 ** 9)) ** 9 }}"
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="no answer within 1 seconds"):
+        ask(source, [("user", "x" * 1_000_000)], seconds=1.0)
+    assert time.monotonic() - begin < 600  # of a test that would wait for ever
+
+
+def test_tokens_are_bounded(byte_tok, monkeypatch):
+    monkeypatch.setattr(jinja_template, "MAX_TOKENS", 50)
+    template = jinja_template.JinjaTemplate(CHATML)
+    jinja_template.encode(byte_tok, template, [("user", "a")])
+    with pytest.raises(ValueError, match="got more than 50 tokens"):
+        jinja_template.encode(byte_tok, template, [("user", "a" * 99)])
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").exists(), reason="looks into /proc")
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            marks=pytest.mark.slow,
+        ),
+        "{{ (messages | length + 8) ** ((messages | length + 8) ** 9) }}",  # one operation of C
+    ],
+)
+def test_nothing_is_left_of_a_template_whose_process_was_killed(loop):
+    code = (
+        "import json, time\n"
+        "from alignjax.text import jinja_template\n"
+        f"own = vars(jinja_template.JinjaTemplate({loop!r}, seconds=2.0))['_renderer']\n"
+        "process, question = own._running(), {'variables': {'messages': [1]}}\n"
+        "text = b''.join(json.dumps(one).encode() + b'\\n' for one in (own.start, question))\n"
+        "assert own._write(process, text, time.monotonic() + 60)\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        child = pathlib.Path("/proc", parent.stdout.readline().decode().strip())
+        parent.kill()
+    end = time.monotonic() + 60
+    while is_alive(child) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not is_alive(child)
+
+
+def is_alive(process: pathlib.Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_the_process_has_no_environment_of_ours(monkeypatch):

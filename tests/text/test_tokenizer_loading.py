@@ -129,6 +129,11 @@ def test_where_a_chat_template_may_stand(tmp_path, files, found):
     [
         ("tokenizer.json", "{", "JSON object with a model"),
         ("tokenizer.json", "[" * 100_000, "JSON object with a model"),
+        (
+            "tokenizer.json",
+            {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [[1]]},
+            "form of its format",
+        ),
         ("tokenizer.model", "junk" * 20, "SentencePiece model"),
         ("model.gguf", "junk" * 20, "sound header"),
         ("model.gguf", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64, "sound header"),

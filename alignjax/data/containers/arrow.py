@@ -1,10 +1,10 @@
 """Parquet files, and the Arrow folders of `datasets.save_to_disk`, by pyarrow."""
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.data import records, storage
 from alignjax.data.containers import part
 
@@ -120,7 +120,10 @@ def _saved(folder: str, prefix: str) -> list[part.Part]:
 def _read(folder: str, name: str, entry: str) -> list[Any]:
     try:
         with storage.opened(storage.join(folder, name)) as stream:
-            value = json.loads(stream.read())[entry]
+            text = stream.read(untrusted.CONFIG + 1)
+        if len(text) > untrusted.CONFIG:
+            raise ValueError(name)
+        value = untrusted.parse_json(text, name)[entry]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, records.DataError):
             raise

@@ -6,6 +6,7 @@ import re
 import typing
 from collections.abc import Iterator
 
+from alignjax.core import untrusted
 from alignjax.data import records, storage
 from alignjax.data.containers import lines, part
 
@@ -89,7 +90,7 @@ class JsonFile(lines.JsonLines):
 def _decoded(text: str, at: int) -> tuple[typing.Any, int, str]:
     """(value, its end, ""), or (None, -1, what is wrong)."""
     try:
-        value, end = lines.DECODER.raw_decode(text, at)
+        value, end = untrusted.decode_at(text, at)
     except RecursionError:
         return None, -1, "JSON nested too deeply"
     except json.JSONDecodeError as error:

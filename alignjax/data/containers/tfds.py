@@ -6,10 +6,10 @@ tensorflow_datasets could try to import it.
 
 import dataclasses
 import difflib
-import json
 import os
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.data import records, storage
 from alignjax.data.containers import part
 
@@ -60,7 +60,10 @@ def parts(folder: str) -> list[part.Part]:
     """
     try:
         with storage.opened(storage.join(folder, INFO)) as stream:
-            info = json.loads(stream.read())
+            text = stream.read(untrusted.CONFIG + 1)
+        if len(text) > untrusted.CONFIG:
+            raise ValueError(INFO)
+        info = untrusted.parse_json(text, INFO)
         stored = info.get("fileFormat", "tfrecord")
         names = [split["name"] for split in info["splits"]]
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,9 +1,9 @@
 """Conversations as data sets write them: lists of messages, transcripts, plain strings."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.data import records, rows
 from alignjax.data.layouts.record import Record
 from alignjax.text import chat, template_tools
@@ -141,8 +141,8 @@ def _call(record: Record, name: str, call: Any) -> template_tools.Call:
 def _parsed(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] == "{":
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
+            return untrusted.parse_json(value, "a field")
+        except untrusted.Refused:
             return value
     return value
 

@@ -21,17 +21,19 @@ def ultrafeedback(record: Record, options: Options) -> rows.Row:
     name = "instruction" if "instruction" in record else "prompt"
     prompt = messages.prompt(record, name)
     entries = _entries(record, "completions")
-    scales = [_scales(entry) for entry in entries]
+    scales = [_scales(record, f"completions[{i}]", entry) for i, entry in enumerate(entries)]
     shared = {n: tuple(s[n] for s in scales) for n in scales[0] if all(n in s for s in scales)}
     ranks = _ranks(record, "completions", shared, options.score)
     sides = [_answer(record, f"completions[{i}]", e) for i, e in enumerate(entries)]
     return rows.Answers(prompt=prompt, answers=tuple(sides), ranks=ranks, scores=shared)
 
 
-def _scales(entry: Mapping[str, Any]) -> dict[str, float]:
+def _scales(record: Record, name: str, completion: Any) -> dict[str, float]:
     """{scale: rating} of a completion: its aspects, their mean first, and its single numbers."""
+    entry = record.object(name, completion)
+    annotations = record.object(f"{name}.annotations", entry.get("annotations") or {})
     aspects = {}
-    for name, about in (entry.get("annotations") or {}).items():
+    for name, about in annotations.items():
         rating = about.get("Rating") if isinstance(about, Mapping) else about
         number = _number(rating)
         if number is not None:

@@ -1,10 +1,10 @@
 """One row's fields, read with checks: every error names file, line and field."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.data import records
 from alignjax.data.records import DataError
 
@@ -105,8 +105,8 @@ class Record:
         """A value as a list, with the same rules."""
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
+                value = untrusted.parse_json(value, name)
+            except untrusted.Refused:
                 value = str(value)
         if isinstance(value, Mapping) and value:  # columns: Sequence of a feature dictionary
             columns = list(value.values())
@@ -127,8 +127,8 @@ class Record:
         """
         if isinstance(value, str) and value.lstrip()[:1] == "{":
             try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
+                value = untrusted.parse_json(value, name)
+            except untrusted.Refused:
                 value = str(value)
         if not isinstance(value, Mapping):
             got, advice = records.kind(value), "Write an object there."

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignjax.core import untrusted
 from alignjax.data import records
 from alignjax.data.containers import find
 from alignjax.evals.suites import (
@@ -160,8 +161,8 @@ def read_rows(folder: pathlib.Path) -> dict[str, record.Fields]:
       ValueError: the file is missing or damaged.
     """
     try:
-        text = (folder / ROWS).read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()]
+        lines = untrusted.read_lines(folder / ROWS, untrusted.ROWS)
+        rows = [untrusted.parse_json(line, f"{ROWS}, line {number}") for number, line in lines]
         return {str(row["id"]): row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(

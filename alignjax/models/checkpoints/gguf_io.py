@@ -7,11 +7,12 @@ turns quantised blocks into numbers.
 import math
 import os
 import pathlib
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from alignjax.core import gguf_header, untrusted
 from alignjax.models.checkpoints import safetensors_io
 from alignjax.models.checkpoints.safetensors_format import TensorInfo
 
@@ -57,66 +58,8 @@ def _kinds() -> dict[int, Kind]:
 
 
 KINDS = _kinds()
-VERSIONS = (2, 3)
 DIMENSIONS = 4
 COUNT_LIMIT = 2**56
-NUMBERS = {
-    **{0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4"},
-    **{6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"},
-}  # types of metadata
-TEXT, ARRAY = 8, 9
-
-
-class _Cursor:
-    """Reads a file forward; what is asked for is checked against what is left."""
-
-    def __init__(self, file: BinaryIO, path: pathlib.Path):
-        self.file, self.path, self.left = file, path, os.fstat(file.fileno()).st_size
-
-    def fail(self, rule: str, value: Any) -> ValueError:
-        return ValueError(f"{rule}; got {value!r:.200} ({self.path}).")
-
-    def take(self, size: int, what: str) -> bytes:
-        if size > self.left:
-            raise self.fail(f"{what} must fit into the {self.left} bytes left", size)
-        self.left -= size
-        return self.file.read(size)
-
-    def number(self, size: int, what: str) -> int:
-        return int.from_bytes(self.take(size, what), "little")
-
-    def text(self, what: str) -> str:
-        raw = self.take(self.number(8, what), what)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise self.fail(f"{what} must be UTF-8", raw[:80]) from None
-
-    def count(self, least: int, what: str) -> int:
-        """A number of items that take at least so many bytes each."""
-        size = self.number(8, what)
-        if size > self.left // least:
-            raise self.fail(f"{what} must fit into the {self.left} bytes left", size)
-        return size
-
-    def value(self, key: str) -> Any:
-        """A metadata value: a number, text, array of numbers, or list of texts."""
-        what = f"metadata {key!r:.200}"
-        kind = self.number(4, what)
-        if kind == TEXT:
-            return self.text(what)
-        if kind != ARRAY:
-            return self.numbers(kind, 1, what)[0].item()
-        kind = self.number(4, what)
-        if kind == TEXT:
-            return [self.text(what) for _ in range(self.count(8, what))]
-        return self.numbers(kind, self.count(1, what), what)
-
-    def numbers(self, kind: int, count: int, what: str) -> np.ndarray:
-        if kind not in NUMBERS:
-            raise self.fail(f"{what} must be numbers, text or a list of one of them", kind)
-        dtype = np.dtype(NUMBERS[kind])
-        return np.frombuffer(self.take(count * dtype.itemsize, what), dtype)
 
 
 class GgufFile(safetensors_io.TensorFolder):
@@ -206,33 +149,20 @@ def open_file(path: str | os.PathLike[str]) -> GgufFile:
     if not path.is_file():
         raise ValueError(f"a GGUF file must exist; got {path}.")
     path = path.resolve()
-    with open(path, "rb") as file:
-        cursor = _Cursor(file, path)
-        size = cursor.left
-        magic = cursor.take(min(4, size), "the magic number")
-        if magic != b"GGUF":
-            raise cursor.fail("a GGUF file must begin with b'GGUF'", magic)
-        version = cursor.number(4, "the version")
-        if version not in VERSIONS:
-            raise cursor.fail("the version must be 2 or 3, little-endian", version)
-        count = cursor.count(24, "the number of tensors")
-        metadata: dict[str, Any] = {}
-        for _ in range(cursor.count(13, "the number of metadata")):
-            key = cursor.text("a metadata key")
-            if key in metadata:
-                raise cursor.fail("metadata keys must be unique", key)
-            metadata[key] = cursor.value(key)
+    with untrusted.opened(path) as file:
+        cursor = gguf_header.Cursor(file, path)
+        count, metadata = gguf_header.begin(cursor)
         entries = [_entry(cursor) for _ in range(count)]
         align = metadata.get("general.alignment", 32)
         if not isinstance(align, int) or not 1 <= align <= 2**20 or align & (align - 1):
             raise cursor.fail("general.alignment must be a power of two, at most 2^20", align)
-        end = size - cursor.left
-    return _placed(cursor, entries, metadata, -(-end // align) * align, size, align)
+        data = -(-cursor.place // align) * align
+    return _placed(cursor, entries, metadata, data, align)
 
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a GGUF does."""
-    with open(path, "rb") as file:
+    with untrusted.opened(path) as file:
         return file.read(4) == b"GGUF"
 
 
@@ -243,18 +173,15 @@ def without_tensors(path: str | os.PathLike[str]) -> bytes:
       ValueError: as of `open_file`.
     """
     open_file(path)  # all of it is what it claims to be
-    with open(path, "rb") as file:
-        cursor = _Cursor(file, pathlib.Path(path))
-        head = cursor.take(8, "the magic number and the version")
-        cursor.number(8, "the number of tensors")
-        for _ in range(cursor.count(13, "the number of metadata")):
-            cursor.value(cursor.text("a metadata key"))
-        end = file.tell()
-        file.seek(16)
-        return head + bytes(8) + file.read(end - 16)
+    with untrusted.opened(path) as file:
+        cursor = gguf_header.Cursor(file, path)
+        gguf_header.begin(cursor)
+        file.seek(0)
+        whole = file.read(cursor.place)
+    return whole[:8] + bytes(8) + whole[16:]  # magic and version; no tensors
 
 
-def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+def _entry(cursor: gguf_header.Cursor) -> tuple[str, tuple[int, ...], int, int]:
     """(name, shape, type, offset) of a tensor."""
     name = cursor.text("a tensor's name")
     what = f"tensor {name!r:.200}"
@@ -266,9 +193,10 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
 
 
 def _placed(
-    cursor: _Cursor, entries: list[Any], metadata: Any, data: int, size: int, align: int
+    cursor: gguf_header.Cursor, entries: list[Any], metadata: Any, data: int, align: int
 ) -> GgufFile:
     """The file, after all tensors were found to lie in it and apart."""
+    size, path = cursor.size, pathlib.Path(cursor.path)
     tensors: dict[str, TensorInfo] = {}
     kinds: dict[str, Kind] = {}
     for name, shape, code, offset in entries:
@@ -285,7 +213,7 @@ def _placed(
         stop = start + math.prod(shape) // kind.block * kind.size
         if stop > size or offset % align:
             raise cursor.fail(f"{what} must lie in the file's {size} bytes, aligned", (start, stop))
-        tensors[name] = TensorInfo(shape, kind.dtype, cursor.path, start, stop)
+        tensors[name] = TensorInfo(shape, kind.dtype, path, start, stop)
         kinds[name] = kind
     end = data
     for name, info in sorted(tensors.items(), key=lambda item: item[1][3:]):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.models.config import RopeScaling
 
 # Fields that do not change the function from tokens to logits.
@@ -139,12 +140,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       ValueError: the file is missing, too large, or not a JSON object.
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(LIMIT + 1)
-        if len(text) > LIMIT:
-            raise ValueError(f"more than {LIMIT} bytes")
-        values = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        values = untrusted.read_json(path, LIMIT)
+    except (OSError, untrusted.Refused) as error:
         raise ValueError(
             f"config.json must be a readable JSON file; got {error!s:.200} ({path})."
         ) from None

@@ -4,14 +4,16 @@ A file is an 8-byte little-endian length, a JSON header of that length (name -> 
 [start, stop) in the bytes that follow) and the bytes.
 """
 
-import json
 import math
+import os
 import pathlib
 import struct
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from alignjax.core import untrusted
 
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(kind)
@@ -52,20 +54,7 @@ class TensorInfo(NamedTuple):
 
 def parse_json(text: bytes, where: str) -> dict[str, Any]:
     """The JSON object of a text in which no key stands twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in values:
-                raise ValueError(f"names must be unique; got {key!r:.200} twice")
-            values[key] = value
-        return values
-
-    try:
-        value = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{where} must be JSON in UTF-8; {reason}.") from None
+    value = untrusted.parse_json(text, where, strict=True)
     if not isinstance(value, dict):
         raise ValueError(f"{where} must be a JSON object; got {type(value).__name__}.")
     return value
@@ -73,8 +62,8 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
 
 def read_header(path: pathlib.Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """(tensors, metadata) of one file after all of its claims were checked."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
+    with untrusted.opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         lead = file.read(8)
         length = struct.unpack("<Q", lead)[0] if len(lead) == 8 else 0
         if not 2 <= length <= min(HEADER_LIMIT, size - 8):

@@ -6,7 +6,6 @@ import hmac
 import json
 import threading
 import time
-import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from alignjax.core import untrusted
 from alignjax.serving import engine as engines
 from alignjax.serving import moderation, requests
 from alignjax.serving.http import errors, fields, metrics, tokenizing
@@ -105,16 +105,12 @@ async def body_of(request: Request) -> dict[str, Any]:
         if len(whole) > BODY_BYTES:
             raise errors.Refused(f"a request must have at most {BODY_BYTES} bytes; got more.", 413)
     try:
-        sent = json.loads(bytes(whole).decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError):
+        sent = untrusted.parse_json(bytes(whole), "a request", strict=True)
+    except untrusted.Refused:
         raise errors.Refused("a request must be JSON in UTF-8; got something else.") from None
     if not isinstance(sent, dict):
         raise errors.Refused("a request must be a JSON object; got something else.")
     return sent
-
-
-def _no_number(name: str) -> typing.NoReturn:
-    raise ValueError(name)
 
 
 def _answering(service: Service, read: Callable[..., fields.Asked]) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """Files of tokens: one a line, after a name."""
 
-import pathlib
 from collections.abc import Iterator
+
+from alignjax.core import untrusted
 
 SHORTEST = 16  # characters of a token
 
@@ -13,10 +14,11 @@ def lines(path: str) -> Iterator[tuple[str, str]]:
       ValueError: no such file, or no text.
     """
     try:
-        every = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8"
-        raise ValueError(f"--token_file must be a file of tokens; got {path} ({reason}).") from None
+        every = untrusted.read_text(path, untrusted.OPTION).splitlines()
+    except OSError as error:
+        raise ValueError(
+            f"--token_file must be a file of tokens; got {path} ({error.strerror})."
+        ) from None
     for number, line in enumerate(every, 1):
         if line.strip() and not line.strip().startswith("#"):
             yield f"{path}, line {number}", line

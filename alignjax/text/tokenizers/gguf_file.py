@@ -9,9 +9,11 @@ as in SentencePiece itself.
 
 import collections.abc
 import os
-import pathlib
 import typing
 
+import numpy as np
+
+from alignjax.core import gguf_header, untrusted
 from alignjax.text.tokenizers import opened, sentencepiece_file, tokenizer_json
 
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d"
@@ -67,24 +69,22 @@ def from_file(path: str | os.PathLike) -> opened.OpenedTokenizer:
 
 def read_fields(path: str | os.PathLike) -> Fields:
     """Returns the `tokenizer.*` metadata of a GGUF file as plain values."""
-    import gguf
-
     try:
-        reader = gguf.GGUFReader(pathlib.Path(path))
-        return {
-            name: field.contents()
-            for name, field in reader.fields.items()
-            if name.startswith("tokenizer.")
-        }
+        with untrusted.opened(path) as file:
+            _, metadata = gguf_header.begin(gguf_header.Cursor(file, path))
     except OSError as error:
         raise ValueError(
             f"GGUF model must be a readable file; got {error.strerror} ({path}). Give its path."
         ) from None
-    except Exception as error:  # a damaged header ends in any exception of NumPy
+    except untrusted.Refused as error:
         raise ValueError(
-            f"GGUF model must have a sound header; got {type(error).__name__} on reading it "
-            f"({path}). Copy the file again."
+            f"GGUF model must have a sound header; {error} Copy the file again."
         ) from None
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in metadata.items()
+        if name.startswith("tokenizer.")
+    }
 
 
 def from_fields(fields: Fields, *, where: str = "GGUF") -> opened.OpenedTokenizer:

@@ -1,10 +1,10 @@
 """Opens whatever tokenizer a path holds: ours, a model folder's, or a GGUF file's."""
 
-import json
 import os
 import pathlib
 import typing
 
+from alignjax.core import untrusted
 from alignjax.text import tokenizer as own_tokenizer
 from alignjax.text.tokenizers import gguf_file, interface, opened, sentencepiece_file
 from alignjax.text.tokenizers import tokenizer_json as json_file
@@ -27,8 +27,11 @@ def load_tokenizer(path: str | os.PathLike) -> interface.TextTokenizer:
     Raises: ValueError for a missing, damaged or unknown file, or a link that leaves the folder.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return _from_folder(path)
+    with untrusted.formed("a tokenizer", path):
+        return _from_folder(path) if path.is_dir() else _from_file(path)
+
+
+def _from_file(path: pathlib.Path) -> interface.TextTokenizer:
     if path.suffix == ".gguf" or _starts_with(path, _GGUF_MAGIC):
         return gguf_file.from_file(path)
     source = read_bounded(path, MAX_BYTES)
@@ -132,13 +135,7 @@ def is_own(source: bytes) -> bool:
 def read_bounded(path: pathlib.Path, limit: int) -> bytes:
     """Returns the bytes of a file; ValueError when it cannot be read or is above the limit."""
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ValueError(
-                f"{path.name} must have at most {limit} bytes; got {size} ({path}). Check that it "
-                "is the file you mean."
-            )
-        return path.read_bytes()
+        return untrusted.read_bytes(path, limit)
     except OSError as error:
         raise ValueError(
             f"tokenizer must be a readable file or a model folder; got {error.strerror} ({path}). "
@@ -148,7 +145,7 @@ def read_bounded(path: pathlib.Path, limit: int) -> bytes:
 
 def _starts_with(path: pathlib.Path, magic: bytes) -> bool:
     try:
-        with path.open("rb") as file:
+        with untrusted.opened(path) as file:
             return file.read(len(magic)) == magic
     except OSError:
         return False  # read_bounded says why
@@ -185,10 +182,8 @@ def _config(folder: pathlib.Path) -> dict[str, typing.Any]:
 
 
 def _read_object(file: pathlib.Path) -> dict[str, typing.Any]:
-    try:
-        value = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        value = None
+    text = read_bounded(file, MAX_CONFIG_BYTES)
+    value = untrusted.parse_json(text, f"{file.name} ({file})")
     if not isinstance(value, dict):
         raise ValueError(
             f"{file.name} must hold a JSON object; got other content ({file}). Copy it again."

@@ -171,7 +171,7 @@ def _processor(proto, add_space: bool):
     copy.normalizer_spec.add_dummy_prefix = add_space
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=copy.SerializeToString())
-    except RuntimeError as error:
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"tokenizer model must load; got {' '.join(str(error).split())[:120]!r} (_processor). "
             "Copy the file again."

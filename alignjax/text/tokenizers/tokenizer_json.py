@@ -13,6 +13,7 @@ import json
 import re
 import typing
 
+from alignjax.core import untrusted
 from alignjax.text.tokenizers import interface, opened
 
 Spec = dict[str, typing.Any]
@@ -35,13 +36,14 @@ def from_json(
       without an id.
     """
     try:
-        spec = json.loads(source)
-    except (ValueError, RecursionError):
-        spec = None
+        spec = untrusted.parse_json(source, where)
+        reason = "another value"
+    except untrusted.Refused as error:
+        spec, reason = None, str(error).rstrip(".")
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
         raise ValueError(
-            f"tokenizer.json must be a JSON object with a model; got {len(source)} bytes of other "
-            f"content ({where}). Copy the file again."
+            f"tokenizer.json must be a JSON object with a model; got {reason} ({where}). Copy the "
+            "file again."
         )
     names = dict(names or {})
     stated = {kind: name for kind, name in sorted(names.items()) if name is not None}

@@ -448,6 +448,11 @@ BROKEN = {
                   r"history\[0\] must hold two texts; got 1", "history"),
     "a transcript": ("hh", {"chosen": "\n\nHuman: q", "rejected": transcript("a")},
                      "chosen must hold an assistant turn", chat.NO_ANSWER),
+    "annotations in a list": (
+        "ultrafeedback",
+        {"instruction": ASK, "completions": [{"response": GOOD, "annotations": [3]}] * 2},
+        r"completions\[0\].annotations must be an object; got list", "mistyped field",
+    ),
 }  # fmt: skip
 
 

@@ -6,11 +6,11 @@ docs/evaluation.md says why.
 Reference: Zhou et al. (2023), arXiv 2311.07911.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from alignjax.core import untrusted
 from alignjax.evals.suites.ifeval import words
 from alignjax.text import languages
 
@@ -108,7 +108,7 @@ def json_format(answer: str, own: Arguments) -> bool:
     """The whole answer is JSON, in a fence of ``` or not."""
     text = re.sub(r"^```(?:json|Json|JSON)?", "", answer.strip()).removesuffix("```")
     try:
-        json.loads(text.strip())
+        untrusted.decode(text.strip())
     except (ValueError, RecursionError):
         return False
     return True
