@@ -12,8 +12,6 @@ import numpy as np
 from alignjax.core import struct
 from alignjax.models import params, transformer
 from alignjax.models.checkpoints import (
-    dense,
-    families_moe,
     fp8,
     gguf_io,
     hf_config,
@@ -21,12 +19,9 @@ from alignjax.models.checkpoints import (
     safetensors_io,
     sharded,
 )
+from alignjax.models.checkpoints.families import FAMILIES
 from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling, TransformerConfig
 
-FAMILIES = {
-    **dense.FAMILIES,
-    **families_moe.FAMILIES,
-}
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Tensors that repeat what a parameter holds, or that others compute anew.
 UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
