@@ -74,7 +74,7 @@ class Assembly:
         if config.reward and "reward" not in self.roles:
             self.roles["reward"] = JUDGE
         self.shape = shape or model_shape.resolve(
-            config.model, corpus, config.weights, config.weights_layers
+            config.model, corpus, config.weights, config.weights_layers, config.weights_skip
         )
         self.plain = self.shape.make()
         self.model = adapt.adapt(self.plain, config.adapter)
@@ -330,6 +330,7 @@ class Assembly:
             "folder": origin.path,
             "identity": self.source.identity(self._base),
             **({"storage": storage} if storage else {}),
+            **({"skip": origin.skip} if origin.skip else {}),
         }
 
     def start(self) -> dict[str, Any]:

@@ -103,7 +103,8 @@ def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
 def _fields(config: experiment.Experiment, shape: Any) -> Mapping[str, Any]:
     """The `config.json` to write: that of the folder the run began from, where there is one."""
     if config.weights and not config.weights_layers:
-        return folders.open_model(config.weights).fields or folders.hf_fields(shape)
+        stored = folders.open_model(config.weights, skip=config.weights_skip)
+        return stored.fields or folders.hf_fields(shape)
     return folders.hf_fields(shape)
 
 
@@ -127,7 +128,7 @@ def import_model(
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         shape: Any = parts.shape
-        params = folders.open_model(config.weights).load(shape)
+        params = folders.open_model(config.weights, skip=config.weights_skip).load(shape)
         record = folder.describe(
             dataclasses.replace(config, model=parts.shape),
             corpus,

@@ -71,9 +71,9 @@ def block(
     after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     post = config.post_norms
     return Block(
-        attention_norm=source("input_layernorm.weight"),
+        attention_norm=source("input_layernorm.weight") if config.pre_norms else None,
         attention=attend(config, source),
-        mlp_norm=source(f"{after}.weight"),
+        mlp_norm=source(f"{after}.weight") if config.pre_norms else None,
         mlp=mlp(config, source),
         attention_post_norm=source("post_attention_layernorm.weight") if post else None,
         mlp_post_norm=source("post_feedforward_layernorm.weight") if post else None,
@@ -82,7 +82,9 @@ def block(
 
 def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Attention:
     """Sources of a stack's attention weights. Heads of a matrix's rows are (kv head, group)."""
-    bias, normed = config.qkv_bias, config.qk_norm == "scaled"
+    bias, whole = config.qkv_bias, config.qk_norm == "whole"
+    normed = whole or config.qk_norm == "scaled"
+    own = ("(k g h) -> k g h", "(k h) -> k h") if whole else ("", "")
     return attention.Attention(
         query=source("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
         key=source("self_attn.k_proj.weight", "(k h) d -> d k h"),
@@ -92,8 +94,8 @@ def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Att
         key_bias=source("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
         value_bias=source("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
         out_bias=source("self_attn.o_proj.bias") if config.out_bias else None,
-        query_norm=source("self_attn.q_norm.weight") if normed else None,
-        key_norm=source("self_attn.k_norm.weight") if normed else None,
+        query_norm=source("self_attn.q_norm.weight", own[0]) if normed else None,
+        key_norm=source("self_attn.k_norm.weight", own[1]) if normed else None,
     )
 
 

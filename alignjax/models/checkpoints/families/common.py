@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from alignjax.models.checkpoints.hf_config import Fields, kinds, spelled_twice
+from alignjax.models.checkpoints.hf_config import (
+    Fields,
+    described_rope,
+    kinds,
+    rope_fields,
+    spelled_twice,
+    table,
+)
 from alignjax.models.config import TransformerConfig
 
 
@@ -57,6 +64,47 @@ def windowed(
     return {
         "attention": pattern,
         "window": Fields({"sliding_window": size}, fields.where).size("sliding_window"),
+    }
+
+
+def rope_by_kind(fields: Fields, full: float, sliding: float) -> tuple[float, float, Any]:
+    """(base of sliding layers, base of full layers, scaling of full layers).
+
+    full, sliding: the bases of absent fields. transformers has a field for YaRN's `truncate` and
+    does not apply it where kinds of layers turn apart: such a model is refused.
+    """
+    where = f"{fields.where}, rope_parameters"
+    by_kind = Fields(table(fields, "rope_parameters"), where)
+    new = {kind: table(by_kind, kind) for kind in ("full_attention", "sliding_attention")}
+    by_kind.done()
+    older = Fields(
+        {
+            "rope_parameters": new["full_attention"],
+            "rope_scaling": fields.take("rope_scaling", None),
+            "rope_theta": fields.take("rope_theta", None),
+        },
+        fields.where,
+    )
+    theta, scaling = rope_fields(older, full)
+    base = {"rope_theta": fields.take("rope_local_base_freq", None)}
+    local, stretched = rope_fields(
+        Fields({"rope_parameters": new["sliding_attention"], **base}, fields.where), sliding
+    )
+    if stretched.kind != "none":
+        raise fields.error("rope_type", "be default for sliding layers", stretched.kind)
+    if not scaling.truncate:
+        raise fields.error("rope_parameters.truncate", "be true beside layer kinds", "false")
+    return local, theta, scaling
+
+
+def described_by_kind(config: TransformerConfig) -> dict[str, Any]:
+    """The `rope_parameters` that `rope_by_kind` reads."""
+    local = config.local_rope_theta or config.rope_theta
+    return {
+        "rope_parameters": {
+            "full_attention": described_rope(config.rope_theta, config.rope),
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        }
     }
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from alignjax.models import layers, moe
 from alignjax.models.checkpoints import names
-from alignjax.models.checkpoints.families import common, experts
+from alignjax.models.checkpoints.families import common, composite, experts
 from alignjax.models.checkpoints.hf_config import Fields, period, rope_fields
 from alignjax.models.checkpoints.names import Layer
 from alignjax.models.config import MoeConfig, TransformerConfig
@@ -134,4 +134,12 @@ FAMILY = names.Family(
     config=config,
     describe=describe,
     sources=lambda config: names.sources(config, mixture, dense=dense),
+)
+
+# Of text and images, as published.
+COMPOSITE = composite.Composite(
+    text="llama4_text",
+    architecture="Llama4ForCausalLM",
+    fields=("boi_token_index", "eoi_token_index", "image_token_index"),
+    ties=False,
 )
