@@ -91,18 +91,19 @@ def sample(
     template: str = "",
     pad: str = "",
     date: str = "",
+    skip: str = "",
 ) -> list[str]:
     """The answer to every row by its adapter, sampled as one batch over one base.
 
     Args:
       path: a model folder or GGUF file, with its tokenizer. adapters: peft folders by name.
-      template, pad, date: as in `chat_format.load_chat_format`.
+      template, pad, date: as in `chat_format.load_chat_format`. skip: as in `folder.open_model`.
 
     Raises:
       ValueError: the model, its tokenizer or an adapter is not to be read, or adapters can't be
         used at once.
     """
-    opened = stored_models.open_model(path)
+    opened = stored_models.open_model(path, skip=skip)
     form = chat_format.load_chat_format(
         path, template=template, pad=pad, date=date, rows=opened.config.vocab_size
     )

@@ -19,7 +19,8 @@ class Attention:
     """Weights: query [D, K, G, H], key and value [D, K, H], out [K, G, H, D]; the rest or None.
 
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
-    Biases have the shape of what they are added to; query_norm and key_norm are [H].
+    Biases have the shape of what they are added to; query_norm and key_norm are [H], or, of all
+    heads at once, [K, G, H] and [K, H].
     """
 
     query: layers.Weight
@@ -72,9 +73,17 @@ def declare(config: TransformerConfig, count: int) -> Attention:
         key_bias=info((n, k, h), "layers kv head", 0) if bias else None,
         value_bias=info((n, k, h), "layers kv head", 0) if bias else None,
         out_bias=info((n, d), "layers embed", 0) if config.out_bias else None,
-        query_norm=norm_info(config, (n, h)) if config.qk_norm == "scaled" else None,
-        key_norm=norm_info(config, (n, h)) if config.qk_norm == "scaled" else None,
+        query_norm=_own_norm(config, (n, k, g, h), "layers kv group head"),
+        key_norm=_own_norm(config, (n, k, h), "layers kv head"),
     )
+
+
+def _own_norm(config: TransformerConfig, shape: tuple[int, ...], names: str) -> Any:
+    """ParamInfo of the scales of queries' or keys' own norm, if the family has such."""
+    if config.qk_norm == "whole":
+        return params.ParamInfo(shape, names, 0 if config.norm_plus_one else -1)
+    own = (shape[0], shape[-1])
+    return norm_info(config, own) if config.qk_norm == "scaled" else None
 
 
 def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> Any:
@@ -212,9 +221,10 @@ def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> 
     """Queries or keys after their own norm, if the family has one."""
     if config.qk_norm == "none":
         return x
-    normed = layers.rms_norm(x, scale, config.norm_eps, plus_one=config.norm_plus_one)
+    over = x.ndim - 2 if config.qk_norm == "whole" else 1
+    normed = layers.rms_norm(x, scale, config.norm_eps, plus_one=config.norm_plus_one, over=over)
     # Llama 4 norms after the rotation, and only where there is one; a rotation keeps the norm.
-    return normed if config.qk_norm == "scaled" else jnp.where(view.positioned, normed, x)
+    return normed if config.qk_norm != "plain" else jnp.where(view.positioned, normed, x)
 
 
 def project(

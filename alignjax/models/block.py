@@ -14,9 +14,9 @@ from alignjax.parallel import axes
 class Block:
     """One decoder layer's weights; in the model every leaf has a leading layer axis."""
 
-    attention_norm: jax.Array
+    attention_norm: jax.Array | None  # None without `pre_norms`
     attention: attention.Attention | mla.Mla
-    mlp_norm: jax.Array
+    mlp_norm: jax.Array | None
     mlp: layers.Mlp | moe.Moe
     attention_post_norm: jax.Array | None = None
     mlp_post_norm: jax.Array | None = None
@@ -39,9 +39,9 @@ def declare(config: TransformerConfig, count: int, *, sparse: bool) -> Block:
     """`count` layers' parameters; sparse: whether their MLPs are mixtures of experts."""
     n, norm = count, attention.norm_info(config, (count, config.width))
     return Block(
-        attention_norm=norm,
+        attention_norm=norm if config.pre_norms else None,
         attention=(mla if config.mla.kv_rank else attention).declare(config, n),
-        mlp_norm=norm,
+        mlp_norm=norm if config.pre_norms else None,
         mlp=moe.declare(config, n) if sparse else _declare_mlp(config, n),
         attention_post_norm=norm if config.post_norms else None,
         mlp_post_norm=norm if config.post_norms else None,
@@ -61,7 +61,7 @@ def _attention(
 ) -> tuple[jax.Array, cache.KeysValues | None]:
     """(what the heads add to the residual stream x [B, T, D], all layers' cached keys, values)."""
     heads: Any = mla if config.mla.kv_rank else attention
-    x = _norm(config, x, block.attention_norm)
+    x = _pre_norm(config, x, block.attention_norm)
     query, key, value = heads.project(config, block.attention, x, view)
     visible, stored = memory.extend(key, value)
     added = heads.mix(config, block.attention, view, query, *visible)
@@ -72,12 +72,16 @@ def _mlp(
     config: TransformerConfig, block: Block, x: jax.Array
 ) -> tuple[jax.Array, moe.Routing | None]:
     """(what the MLP adds to the residual stream x [B, T, D], its router's choices)."""
-    x, routing = _norm(config, x, block.mlp_norm), None
+    x, routing = _pre_norm(config, x, block.mlp_norm), None
     if isinstance(block.mlp, moe.Moe):
         added, routing = moe.mixture(config, block.mlp, x)
     else:
         added = layers.gated_mlp(block.mlp, x, config.activation)
     return _post_norm(config, added, block.mlp_post_norm), routing
+
+
+def _pre_norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
+    return _norm(config, x, scale) if config.pre_norms else x
 
 
 def _post_norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
@@ -94,7 +98,8 @@ def forward(
     """(the residual stream [B, T, D] after the layer, `memory.stored` with its keys and values,
     its router's choices).
 
-    x = x + attention(norm(x)), x = x + mlp(norm(x)); with `post_norms` what is added is normed too.
+    x = x + attention(norm(x)), x = x + mlp(norm(x)); with `post_norms` what is added is normed too,
+    and without `pre_norms` it alone.
     """
     with jax.named_scope("attention"):
         added, stored = _attention(config, block, x, view, memory)

@@ -145,7 +145,8 @@ class TransformerConfig(ModelConfig):
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: str = "none"  # none | scaled (RMSNorm of each head) | plain (without a scale)
+    # none | scaled (RMSNorm of each head) | plain (without a scale) | whole (of all heads at once)
+    qk_norm: str = "none"
     query_scale: float = 0.0  # of the scores; 0 is head_dim^-1/2
     attention_softcap: float = 0.0  # c tanh(scores / c); 0 is off
     logit_softcap: float = 0.0  # the same of the logits
@@ -153,6 +154,7 @@ class TransformerConfig(ModelConfig):
     query_tuning_span: int = 8192  # tokens
     norm_eps: float = 1e-5
     norm_plus_one: bool = False  # a norm's scale is 1 + its weight (Gemma)
+    pre_norms: bool = True  # a norm before each branch; false only with post_norms (OLMo 2)
     post_norms: bool = False  # a norm after each branch too (Gemma 2)
     embed_scale: float = 1.0  # of the embedding
     tied: bool = True  # unembed with the embedding's transpose
@@ -189,7 +191,12 @@ class TransformerConfig(ModelConfig):
         shapes.check_number("model.unroll", self.unroll, minimum=1, maximum=self.layers)
         shapes.check_number("model.logit_tile", self.logit_tile, minimum=0)
         shapes.check_choice("model.activation", self.activation, ("silu", "gelu"))
-        shapes.check_choice("model.qk_norm", self.qk_norm, ("none", "scaled", "plain"))
+        shapes.check_choice("model.qk_norm", self.qk_norm, ("none", "scaled", "plain", "whole"))
+        if not (self.pre_norms or self.post_norms):
+            raise ValueError(
+                "model.pre_norms must be true where model.post_norms is false; got false (model). "
+                "A branch needs a norm."
+            )
         shapes.check_choice("model.compute_dtype", self.compute_dtype, DTYPES)
         shapes.check_choice("model.param_dtype", self.param_dtype, DTYPES)
         shapes.check_choice("model.remat", self.remat, ("auto", *REMAT))

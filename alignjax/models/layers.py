@@ -11,15 +11,16 @@ from alignjax.parallel import axes
 
 
 def rms_norm(
-    x: jax.Array, scale: jax.Array | None, eps: float, *, plus_one: bool = False
+    x: jax.Array, scale: jax.Array | None, eps: float, *, plus_one: bool = False, over: int = 1
 ) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in fp32.
+    """x / sqrt(mean(x^2) + eps) * scale over the last axis, or the last `over`, computed in fp32.
 
-    scale: [D], None for 1; with `plus_one` the factor is 1 + scale.
+    scale: of the shape of those axes, None for 1; with `plus_one` the factor is 1 + scale.
     Reference: Zhang and Sennrich 2019, equation 4.
     """
     wide = x.astype(jnp.float32)
-    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    last = tuple(range(-over, 0))
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=last, keepdims=True) + eps)
     if scale is not None:
         normed = normed * (scale.astype(jnp.float32) + (1.0 if plus_one else 0.0))
     return normed.astype(x.dtype)

@@ -254,7 +254,7 @@ def parameters(config: TransformerConfig) -> int:
     """Elements of all weights, by the shape's own formula."""
     d, layers = config.width, config.layers
     total = (1 if config.tied else 2) * config.vocab_size * d + d
-    total += (4 if config.post_norms else 2) * layers * d
+    total += 2 * (config.pre_norms + config.post_norms) * layers * d
     total += layers * (_attention(config)[0] + _small(config))
     for sparse, numbers in config.stacks():
         moe, n = config.moe, len(numbers)
@@ -275,4 +275,5 @@ def _small(config: TransformerConfig) -> int:
         wide = latent.query_rank + latent.kv_rank
         return bias + wide + (wide + latent.rope_dim if config.out_bias else 0)
     bias += h * (config.heads + 2 * config.kv_heads) if config.qkv_bias else 0
-    return bias + (2 * h if config.qk_norm == "scaled" else 0)
+    normed = {"scaled": 2, "whole": config.heads + config.kv_heads}.get(config.qk_norm, 0)
+    return bias + h * normed

@@ -74,7 +74,7 @@ class Assembly:
         if config.reward and "reward" not in self.roles:
             self.roles["reward"] = JUDGE
         self.shape = shape or model_shape.resolve(
-            config.model, corpus, config.weights, config.weights_layers
+            config.model, corpus, config.weights, config.weights_layers, config.weights_skip
         )
         self.plain = self.shape.make()
         self.model = adapt.adapt(self.plain, config.adapter)
@@ -329,7 +329,7 @@ class Assembly:
             "kind": "policy" if origin.is_run else "weights",
             "folder": origin.path,
             "identity": self.source.identity(self._base),
-            **({"storage": storage} if storage else {}),
+            **{name: own for name, own in (("storage", storage), ("skip", origin.skip)) if own},
         }
 
     def start(self) -> dict[str, Any]:

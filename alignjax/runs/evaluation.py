@@ -226,17 +226,18 @@ def sample_weights(
     template: str = "",
     pad: str = "",
     date: str = "",
+    skip: str = "",
 ) -> list[tuple[str, str]]:
     """`count` answers of open weights to a prompt, as (prompt, answer).
 
     Args:
       path: a model folder or GGUF file, with its tokenizer.
-      template, pad, date: as in `chat_format.load_chat_format`.
+      template, pad, date: as in `chat_format.load_chat_format`. skip: as in `folder.open_model`.
 
     Raises:
       ValueError: the model, its tokenizer or its template is not to be read.
     """
-    stored = open_weights.open_model(path)
+    stored = open_weights.open_model(path, skip=skip)
     form = chat_format.load_chat_format(
         path, template=template, pad=pad, date=date, rows=stored.config.vocab_size
     )

@@ -108,7 +108,7 @@ def _fields(run: evaluation.Run, shape: Any) -> Mapping[str, Any]:
     if not weights or run.config.weights_layers:
         return folders.hf_fields(shape)
     if stored is None:
-        stored = folders.open_model(weights).fields
+        stored = folders.open_model(weights, skip=run.config.weights_skip).fields
     return stored or folders.hf_fields(shape)
 
 
@@ -132,7 +132,7 @@ def import_model(
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         shape: Any = parts.shape
-        params = folders.open_model(config.weights).load(shape)
+        params = folders.open_model(config.weights, skip=config.weights_skip).load(shape)
         record = folder.describe(
             dataclasses.replace(config, model=parts.shape),
             corpus,

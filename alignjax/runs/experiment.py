@@ -8,6 +8,7 @@ from alignjax.data import corpus as corpora
 from alignjax.data import prepare, tables
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt, quantised
+from alignjax.models.checkpoints.families import composite
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import kinds
 from alignjax.training import loop as loops
@@ -49,6 +50,7 @@ class Experiment(Training):
     # Storage of the frozen weights under adapters.
     base: quantised.BaseConfig = dataclasses.field(default_factory=quantised.BaseConfig)
     weights_layers: int = 0  # only their first layers; 0 is all
+    weights_skip: str = ""  # vision: only the text part of open weights that see images too
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run
     reference: str = ""  # folder of the reference policy's run; empty is the start of the policy
@@ -59,6 +61,7 @@ class Experiment(Training):
         super().validate()
         shapes.check_number("seed", self.seed, minimum=0)
         shapes.check_number("weights_layers", self.weights_layers, minimum=0)
+        shapes.check_choice("weights_skip", self.weights_skip, composite.SKIPS)
         self.data.validate()
         self.mesh.validate()
         self.adapter.validate()

@@ -47,7 +47,9 @@ def _write(to: pathlib.Path, config: experiment.Experiment, corpus: corpora.Corp
         file = _copied(pathlib.Path(data.tokenizer), to) if data is not None else None
         about |= {"layout": {**how, **tools}, "file": file}
     if config.weights and pathlib.Path(config.weights).is_dir():
-        about["fields"] = dict(open_weights.open_model(config.weights).fields or {})
+        about["fields"] = dict(
+            open_weights.open_model(config.weights, skip=config.weights_skip).fields or {}
+        )
     # The last file to be written: without it nothing is kept.
     partial = to / f"{ABOUT}.partial"
     partial.write_text(json.dumps(about, indent=1))

@@ -20,6 +20,7 @@ def resolve(
     corpus: corpora.Corpus,
     weights: str = "",
     layers: int = 0,
+    skip: str = "",
 ) -> model_config.ModelConfig:
     """The model's shape: that of open weights, or the configured one with the data's vocabulary.
 
@@ -27,7 +28,7 @@ def resolve(
       ValueError: the vocabulary is too small for the data, or both shape and weights are set.
     """
     if weights:
-        shape = _weights_shape(shape, weights, layers)
+        shape = _weights_shape(shape, weights, layers, skip)
     size = shape.vocab_size or corpus.vocab_size
     if size < corpus.vocab_size:
         raise ValueError(
@@ -38,7 +39,7 @@ def resolve(
 
 
 def _weights_shape(
-    shape: model_config.ModelConfig, weights: str, layers: int
+    shape: model_config.ModelConfig, weights: str, layers: int, skip: str
 ) -> model_config.ModelConfig:
     names = (*shape.RUNNING, *shape.PRECISION)
     running = {name: getattr(shape, name) for name in names}
@@ -47,7 +48,7 @@ def _weights_shape(
             "model must be left as it is beside weights, but for "
             f"{', '.join(sorted(names))}: the weights give the shape (model). Remove the others."
         )
-    stored = open_weights.open_model(weights).config
+    stored = open_weights.open_model(weights, skip=skip).config
     if layers > stored.layers:
         raise ValueError(
             f"weights_layers must be at most the model's {stored.layers}; got {layers}."

@@ -41,6 +41,7 @@ class Origin:
     config: of the model there. run: its experiment, None for open weights. adapter: what it
     trained, None where that was whole weights. networks: configs of further trained roles. base:
     kind, folder and identity of the weights under its adapters, and their `storage` in few bits.
+    skip: what is left out of open weights (`weights_skip`).
     """
 
     path: str
@@ -51,6 +52,7 @@ class Origin:
     networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     base: Mapping[str, str] | None = None
     length: int = 1024
+    skip: str = ""
 
     @property
     def storage(self) -> quantised.BaseConfig:
@@ -138,7 +140,9 @@ def is_run(path: str) -> bool:
     return folder.is_run(pathlib.Path(path))
 
 
-def open_origin(path: str, log: Callable[[str], None] = lambda line: None) -> Origin:
+def open_origin(
+    path: str, log: Callable[[str], None] = lambda line: None, *, skip: str = ""
+) -> Origin:
     """The origin of a run's folder, a model folder or a .gguf file.
 
     Raises:
@@ -146,8 +150,8 @@ def open_origin(path: str, log: Callable[[str], None] = lambda line: None) -> Or
     """
     place = pathlib.Path(path)
     if not folder.is_run(place) and _is_model(place):
-        config = open_weights.open_model(path).config
-        return Origin(path=path, config=config, fingerprints=_tokenizer_of(path))
+        config = open_weights.open_model(path, skip=skip).config
+        return Origin(path=path, config=config, fingerprints=_tokenizer_of(path), skip=skip)
     if not folder.is_run(place):
         raise ValueError(
             "a checkpoint to start from must be the folder of a finished run; got "
@@ -190,6 +194,11 @@ def _tokenizer_of(path: str) -> dict[str, str]:
         return {}
 
 
+def _skipped(like: Any) -> str:
+    """What an experiment leaves out of open weights."""
+    return "" if like is None else like.config.weights_skip
+
+
 class Stored:
     """Arrays, sharded: a device reads its own slices. A part is cached until `release`."""
 
@@ -205,7 +214,7 @@ class Stored:
     def origin(self, path: str, like: Any = None) -> Origin | None:
         if not path:
             return None
-        origin = open_origin(path)
+        origin = open_origin(path, skip=_skipped(like))
         if origin.run is not None and path not in self._seen:
             state = standing.unfinished(path, folder.Record(origin.run, {}))
             if state is not None:
@@ -225,7 +234,7 @@ class Stored:
     def _read(self, origin: Origin, part: str, plain: Any, config: Any) -> Any:
         if not origin.is_run:
             read = heads.open_reward if part == methods.SCORER else open_weights.open_model
-            return read(origin.path).load(config)
+            return read(origin.path, skip=origin.skip).load(config)
         return origin.taken(part, folder.load_params(origin.path, origin.config.make()))
 
     def same_base(self, origin: Origin, about: Mapping[str, str]) -> bool:
@@ -256,7 +265,7 @@ class Stored:
         about = origin.base
         assert about is not None
         place = bases.place(about["folder"])
-        below = open_origin(place)
+        below = open_origin(place, skip=about.get("skip", ""))
         tree = self.under(below, methods.POLICY, plain, config, origin.storage)
         if self.identity(tree) != about["identity"]:
             raise ValueError(
@@ -279,7 +288,8 @@ class Stored:
                 tree = self._read(origin, part, plain, config)
                 self._trees[key] = trees.map_named(convert, tree)
             else:
-                self._trees[key] = open_weights.open_model(origin.path).load(config, convert)
+                stored = open_weights.open_model(origin.path, skip=origin.skip)
+                self._trees[key] = stored.load(config, convert)
         return self._trees[key]
 
     def fresh(self, model: models.Model, seed: int, base: Any) -> Any:
@@ -304,11 +314,12 @@ class Shapes:
         self._trees.clear()
 
     def origin(self, path: str, like: Any = None) -> Origin | None:
-        if not path:
-            return None
+        return self._origin(path, like, _skipped(like)) if path else None
+
+    def _origin(self, path: str, like: Any, skip: str) -> Origin:
         place = pathlib.Path(path)
         if folder.is_run(place) or _is_model(place):
-            origin = open_origin(path)
+            origin = open_origin(path, skip=skip)
             # A tokenizer that the data are yet to train is not known from their outline.
             known = like is None or {"tokenizer", "world"} & like.corpus.fingerprints.keys()
             return origin if known else dataclasses.replace(origin, fingerprints={})
@@ -357,8 +368,7 @@ class Shapes:
 
     def base(self, origin: Origin, plain: Any, config: Any) -> Any:
         assert origin.base is not None
-        below = self.origin(origin.base["folder"])
-        assert below is not None
+        below = self._origin(origin.base["folder"], None, origin.base.get("skip", ""))
         return self.under(below, methods.POLICY, plain, config, origin.storage)
 
     def under(

@@ -8,7 +8,6 @@ import numpy as np
 from alignjax.core import trees
 from alignjax.models.adapters import vocabulary
 from alignjax.models.checkpoints import names as stored_names
-from alignjax.models.checkpoints import names_moe
 from alignjax.models.config import TransformerConfig
 
 TOP = "base_model.model"
@@ -52,7 +51,7 @@ def copies(config: TransformerConfig) -> dict[str, Copy]:
     def none(config: TransformerConfig, source: Any) -> Any:
         return None
 
-    attend = names_moe.latent_attention if config.mla.kv_rank else stored_names.grouped_attention
+    attend = stored_names.latent_attention if config.mla.kv_rank else stored_names.grouped_attention
     sources = stored_names.sources(config, none, dense=none, attend=attend)
     found = {}
     for path, source in trees.named_leaves(sources).items():

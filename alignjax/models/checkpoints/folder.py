@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignjax.core import struct
+from alignjax.core import shapes, struct
 from alignjax.models import params, transformer
 from alignjax.models.checkpoints import (
-    dense,
-    families_moe,
     fp8,
     gguf_io,
     hf_config,
@@ -21,12 +19,9 @@ from alignjax.models.checkpoints import (
     safetensors_io,
     sharded,
 )
+from alignjax.models.checkpoints.families import COMPOSITES, FAMILIES, composite
 from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling, TransformerConfig
 
-FAMILIES = {
-    **dense.FAMILIES,
-    **families_moe.FAMILIES,
-}
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Tensors that repeat what a parameter holds, or that others compute anew.
 UNREAD: tuple[str, ...] = ("*.rotary_emb.inv_freq",)
@@ -103,16 +98,20 @@ class Stored:
             )
 
 
-def open_model(path: str | pathlib.Path) -> Stored:
+def open_model(path: str | pathlib.Path, *, skip: str = "") -> Stored:
     """Opens a folder in the format of transformers, or a GGUF file of a Llama.
+
+    skip: "vision" reads the text part of a model of text and images, as a model of its own; "" is
+    nothing, and such a model is refused.
 
     Raises:
       ValueError: there is no such model, its family or a field of it is not known, or its files are
         not what they claim to be; before any weight is read.
     """
+    shapes.check_choice("weights_skip", skip, composite.SKIPS)
     path = pathlib.Path(path)
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, skip)
     if path.suffix == ".gguf":
         return _open_gguf(path)
     raise ValueError(
@@ -140,7 +139,8 @@ def _family(values: Mapping[str, Any], where: str) -> names.Family:
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"model_type must be one of {', '.join(sorted(FAMILIES))}; got {kind!r:.100} ({where})."
+            f"model_type must be one of {', '.join(sorted({*FAMILIES, *COMPOSITES}))}; got "
+            f"{kind!r:.100} ({where})."
         )
     return FAMILIES[kind]
 
@@ -213,19 +213,26 @@ def _normal_moe(config: TransformerConfig) -> MoeConfig:
     return dataclasses.replace(config.moe, balance_loss=0.0, z_loss=0.0)
 
 
-def _open_folder(path: pathlib.Path) -> Stored:
+def _open_folder(path: pathlib.Path, skip: str) -> Stored:
     file = path / "config.json"
     values = hf_config.read(file)
     block = fp8.block_of(values, str(file))
     # What is read is whole again, and so is what is written.
     values = {name: value for name, value in values.items() if name != fp8.FIELD}
-    config = parse_config(values, str(file))
+    joint = COMPOSITES.get(str(values.get("model_type")))
+    if joint is None:  # before any file of tensors is opened
+        config = parse_config(values, str(file))
+    held = safetensors_io.open_folder(path)
+    tensors: sharded.Tensors = held if block is None else fp8.Fp8Folder(held, block)
+    if joint is not None:
+        tensors = own = composite.TextTensors(tensors, skip, str(path))
+        values = composite.text_fields(values, joint, own, str(file))
+        config = parse_config(values, str(file))
     family = _family(values, str(file))
     copies = ("lm_head.weight",) if config.tied else ()
-    tensors = safetensors_io.open_folder(path)
     return Stored(
         config=config,
-        tensors=tensors if block is None else fp8.Fp8Folder(tensors, block),
+        tensors=tensors,
         sources=family.sources(config),
         fields=values,
         unread=(*UNREAD, *copies, *family.unread(config)),

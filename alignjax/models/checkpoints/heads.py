@@ -25,14 +25,14 @@ def _sources(sources: transformer.Transformer) -> transformer.Transformer:
     return struct.replace(sources, unembed=None, scalar=SCORE)
 
 
-def open_reward(path: str | pathlib.Path) -> folder.Stored:
+def open_reward(path: str | pathlib.Path, *, skip: str = "") -> folder.Stored:
     """Opens a reward or value model; `load()` gives parameters with a scalar head in float32 and
-    without an unembedding.
+    without an unembedding. skip: as in `folder.open_model`.
 
     Raises:
       ValueError: as `folder.open_model`; other than one label, or a bias, when it is loaded.
     """
-    stored = folder.open_model(path)
+    stored = folder.open_model(path, skip=skip)
     return dataclasses.replace(stored, sources=_sources(stored.sources), scored=True)
 
 

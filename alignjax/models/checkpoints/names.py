@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from alignjax.models import attention, layers
+from alignjax.models import attention, layers, mla
 from alignjax.models.block import Block
 from alignjax.models.checkpoints.hf_config import Fields
 from alignjax.models.checkpoints.sources import Source
@@ -71,9 +71,9 @@ def block(
     after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     post = config.post_norms
     return Block(
-        attention_norm=source("input_layernorm.weight"),
+        attention_norm=source("input_layernorm.weight") if config.pre_norms else None,
         attention=attend(config, source),
-        mlp_norm=source(f"{after}.weight"),
+        mlp_norm=source(f"{after}.weight") if config.pre_norms else None,
         mlp=mlp(config, source),
         attention_post_norm=source("post_attention_layernorm.weight") if post else None,
         mlp_post_norm=source("post_feedforward_layernorm.weight") if post else None,
@@ -82,7 +82,9 @@ def block(
 
 def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Attention:
     """Sources of a stack's attention weights. Heads of a matrix's rows are (kv head, group)."""
-    bias, normed = config.qkv_bias, config.qk_norm == "scaled"
+    bias, whole = config.qkv_bias, config.qk_norm == "whole"
+    normed = whole or config.qk_norm == "scaled"
+    own = ("(k g h) -> k g h", "(k h) -> k h") if whole else ("", "")
     return attention.Attention(
         query=source("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
         key=source("self_attn.k_proj.weight", "(k h) d -> d k h"),
@@ -92,8 +94,36 @@ def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Att
         key_bias=source("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
         value_bias=source("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
         out_bias=source("self_attn.o_proj.bias") if config.out_bias else None,
-        query_norm=source("self_attn.q_norm.weight") if normed else None,
-        key_norm=source("self_attn.k_norm.weight") if normed else None,
+        query_norm=source("self_attn.q_norm.weight", own[0]) if normed else None,
+        key_norm=source("self_attn.k_norm.weight", own[1]) if normed else None,
+    )
+
+
+def latent_attention(config: TransformerConfig, source: Layer) -> mla.Mla:
+    """Sources of a stack's latent attention: two tensors hold two parameters each."""
+    latent, bias, low = config.mla, config.out_bias, config.mla.query_rank > 0
+    inside = "self_attn"
+    rows = {"x": latent.kv_rank + latent.rope_dim}
+    first, rest = {"x": (0, latent.kv_rank)}, {"x": (latent.kv_rank, rows["x"])}
+    wide = {"x": config.head_dim + latent.value_dim}
+    own, values = {"x": (0, config.head_dim)}, {"x": (config.head_dim, wide["x"])}
+    down, both = f"{inside}.kv_a_proj_with_mqa", f"{inside}.kv_b_proj.weight"
+    query = "q_b_proj" if low else "q_proj"
+    a = f"{inside}.q_a_proj"
+    return mla.Mla(
+        query=source(f"{inside}.{query}.weight", "(k h) q -> q k h"),
+        latent=source(f"{down}.weight", "x d -> d x", sizes=rows, take=first),
+        latent_norm=source(f"{inside}.kv_a_layernorm.weight"),
+        rotated=source(f"{down}.weight", "x d -> d x", sizes=rows, take=rest),
+        key=source(both, "(k x) r -> r k x", sizes=wide, take=own),
+        value=source(both, "(k x) r -> r k x", sizes=wide, take=values),
+        out=source(f"{inside}.o_proj.weight", "d (k u) -> k u d"),
+        query_down=source(f"{a}.weight", "q d -> d q") if low else None,
+        query_norm=source(f"{inside}.q_a_layernorm.weight") if low else None,
+        query_down_bias=source(f"{a}.bias") if low and bias else None,
+        latent_bias=source(f"{down}.bias", "x -> x", sizes=rows, take=first) if bias else None,
+        rotated_bias=source(f"{down}.bias", "x -> x", sizes=rows, take=rest) if bias else None,
+        out_bias=source(f"{inside}.o_proj.bias") if bias else None,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from alignjax.models.checkpoints.families import COMPOSITES
 from tests.commands import cli
 from tests.models.families import live_moe
 
@@ -44,8 +45,32 @@ def run(jobs: list[list[Any]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+SEEING = {
+    "hidden_size": 8,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+VISION = {
+    "gemma3": {"model_type": "siglip_vision_model"},
+    "llama4": {"vision_output_dim": 8, "projector_input_dim": 8, "projector_output_dim": 8},
+    "mistral3": {"model_type": "pixtral", "head_dim": 4},
+}
+
+
 def random_fields(kind: str, seed: int) -> dict[str, Any]:
     """Fields of a random model of a family: odd head counts, biases, windows, experts, ties."""
+    if kind in VISION:
+        text = COMPOSITES[kind].text
+        fields = random_fields(text, seed)
+        return {
+            "text_config": {**fields, "model_type": text},
+            "vision_config": {**SEEING, **VISION[kind]},
+            "tie_word_embeddings": fields["tie_word_embeddings"],
+            **({"mm_tokens_per_image": 4} if kind == "gemma3" else {}),
+        }
     rng = np.random.default_rng(seed)
 
     def either(*values: Any) -> Any:
@@ -67,7 +92,7 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    if kind in ("smollm3", "qwen2"):
+    if kind in ("smollm3", "qwen2", "olmo2", "olmo3"):
         fields["hidden_size"] = kv * group * fields.pop("head_dim")  # these take no other
     # Products keep their size whatever the width: else rounding grows from layer to layer, to 5e-5
     # of either side against float64.
@@ -95,7 +120,7 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
     window = {"sliding_window": int(rng.integers(1, 12))}
     mixed = [either("full_attention", "sliding_attention") for _ in range(layers)]
     own: dict[str, Any] = {"rope_parameters": {**scaled, "rope_theta": theta}}
-    if kind in ("llama", "smollm3", "qwen3", "gemma2", "gemma3_text"):
+    if kind in ("llama", "smollm3", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3"):
         own["attention_bias"] = either(True, False)
     if kind in ("llama", "smollm3"):
         own["mlp_bias"] = either(True, False)
@@ -114,6 +139,13 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         own["final_logit_softcapping"] = either(None, 4.0)
     if kind == "gemma2":
         own["attn_logit_softcapping"] = either(None, 3.0)
+    if kind == "olmo3":
+        own |= {**window, "layer_types": mixed}
+        scaled |= {"truncate": True} if "truncate" in scaled else {}  # it takes no other
+        own["rope_parameters"] = {
+            "full_attention": {**scaled, "rope_theta": theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        }
     if kind == "gemma3_text":
         scaled = own["rope_parameters"]
         scaled |= {"truncate": True} if "truncate" in scaled else {}  # it takes no other

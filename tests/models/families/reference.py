@@ -19,6 +19,8 @@ import transformers
 
 LENGTH = 19  # tokens of the prompt, beyond every window
 ROWS = (13, 7, 10)  # tokens of the rows of padded batches
+COMPOSITES = ("gemma3", "llama4", "mistral3")  # of text and images
+SEEING = ("vision_tower.", "vision_model.", "multi_modal_projector.")
 
 
 def versions() -> dict[str, str]:
@@ -35,8 +37,10 @@ def make(kind: str, fields: dict[str, Any], seed: int) -> Any:
     """
     torch.manual_seed(seed)
     spread = {"initializer_range": 0.25}
+    if "text_config" in fields:
+        fields = {**fields, "text_config": {**spread, **fields["text_config"]}}
     config = transformers.AutoConfig.for_model(kind, **{**spread, **fields})
-    model = transformers.AutoModelForCausalLM.from_config(
+    model = _auto(kind).from_config(
         config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32
     )
     with torch.no_grad():
@@ -44,6 +48,12 @@ def make(kind: str, fields: dict[str, Any], seed: int) -> Any:
             if weight.ndim == 1:
                 weight += 0.3 * torch.randn_like(weight)
     return model.eval()
+
+
+def _auto(kind: str) -> Any:
+    if kind in COMPOSITES:
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def _corrections(model: Any) -> list[Any]:
@@ -76,7 +86,8 @@ def padded(rows: list[np.ndarray], *, left: bool) -> tuple[torch.Tensor, torch.T
 
 def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
     """Logits of a prompt and of padded rows, the prompt's mean cross entropy and its gradients."""
-    prompt, rows = prompts(model.config.vocab_size, seed)
+    text = model.config.get_text_config()
+    prompt, rows = prompts(text.vocab_size, seed)
     tokens = torch.tensor(prompt)[None]
     model.zero_grad()
     logits = model(tokens, use_cache=False).logits
@@ -96,7 +107,7 @@ def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
         for i, row in enumerate(rows):
             found[f"row/{i}"] = row
             found[f"{side}/{i}"] = out[i][mask[i].bool()].numpy()
-            if side == "left" and getattr(model.config, "attn_temperature_tuning", False):
+            if side == "left" and getattr(text, "attn_temperature_tuning", False):
                 # This version scales queries by the slot, which padding moves: the row alone is
                 # right.
                 with torch.no_grad():
@@ -116,10 +127,16 @@ def gradient_of(model: Any) -> Any:
 
 
 def tensors(model: Any) -> dict[str, np.ndarray]:
-    """The model's tensors under the names of `save_pretrained`, which cuts experts apart."""
+    """The model's tensors under the names of `save_pretrained`, which cuts experts apart; of a
+    model of text and images those of its text part, as one of text alone names them."""
     with tempfile.TemporaryDirectory() as made:
         model.save_pretrained(made)
-        return safetensors.numpy.load_file(f"{made}/model.safetensors")
+        found = safetensors.numpy.load_file(f"{made}/model.safetensors")
+    return {
+        name.removeprefix("language_model."): x
+        for name, x in found.items()
+        if not name.startswith(SEEING)
+    }
 
 
 def record(model: Any, folder: pathlib.Path, seed: int) -> None:

@@ -1,11 +1,13 @@
 """Writes docs/models.md from the recorded models: python -m tests.models.families.table"""
 
+import json
 import math
 import pathlib
 import re
 from typing import Any
 
 from alignjax.models.checkpoints import folder
+from alignjax.models.checkpoints.families import COMPOSITES
 from alignjax.models.config import TransformerConfig
 from tests.models.families import golden
 
@@ -13,11 +15,16 @@ FILE = pathlib.Path(__file__).parents[3] / "docs" / "models.md"
 CHECKPOINTS = {
     "deepseek_v3": "DeepSeek V3, R1",
     "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3 (from 4B on), text part",
     "gemma3_text": "Gemma 3 (1B, and the text part of larger ones as its own folder)",
     "llama": "Llama 2, 3, 3.1, 3.2 (text), 3.3; SmolLM2",
+    "llama4": "Llama 4, text part",
     "llama4_text": "Llama 4, text",
     "mistral": "Mistral 7B",
+    "mistral3": "Mistral Small 3.1, 3.2, text part",
     "mixtral": "Mixtral",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3",
     "qwen2": "Qwen 2, 2.5",
     "qwen3": "Qwen 3",
     "qwen3_moe": "Qwen 3 MoE",
@@ -30,6 +37,12 @@ is read by `alignjax.models.checkpoints.folder` and written back bit for bit. A 
 can be read too, and so can 8-bit weights with a scale for each block (`quant_method` fp8, as
 DeepSeek V3 is published), which are written back whole; other ways to store weights in few bits are
 refused by name. `python -m tests.models.families.table` writes this page.
+
+Of models of text and images (`gemma3`, `llama4`, `mistral3`) the text part is read, under older and
+newer names, where `--config.weights_skip=vision` (training, `alignjax import`) or `--skip=vision`
+(`alignjax sample --model`) asks for it; else what sees is listed and the model refused. What is
+written is a model of text alone, and adapters over it have that model's names. Other commands take
+the folder that `alignjax export` writes of an import.
 
 | model_type | checkpoints |
 |---|---|
@@ -59,9 +72,11 @@ def page(*, measure: bool = True) -> str:
     """The page; without `measure` the errors are left out."""
     models = [golden.dense(path) for path in golden.DENSE]
     models += [golden.sparse(path) for path in golden.SPARSE]
-    models.sort(key=lambda g: (g.stored.fields["model_type"], g.name))
+    models.sort(key=lambda g: (kind_of(g), g.name))
     versions = {f"{k} {v.split('+')[0]}" for g in models for k, v in g.versions.items()}
-    families = [f"| `{kind}` | {CHECKPOINTS[kind]} |" for kind in sorted(folder.FAMILIES)]
+    families = [
+        f"| `{kind}` | {CHECKPOINTS[kind]} |" for kind in sorted({*folder.FAMILIES, *COMPOSITES})
+    ]
     return HEAD.format(
         families="\n".join(families),
         versions=", ".join(sorted(versions)),
@@ -69,8 +84,13 @@ def page(*, measure: bool = True) -> str:
     )
 
 
+def kind_of(model: golden.Golden) -> str:
+    """The `model_type` of its folder."""
+    return json.loads((model.path / "config.json").read_text())["model_type"]
+
+
 def row(model: golden.Golden, measure: bool) -> str:
-    family, errors = model.stored.fields["model_type"], ["-"] * 4
+    family, errors = kind_of(model), ["-"] * 4
     if measure:
         padded = max(golden.padded_error(model, side) for side in model.padded)
         packed, cached = golden.packed_error(model), golden.decoded_error(model)
@@ -97,7 +117,7 @@ def features(config: TransformerConfig) -> str:
         config.query_tuning and "query temperature",
         config.attention_softcap and "attention cap",
         config.logit_softcap and "logit cap",
-        config.post_norms and "norms after branches",
+        config.post_norms and f"norms after branches{'' if config.pre_norms else ' alone'}",
         moe.experts and f"{moe.active} of {moe.experts} experts ({moe.scores})",
         moe.experts and moe.groups > 1 and f"in {moe.groups} groups",
         moe.experts and moe.shared_ff and "shared expert",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from alignjax.core import trees
-from alignjax.models.checkpoints import dense
+from alignjax.models.checkpoints import folder
 from alignjax.parallel import mesh
 from tests.models.families import golden
 
@@ -14,8 +14,9 @@ every = pytest.mark.parametrize("path", golden.marked(golden.DENSE), ids=lambda 
 
 
 def test_the_goldens_cover_all_families():
-    kinds = {golden.dense(path).stored.fields["model_type"] for path in golden.DENSE}
-    assert kinds == dense.FAMILIES.keys()
+    stored = [golden.dense(path).stored for path in golden.DENSE]
+    stored += [golden.sparse(path).stored for path in golden.SPARSE]
+    assert {one.fields["model_type"] for one in stored} == folder.FAMILIES.keys()
 
 
 @every

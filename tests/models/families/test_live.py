@@ -14,6 +14,7 @@ import pytest
 from alignjax.core import struct
 from alignjax.models import transformer
 from alignjax.models.checkpoints import folder, heads
+from alignjax.models.checkpoints.families import COMPOSITES
 from alignjax.models.config import RopeScaling, TransformerConfig
 from tests.models import tiny
 from tests.models.families import golden, live
@@ -26,7 +27,8 @@ pytestmark = [
 ]
 SEED = int(os.environ.get("ALIGNJAX_LIVE_SEED", "100"))
 PER_FAMILY = int(os.environ.get("ALIGNJAX_LIVE_MODELS", "2"))
-DRAWS = [(kind, SEED + n) for n in range(PER_FAMILY) for kind in folder.FAMILIES]
+KINDS = (*folder.FAMILIES, *COMPOSITES)
+DRAWS = [(kind, SEED + n) for n in range(PER_FAMILY) for kind in KINDS]
 MADE_HERE = {
     "llama": {"rope": RopeScaling(kind="yarn", factor=4.0, original_length=16)},
     "smollm3": {"attention": ("full", "nope"), "qkv_bias": True, "out_bias": True},

@@ -12,7 +12,7 @@ import pytest
 
 from alignjax.core import trees
 from alignjax.models import scoring, transformer
-from alignjax.models.checkpoints import families_moe, folder, safetensors_io, sharded
+from alignjax.models.checkpoints import folder, safetensors_io, sharded
 from alignjax.parallel import mesh
 from tests.models import tiny
 
@@ -144,7 +144,7 @@ def test_writing_gives_the_same_bytes(golden, tmp_path):
 
 
 def test_a_config_and_its_description_are_inverse(golden):
-    family = families_moe.FAMILIES[golden.fields["model_type"]]
+    family = folder.FAMILIES[golden.fields["model_type"]]
     fields = family.describe(golden.config)
     assert folder.parse_config(fields, "described") == golden.config
     json.dumps(fields)

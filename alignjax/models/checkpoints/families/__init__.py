@@ -1,0 +1,46 @@
+"""Families of open weights, one file each: what a `config.json` means, a `config.json` for a
+configuration, and the tensors behind the parameters. Defaults of absent fields are those of
+transformers."""
+
+from alignjax.models.checkpoints.families import (
+    deepseek_v3,
+    gemma2,
+    gemma3,
+    llama,
+    llama4,
+    mistral,
+    mistral3,
+    mixtral,
+    olmo2,
+    olmo3,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
+from alignjax.models.checkpoints.families.composite import Composite
+from alignjax.models.checkpoints.names import Family
+
+# By `model_type`. A configuration is described by the first that expresses it (`folder.hf_fields`).
+FAMILIES: dict[str, Family] = {
+    "llama": llama.FAMILY,
+    "smollm3": smollm3.FAMILY,
+    "mistral": mistral.FAMILY,
+    "qwen2": qwen2.FAMILY,
+    "qwen3": qwen3.FAMILY,
+    "gemma2": gemma2.FAMILY,
+    "gemma3_text": gemma3.FAMILY,
+    "olmo2": olmo2.FAMILY,
+    "olmo3": olmo3.FAMILY,
+    "mixtral": mixtral.FAMILY,
+    "qwen3_moe": qwen3_moe.FAMILY,
+    "deepseek_v3": deepseek_v3.FAMILY,
+    "llama4_text": llama4.FAMILY,
+}
+
+# Of text and images, by `model_type`; the text part is one of the families above.
+COMPOSITES: dict[str, Composite] = {
+    "gemma3": gemma3.COMPOSITE,
+    "llama4": llama4.COMPOSITE,
+    "mistral3": mistral3.COMPOSITE,
+}

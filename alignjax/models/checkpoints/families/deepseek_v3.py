@@ -1,0 +1,103 @@
+"""DeepSeek V3 and R1."""
+
+from typing import Any
+
+from alignjax.models.checkpoints import names
+from alignjax.models.checkpoints.families import common, experts
+from alignjax.models.checkpoints.hf_config import Fields, rope_fields
+from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
+
+
+def config(fields: Fields) -> TransformerConfig:
+    """DeepSeek V3 (DeepSeek-AI 2024): latent attention, sigmoid scores, groups, shared experts.
+
+    Its extra layers that predict more than one token (`num_nextn_predict_layers`) are not read.
+    """
+    common.silu(fields)
+    experts.training_only(fields)
+    for name in ("aux_loss_alpha", "seq_aux", "ep_size", "num_nextn_predict_layers"):
+        fields.take(name, None)
+    fields.only("scoring_func", "sigmoid")
+    fields.only("topk_method", "noaux_tc")
+    fields.only("moe_layer_freq", 1)
+    theta, scaling = rope_fields(fields, 10000.0)
+    size = fields.size("qk_nope_head_dim", 128, most=1e5)
+    # `head_dim` of the file, where it is there, is the rotated part again.
+    shape = {**common.shape(fields, head_dim=size), "head_dim": size}
+    low = fields.nullable("q_lora_rank", 1536)  # null projects queries directly
+    latent = MlaConfig(
+        kv_rank=fields.size("kv_lora_rank", 512),
+        query_rank=0
+        if low is None
+        else Fields({"q_lora_rank": low}, fields.where).size("q_lora_rank"),
+        rope_dim=fields.size("qk_rope_head_dim", 64, most=1e5),
+        value_dim=fields.size("v_head_dim", 128, most=1e5),
+    )
+    fields.only("qk_head_dim", size + latent.rope_dim)
+    width, count = fields.size("moe_intermediate_size", 2048), _routed(fields)
+    first = fields.take("first_k_dense_replace", 3)
+    if type(first) is not int or first < 0:
+        raise fields.error("first_k_dense_replace", "be a whole number", repr(first))
+    routed = MoeConfig(
+        experts=count,
+        active=experts.active(fields, 8),
+        ff=width,
+        shared_ff=width * fields.size("n_shared_experts", 1, most=1e5),
+        scores="sigmoid",
+        normalise=fields.flag("norm_topk_prob", True),
+        scale=float(fields.number("routed_scaling_factor", 2.5)),
+        bias_correction=True,
+        groups=fields.size("n_group", 8, most=1e5),
+        active_groups=fields.size("topk_group", 4, most=1e5),
+        first=first,
+    )
+    return TransformerConfig(
+        **shape,
+        rope_theta=theta,
+        rope=scaling,
+        rope_interleaved=fields.flag("rope_interleave", True),
+        out_bias=fields.flag("attention_bias", False),
+        moe=routed,
+        mla=latent,
+    )
+
+
+def _routed(fields: Fields) -> int:
+    """DeepSeek's experts, which newer files may name as the other families do too."""
+    count = fields.size("n_routed_experts", 256, most=1e5)
+    for name in ("num_local_experts", "num_experts"):
+        fields.only(name, count)
+    return count
+
+
+def describe(config: TransformerConfig) -> dict[str, Any]:
+    """The `config.json` of a DeepSeek V3 without layers for further tokens."""
+    latent, routed = config.mla, config.moe
+    return {
+        **experts.described(config, "deepseek_v3", "DeepseekV3ForCausalLM"),
+        "attention_bias": config.out_bias,
+        "rope_interleave": config.rope_interleaved,
+        "kv_lora_rank": latent.kv_rank,
+        "q_lora_rank": latent.query_rank or None,
+        "qk_nope_head_dim": config.head_dim,
+        "qk_rope_head_dim": latent.rope_dim,
+        "v_head_dim": latent.value_dim,
+        "n_routed_experts": routed.experts,
+        "n_shared_experts": routed.shared_ff // routed.ff,
+        "moe_intermediate_size": routed.ff,
+        "n_group": routed.groups,
+        "topk_group": routed.active_groups,
+        "norm_topk_prob": routed.normalise,
+        "routed_scaling_factor": routed.scale,
+        "first_k_dense_replace": routed.first,
+        "num_nextn_predict_layers": 0,
+    }
+
+
+FAMILY = names.Family(
+    config=config,
+    describe=describe,
+    sources=lambda config: names.sources(config, experts.numbered, attend=names.latent_attention),
+    # Layers behind the last one predict further tokens.
+    unread=lambda config: (f"model.layers.{config.layers}.*",),
+)

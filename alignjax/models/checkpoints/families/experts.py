@@ -1,0 +1,106 @@
+"""What families with experts share.
+
+Router losses of a `config.json` (`router_aux_loss_coef`) are not taken over: they are choices of a
+training run, off until `model.moe.balance_loss` is set.
+"""
+
+from typing import Any
+
+from alignjax.models import layers, moe
+from alignjax.models.checkpoints.hf_config import Fields, spelled_twice
+from alignjax.models.checkpoints.names import Layer
+from alignjax.models.checkpoints.sources import Source
+from alignjax.models.config import TransformerConfig
+
+
+def training_only(fields: Fields) -> None:
+    """Fields that change a training run in other libraries, and nothing of the function."""
+    fields.only("router_jitter_noise", 0, 0.0)
+    for name in ("output_router_logits", "router_aux_loss_coef"):
+        fields.take(name, None)
+
+
+def count(fields: Fields, default: int) -> int:
+    """Experts: newer files write `num_local_experts` for all families."""
+    older = fields.take("num_experts", None)
+    if fields.has("num_local_experts"):
+        count = fields.size("num_local_experts", most=1e5)
+        if older is not None and older != count:
+            raise fields.error("num_experts", f"be num_local_experts, {count}", repr(older))
+        return count
+    return Fields({"num_experts": older}, fields.where).size("num_experts", default, most=1e5)
+
+
+def active(fields: Fields, default: int) -> int:
+    return fields.size("num_experts_per_tok", default, most=1e5)
+
+
+def numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
+    """Numbers of layers, or None where there are none."""
+    numbers = fields.take(name, None)
+    if numbers is None:
+        return None
+    whole = isinstance(numbers, list) and all(type(n) is int and 0 <= n < layers for n in numbers)
+    if not whole:
+        raise fields.error(name, f"be a list of layers below {layers}", repr(numbers))
+    return sorted(set(numbers))
+
+
+def described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
+    """Fields that all families write alike."""
+    scaled = config.rope.original_length > 0
+    length = {"max_position_embeddings": int(config.rope.original_length * config.rope.factor)}
+    return {
+        "architectures": [architecture],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "intermediate_size": config.ff,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tied,
+        **spelled_twice(config.rope_theta, config.rope),
+        "num_experts_per_tok": config.moe.active,
+        "dtype": config.param_dtype,
+        **(length if scaled else {}),
+    }
+
+
+def stacked(count: int, source: Layer, name: str, axes: str) -> Any:
+    """A source over layers and experts, from the name of one expert's tensor with its number."""
+    columns = [source(name.format(number)).names for number in range(count)]
+    return Source(tuple(zip(*columns, strict=True)), axes)
+
+
+def mixture(
+    config: TransformerConfig, source: Layer, *, inside: str, parts: tuple[str, str, str]
+) -> moe.Moe:
+    """Sources of experts that are stored one by one; `parts` names gate, up and down."""
+    gate, up, down = (f"{inside}.experts.{{}}.{part}.weight" for part in parts)
+    shared = f"{inside}.shared_experts"
+    correction = f"{inside}.gate.e_score_correction_bias"
+    count = config.moe.experts
+    return moe.Moe(
+        router=source(f"{inside}.gate.weight", "e d -> d e"),
+        gate=stacked(count, source, gate, "f d -> d f"),
+        up=stacked(count, source, up, "f d -> d f"),
+        down=stacked(count, source, down, "d f -> f d"),
+        shared=mlp(source, shared) if config.moe.shared_ff else None,
+        correction=source(correction) if config.moe.bias_correction else None,
+    )
+
+
+def mlp(source: Layer, inside: str) -> layers.Mlp:
+    return layers.Mlp(
+        gate=source(f"{inside}.gate_proj.weight", "f d -> d f"),
+        up=source(f"{inside}.up_proj.weight", "f d -> d f"),
+        down=source(f"{inside}.down_proj.weight", "d f -> f d"),
+    )
+
+
+def numbered(config: TransformerConfig, source: Layer) -> moe.Moe:
+    """Experts of Qwen 3 MoE and DeepSeek V3."""
+    return mixture(config, source, inside="mlp", parts=("gate_proj", "up_proj", "down_proj"))
