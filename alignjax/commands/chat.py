@@ -13,7 +13,11 @@ from alignjax.serving import conversation, requests, slots
 OPTIONS = (
     flags.Option("model", str, "", "a model folder, a .gguf file or the folder of a run", True),
     flags.Option("system", str, "", "system prompt"),
-    *(option for option in serve.OPTIONS if option.name in ("template", "date", "pad", "adapters")),
+    *(
+        option
+        for option in serve.OPTIONS
+        if option.name in ("template", "date", "pad", "skip", "adapters")
+    ),
     flags.Option("context", int, 2048, "tokens of the conversation; the oldest turns are left out"),
     *(
         option._replace(default=512) if option.name == "max_new_tokens" else option

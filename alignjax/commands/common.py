@@ -35,6 +35,9 @@ DEFINITIONS = flags.Option(
 BASE = flags.Option(
     "base", str, "", "where the frozen weights under the run's adapters are, if they have moved"
 )
+SKIP = flags.Option(
+    "skip", str, "", "vision: only the text part of open weights that see images too"
+)
 ALLOW_CODE = flags.Option(
     "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"
 )

@@ -26,6 +26,7 @@ OPTIONS = (
     flags.Option("model", str, "", "with --suite: open weights in place of a run"),
     flags.Option("template", str, "", "with --model: layout of chats; none is plain text"),
     flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
+    common.SKIP,
     flags.Option("pad", str, "", "with --model: token to pad with, where it names none"),
     flags.Option("system", str, "", "with --suite: the system prompt"),
     flags.Option(
@@ -51,7 +52,7 @@ OPTIONS = (
 )
 NEEDS_CONFIG = False
 JUDGE_OPTIONS = ("limit", "max_new_tokens", "temperature", "judge", "against", "out")
-SUITE_OPTIONS = ("data", "model", "template", "pad", "date", "system", "length", "generate")
+SUITE_OPTIONS = ("data", "model", "template", "pad", "date", "skip", "system", "length", "generate")
 
 
 def main(parsed: flags.Parsed) -> None:

@@ -13,7 +13,7 @@ OPTIONS = (
     common.WORKDIR,
     flags.Option("model", str, "", "open weights instead of a run: a model folder or .gguf file"),
     flags.Option("template", str, "", "layout of chats with --model; empty takes the model's own"),
-    flags.Option("skip", str, "", "vision: only the text part of a model that sees images too"),
+    common.SKIP,
     flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("pad", str, "", "token to pad with, where the model with --model names none"),
     flags.Option(

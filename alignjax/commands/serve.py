@@ -18,6 +18,7 @@ OPTIONS = (
     flags.Option("template", str, "", "layout of chats of open weights; empty takes their own"),
     flags.Option("date", str, "", "today's for such a layout that states it, like '26 Jul 2024'"),
     flags.Option("pad", str, "", "token to pad with, where open weights name none"),
+    common.SKIP,
     flags.Option("name", str, "", "by which requests ask for the model; empty is the folder's"),
     flags.Option(
         "adapters", str, "", "LoRA folders of peft over the model: NAME=FOLDER,NAME=FOLDER"
@@ -112,6 +113,7 @@ def open_engine(options: Mapping[str, Any], limits: slots.Limits) -> engine.Engi
         pad=options["pad"],
         date=options["date"],
         name=options["name"],
+        skip=options["skip"],
     )
     folders = adapted.parse_adapters(options["adapters"]) if options["adapters"] else {}
     stack = adapters.stack_of(

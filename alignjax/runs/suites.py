@@ -20,7 +20,8 @@ PLAIN = "none"  # the template that is none: questions and answers as plain text
 
 class Asked(NamedTuple):
     """Which model is asked, and how. model: open weights, or workdir: a run. template, pad,
-    date: as in `chat_format.load_chat_format`, or "none". system: the system prompt."""
+    date: as in `chat_format.load_chat_format`, or "none". skip: as in `open_weights.open_model`.
+    system: the system prompt."""
 
     model: str = ""
     workdir: str = ""
@@ -29,6 +30,7 @@ class Asked(NamedTuple):
     template: str = ""
     pad: str = ""
     date: str = ""
+    skip: str = ""
     system: str = ""
 
 
@@ -90,7 +92,7 @@ def parts(asked: Asked) -> Iterator[Parts]:
             f"{asked.model!r} and {asked.workdir!r} (evaluate)."
         )
     if asked.model:
-        stored = open_weights.open_model(asked.model)
+        stored = open_weights.open_model(asked.model, skip=asked.skip)
         form = layout.Layout(_speaker(asked), asked.system, asked.template == PLAIN)
         weights = described_judge.hash_of_files(pathlib.Path(asked.model))
         identity = {"model": asked.model, "weights": weights}

@@ -31,12 +31,20 @@ class Served(NamedTuple):
     shape: TransformerConfig | None = None
 
 
-def load(path: str, *, template: str = "", pad: str = "", date: str = "", name: str = "") -> Served:
+def load(
+    path: str,
+    *,
+    template: str = "",
+    pad: str = "",
+    date: str = "",
+    name: str = "",
+    skip: str = "",
+) -> Served:
     """The model of a folder of open weights, a .gguf file or the folder of a run.
 
     Args:
       template, pad, date: as in `chat_format.load_chat_format`, for open weights. name: empty
-        takes that of the folder or file.
+        takes that of the folder or file. skip: as in `open_weights.open_model`.
 
     Raises:
       ValueError: nothing is there that can be read, or it is no language model with a tokenizer.
@@ -48,7 +56,9 @@ def load(path: str, *, template: str = "", pad: str = "", date: str = "", name: 
     place = pathlib.Path(path)
     name = name or (place.stem if place.suffix == ".gguf" else place.resolve().name)
     served = (
-        _run(place, name) if sources.is_run(path) else _weights(path, name, template, pad, date)
+        _run(place, name)
+        if sources.is_run(path)
+        else _weights(path, name, (template, pad, date), skip)
     )
     if not cache_rows.is_ours(jax.eval_shape(lambda: served.model.cache(1, 1))):
         raise ValueError(
@@ -58,8 +68,9 @@ def load(path: str, *, template: str = "", pad: str = "", date: str = "", name: 
     return served
 
 
-def _weights(path: str, name: str, template: str, pad: str, date: str) -> Served:
-    stored = open_weights.open_model(path)
+def _weights(path: str, name: str, layout: tuple[str, str, str], skip: str) -> Served:
+    stored = open_weights.open_model(path, skip=skip)
+    template, pad, date = layout
     form = chat_format.load_chat_format(
         path, template=template, pad=pad, date=date, rows=stored.config.vocab_size
     )

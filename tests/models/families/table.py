@@ -40,9 +40,9 @@ refused by name. `python -m tests.models.families.table` writes this page.
 
 Of models of text and images (`gemma3`, `llama4`, `mistral3`) the text part is read, under older and
 newer names, where `--config.weights_skip=vision` (training, `alignjax import`) or `--skip=vision`
-(`alignjax sample --model`) asks for it; else what sees is listed and the model refused. What is
-written is a model of text alone, and adapters over it have that model's names. Other commands take
-the folder that `alignjax export` writes of an import.
+(`sample`, `chat`, `serve`, `evaluate --suite`) asks for it; else what sees is listed and the model
+refused. What is written is a model of text alone, and adapters over it have that model's names.
+Other commands take the folder that `alignjax export` writes of an import.
 
 | model_type | checkpoints |
 |---|---|
