@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from alignjax.core import untrusted
+from alignjax.core import retry, untrusted
 from alignjax.data import records
 
 PARTIAL = ".partial-"  # in the name of a file that is being written
@@ -30,7 +30,7 @@ def write(path: epath.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not is_local(path):
-            path.write_bytes(content)
+            retry.again(lambda: path.write_bytes(content))
             return
         partial = f"{os.fspath(path)}{PARTIAL}{os.getpid()}"
         with open(partial, "wb") as stream:

@@ -70,16 +70,21 @@ class _Statistics:
     digests: dict[str, Numbers] = dataclasses.field(
         default_factory=lambda: {name: array.array("Q") for name in ("row", "prompt", "pair")}
     )
+    # Whether each digest is of a row in a file for evaluation.
+    held: dict[str, Numbers] = dataclasses.field(
+        default_factory=lambda: {name: array.array("B") for name in ("row", "prompt")}
+    )
     ties: int = 0
     soft: int = 0
     weighed: int = 0
 
-    def add(self, row: rows.Row) -> None:
-        """Counts a row."""
+    def add(self, row: rows.Row, is_held: bool) -> None:
+        """Counts a row; is_held: whether its file's name says that it is for evaluation."""
         self.files[row.file] += 1
         self.columns.update(row.columns.keys())
         self.weighed += row.weight != 1
         self.digests["row"].append(_number(comparisons.digest(row)))
+        self.held["row"].append(is_held)
         for text in rows.texts(row):
             scripts.count(text, self.scripts)
         if isinstance(row, rows.Text):
@@ -87,6 +92,7 @@ class _Statistics:
         prompt = rows.prompt_of(row)
         self.turns[len(prompt)] += 1
         self.digests["prompt"].append(_number(comparisons.prompt_digest(row)))
+        self.held["prompt"].append(is_held)
         if isinstance(row, rows.Answers):
             self._compared(row)
 
@@ -107,6 +113,12 @@ class _Statistics:
         """How many digests were there before."""
         numbers = np.frombuffer(self.digests[name], np.uint64)
         return len(numbers) - len(np.unique(numbers))
+
+    def shared(self, name: str) -> tuple[int, int]:
+        """(digests of evaluation that stand among those of training, all of evaluation)."""
+        numbers = np.frombuffer(self.digests[name], np.uint64)
+        held = np.frombuffer(self.held[name], np.bool_)
+        return int(np.isin(numbers[held], numbers[~held]).sum()), int(held.sum())
 
     def pairs(self) -> str:
         """How often pairs are repeated, and which way round; a digest's last bit says that."""
@@ -146,13 +158,14 @@ def check_data(
     if speaker is None and config.tokenizer:
         speaker = files.make_speaker(config, ())
     kept, tally, counts = _Statistics(), reading.Tally(), encoding.Counts()
+    sides = {part.where: part.split for part in parts}
     first: list[rows.Row] = []
     kind = ""
     for chunk in _chunks(reading.read(parts, source, tally)):
         kind = kind or next(k for k in SHOWN if k in encoding.KINDS_OF[type(chunk[0])])
         first += chunk[: show - len(first)]
         for row in chunk:
-            kept.add(row)
+            kept.add(row, sides.get(row.file) == "eval")
         if speaker is None:
             kept.measure(size for row in chunk for size in _estimated(row))
             continue
@@ -193,6 +206,10 @@ def _row_lines(kept: _Statistics, tally: reading.Tally, needed: Set[str]) -> lis
         f"{pairs}",
         f"columns passed through, read by no loss: {_shares(further, usable)}",
     ]
+    for name, words in (("row", "rows"), ("prompt", "prompts")):
+        again, held = kept.shared(name)
+        if held:
+            lines.append(f"leaked: {again} of {held} {words} for evaluation stand in training")
     if kept.turns:
         turns = ", ".join(f"{n}: {count}" for n, count in sorted(kept.turns.items()))
         lines.append(f"prompt turns: {turns}")

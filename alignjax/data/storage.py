@@ -14,7 +14,7 @@ import typing
 import zlib
 from collections.abc import Callable, Iterable
 
-from alignjax.core import untrusted
+from alignjax.core import retry, untrusted
 from alignjax.data import records
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"  # first bytes of the two compressions
@@ -76,7 +76,7 @@ def is_folder(path: str) -> bool:
         return os.path.isdir(path)
     system, inner = file_system(path)
     try:
-        return bool(system.isdir(inner))
+        return bool(retry.again(lambda: system.isdir(inner)))
     except Exception as error:
         raise failed(path, condensed(error)) from None
 
@@ -91,7 +91,7 @@ def exists(path: str) -> bool:
         return os.path.exists(path)
     system, inner = file_system(path)
     try:
-        system.info(inner)
+        retry.again(lambda: system.info(inner))
     except FileNotFoundError:
         return False
     except Exception as error:
@@ -104,7 +104,8 @@ def listed(folder: str, names: str = "*") -> list[str]:
     if is_remote(folder):
         system, inner = file_system(folder)
         try:
-            entries = [base(str(path)) for path in system.ls(inner, detail=False)]
+            named = retry.again(lambda: system.ls(inner, detail=False))
+            entries = [base(str(path)) for path in named]
         except Exception as error:
             raise failed(folder, condensed(error)) from None
     else:
@@ -123,11 +124,65 @@ def opened(path: str) -> typing.BinaryIO:
         if not is_remote(path):
             return untrusted.opened(path)
         system, inner = file_system(path)
-        return typing.cast(typing.BinaryIO, system.open(inner, "rb"))
+        raw = _Remote(lambda: system.open(inner, "rb"), path)
+        return typing.cast(typing.BinaryIO, io.BufferedReader(raw, 1 << 20))
     except records.DataError:
         raise
     except Exception as error:  # libraries of buckets raise errors of their own
         raise failed(path, condensed(error)) from None
+
+
+class _Remote(io.RawIOBase):
+    """A remote file, opened again at its place where a read fails in passing."""
+
+    def __init__(self, make: Callable[[], typing.Any], name: str):
+        self._make, self._place, self.name = make, 0, name
+        self._file: typing.Any = retry.again(make)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset, whence = self._place + offset, io.SEEK_SET
+        self._place = int(self._opened().seek(offset, whence))
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def readinto(self, buffer: typing.Any) -> int:
+        try:
+            block = retry.again(lambda: self._block(len(buffer)))
+        except OSError:
+            raise
+        except Exception as error:  # of a library: whoever reads a file expects an OSError
+            raise OSError(condensed(error)) from error
+        buffer[: len(block)] = block
+        self._place += len(block)
+        return len(block)
+
+    def _block(self, size: int) -> bytes:
+        file = self._opened()
+        try:
+            file.seek(self._place)  # wherever a read that failed left it
+            return bytes(file.read(size))
+        except Exception:
+            self._file = None
+            raise
+
+    def _opened(self) -> typing.Any:
+        if self._file is None:
+            self._file = retry.again(self._make)
+        return self._file
 
 
 def plain(path: str) -> typing.BinaryIO:
@@ -219,7 +274,7 @@ def digest_of(file: str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     system, inner = file_system(file)
     try:
-        return str(system.ukey(inner))
+        return str(retry.again(lambda: system.ukey(inner)))
     except Exception as error:
         raise failed(file, condensed(error)) from None
 

@@ -47,3 +47,20 @@ def test_report_refuses_what_training_refuses(path):
     assert "1 invalid JSON" in "\n".join(
         check.check_data(path, on_bad_row="skip", max_bad_share=0.3).lines
     )
+
+
+def test_rows_of_evaluation_among_those_of_training_are_counted(tmp_path):
+    def text(number, answer):
+        return f"\n\nHuman: Is it {number}?\n\nAssistant: {answer}"
+
+    def put(name, pairs):
+        rows = [{"chosen": text(n, good), "rejected": text(n, bad)} for n, good, bad in pairs]
+        (tmp_path / name).write_text("\n".join(json.dumps(row) for row in rows))
+
+    put("train.jsonl", [(n, "Yes.", "No.") for n in range(20)])
+    put("test.jsonl", [(3, "Yes.", "No."), (4, "Of course.", "Never."), (30, "Yes.", "No.")])
+    lines = check.check_data(tmp_path).lines
+    assert "leaked: 1 of 3 rows for evaluation stand in training" in lines
+    assert "leaked: 2 of 3 prompts for evaluation stand in training" in lines
+    (tmp_path / "test.jsonl").unlink()
+    assert not [line for line in check.check_data(tmp_path).lines if "leaked" in line]
