@@ -3,6 +3,7 @@
 import collections.abc
 import contextlib
 import datetime
+import logging
 import os
 import pathlib
 import re
@@ -156,6 +157,21 @@ def whole_tracebacks() -> collections.abc.Iterator[None]:
         jax.config.update("jax_traceback_filtering", before)
 
 
+class _Untraced(logging.Filter):
+    """Takes the tracebacks out of what libraries log. It stays: their threads outlive a command."""
+
+    active = True
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.active:
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_UNTRACED = _Untraced()
+logging.getLogger("absl").addFilter(_UNTRACED)  # of Orbax and JAX's own libraries
+
+
 @contextlib.contextmanager
 def quiet_threads() -> collections.abc.Iterator[None]:
     """Inside, what ends a thread of a library is a line, and the same one is not told again.
@@ -197,6 +213,7 @@ def run_command(
       debug: show tracebacks on stderr.
       log_folder: where error.txt goes; None is a temporary folder.
     """
+    _UNTRACED.active = not debug
     try:
         with whole_tracebacks(), contextlib.nullcontext() if debug else quiet_threads():
             code = fn() or 0
