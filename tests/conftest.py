@@ -25,7 +25,7 @@ if "xla_force_host_platform_device_count" not in flags:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from tests import tiers  # noqa: E402
+from tests import faults, tiers  # noqa: E402
 
 MESHES = {
     "none": None,
@@ -37,8 +37,24 @@ MESHES = {
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     tiers.mark(items)
+    faults.mark(items)
+    if _are_faults(config):
+        faults.order(items)
+
+
+def _are_faults(config: pytest.Config) -> bool:
+    return config.option.markexpr == "faults"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _are_faults(item.config):
+        faults.skip_when_late()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"{faults.SEED}={os.environ.get(faults.SEED, '0')}" if _are_faults(config) else ""
 
 
 def pytest_unconfigure() -> None:

@@ -4,6 +4,7 @@ import collections.abc
 import contextlib
 import datetime
 import io
+import logging
 import os
 import pathlib
 import re
@@ -160,6 +161,21 @@ def whole_tracebacks() -> collections.abc.Iterator[None]:
         jax.config.update("jax_traceback_filtering", before)
 
 
+class _Untraced(logging.Filter):
+    """Takes the tracebacks out of what libraries log. It stays: their threads outlive a command."""
+
+    active = True
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.active:
+            record.exc_info = record.exc_text = None
+        return True
+
+
+_UNTRACED = _Untraced()
+logging.getLogger("absl").addFilter(_UNTRACED)  # of Orbax and JAX's own libraries
+
+
 def nobody_reads(stream: Any) -> bool:
     """Whether a stream is a pipe whose reader has gone, as `head` goes after its lines."""
     try:
@@ -211,6 +227,7 @@ def run_command(
       debug: show tracebacks on stderr.
       log_folder: where error.txt goes; None is a temporary folder.
     """
+    _UNTRACED.active = not debug
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of an encoding that lacks a character

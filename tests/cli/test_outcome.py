@@ -1,6 +1,7 @@
 """How commands end: exit codes, what is on stderr, what is in error.txt."""
 
 import json
+import logging
 import os
 import pathlib
 import runpy
@@ -298,3 +299,23 @@ def test_threads_of_libraries_print_a_line(debug, capsys):
     said = capsys.readouterr().err
     line = "alignjax: in a thread: RuntimeError: the event loop is closed\n"
     assert said.count("Traceback") == 3 if debug else said == line
+
+
+def test_libraries_log_no_tracebacks(capsys):
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("absl")
+    logger.addHandler(handler)
+
+    def command():
+        try:
+            raise RuntimeError("no room")
+        except RuntimeError:
+            logger.exception("a save failed")
+
+    try:
+        assert outcome.run_command(command, debug=False, log_folder=None) == 0
+        assert capsys.readouterr().err.count("Traceback") == 0
+        assert outcome.run_command(command, debug=True, log_folder=None) == 0
+        assert "Traceback" in capsys.readouterr().err
+    finally:
+        logger.removeHandler(handler)

@@ -1,11 +1,11 @@
 """kill -9 at any moment: the same command ends with the same bits."""
 
-import random
 import signal
 import time
 
 import pytest
 
+from tests import faults
 from tests.commands import cli
 
 
@@ -14,7 +14,7 @@ def again_and_again(micro, tmp_path, stage, kills, seed, how=signal.SIGKILL):
     workdir = tmp_path / stage
     config = cli.stage_config(tmp_path, micro.folder / stage)
     argv = ("train", f"--config={config}", f"--workdir={workdir}")
-    rng = random.Random(seed)
+    rng = faults.draws(stage, seed)
     survived = 0
     codes = []
     for number in range(kills):

@@ -190,7 +190,7 @@ BYTES = {
 }
 JSON = ("index", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json")
 EXAMPLES = os.environ.get("ALIGNJAX_FUZZ_EXAMPLES")
-MANY = (pytest.mark.slow, pytest.mark.faults)
+MANY = (pytest.mark.slow,)
 TIERS = [int(EXAMPLES)] if EXAMPLES else [20, pytest.param(400, marks=MANY)]
 
 

@@ -4,12 +4,12 @@ The run draws by difficulty, samples twice the groups that it trains on, and sam
 of the step before; groups without signal are replaced by older ones. All of that is kept.
 """
 
-import random
 import signal
 import time
 
 import pytest
 
+from tests import faults
 from tests.commands import cli
 from tests.rollouts import chain_runs
 
@@ -35,7 +35,7 @@ def whole(chain_start, tmp_path_factory):
 
 def killed(command, workdir, kills, seed):
     """Starts the run so often and kills it at a random moment of its steps; then lets it end."""
-    rng = random.Random(seed)
+    rng = faults.draws("grpo", seed)
     file = workdir / "samples.jsonl"
     hits = 0
     for _ in range(kills):

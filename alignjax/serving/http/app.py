@@ -106,8 +106,8 @@ async def body_of(request: Request) -> dict[str, Any]:
             raise errors.Refused(f"a request must have at most {BODY_BYTES} bytes; got more.", 413)
     try:
         sent = untrusted.parse_json(bytes(whole), "a request", strict=True)
-    except untrusted.Refused:
-        raise errors.Refused("a request must be JSON in UTF-8; got something else.") from None
+    except untrusted.Refused as error:
+        raise errors.Refused(str(error)) from None
     if not isinstance(sent, dict):
         raise errors.Refused("a request must be a JSON object; got something else.")
     return sent
