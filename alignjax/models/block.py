@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from alignjax.core import struct
 from alignjax.models import attention, cache, layers, mla, moe, params
@@ -65,7 +66,7 @@ def _attention(
     query, key, value = heads.project(config, block.attention, x, view)
     visible, stored = memory.extend(key, value)
     added = heads.mix(config, block.attention, view, query, *visible)
-    return _post_norm(config, added, block.attention_post_norm), stored
+    return _to_stream(config, added, block.attention_post_norm), stored
 
 
 def _mlp(
@@ -77,15 +78,17 @@ def _mlp(
         added, routing = moe.mixture(config, block.mlp, x)
     else:
         added = layers.gated_mlp(block.mlp, x, config.activation)
-    return _post_norm(config, added, block.mlp_post_norm), routing
+    return _to_stream(config, added, block.mlp_post_norm), routing
 
 
 def _pre_norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
     return _norm(config, x, scale) if config.pre_norms else x
 
 
-def _post_norm(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
-    return _norm(config, x, scale) if config.post_norms else x
+def _to_stream(config: TransformerConfig, x: jax.Array, scale: Any) -> jax.Array:
+    """What a branch adds to the residual stream."""
+    x = _norm(config, x, scale) if config.post_norms else x
+    return x if config.branch_scale == 1.0 else x * jnp.asarray(config.branch_scale, x.dtype)
 
 
 def forward(
@@ -99,7 +102,7 @@ def forward(
     its router's choices).
 
     x = x + attention(norm(x)), x = x + mlp(norm(x)); with `post_norms` what is added is normed too,
-    and without `pre_norms` it alone.
+    and without `pre_norms` it alone. What is added is multiplied by `branch_scale`.
     """
     with jax.named_scope("attention"):
         added, stored = _attention(config, block, x, view, memory)

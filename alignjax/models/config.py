@@ -157,6 +157,8 @@ class TransformerConfig(ModelConfig):
     pre_norms: bool = True  # a norm before each branch; false only with post_norms (OLMo 2)
     post_norms: bool = False  # a norm after each branch too (Gemma 2)
     embed_scale: float = 1.0  # of the embedding
+    branch_scale: float = 1.0  # of what a branch adds to the residual stream (Granite)
+    logit_scale: float = 1.0  # of the logits
     tied: bool = True  # unembed with the embedding's transpose
     moe: MoeConfig = dataclasses.field(default_factory=MoeConfig)
     mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
@@ -180,7 +182,7 @@ class TransformerConfig(ModelConfig):
             )
         self._check_heads()
         self._check_kernel()
-        for name in ("rope_theta", "norm_eps", "embed_scale"):
+        for name in ("rope_theta", "norm_eps", "embed_scale", "branch_scale", "logit_scale"):
             shapes.check_number(f"model.{name}", getattr(self, name), above=0)
         for name in ("local_rope_theta", "query_scale", "attention_softcap", "logit_softcap"):
             shapes.check_number(f"model.{name}", getattr(self, name), minimum=0)

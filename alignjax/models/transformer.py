@@ -288,7 +288,9 @@ def transformer(config: TransformerConfig) -> model.Model:
         return x, cache
 
     def unembedding(weights: Transformer) -> jax.Array:
-        return _unembedding(config, weights)
+        matrix = _unembedding(config, weights)
+        scale = config.logit_scale
+        return matrix if scale == 1.0 else matrix * jnp.asarray(scale, matrix.dtype)
 
     def scalar(weights: Transformer, states: jax.Array) -> jax.Array:
         return model.read_head(states, weights.scalar)

@@ -200,6 +200,7 @@ def _normal(config: TransformerConfig) -> dict[str, Any]:
         "window": config.window if windowed else 0,
         "local_rope_theta": own if sliding else 0.0,
         "query_scale": float(f"{scale:.6g}"),
+        "logit_scale": float(f"{config.logit_scale:.6g}"),
         "query_tuning_span": config.query_tuning_span if tuned else 0,
         "rope": rope,
         "moe": _normal_moe(config),

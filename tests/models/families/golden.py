@@ -19,8 +19,8 @@ HERE = pathlib.Path(__file__).parent
 DENSE = sorted(path.parent for path in (HERE / "goldens").glob("*/computed.npz"))
 # In the quick tests: each family once, and each kind of rope scaling.
 QUICK = (
-    "gemma2 gemma3 llama-biases-llama3 llama-linear llama-yarn mistral-window qwen2-sliding qwen3 "
-    "olmo3 smollm3"
+    "gemma2 gemma3 granite llama-biases-llama3 llama-linear llama-yarn mistral-window olmo3 "
+    "qwen2-sliding qwen3 smollm3"
 )
 
 

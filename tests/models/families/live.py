@@ -92,7 +92,7 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    if kind in ("smollm3", "qwen2", "olmo2", "olmo3"):
+    if kind in ("smollm3", "qwen2", "olmo2", "olmo3", "granite"):
         fields["hidden_size"] = kv * group * fields.pop("head_dim")  # these take no other
     # Products keep their size whatever the width: else rounding grows from layer to layer, to 5e-5
     # of either side against float64.
@@ -120,10 +120,17 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
     window = {"sliding_window": int(rng.integers(1, 12))}
     mixed = [either("full_attention", "sliding_attention") for _ in range(layers)]
     own: dict[str, Any] = {"rope_parameters": {**scaled, "rope_theta": theta}}
-    if kind in ("llama", "smollm3", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3"):
+    if kind in ("llama", "smollm3", "qwen3", "gemma2", "gemma3_text", "olmo2", "olmo3", "granite"):
         own["attention_bias"] = either(True, False)
-    if kind in ("llama", "smollm3"):
+    if kind in ("llama", "smollm3", "granite"):
         own["mlp_bias"] = either(True, False)
+    if kind == "granite":
+        own |= {
+            "embedding_multiplier": float(rng.uniform(0.5, 4)),
+            "residual_multiplier": float(rng.uniform(0.2, 1)),
+            "attention_multiplier": float(rng.uniform(0.1, 1)),
+            "logits_scaling": float(rng.uniform(0.5, 4)),
+        }
     if kind == "smollm3":
         own["no_rope_layers"] = [int(rng.integers(2)) for _ in range(layers)]
     if kind == "mistral":

@@ -134,6 +134,20 @@ CASES = {
     ),
 }
 CASES |= {
+    "granite": (
+        "granite",
+        {
+            **BARE,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "attention_multiplier": 0.3,
+            "logits_scaling": 0.7,
+        },
+    ),
+    "granite-tied": (
+        "granite",
+        {**BARE, **EVEN, "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
     "olmo2": ("olmo2", {**BARE, "attention_bias": True, "rope_parameters": YARN}),
     "olmo2-tied": ("olmo2", {**BARE, **EVEN, "tie_word_embeddings": True}),
     "olmo3": (
@@ -200,6 +214,7 @@ CASES |= {
 }
 # Families whose sequence-classification folder is kept too, as transformers writes it.
 REWARDS = ("llama", "gemma3")
+UNSCORED = ("granite",)  # without a class for sequence classification
 
 
 def main(*names: str) -> None:
@@ -209,7 +224,7 @@ def main(*names: str) -> None:
         model = reference.make(kind, fields, seed)
         folder = GOLDENS / name
         reference.record(model, folder, seed)
-        if kind not in reference.COMPOSITES:
+        if kind not in (*reference.COMPOSITES, *UNSCORED):
             scored = reference.scored(model, seed)
             reference.record_scores(
                 scored, folder, seed, GOLDENS / f"{name}-reward" if name in REWARDS else None

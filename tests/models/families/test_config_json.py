@@ -11,7 +11,7 @@ from alignjax.models.config import RopeScaling
 from tests.models.families import golden
 
 FAMILIES = ["llama", "smollm3", "mistral-window", "qwen2-sliding", "qwen3", "gemma2", "gemma3"]
-FAMILIES += ["olmo2", "olmo3"]
+FAMILIES += ["granite", "olmo2", "olmo3"]
 
 
 def fields_of(name, **changes):

@@ -17,6 +17,7 @@ from tests.training import tiny
 
 pytestmark = pytest.mark.slow
 ROWS = 4
+LORA = lora.LoraConfig(rank=2, targets=("query", "key", "value"))  # as latent attention wants
 
 
 def one_of_each():
@@ -76,7 +77,7 @@ def test_a_step_of_sft_moves_every_weight(kind):
 def test_a_step_of_dpo_moves_adapters(kind):
     read, path = FOUND[kind]
     found = read(path)
-    model = adapt.adapt(transformer.transformer(found.stored.config), lora.LoraConfig(rank=2))
+    model = adapt.adapt(transformer.transformer(found.stored.config), LORA)
     own = jax.jit(model.init)(jax.random.key(3))
     frozen = {"base": found.params, "reference": adapt.empty(own)}
     before, after, metrics = step("dpo", model, {"policy": own}, frozen)
