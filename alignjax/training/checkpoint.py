@@ -25,6 +25,12 @@ FOLDER = "checkpoints"
 
 
 @jax.jit
+def _read_through(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(checksum, whether all of it is finite) of a leaf, in one pass."""
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return _sum(x), jnp.all(jnp.isfinite(x)) if is_float else jnp.ones((), jnp.bool_)
+
+
 def _sum(x: jax.Array) -> jax.Array:
     width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     words = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, width)
@@ -42,7 +48,16 @@ def checksums(tree: Any) -> dict[str, int]:
     One program a leaf, for CPUs hold a second copy of what a program sums up; and one after the
     other, for programs with collectives at the same time can lock each other out there.
     """
-    return {name: int(_sum(x)) for name, x in trees.named_leaves(tree).items()}
+    return {name: number for name, (number, _) in _read_leaves(tree).items()}
+
+
+def _read_leaves(tree: Any) -> dict[str, tuple[int, bool]]:
+    """(checksum, whether it is finite) of every leaf."""
+    found = {}
+    for name, x in trees.named_leaves(tree).items():
+        number, finite = _read_through(x)
+        found[name] = int(number), bool(finite)
+    return found
 
 
 def identity(tree: Any) -> str:
@@ -61,6 +76,21 @@ def _digest(meta: dict[str, Any]) -> str:
 def _items(state: algorithm.TrainState) -> dict[str, Any]:
     rest = {"step": state.step, "opt_state": state.opt_state, "carry": state.carry}
     return {"params": state.params, "rest": rest}
+
+
+def _check_finite(step: int, names: list[str]) -> None:
+    """Parameters must be finite; what else a state holds may be infinite on purpose.
+
+    Raises:
+      errors.NonFinite: one is not.
+    """
+    wrong = [name for name in names if name.startswith("params")]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise errors.NonFinite(
+            f"step {step} is not saved, for its parameters must be finite; got others in "
+            f"{wrong[0]}{more}. The checkpoint before it stands; lower the learning rate."
+        )
 
 
 class Checkpoints:
@@ -109,10 +139,14 @@ class Checkpoints:
 
         Raises:
           errors.Failure: this save could not start, or the one before it failed.
+          errors.NonFinite: a parameter is not finite; checkpoints before it are left as they are.
         """
         self.wait()
         items, step = _items(state), int(state.step)
-        meta = {**meta, "step": step, "shapes": _shapes(items), "checksums": checksums(items)}
+        found = _read_leaves(items)
+        _check_finite(step, [n for n, (_, finite) in found.items() if not finite])
+        sums = {name: number for name, (number, _) in found.items()}
+        meta = {**meta, "step": step, "shapes": _shapes(items), "checksums": sums}
         meta["sha256"] = _digest(meta)
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         saves["meta"] = ocp.args.JsonSave(meta)

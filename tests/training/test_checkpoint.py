@@ -382,3 +382,21 @@ def test_a_save_without_progress_is_an_error_and_one_that_gets_on_is_not(tmp_pat
         checkpoints.save(make_state(1), META)
     checkpoints.close()  # does not wait either
     hangs.set()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, value):
+    """R34: the good checkpoint before them stands, however few are kept."""
+    good, bad = make_state(1), make_state(2)
+    harmed = bad.params["half"].at[3, 4].set(value)
+    bad = struct.replace(bad, params={**bad.params, "half": harmed})
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=1)
+    checkpoints.save(good, META)
+    with pytest.raises(errors.NonFinite, match=r"step 2 is not saved.*must be finite.*half"):
+        checkpoints.save(bad, META)
+    checkpoints.close()
+    assert int(restore(tmp_path)[0].step) == 1
+    # An optimizer may begin at infinity, as one that waits for the best loss does.
+    rest = struct.replace(make_state(2), opt_state={**good.opt_state, "mu": harmed})
+    save(tmp_path, struct.replace(rest, step=jnp.asarray(2, jnp.int32)))
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).steps()[-1] == 2
