@@ -47,6 +47,18 @@ def test_a_signal_ends_the_start_of_a_command(where, number):
     assert (done.returncode, done.stderr) == (143, stopping.LINE.decode())
 
 
+@pytest.fixture
+def handled():
+    """Both signals are handled, as in a terminal: a job in a shell's background ignores SIGINT."""
+    before = {number: signal.getsignal(number) for number in stopping.NUMBERS}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handled")
 def test_a_command_that_trains_nothing_gets_its_own_handlers_back(monkeypatch):
     before = [signal.getsignal(number) for number in stopping.NUMBERS]
     seen = []

@@ -208,7 +208,8 @@ def test_what_the_data_are_yet_to_train_is_not_held_against_a_run():
     assert known
 
     def of(fingerprints):
-        like = SimpleNamespace(corpus=SimpleNamespace(fingerprints=fingerprints))
+        config, corpus = experiment.Experiment, SimpleNamespace(fingerprints=fingerprints)
+        like = SimpleNamespace(config=config, corpus=corpus)
         return sources.Shapes().origin(folder, like=like).fingerprints
 
     assert of({}) == {}
