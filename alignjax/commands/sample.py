@@ -102,5 +102,6 @@ def _of_weights(
         pad=options["pad"],
         date=options["date"],
         skip=options["skip"],
+        log=common.log,
         **shared,
     )

@@ -123,5 +123,10 @@ def open_engine(options: Mapping[str, Any], limits: slots.Limits) -> engine.Engi
         rank=options["adapter_rank"],
         targets=[name for name in options["adapter_targets"].split(",") if name],
     )
+    if 0 < own.context < limits.context:
+        common.log(
+            f"serve: --context={limits.context} goes beyond the {own.context} tokens that "
+            f"{own.name} was trained for: later positions are new to it."
+        )
     common.log(f"serve: {own.name} is read; its programs are compiled")
     return engine.Engine(own, limits, stack)

@@ -227,12 +227,14 @@ def sample_weights(
     pad: str = "",
     date: str = "",
     skip: str = "",
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[tuple[str, str]]:
     """`count` answers of open weights to a prompt, as (prompt, answer).
 
     Args:
       path: a model folder or GGUF file, with its tokenizer.
       template, pad, date: as in `chat_format.load_chat_format`. skip: as in `folder.open_model`.
+      log: takes a line where the answers go beyond what the model was trained for.
 
     Raises:
       ValueError: the model, its tokenizer or its template is not to be read.
@@ -243,6 +245,9 @@ def sample_weights(
     )
     model = transformer.transformer(stored.config)
     prompts = _question(form, prompt, count)
+    longest = int(prompts["lengths"].max()) + config.max_new_tokens
+    for line in stored.beyond(longest, "a prompt and its answer"):
+        log(line)
     pad_id = form.eos_id if form.tokenizer.pad_id is None else form.pad_id  # masks go by lengths
     run = generate.make_generate(model, config, eos=form.ends, pad=pad_id)
     samples = jax.device_get(

@@ -56,6 +56,11 @@ def _weights_shape(
     return dataclasses.replace(stored, **running, layers=layers or stored.layers)
 
 
+def context_lines(weights: str, length: int, skip: str = "") -> list[str]:
+    """A line where rows are longer than those that open weights were trained for."""
+    return open_weights.open_model(weights, skip=skip).beyond(length, "rows") if weights else []
+
+
 def check_vocabulary(
     role: str, path: str, config: model_config.ModelConfig, own: model_config.ModelConfig
 ) -> None:

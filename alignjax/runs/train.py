@@ -16,6 +16,7 @@ from alignjax.runs import (
     folder,
     judging,
     kept,
+    model_shape,
     ownership,
     sources,
     standing,
@@ -70,7 +71,8 @@ def train(
         notes = continuing.claim(workdir, record)
         held.enter_context(ownership.owned(workdir))
         kept.write(workdir, config, corpus)
-        for line in (*notes, *corpus.summary, *parts.notes, record["formula"]):
+        long = model_shape.context_lines(config.weights, corpus.length, config.weights_skip)
+        for line in (*notes, *corpus.summary, *parts.notes, *long, record["formula"]):
             log(f"{name}: {line}")
         rows = config.loop.batch_size
         table = annotation.annotated(

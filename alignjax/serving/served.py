@@ -19,7 +19,7 @@ class Served(NamedTuple):
 
     name: by which requests ask for it. params: bound, as `model` reads them. shape: of a
     Transformer, None for another model. ends: ids at which answers end. pad: what stands in for
-    tokens that are not there.
+    tokens that are not there. context: tokens that it was trained for, 0 where unknown.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Served(NamedTuple):
     ends: tuple[int, ...]
     pad: int
     shape: TransformerConfig | None = None
+    context: int = 0
 
 
 def load(
@@ -83,6 +84,7 @@ def _weights(path: str, name: str, layout: tuple[str, str, str], skip: str) -> S
         ends=form.ends,
         pad=pad_id,
         shape=stored.config,
+        context=stored.context,
     )
 
 

@@ -32,7 +32,8 @@ class Stored:
     """A stored model, opened and understood; no weight is read yet.
 
     fields: its `config.json` (empty for GGUF). sources: where each parameter stands. scored: it has
-    a scalar head in place of a language model's unembedding (`heads.py`).
+    a scalar head in place of a language model's unembedding (`heads.py`). context: tokens of the
+    longest rows that it was trained for, 0 where its files do not say.
     """
 
     config: TransformerConfig
@@ -41,6 +42,19 @@ class Stored:
     fields: Mapping[str, Any]
     unread: tuple[str, ...] = UNREAD
     scored: bool = False
+    context: int = 0
+
+    def beyond(self, length: int, what: str) -> list[str]:
+        """A line where `what` has more tokens than the model was trained for; else none.
+
+        No refusal: rotations go on, and to train a model for longer rows is a reason to have them.
+        """
+        if not 0 < self.context < length:
+            return []
+        return [
+            f"{what} of {length} tokens go beyond the {self.context} that the model was trained "
+            "for (max_position_embeddings): later positions are new to it."
+        ]
 
     def load(
         self,
@@ -237,13 +251,24 @@ def _open_folder(path: pathlib.Path, skip: str) -> Stored:
         sources=family.sources(config),
         fields=values,
         unread=(*UNREAD, *copies, *family.unread(config)),
+        context=_tokens(values.get("max_position_embeddings")),
     )
+
+
+def _tokens(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _open_gguf(path: pathlib.Path) -> Stored:
     file = gguf_io.open_file(path)
     config = _gguf_config(file.metadata, "output.weight" not in file.tensors, str(path))
-    return Stored(config=config, tensors=file, sources=names.gguf_sources(config), fields={})
+    return Stored(
+        config=config,
+        tensors=file,
+        sources=names.gguf_sources(config),
+        fields={},
+        context=_tokens(file.metadata.get("llama.context_length")),
+    )
 
 
 def _gguf_config(metadata: Mapping[str, Any], tied: bool, where: str) -> TransformerConfig:

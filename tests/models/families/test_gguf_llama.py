@@ -75,6 +75,7 @@ def llama():
 
 def test_the_same_model(llama, tmp_path):
     opened = folder.open_model(convert(llama.stored, tmp_path / "model.gguf"))
+    assert opened.context == 64
     mine = trees.named_leaves(opened.load())
     for name, array in trees.named_leaves(llama.params).items():
         np.testing.assert_array_equal(mine[name], array, name)
