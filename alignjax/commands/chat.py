@@ -92,7 +92,7 @@ def say(talk: conversation.Conversation, text: str) -> None:
     before = talk.forgotten
     try:
         for piece in talk.answer(text):
-            print(piece, end="", flush=True)
+            print(common.shown(piece), end="", flush=True)
     except requests.Refusal as error:
         common.log(f"chat: {error}")
         return

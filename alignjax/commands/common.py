@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator
 
 import jax
@@ -120,6 +121,15 @@ def tell(line: str) -> None:
     """Prints a line of a command's result on stdout."""
     if processes.is_first():
         print(line)
+
+
+def shown(text: str) -> str:
+    """What a model said, as a terminal may have it: other control characters than line breaks and
+    tabs, which could move its cursor or rename its window, as their codes. A file gets the text."""
+    if not sys.stdout.isatty():
+        return text
+    control = {c for c in text if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
+    return "".join(ascii(c)[1:-1] if c in control else c for c in text)
 
 
 def workdir(parsed: flags.Parsed) -> pathlib.Path:

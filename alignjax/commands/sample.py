@@ -51,7 +51,7 @@ def main(parsed: flags.Parsed) -> None:
         own = {name: options[name] for name in ("best", "definitions")}
         answers = evaluation.sample(folder, config=config, **shared, **own)
     for prompt, completion in answers:
-        print(f"> {prompt}\n{completion}\n")
+        print(common.shown(f"> {prompt}\n{completion}\n"))
 
 
 def _of_adapters(

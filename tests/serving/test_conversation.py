@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from alignjax import main
+from alignjax.commands import common
 from alignjax.serving import conversation, requests
 from alignjax.text import chat
 
@@ -111,3 +112,10 @@ def test_bad_options_are_one_line(option, rule, place, capsys):
     err = capsys.readouterr().err
     assert rule in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_terminal_gets_no_control_characters_of_a_model(monkeypatch):
+    text = "one\n\ttwo \x1b]0;name\x07 \x9b2J é\u200f می\u200cخواهم"
+    assert common.shown(text) == text  # a file or pipe has what was said
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert common.shown(text) == "one\n\ttwo \\x1b]0;name\\x07 \\x9b2J é\u200f می\u200cخواهم"
