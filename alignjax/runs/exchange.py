@@ -24,7 +24,7 @@ from alignjax.runs import (
     kept,
     sources,
 )
-from alignjax.training import algorithm, checkpoint
+from alignjax.training import algorithm, checkpoint, fingerprints
 from alignjax.training import method as methods
 
 
@@ -137,7 +137,7 @@ def import_model(
             dataclasses.replace(config, model=parts.shape),
             corpus,
             formula=f"open weights of {config.weights}",
-            start={"policy": checkpoint.identity(params)},
+            start={"policy": fingerprints.identity(params)},
         )
         continuing.claim(workdir, record)
         kept.write(workdir, config, corpus)

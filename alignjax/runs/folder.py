@@ -14,7 +14,7 @@ from alignjax.models import config as model_config
 from alignjax.models import model as models
 from alignjax.models.adapters import adapt
 from alignjax.runs import experiment, records, upgrade
-from alignjax.training import checkpoint
+from alignjax.training import checkpoint, fingerprints
 from alignjax.training import method as methods
 
 FILE = "config.json"
@@ -170,8 +170,8 @@ def _identity(parts: Any, name: str, tree: Any) -> str:
         part = parts.own_part(origin) if is_own else network.part
         own = parts.source.own(origin, part, parts.plain, network.config)
         if adapt.has_adapters(own):
-            return f"{checkpoint.identity(own)}{OVER}{origin.base['identity']}"
-    return checkpoint.identity(tree)
+            return f"{fingerprints.identity(own)}{OVER}{origin.base['identity']}"
+    return fingerprints.identity(tree)
 
 
 def describe(

@@ -16,7 +16,7 @@ from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
 from alignjax.runs import bases, experiment, folder, kept, standing
 from alignjax.text import chat, chat_format
-from alignjax.training import checkpoint, program
+from alignjax.training import fingerprints, program
 from alignjax.training import method as methods
 
 WORDS = {
@@ -300,7 +300,7 @@ class Stored:
         return model.with_scalar(tree)
 
     def identity(self, tree: Any) -> str:
-        return checkpoint.identity(tree)
+        return fingerprints.identity(tree)
 
 
 class Shapes:

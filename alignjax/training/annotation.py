@@ -13,7 +13,7 @@ from etils import epath
 from alignjax.data import cache_files, codec, lazy, pipeline, shard, store, tables
 from alignjax.models import model as models
 from alignjax.parallel import hosts, processes
-from alignjax.training import algorithm, checkpoint
+from alignjax.training import algorithm, fingerprints
 
 FORMAT = 1  # of cached columns
 ROWS = 16384  # of a shard of columns
@@ -93,7 +93,7 @@ def _identity(run: Any, frozen: models.Frozen, table: tables.Table, rows: int) -
     return {
         "format": FORMAT,
         "rows": store.content(table),
-        "frozen": {name: checkpoint.identity(tree) for name, tree in sorted(frozen.items())},
+        "frozen": {name: fingerprints.identity(tree) for name, tree in sorted(frozen.items())},
         "program": hashlib.sha256(text.encode()).hexdigest(),
         "versions": [jax.__version__, jax.lib.__version__],
         "devices": [device.platform, device.device_kind, jax.device_count()],

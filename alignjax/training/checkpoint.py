@@ -5,8 +5,6 @@ resolved configuration, shapes and a checksum of every leaf. Orbax alone does no
 bits and casts dtypes without a word.
 """
 
-import hashlib
-import json
 import logging
 import pathlib
 import shutil
@@ -14,63 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from alignjax.core import errors, struct, trees
+from alignjax.core import errors, struct
 from alignjax.parallel import processes
-from alignjax.training import algorithm, patience
+from alignjax.training import algorithm, fingerprints, patience
 
 FOLDER = "checkpoints"
-
-
-@jax.jit
-def _read_through(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(checksum, whether all of it is finite) of a leaf, in one pass."""
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return _sum(x), jnp.all(jnp.isfinite(x)) if is_float else jnp.ones((), jnp.bool_)
-
-
-def _sum(x: jax.Array) -> jax.Array:
-    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-    words = x if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, width)
-    position = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-        index = jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        position = position * jnp.uint32(size) + index
-    # Odd weights are invertible modulo 2^32: any single changed bit changes the sum.
-    return jnp.sum(words.astype(jnp.uint32) * (2 * position + 1), dtype=jnp.uint32)
-
-
-def checksums(tree: Any) -> dict[str, int]:
-    """A number for every leaf that any flipped bit changes and no layout on devices does.
-
-    One program a leaf, for CPUs hold a second copy of what a program sums up; and one after the
-    other, for programs with collectives at the same time can lock each other out there.
-    """
-    return {name: number for name, (number, _) in _read_leaves(tree).items()}
-
-
-def _read_leaves(tree: Any) -> dict[str, tuple[int, bool]]:
-    """(checksum, whether it is finite) of every leaf."""
-    found = {}
-    for name, x in trees.named_leaves(tree).items():
-        number, finite = _read_through(x)
-        found[name] = int(number), bool(finite)
-    return found
-
-
-def identity(tree: Any) -> str:
-    """A digest of a tree's names, shapes and values, the same on every layout."""
-    return _digest({"shapes": _shapes(tree), "checksums": checksums(tree)})
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {n: f"{x.dtype}{list(x.shape)}" for n, x in trees.named_leaves(tree).items()}
-
-
-def _digest(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _items(state: algorithm.TrainState) -> dict[str, Any]:
@@ -132,7 +80,7 @@ class Checkpoints:
 
     def prepare(self, state: algorithm.TrainState) -> None:
         """Compiles what a save of this state runs: nothing compiles in the middle of a run."""
-        checksums(_items(state))
+        fingerprints.checksums(_items(state))
 
     def save(self, state: algorithm.TrainState, meta: dict[str, Any]) -> None:
         """Starts saving the state in the background.
@@ -143,11 +91,11 @@ class Checkpoints:
         """
         self.wait()
         items, step = _items(state), int(state.step)
-        found = _read_leaves(items)
+        found = fingerprints.read(items)
         _check_finite(step, [n for n, (_, finite) in found.items() if not finite])
         sums = {name: number for name, (number, _) in found.items()}
-        meta = {**meta, "step": step, "shapes": _shapes(items), "checksums": sums}
-        meta["sha256"] = _digest(meta)
+        meta = {**meta, "step": step, "shapes": fingerprints.shapes(items), "checksums": sums}
+        meta["sha256"] = fingerprints.digest(meta)
         saves = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         saves["meta"] = ocp.args.JsonSave(meta)
         try:
@@ -225,7 +173,7 @@ class Checkpoints:
         """
         meta = dict(self._read(step, meta=ocp.args.JsonRestore()).meta or {})
         digest = meta.pop("sha256", None)
-        if digest != _digest(meta):
+        if digest != fingerprints.digest(meta):
             raise errors.Failure("meta differs from its own digest")
         return meta
 
@@ -237,7 +185,7 @@ class Checkpoints:
           ValueError: another tree, shape or dtype is stored: nothing is cast silently.
         """
         meta = self.meta(step)
-        wanted = _shapes(abstract)
+        wanted = fingerprints.shapes(abstract)
         stored = {n: s for n, s in meta["shapes"].items() if n.split("/")[0] in abstract}
         if wanted != stored:
             name = next(n for n in [*wanted, *stored] if wanted.get(n) != stored.get(n))
@@ -248,7 +196,7 @@ class Checkpoints:
             )
         restores = {n: ocp.args.StandardRestore(_placed(tree)) for n, tree in abstract.items()}
         items = dict(self._read(step, **restores).items())
-        _compare(checksums(items), meta["checksums"])
+        _compare(fingerprints.checksums(items), meta["checksums"])
         return items
 
     def verify(self, step: int) -> None:
@@ -264,7 +212,7 @@ class Checkpoints:
         except Exception as error:
             raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
         items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
-        _compare(checksums({name: items[name] for name in names}), meta["checksums"])
+        _compare(fingerprints.checksums({name: items[name] for name in names}), meta["checksums"])
 
     def newest(
         self, abstract: dict[str, Any], log: Callable[[str], None], *, move: bool = True

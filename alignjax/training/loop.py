@@ -159,14 +159,19 @@ def _rates(
     config: LoopConfig,
     updates: int,
     step: int,
-    saved: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
     log: Callable[[str], None],
 ) -> Rates | None:
-    """As `learning_rate`; a line where a run goes on from `step` with another than it would have.
+    """As `learning_rate`; a line where a run goes on from `step`, and one where it does with
+    another rate than it would have had.
 
-    saved: the meta of its checkpoint, with the configuration of the run as it was then.
+    saved: the meta of its checkpoint, with the configuration of the run as it was then; None for a
+    run that begins.
     """
     rates = learning_rate(optimizer, config, updates)
+    if saved is None:
+        return rates
+    log(f"resumed at step {step} of {config.steps}.")
     asked = saved.get("config", {}).get("loop", {}).get("steps", config.steps)
     before = learning_rate(optimizer, dataclasses.replace(config, steps=asked), updates)
     if rates is None or before is None or asked == config.steps or step >= config.steps:
@@ -239,7 +244,7 @@ def train(
     step, stopped = int(state.step), False
     if restored is None:
         checkpoints.prepare(state)
-    saved = {} if restored is None else checkpoints.meta(step)
+    saved = None if restored is None else checkpoints.meta(step)
     rates = _rates(optimizer, config, updates, step, saved, lambda text: log(f"{name}: {text}"))
     lines = run_log.RunLog(workdir, name, config, step, rates, rows_at, log)
     clock = speed.Clock(method, abstract.params, profile, workdir)

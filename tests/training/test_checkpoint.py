@@ -15,7 +15,7 @@ import pytest
 from alignjax.core import errors, struct, trees
 from alignjax.parallel import axes
 from alignjax.parallel import mesh as meshes
-from alignjax.training import algorithm, checkpoint, patience
+from alignjax.training import algorithm, checkpoint, fingerprints, patience
 
 META = {"method": "toy", "config": {"seed": 3}}
 
@@ -102,7 +102,7 @@ def test_a_checkpoint_moves_between_meshes(tmp_path):
     for number, layout in enumerate(layouts):
         with meshes.use(layout):
             state = jax.jit(make_state)(4)
-            sums.add(tuple(checkpoint.checksums(state.params).items()))
+            sums.add(tuple(fingerprints.checksums(state.params).items()))
             save(tmp_path / str(number), state)
     assert len(sums) == 1
     for number in range(3):
@@ -136,15 +136,15 @@ def test_checksums_see_every_bit():
     rng = np.random.default_rng(0)
     for dtype in (np.float32, jnp.bfloat16, np.int32, np.uint8, np.bool_):
         x = rng.integers(0, 2, (33, 5)).astype(dtype)
-        before = checkpoint.checksums({"x": jnp.asarray(x)})
+        before = fingerprints.checksums({"x": jnp.asarray(x)})
         for _ in range(20):
             changed = x.copy()
             flat = changed.reshape(-1).view(np.uint8)
             bit = 0 if dtype == np.bool_ else rng.integers(8)
             flat[rng.integers(len(flat))] ^= np.uint8(1 << bit)
-            assert checkpoint.checksums({"x": jnp.asarray(changed)}) != before, dtype
+            assert fingerprints.checksums({"x": jnp.asarray(changed)}) != before, dtype
     a = jnp.arange(6.0)
-    assert checkpoint.checksums({"x": a}) != checkpoint.checksums({"x": a[::-1]})
+    assert fingerprints.checksums({"x": a}) != fingerprints.checksums({"x": a[::-1]})
 
 
 def data_files(step_folder: pathlib.Path) -> list[pathlib.Path]:

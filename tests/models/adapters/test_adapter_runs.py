@@ -16,7 +16,7 @@ from alignjax.models.adapters import adapt, ia3, lora
 from alignjax.models.checkpoints import folder as open_weights
 from alignjax.runs import evaluation, experiment, folder, sources, train
 from alignjax.sampling import transforms
-from alignjax.training import checkpoint
+from alignjax.training import fingerprints
 from alignjax.training import loop as loops
 from alignjax.training import optim as optims
 from alignjax.worlds import corpus as worlds
@@ -94,7 +94,7 @@ def test_runs_hold_adapters_only_and_name_their_base(space):
         assert about == {
             "kind": "policy",
             "folder": str(root / "pretrain"),
-            "identity": checkpoint.identity(base),
+            "identity": fingerprints.identity(base),
         }
         own = params(root / name)
         sizes = {path: x.shape for path, x in trees.named_leaves(own).items()}
@@ -115,7 +115,7 @@ def test_each_stage_goes_on_from_the_adapters_before_it(space):
         return max(float(np.abs(x - y).max()) for x, y in pairs)
 
     assert 0 < distance(moved, tuned) < 0.02  # three steps of 1e-3
-    assert record(root / "dpo")["start"]["policy"] == checkpoint.identity(tuned)
+    assert record(root / "dpo")["start"]["policy"] == fingerprints.identity(tuned)
     # New adapters are told by the seed: their last bits differ between machines.
     assert not {"policy"} & {*record(root / "sft")["start"], *record(root / "fresh")["start"]}
     for name in ("dpo", "fresh"):
@@ -160,8 +160,8 @@ def test_whole_training_takes_adapters_in(space, tmp_path):
     run(tmp_path / "run", config)
     own = params(tmp_path / "run")
     assert not adapt.has_adapters(own)
-    base = checkpoint.identity(params(root / "pretrain"))
-    tuned = checkpoint.identity(params(root / "sft"))
+    base = fingerprints.identity(params(root / "pretrain"))
+    tuned = fingerprints.identity(params(root / "sft"))
     assert record(tmp_path / "run")["start"] == {"policy": f"{tuned} over {base}"}
     run(
         tmp_path / "run",
@@ -202,7 +202,7 @@ def test_open_weights_are_a_base_by_their_numbers():
     path = GOLDENS / "base"
     stored = open_weights.open_model(path)
     tree = stored.load()
-    about = {"kind": "weights", "folder": str(path), "identity": checkpoint.identity(tree)}
+    about = {"kind": "weights", "folder": str(path), "identity": fingerprints.identity(tree)}
     plain = transformer.transformer(stored.config)
 
     def base(about):

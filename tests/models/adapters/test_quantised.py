@@ -10,7 +10,7 @@ from alignjax.models import params, transformer
 from alignjax.models.adapters import adapt, codes, lora, merge, quantised, sites
 from alignjax.models.checkpoints import folder
 from alignjax.models.config import MlaConfig, MoeConfig
-from alignjax.training import checkpoint
+from alignjax.training import fingerprints
 from tests.models import tiny
 from tests.models.adapters import kinds, record_nf4
 from tests.models.adapters.test_peft_format import GOLDENS
@@ -197,8 +197,8 @@ def test_open_weights_are_read_into_codes_one_parameter_at_a_time():
     held = stored.load(convert=quantised.converter(declared, how))
     after = quantised.quantised(stored.load(), declared, how)
     jax.tree.map(np.testing.assert_array_equal, held, after)
-    assert checkpoint.identity(held) == checkpoint.identity(after)
-    assert checkpoint.identity(held) != checkpoint.identity(stored.load())
+    assert fingerprints.identity(held) == fingerprints.identity(after)
+    assert fingerprints.identity(held) != fingerprints.identity(stored.load())
 
 
 @pytest.mark.parametrize(
