@@ -161,6 +161,7 @@ def test_nothing_of_the_package_imports_tests_or_experiments():
     for file in SOURCES:
         roots = {name.split(".")[0] for name in imports(file)}
         assert not roots & {"tests", "experiments"}, file
+        assert not [n for n in imports(file) if re.match(r"alignjax\.experiments\.[a-z]", n)], file
 
 
 def test_files_are_short():
@@ -235,7 +236,6 @@ def test_no_pickle_anywhere():
 
 # Files that nobody else wrote, and texts that are no files; others go through core/untrusted.py.
 READS = {
-    "cli/experiment_files.py": {"read_bytes"},  # the experiments that the package brings
     "cli/outcome.py": {"os.open"},  # the null device
     "commands/check_data.py": {"os.open"},  # the null device
     "commands/common.py": {"read_bytes"},  # the package's own sources

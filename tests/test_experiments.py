@@ -64,7 +64,7 @@ def test_file_builds_every_variant_and_states_how_to_run_it(path):
         module.get_config("tinny")
     source = path.read_text()
     others = [f.stem for f in FILES if f != path]
-    assert not [name for name in others if f"alignjax.experiments.{name}" in source]
+    assert not [name for name in others if f"experiments.{name}" in source]
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.stem.startswith("scale")], ids=str)

@@ -140,14 +140,7 @@ def help_text(
         for o in options
     ]
     if "config" in table.kinds:
-        rows.insert(
-            0,
-            (
-                "--config=FILE:VARIANT",
-                "text",
-                "file, or an experiment's name",
-            ),
-        )
+        rows.insert(0, ("--config=FILE:VARIANT", "text", "file, or an experiment's name"))
     for path, field in table.fields.items():
         now = config_flags.GetValue(path.removeprefix("config."), config)
         value = type(field.value).__name__ if field.is_node else repr(now)

@@ -23,6 +23,7 @@ OPTIONS = (
         option._replace(default=512) if option.name == "max_new_tokens" else option
         for option in common.SAMPLING
     ),
+    common.BASE,
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -39,6 +40,7 @@ A line that ends in \\ goes on in the next one. Ctrl-C stops an answer."""
 def main(parsed: flags.Parsed) -> None:
     """Answers lines of the input until it ends; answers alone are written to stdout."""
     options = parsed.options
+    common.use_base(parsed)
     drawn = requests.Options(
         temperature=options["temperature"],
         top_k=options["top_k"],

@@ -1,7 +1,8 @@
 """Errors that end a run, and their exit codes.
 
 0 finished; 1 failure; 2 usage, data or configuration (any ValueError of ours); 3 stopped by the
-non-finite policy; 143 stopped by a signal with everything saved.
+non-finite policy; 141 whoever read the output has left; 143 stopped by a signal with everything
+saved.
 """
 
 

@@ -25,5 +25,5 @@ def place(recorded: str) -> str:
     raise ValueError(
         f"the frozen weights under adapters must be where the run was trained over them; got "
         f"{recorded}, which is not there any more. Put them back, or name where they are with "
-        "--base=FOLDER."
+        "--base=FOLDER of sample, chat, serve, evaluate, export or train."
     )

@@ -144,6 +144,5 @@ def _who(there: dict[str, Any]) -> str:
 def _in_use(workdir: pathlib.Path, there: dict[str, Any]) -> InUse:
     return InUse(
         f"a run's folder must be in use by one process; got {workdir}, in which {_who(there)} "
-        "trains. "
-        "Wait for it, stop it, or name another folder."
+        "trains. Wait for it, stop it, or name another folder."
     )

@@ -10,6 +10,7 @@ import pytest
 
 from alignjax import experiments, main
 from alignjax.cli import config_file, experiment_files
+from alignjax.commands import experiments as command
 from tests.commands import cli
 
 
@@ -38,7 +39,7 @@ def test_no_such_experiment_is_one_line(spec, meant, tmp_path, monkeypatch):
         config_file.load(spec)
     assert meant in str(caught.value)
     with pytest.raises(ValueError, match=f"must be one of .*lifecycle.*; got '{spec}'"):
-        experiment_files.describe(spec)
+        command.describe(spec)
 
 
 def test_every_experiment_says_what_it_is_what_it_needs_and_its_variants(capsys):

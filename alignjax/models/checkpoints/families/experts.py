@@ -7,7 +7,8 @@ training run, off until `model.moe.balance_loss` is set.
 from typing import Any
 
 from alignjax.models import layers, moe
-from alignjax.models.checkpoints.hf_config import Fields, spelled_twice
+from alignjax.models.checkpoints.families import common
+from alignjax.models.checkpoints.hf_config import Fields
 from alignjax.models.checkpoints.names import Layer
 from alignjax.models.checkpoints.sources import Source
 from alignjax.models.config import TransformerConfig
@@ -47,26 +48,10 @@ def numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
 
 
 def described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
-    """Fields that all families write alike."""
-    scaled = config.rope.original_length > 0
-    length = {"max_position_embeddings": int(config.rope.original_length * config.rope.factor)}
-    return {
-        "architectures": [architecture],
-        "model_type": kind,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "intermediate_size": config.ff,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied,
-        **spelled_twice(config.rope_theta, config.rope),
-        "num_experts_per_tok": config.moe.active,
-        "dtype": config.param_dtype,
-        **(length if scaled else {}),
-    }
+    """Fields that all families with experts write alike; the width of a head is not among them."""
+    fields = common.described(config, kind, architecture)
+    del fields["head_dim"]
+    return {**fields, "num_experts_per_tok": config.moe.active}
 
 
 def stacked(count: int, source: Layer, name: str, axes: str) -> Any:
