@@ -83,6 +83,18 @@ def read_bytes(path: File, limit: int) -> bytes:
     return content
 
 
+def take(stream: typing.Any, limit: int, where: File) -> bytes:
+    """The rest of an open stream, of at most so many bytes.
+
+    Raises:
+      Refused: it has more.
+    """
+    content: bytes = stream.read(limit + 1)
+    if len(content) > limit:
+        raise _too_large(where, limit, len(content))
+    return content
+
+
 def read_text(path: File, limit: int) -> str:
     """As `read_bytes`, as text.
 
@@ -293,7 +305,4 @@ def _remote(path: typing.Any, limit: int) -> bytes:
     if size > limit:
         raise _too_large(path, limit, size)
     with path.open("rb") as file:
-        content: bytes = file.read(limit + 1)
-    if len(content) > limit:
-        raise _too_large(path, limit, len(content))
-    return content
+        return take(file, limit, path)

@@ -59,7 +59,7 @@ def load(
     served = (
         _run(place, name)
         if sources.is_run(path)
-        else _weights(path, name, (template, pad, date), skip)
+        else _weights(path, name, template, pad, date, skip)
     )
     if not cache_rows.is_ours(jax.eval_shape(lambda: served.model.cache(1, 1))):
         raise ValueError(
@@ -69,9 +69,8 @@ def load(
     return served
 
 
-def _weights(path: str, name: str, layout: tuple[str, str, str], skip: str) -> Served:
+def _weights(path: str, name: str, template: str, pad: str, date: str, skip: str) -> Served:
     stored = open_weights.open_model(path, skip=skip)
-    template, pad, date = layout
     form = chat_format.load_chat_format(
         path, template=template, pad=pad, date=date, rows=stored.config.vocab_size
     )

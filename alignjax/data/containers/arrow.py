@@ -120,9 +120,7 @@ def _saved(folder: str, prefix: str) -> list[part.Part]:
 def _read(folder: str, name: str, entry: str) -> list[Any]:
     try:
         with storage.opened(storage.join(folder, name)) as stream:
-            text = stream.read(untrusted.CONFIG + 1)
-        if len(text) > untrusted.CONFIG:
-            raise ValueError(name)
+            text = untrusted.take(stream, untrusted.CONFIG, name)
         value = untrusted.parse_json(text, name)[entry]
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, records.DataError):

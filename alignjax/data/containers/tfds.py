@@ -60,9 +60,7 @@ def parts(folder: str) -> list[part.Part]:
     """
     try:
         with storage.opened(storage.join(folder, INFO)) as stream:
-            text = stream.read(untrusted.CONFIG + 1)
-        if len(text) > untrusted.CONFIG:
-            raise ValueError(INFO)
+            text = untrusted.take(stream, untrusted.CONFIG, INFO)
         info = untrusted.parse_json(text, INFO)
         stored = info.get("fileFormat", "tfrecord")
         names = [split["name"] for split in info["splits"]]
