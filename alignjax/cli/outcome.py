@@ -38,11 +38,11 @@ SECRET_NAME = re.compile(r"TOKEN(?!I)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTHORI
 SECRET_IN_URL = re.compile(r"://[^/\s@:]*:([^/\s@]+)@")
 
 
-def one_line(text: str) -> str:
-    """The text on one line of at most `LONGEST` characters, without control characters."""
+def one_line(text: str, longest: int = LONGEST) -> str:
+    """The text on one line of at most so many characters, without control characters."""
     words = " ".join(text.split())
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
-    return shown if len(shown) <= LONGEST else shown[: LONGEST - 4] + " ..."
+    return shown if len(shown) <= longest else shown[: longest - 4] + " ..."
 
 
 def without_secrets(text: str) -> str:
@@ -145,6 +145,13 @@ def outcome(
             "alignjax: stopped from the keyboard. "
             "The same command goes on from the last checkpoint."
         ]
+    if errors.is_no_room(error):
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if is_ours(f.filename)]
+        where = describe(error) + "".join(f" in {frame.name}" for frame in frames[-1:])
+        return 1, [
+            f"alignjax: error: a disk must have room for what is written; got {where}. "
+            "Make room and run the same command again."
+        ]
     if is_usage(error):
         return 2, [f"alignjax: error: {describe(error)}"]
     return 1, condensed(error, write_traceback(full, log_folder))
@@ -168,12 +175,39 @@ class _Untraced(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if self.active:
+            record.untraced = record.exc_info  # for handlers that look for a cause
             record.exc_info = record.exc_text = None
+            if record.levelno >= logging.ERROR:  # TensorStore's have thousands of characters
+                record.msg, record.args = one_line(record.getMessage(), 400), ()
         return True
+
+
+class _Unretrieved(logging.Filter):
+    """One short line for all tasks of asyncio that failed alike and that nobody waited for.
+
+    When a disk is full, every array of a checkpoint fails to be written; one of them ends the run
+    in words, and the others are told by asyncio, with a traceback each, whenever they are freed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[type | None] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not _UNTRACED.active or "exception was never retrieved" not in message:
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        is_new = type(error) not in self.told
+        self.told.add(type(error))
+        record.msg, record.args = f"in the background: {errors.condense(error or Exception())}", ()
+        record.exc_info = record.exc_text = None
+        return is_new
 
 
 _UNTRACED = _Untraced()
 logging.getLogger("absl").addFilter(_UNTRACED)  # of Orbax and JAX's own libraries
+logging.getLogger("asyncio").addFilter(_Unretrieved())
 
 
 def nobody_reads(stream: Any) -> bool:

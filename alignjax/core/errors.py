@@ -5,6 +5,10 @@ non-finite policy; 141 whoever read the output has left; 143 stopped by a signal
 saved.
 """
 
+import errno
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
 
 class Failure(RuntimeError):
     """The run can't go on. Exit code 1."""
@@ -40,3 +44,8 @@ def condense(error: BaseException) -> str:
     """The first line of a library's message, shortened."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
+
+
+def is_no_room(error: BaseException) -> bool:
+    """Whether a file system took no more: full, over a quota or over a file's size."""
+    return isinstance(error, OSError) and error.errno in FULL

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from alignjax.core import retry, untrusted
+from alignjax.core import errors, retry, untrusted
 from alignjax.data import records
 
 PARTIAL = ".partial-"  # in the name of a file that is being written
@@ -25,7 +25,7 @@ def write(path: epath.Path, content: bytes) -> None:
     """Writes a file under another name and renames it; a bucket shows whole objects only.
 
     Raises:
-      DataError: there is no permission, or no room.
+      DataError: there is no permission. errors.Failure: there is no room.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,17 @@ def write(path: epath.Path, content: bytes) -> None:
         raise unwritable(path, error) from None
 
 
-def unwritable(path: epath.Path, error: OSError) -> records.DataError:
-    """The error of a cache that cannot be written."""
+def unwritable(path: epath.Path, error: OSError) -> Exception:
+    """The error of a cache that cannot be written; a full disk is nobody's wrong option."""
+    if errors.is_no_room(error):
+        return errors.Failure(
+            f"the data cache has no room: {error.strerror} ({os.fspath(path)}). Free some, or name "
+            "another folder with --data_cache, and run the same command again."
+        )
     return records.problem(
         "data cache", "be a folder that can be written", error.strerror or type(error).__name__,
         file=os.fspath(path), reason="cache",
-        advice="Free some room, or name another folder with --data_cache.",
+        advice="Name another folder with --data_cache.",
     )  # fmt: skip
 
 

@@ -27,8 +27,10 @@ class Complaints(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps the first exception."""
-        if record.exc_info and "orbax" in record.pathname and "save" in record.getMessage():
-            self.error = self.error or record.exc_info[1]
+        # A command hides the tracebacks of libraries from those who read its log, not from us.
+        caught = record.exc_info or getattr(record, "untraced", None)
+        if caught and "orbax" in record.pathname and "save" in record.getMessage():
+            self.error = self.error or caught[1]
 
 
 def written(folder: pathlib.Path) -> tuple[int, int]:

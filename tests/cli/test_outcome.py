@@ -1,5 +1,7 @@
 """How commands end: exit codes, what is on stderr, what is in error.txt."""
 
+import asyncio
+import gc
 import json
 import logging
 import os
@@ -15,6 +17,7 @@ import pytest
 
 from alignjax.cli import outcome
 from alignjax.core import errors, shapes
+from alignjax.training import patience
 from tests.commands import cli
 
 
@@ -121,7 +124,10 @@ def test_a_folder_as_a_file_is_usage(end, tmp_path):
 def test_a_full_disk_is_a_failure(end, tmp_path):
     code, lines = end(in_experiments(tmp_path, "raise OSError(28, 'No space left', 'x')"))
     assert code == 1
-    assert lines[0] == "alignjax: error: OSError: No space left: 'x'"
+    assert lines == [
+        "alignjax: error: a disk must have room for what is written; got No space left: 'x' in "
+        "command. Make room and run the same command again."
+    ]
 
 
 def test_a_librarys_value_error_is_condensed(end, tmp_path):
@@ -319,3 +325,50 @@ def test_libraries_log_no_tracebacks(capsys):
         assert "Traceback" in capsys.readouterr().err
     finally:
         logger.removeHandler(handler)
+
+
+def test_what_nobody_waited_for_is_one_short_line(capsys):
+    """A full disk fails the writing of every array; asyncio tells each when it is freed."""
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(handler)
+
+    class NotWritten(Exception):
+        """Of this test alone: each kind is told once a process."""
+
+    async def fail(array):
+        raise NotWritten(f"array {array} was not written\n{'x' * 5000}")
+
+    async def save():
+        tasks = [asyncio.ensure_future(fail(array)) for array in range(4)]
+        await asyncio.sleep(0.01)
+        del tasks
+
+    def command():
+        asyncio.run(save())
+        gc.collect()
+
+    try:
+        assert outcome.run_command(command, debug=True, log_folder=None) == 0
+        assert capsys.readouterr().err.count("Traceback") == 4
+        assert outcome.run_command(command, debug=False, log_folder=None) == 0
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("in the background: NotWritten: array ")
+        assert line.endswith(" was not written")
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_the_cause_of_a_failed_save_is_found_though_its_traceback_is_hidden():
+    complaints = patience.Complaints()
+    logger = logging.getLogger("absl")
+    logger.addHandler(complaints)
+    cause = ValueError("no room")
+    record = logger.makeRecord(
+        "absl", logging.ERROR, "/x/orbax/y.py", 1, "a save failed", (), (ValueError, cause, None)
+    )
+    try:
+        assert outcome.run_command(lambda: logger.handle(record), debug=False, log_folder=None) == 0
+    finally:
+        logger.removeHandler(complaints)
+    assert complaints.error is cause

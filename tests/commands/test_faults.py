@@ -45,7 +45,9 @@ def test_a_full_disk_ends_the_run_in_words_and_room_mends_it(micro, tmp_path, st
     whole, workdir = micro.folder / stage, tmp_path / "run"
     newest = max((whole / "checkpoints").iterdir(), key=lambda p: int(p.name))
     largest = max(p.stat().st_size for p in newest.rglob("*"))
-    room = faults.draws(stage).randrange(largest // 4, largest)
+    # Bytes of a file: of a record, of cached rows or of a checkpoint's arrays.
+    room = int(200 * (largest / 4 / 200) ** faults.draws(stage).random())
+    print(f"room for files of {room} bytes")
     (tmp_path / "full").mkdir()
     full = cli.stage_config(
         tmp_path / "full", whole,
