@@ -24,6 +24,7 @@ FIELDS = {
     "on_bad_row": "error | skip",
     "max_bad_share": "share of broken rows that skip may skip",
     "max_unusable_share": "share of rows that may be unusable: equal or empty answers",
+    "max_leaked_share": "share of eval rows that may stand among training rows",
 }
 OPTIONS = (
     flags.Option("path", str, "", "folder or file of rows, local or in a bucket", leads=True),

@@ -19,7 +19,9 @@ import numpy as np
 from alignjax.data import (
     comparisons,
     encoding,
+    file_recipe,
     files,
+    leaks,
     makers,
     reading,
     rendering,
@@ -175,7 +177,8 @@ def check_data(
             kept.measure(_measured(example, kind))
     tally.check(source)
     if not kept.files:
-        raise files.no_rows(config, "all", tally.read)
+        raise file_recipe.no_rows(config.place(), "all", tally.read)
+    leaks.said(*kept.shared("row"), config.max_leaked_share, config.place())
     named = sorted({file for own in parts for file in own.files})
     lines = [
         f"data: {config.place()}, {len(parts)} parts, sha256 {storage.fingerprint(named)}",
@@ -206,10 +209,10 @@ def _row_lines(kept: _Statistics, tally: reading.Tally, needed: Set[str]) -> lis
         f"{pairs}",
         f"columns passed through, read by no loss: {_shares(further, usable)}",
     ]
-    for name, words in (("row", "rows"), ("prompt", "prompts")):
+    for name in ("row", "prompt"):
         again, held = kept.shared(name)
         if held:
-            lines.append(f"leaked: {again} of {held} {words} for evaluation stand in training")
+            lines.append(f"leaked: {again} of {held} {name}s for evaluation stand in training")
     if kept.turns:
         turns = ", ".join(f"{n}: {count}" for n, count in sorted(kept.turns.items()))
         lines.append(f"prompt turns: {turns}")

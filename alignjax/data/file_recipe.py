@@ -46,7 +46,17 @@ class FileRecipe(row_recipe.RowRecipe):
             opening=reading.opening(row),
             mark=row_recipe.mark_of(row),
             vote=vote,
+            whole=comparisons.digest(row),
         )
+
+
+def no_rows(place: str, split: str, read: int) -> records.DataError:
+    """The error of a split without rows."""
+    return records.problem(
+        "data", f"hold at least one usable row for split {split!r}",
+        f"{read} read, none left", file=place, reason="no rows",
+        advice="Check the path, name a file for the split, or raise data.holdout.",
+    )  # fmt: skip
 
 
 def summary(count: int, read: int, reasons: str, merged: int) -> str:

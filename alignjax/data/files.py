@@ -16,11 +16,11 @@ from alignjax.data import (
     file_recipe,
     groups,
     layouts,
+    leaks,
     prepare,
     prepared,
     reading,
     recipe,
-    records,
     row_recipe,
     rows,
     speakers,
@@ -32,6 +32,7 @@ from alignjax.text import tokenizer as tokenizers
 
 SPLITS = ("train", "eval")
 TOKENIZER_ROWS = 100_000  # training rows that a tokenizer of our own is trained on
+SHARES = ("max_bad_share", "max_unusable_share", "max_truncated_share", "max_leaked_share")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,6 +64,7 @@ class FilesConfig(corpus.DataConfig):
     max_bad_share: float = 0.01  # share of broken rows that skip may skip
     max_unusable_share: float = 0.05  # share of rows that may be unusable: equal or empty answers
     max_truncated_share: float = 0.5  # share of rows that may be cut
+    max_leaked_share: float = 0.1  # share of eval rows that may stand among training rows
 
     def validate(self) -> None:
         values.check_number("data.vocab_size", self.vocab_size, minimum=264)
@@ -70,7 +72,7 @@ class FilesConfig(corpus.DataConfig):
         values.check_number("data.prompt_length", self.prompt_length, minimum=4)
         for name in ("train_rows", "eval_rows"):
             values.check_number(f"data.{name}", getattr(self, name), minimum=0)
-        for name in ("max_bad_share", "max_unusable_share", "max_truncated_share"):
+        for name in SHARES:
             values.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
         values.check_number("data.holdout", self.holdout, minimum=0, below=1)
         values.check_choice("data.on_bad_row", self.on_bad_row, (reading.ERROR, reading.SKIP))
@@ -193,7 +195,7 @@ def read(
             kept.append(row)
     tally.check(source)
     if not kept:
-        raise no_rows(config, split, tally.read)
+        raise file_recipe.no_rows(config.place(), split, tally.read)
     merged, count = comparisons.merged(kept)
     kinds = row_recipe.kinds(sorted({row_recipe.mark_of(row) for row in merged}))
     identity = fingerprint(config, source, chosen, split, named)
@@ -204,15 +206,6 @@ def train_rows(config: FilesConfig) -> Sequence[rows.Row]:
     """The training rows, in memory."""
     source, parts, _ = opened(config)
     return read(config, source, parts, "train").rows
-
-
-def no_rows(config: FilesConfig, split: str, read: int) -> records.DataError:
-    """The error of a split without rows."""
-    return records.problem(
-        "data", f"hold at least one usable row for split {split!r}",
-        f"{read} read, none left", file=config.place(), reason="no rows",
-        advice="Check the path, name a file for the split, or raise data.holdout.",
-    )  # fmt: skip
 
 
 def fingerprint(
@@ -265,17 +258,18 @@ def make_corpus(config: FilesConfig, log: corpus.Log, speaker: Any = None) -> co
     source, parts, line = opened(config)
     log(line)
     splits = {split: read(config, source, parts, split) for split in SPLITS}
+    given = {name: split.rows for name, split in splits.items()}
+    leaked = leaks.of_rows(given, comparisons.digest, config.max_leaked_share, config.place())
     speaker = make_speaker(config, splits["train"].rows) if speaker is None else speaker
 
     def table(kind: str, split: str) -> corpus.Table:
-        given = splits[split].rows
         result, counts = examples.table(
-            given, kind, speaker, config.options(), pack=config.pack,
+            given[split], kind, speaker, config.options(), pack=config.pack,
             document_masks=config.document_masks,
             max_truncated_share=config.share(kind),
         )  # fmt: skip
         log(f"{kind} of {split}: {counts}")
-        if any(row.weight != 1 for row in given):
+        if any(row.weight != 1 for row in given[split]):
             file_recipe.say_unweighted(log, kind, split)
         return result
 
@@ -297,6 +291,7 @@ def make_corpus(config: FilesConfig, log: corpus.Log, speaker: Any = None) -> co
         tasks=lambda split: [row_recipe.task(row) for row in splits[split].rows],
         summary=(
             *(f"{name}: {split.summary()}" for name, split in splits.items()),
+            *leaked,
             *groups.said(config.groups),
         ),
         categories=config.options().categories,
@@ -316,13 +311,18 @@ def prepared_corpus(
     config.validate()
     splits, line = scanned(config, cache)
     log(line)
+    leaked = leaks.of_sources(
+        splits.found, config.max_leaked_share, config.place(), config.eval_rows
+    )
     speaker = prepared_speaker(config, splits) if speaker is None else speaker
     made = prepared.corpus_of(
         splits, speaker,
         speakers.speaking(speaker, config),
         kinds=row_recipe.kinds(list(splits.marks("train"))), share=config.share, pack=config.pack,
         log=log,
-        summary=(*(f"{s}: {_summary(splits, s)}" for s in SPLITS), *groups.said(config.groups)),
+        summary=(
+            *(f"{s}: {_summary(splits, s)}" for s in SPLITS), *leaked, *groups.said(config.groups)
+        ),
         fingerprints={
             split: _fingerprint(config, splits.recipes[split], cache) for split in SPLITS
         },
@@ -366,7 +366,7 @@ def scanned(config: FilesConfig, cache: prepare.Cache) -> tuple[prepared.Splits,
     )  # fmt: skip
     for split, found in splits.found.items():
         if not splits.rows(split):
-            raise no_rows(config, split, found.selection.read)
+            raise file_recipe.no_rows(config.place(), split, found.selection.read)
     return splits, line
 
 

@@ -12,6 +12,7 @@ from alignjax.data import (
     examples,
     hh_recipe,
     lazy,
+    leaks,
     prepare,
     prepared,
     recipe,
@@ -45,6 +46,7 @@ class HhConfig(corpus.DataConfig):
     on_bad_row: str = "error"  # error | skip
     max_unusable_share: float = 0.05  # share of rows that may be no pair: equal or empty answers
     max_truncated_share: float = 0.5  # share of rows that may be cut
+    max_leaked_share: float = 0.1  # share of eval rows that may stand among training rows
 
     def validate(self) -> None:
         shapes.check_number("data.vocab_size", self.vocab_size, minimum=264)
@@ -52,7 +54,7 @@ class HhConfig(corpus.DataConfig):
         shapes.check_number("data.prompt_length", self.prompt_length, minimum=4)
         for name in ("train_rows", "eval_rows"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
-        for name in ("max_unusable_share", "max_truncated_share"):
+        for name in ("max_unusable_share", "max_truncated_share", "max_leaked_share"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0, maximum=1)
         shapes.check_choice("data.on_bad_row", self.on_bad_row, ("error", "skip"))
         if self.prompt_length >= self.length:
@@ -127,6 +129,12 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
     """
     config.validate()
     splits = read(config)
+    leaked = leaks.of_rows(
+        {name: own.rows for name, own in splits.items()},
+        lambda row: recipe.digest(sources.content(row)),
+        config.max_leaked_share,
+        config.path,
+    )
     tokenizer = make_tokenizer(config, splits)
 
     def table(kind: str, split: str) -> corpus.Table:
@@ -147,7 +155,7 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
             **prepared.packing(config.pack, max(own.read for own in splits.values())),
         },
         conversation=lambda split, index: splits[split].rows[index].prompt,
-        summary=tuple(f"{name}: {preferences.summary()}" for name, preferences in splits.items()),
+        summary=(*(f"{name}: {own.summary()}" for name, own in splits.items()), *leaked),
     )
 
 
@@ -186,6 +194,7 @@ def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> 
     limits = {"train": config.train_rows, "eval": config.eval_rows}
     plain = {split: _recipe(config, split, limit) for split, limit in limits.items()}
     sources_of = {split: prepare.source(own, cache) for split, own in plain.items()}
+    leaked = leaks.of_sources(sources_of, config.max_leaked_share, config.path, config.eval_rows)
     if config.tokenizer:
         tokenizer = make_tokenizer(config)
     else:
@@ -218,9 +227,9 @@ def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> 
             **prepared.packing(config.pack, max(own.selection.read for own in sources_of.values())),
         },
         conversation=lambda split, index: read_all()[split].rows[index].prompt,
-        summary=tuple(
-            f"{split}: {_summary(found.selection, plain[split])}"
-            for split, found in sources_of.items()
+        summary=(
+            *(f"{s}: {_summary(found.selection, plain[s])}" for s, found in sources_of.items()),
+            *leaked,
         ),
     )
 

@@ -12,6 +12,7 @@ from alignjax.data import (
     corpus,
     encoding,
     examples,
+    leaks,
     prepare,
     prepared,
     recipe,
@@ -69,9 +70,11 @@ class InstructConfig(RowsConfig, corpus.DataConfig):
     answer: str = "answer"  # field of the answer
     train_rows: int = 0  # use only so many training rows; 0 is all
     eval_rows: int = 0  # the same for the eval split
+    max_leaked_share: float = 0.1  # share of eval rows that may stand among training rows
 
     def validate(self) -> None:
         self.validate_rows()
+        shapes.check_number("data.max_leaked_share", self.max_leaked_share, minimum=0, maximum=1)
         for name in ("train_rows", "eval_rows"):
             shapes.check_number(f"data.{name}", getattr(self, name), minimum=0)
         for name in ("question", "answer"):
@@ -86,7 +89,14 @@ class InstructConfig(RowsConfig, corpus.DataConfig):
         self.validate()
         form = self.make_format()
         splits = {split: read(self, split) for split in ("train", "eval")}
-        return make_corpus(self, form, splits, log)
+        leaked = leaks.of_rows(
+            {name: own.rows for name, own in splits.items()},
+            lambda row: recipe.digest(repr(row.turns)),
+            self.max_leaked_share,
+            self.path,
+        )
+        made = make_corpus(self, form, splits, log)
+        return made._replace(summary=(*made.summary, *leaked))
 
     def prepared(self, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
         return prepared_corpus(self, log, cache)
@@ -271,7 +281,7 @@ class InstructRecipe(row_recipe.RowRecipe):
         typed = rows.Conversation(
             turns=row.turns, columns=row.columns, file=part.where, line=number
         )
-        return recipe.Reading(typed)
+        return recipe.Reading(typed, whole=recipe.digest(repr(row.turns)))
 
 
 def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:
@@ -294,6 +304,7 @@ def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cach
         },
         cache,
     )  # fmt: skip
+    leaked = leaks.of_sources(splits.found, config.max_leaked_share, config.path, config.eval_rows)
     speaking = speakers.speaking(form, config)
     return prepared.corpus_of(
         splits, form, speaking, kinds=KINDS, pack=config.pack, log=log,
@@ -305,5 +316,5 @@ def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cach
             )
             for split in limits
         },
-        summary=tuple(f"{split}: {splits.rows(split)} rows" for split in limits),
+        summary=(*(f"{split}: {splits.rows(split)} rows" for split in limits), *leaked),
     )  # fmt: skip

@@ -19,6 +19,7 @@ from alignjax.data import (
     containers,
     contents,
     examples,
+    leaks,
     padding,
     recipe,
     records,
@@ -31,7 +32,7 @@ from alignjax.data import (
     workers,
 )
 
-FORMAT = 2  # of scans and shards: another one makes them anew
+FORMAT = 3  # of scans and shards: another one makes them anew
 ROWS = source_rows.ROWS
 
 
@@ -99,6 +100,8 @@ def _stored_selection(folder: epath.Path) -> selection.Selection | None:
     if values is None:
         return None
     found = selection.Selection(**values | {"units": tuple(map(tuple, values["units"]))})
+    if any(not (folder / leaks.FILE.format(n)).exists() for n in range(found.told)):
+        return None
     states = folder / selection.STATES
     votes = found.votes * selection.VOTES.itemsize
     if votes and cache_files.size(folder / selection.VOTES_FILE) != votes:

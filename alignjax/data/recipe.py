@@ -22,7 +22,8 @@ class Reading(NamedTuple):
     row: the typed row; None where `error` says what is wrong. identity: digest of the field that
     must be unique, b"" without one. content: digest of what rows must not repeat, or of what
     `vote` is on, b"" of nothing. opening: digest of what must not stand on both sides of a
-    hold-out. mark: a number below 256; rows of a split are counted by it.
+    hold-out. mark: a number below 256; rows of a split are counted by it. whole: digest of all that
+    the row says, b"" where `content` is that.
     """
 
     row: Any = None
@@ -32,6 +33,7 @@ class Reading(NamedTuple):
     opening: bytes = b""
     mark: int = 0
     vote: comparisons.Vote | None = None
+    whole: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

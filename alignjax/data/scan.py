@@ -30,9 +30,9 @@ class Unit(NamedTuple):
 class Scan(NamedTuple):
     """What is noted of a unit's rows, each [n].
 
-    states: BROKEN, UNUSABLE or GOOD. lines: numbers in the part. contents, identities, openings:
-    digests [n, 16], zeros for none. marks: uint8. votes: [n, 3] weight, preference, turned, or
-    [0, 3] where none are joined. reasons: of rows that are not good. first: state -> the message
+    states: BROKEN, UNUSABLE or GOOD. lines: numbers in the part. contents, identities, openings,
+    wholes: digests [n, 16], zeros for none. marks: uint8. votes: [n, 3] weight, preference, turned,
+    or [0, 3] where none are joined. reasons: of rows that are not good. first: state -> the message
     and reason of the first such row.
     """
 
@@ -41,6 +41,7 @@ class Scan(NamedTuple):
     contents: np.ndarray
     identities: np.ndarray
     openings: np.ndarray
+    wholes: np.ndarray
     marks: np.ndarray
     votes: np.ndarray
     reasons: dict[str, int]
@@ -72,7 +73,7 @@ def scan(own: recipe.Recipe, part: containers.Part, unit: Unit) -> Scan:
       DataError: the file cannot be read on.
     """
     states, lines, marks = bytearray(), list[int](), bytearray()
-    contents, identities, openings = bytearray(), bytearray(), bytearray()
+    contents, identities, openings, wholes = bytearray(), bytearray(), bytearray(), bytearray()
     votes: list[tuple[float, float, bool]] = []
     reasons: dict[str, int] = {}
     first: dict[int, tuple[str, str]] = {}
@@ -91,6 +92,7 @@ def scan(own: recipe.Recipe, part: containers.Part, unit: Unit) -> Scan:
         contents += found.content or blank
         identities += found.identity or blank
         openings += found.opening or blank
+        wholes += found.whole[: recipe.DIGEST] or found.content or blank
         if own.rules.repeated == recipe.JOIN:
             votes.append(found.vote or NO_VOTE)
     return Scan(
@@ -99,6 +101,7 @@ def scan(own: recipe.Recipe, part: containers.Part, unit: Unit) -> Scan:
         _digests(contents),
         _digests(identities),
         _digests(openings),
+        _digests(wholes),
         np.frombuffer(marks, np.uint8),
         np.array(votes, np.float64).reshape(-1, 3),
         reasons,

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from alignjax.data import cache_files, comparisons, containers, digests, recipe, records, scan
+from alignjax.data import (
+    cache_files,
+    comparisons,
+    containers,
+    digests,
+    leaks,
+    recipe,
+    records,
+    scan,
+)
 
 DROPPED, TRAIN, EVAL = 0, 1, 2  # what becomes of a row
 SIDE = {"train": TRAIN, "eval": EVAL}
@@ -29,7 +38,8 @@ class Selection(NamedTuple):
 
     units: (part, row and key where it begins, first row after it, rows in it). kept: rows of each
     split. marks: split -> mark -> rows. joined: rows of each split whose votes went to an earlier
-    one; votes: rows that have such. read: rows of the source. dropped: reason -> rows.
+    one; votes: rows that have such. read: rows of the source. dropped: reason -> rows. told: files
+    with what the kept rows say, for `leaks`; 0 where a hold-out keeps the splits apart.
     """
 
     units: tuple[tuple[int, int, int, int, int], ...]
@@ -39,6 +49,7 @@ class Selection(NamedTuple):
     votes: int
     read: int
     dropped: Mapping[str, int]
+    told: int
 
     def reasons(self) -> str:
         """What was left out, in words."""
@@ -71,6 +82,7 @@ def decide(
         rows.join_votes()
         rows.tally()
         cache_files.write(folder / STATES, rows.states.tobytes())
+        told = leaks.write(folder, rows.told()) if named else 0
         votes = np.sort(np.array(rows.votes, VOTES), order="row")
         if len(votes):
             cache_files.write(folder / VOTES_FILE, votes.tobytes())
@@ -79,7 +91,9 @@ def decide(
         for unit, size in zip(units, np.diff(rows.starts), strict=True)
     )
     dropped = dict(sorted(rows.reasons.items()))
-    return Selection(places, rows.kept, rows.marks, rows.joined, len(votes), rows.total, dropped)
+    return Selection(
+        places, rows.kept, rows.marks, rows.joined, len(votes), rows.total, dropped, told
+    )
 
 
 class _Rows:
@@ -213,6 +227,11 @@ class _Rows:
         for rows, noted in self._each():
             there = self.states[rows] != DROPPED
             yield noted.contents[there], np.arange(rows.start, rows.stop)[there], noted.votes[there]
+
+    def told(self) -> Iterator[np.ndarray]:
+        """The digests of what each unit's kept rows say."""
+        for rows, noted in self._each():
+            yield noted.wholes[self.states[rows] != DROPPED]
 
     def tally(self) -> None:
         """Counts the rows of each split, and those of each mark."""

@@ -115,7 +115,9 @@ def test_countries_of_community_alignment_are_groups_of_group_dpo(tmp_path):
             writer = csv.DictWriter(stream, list(table[0]))
             writer.writeheader()
             writer.writerows(table)
-    corpus, _ = made(config_of(tmp_path, vocab_size=300, groups="india,italy,unknown"))
+    corpus, _ = made(config_of(
+        tmp_path, vocab_size=300, groups="india,italy,unknown", max_leaked_share=1.0
+    ))  # fmt: skip
     pairs = corpus.read("pairs", "train")
     assert np.bincount(pairs["group"]).tolist() == [10, 10, 10]
     assert group_dpo.check_groups(pairs, 3) == {}

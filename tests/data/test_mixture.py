@@ -91,7 +91,7 @@ def folders(tmp_path):
     for number, name in enumerate(("one", "other")):
         (tmp_path / name).mkdir()
         for split, count in (("train", 300 + 200 * number), ("test", 60)):
-            texts = [f"{SENTENCES[(n + number) % 5]} {n}" for n in range(count)]
+            texts = [f"{SENTENCES[(n + number) % 5]} {split} {n}" for n in range(count)]
             rows = [json.dumps({"text": text}) for text in texts]
             (tmp_path / name / f"x.{split}.jsonl").write_text("\n".join(rows) + "\n")
     return str(tmp_path / "one"), str(tmp_path / "other")

@@ -239,7 +239,8 @@ def replaced(value, path, new):
 
 
 def config(path, **options):
-    shared = {"vocab_size": 300, "length": 96, "prompt_length": 64, "holdout": 0.0}
+    shared = {"vocab_size": 300, "length": 96, "prompt_length": 64, "holdout": 0.0,
+              "max_leaked_share": 1.0}  # fmt: skip
     return files.FilesConfig(path=str(path), **shared | options)
 
 
