@@ -36,9 +36,7 @@ def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
     )
 
 
-def declare(
-    config: TransformerConfig, count: int, *, sparse: bool, delta: bool = False
-) -> Block:
+def declare(config: TransformerConfig, count: int, *, sparse: bool, delta: bool = False) -> Block:
     """`count` layers' parameters; sparse: whether their MLPs are mixtures of experts; delta:
     whether the gated delta rule stands in place of attention."""
     n, norm = count, attention.norm_info(config, (count, config.width))

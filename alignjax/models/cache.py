@@ -157,9 +157,7 @@ def advance(
     else:
         index = cache.index + segments.shape[1]
     states = None if states is None else gated_delta.advance(states, segments)
-    return struct.replace(
-        cache, keys=stored.keys, values=stored.values, index=index, states=states
-    )
+    return struct.replace(cache, keys=stored.keys, values=stored.values, index=index, states=states)
 
 
 class KeysValues(NamedTuple):

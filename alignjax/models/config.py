@@ -298,7 +298,7 @@ class TransformerConfig(ModelConfig):
         return self.kinds()[number] == "delta"
 
     def placed(self) -> list[int]:
-        """Each layer's place among those of its mixer, which is that of what a cache keeps of it."""
+        """Each layer's place among those of its mixer, and so in what a cache keeps."""
         seen, places = {True: 0, False: 0}, []
         for kind in self.kinds():
             places.append(seen[kind == "delta"])

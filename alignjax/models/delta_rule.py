@@ -75,9 +75,13 @@ def convolve(
             mixed = tapped(_rows(joined, order), jnp.take_along_axis(run, order, axis=1))
             return _rows(mixed, back)
 
-        gaps = jnp.any(real[:, 1:] & ~real[:, :-1] & (run[:, 1:] == run[:, :-1]))
-        mixed = jax.lax.cond(gaps, passed_over, tapped, joined, run)
+        mixed = jax.lax.cond(has_gaps(run, real), passed_over, tapped, joined, run)
     return mixed[:, taps:], _last(joined, run, real, taps)
+
+
+def has_gaps(run: jax.Array, real: jax.Array) -> jax.Array:
+    """Whether padding stands between tokens [B, S] of one run."""
+    return jnp.any(real[:, 1:] & ~real[:, :-1] & (run[:, 1:] == run[:, :-1]))
 
 
 def _rows(x: jax.Array, order: jax.Array) -> jax.Array:

@@ -1,31 +1,33 @@
 """The gated delta rule and its convolution, a token at a time."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+@jax.jit
 def rule(numbers, segments, last):
     """(read [B, T, K, G, U], state [B, K, G, H, U]) by the recurrence, in its arguments' dtype.
 
     numbers: query, key [B, T, K, H], value [B, T, K, G, U], write, decay [B, T, K, G], state.
     """
-    query, key, value, write, decay, state = numbers
-    rows, behind = [], []
-    for b in range(len(segments)):
-        own, before, read = state[b], int(last[b]), []
-        for t in range(segments.shape[1]):
-            segment = int(segments[b, t])
-            if segment and segment != before:
-                own, before = jnp.zeros_like(own), segment
-            if segment:
-                own = jnp.exp(decay[b, t])[..., None, None] * own
-                told = jnp.einsum("kh,kghu->kgu", key[b, t], own)
-                wrong = write[b, t][..., None] * (value[b, t] - told)
-                own = own + key[b, t][:, None, :, None] * wrong[:, :, None]
-            read.append(jnp.einsum("kh,kghu->kgu", query[b, t], own))
-        rows.append(jnp.stack(read))
-        behind.append(own)
-    return jnp.stack(rows), jnp.stack(behind)
+    *tokens, state = numbers
+
+    def step(carry, token):
+        state, before = carry
+        segment, query, key, value, write, decay = token
+        begins = (segment > 0) & (segment != before)
+        own = jnp.where(begins[:, None, None, None, None], 0.0, state)
+        own = jnp.exp(decay)[..., None, None] * own
+        wrong = write[..., None] * (value - jnp.einsum("bkh,bkghu->bkgu", key, own))
+        own = own + key[:, :, None, :, None] * wrong[:, :, :, None]
+        own = jnp.where((segment > 0)[:, None, None, None, None], own, state)
+        read = jnp.einsum("bkh,bkghu->bkgu", query, own)
+        return (own, jnp.where(segment > 0, segment, before)), read
+
+    by_time = [jnp.moveaxis(jnp.asarray(x), 1, 0) for x in (segments, *tokens)]
+    (state, _), read = jax.lax.scan(step, (state, jnp.asarray(last)), tuple(by_time))
+    return jnp.moveaxis(read, 0, 1), state
 
 
 def convolution(x, weight, held, segments, last):
