@@ -73,7 +73,9 @@ def _attention(
         memory = memory._replace(states=states)
         return _to_stream(config, added, block.attention_post_norm), memory
     query, key, value = heads.project(config, block.attention, x, view)
-    more = (attention.gate(block.attention, x),) if config.attention_gate else ()
+    more: tuple[jax.Array | None, ...] = ()
+    if isinstance(block.attention, attention.Attention):
+        more = (attention.gate(block.attention, x),)
     visible, stored = memory.extend(key, value)
     added = heads.mix(config, block.attention, view, query, *visible, *more)
     return _to_stream(config, added, block.attention_post_norm), memory._replace(stored=stored)

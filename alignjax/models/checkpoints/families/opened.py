@@ -11,6 +11,7 @@ from alignjax.models.checkpoints.families import composite
 from alignjax.models.checkpoints.safetensors_format import TensorInfo
 
 FURTHER = "mtp."  # a layer that predicts a further token
+Parts = dict[str, tuple[str, tuple[int, ...]]]
 STACK = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
 
 
@@ -21,7 +22,7 @@ class Renamed:
       tensors: name -> TensorInfo.
     """
 
-    def __init__(self, held: sharded.Tensors, parts: dict[str, tuple[str, tuple[int, ...]]]):
+    def __init__(self, held: sharded.Tensors, parts: Parts):
         """parts: name -> (the stored name, the index of the part in the axes of `_shape`)."""
         self._held, self._parts = held, parts
         self.tensors: dict[str, TensorInfo] = {
@@ -62,14 +63,15 @@ def further(held: sharded.Tensors, skip: str, where: str) -> sharded.Tensors:
             f"({extra} tensors). Ask for the model without them: --config.weights_skip={both}, or "
             f"--skip={both} with --model."
         )
-    kept = {name: (name, ()) for name in held.tensors if not name.startswith(FURTHER)}
+    kept: Parts = {name: (name, ()) for name in held.tensors if not name.startswith(FURTHER)}
     return Renamed(held, kept)
 
 
 def apart(held: sharded.Tensors, skip: str, where: str) -> sharded.Tensors:
     """`further`, and experts one by one where the folder holds them in stacks: gate and up [E, 2F,
     D], down [E, D, F]."""
-    held, parts = further(held, skip, where), {}
+    held = further(held, skip, where)
+    parts: Parts = {}
     for name, info in held.tensors.items():
         found = STACK.fullmatch(name)
         if not found:
@@ -80,7 +82,9 @@ def apart(held: sharded.Tensors, skip: str, where: str) -> sharded.Tensors:
             rule = "three axes, the second of gates and ups" if fused else "three axes"
             raise ValueError(f"tensor {name} must have {rule}; got {list(info.shape)} ({where}).")
         for expert in range(info.shape[0]):
-            halves = {"gate_proj": (expert, 0), "up_proj": (expert, 1)}
-            for part, at in (halves if fused else {"down_proj": (expert,)}).items():
+            own: dict[str, tuple[int, ...]] = {"down_proj": (expert,)}
+            if fused:
+                own = {"gate_proj": (expert, 0), "up_proj": (expert, 1)}
+            for part, at in own.items():
                 parts[f"{found[1]}.{expert}.{part}.weight"] = (name, at)
     return Renamed(held, parts) if any(at for _, at in parts.values()) else held
