@@ -9,6 +9,8 @@ from alignjax.models.config import TransformerConfig
 def weights(config: TransformerConfig) -> tuple[int, int]:
     """(weights of one layer's maps, elements that are no matrix: taps, decays and the norm)."""
     delta, d = config.delta, config.width
+    if not layers(config):
+        return 0, 0
     k, h, v, g = delta.key_heads, delta.key_dim, delta.values, delta.group
     maps = d * k * (2 * (h + v) + 2 * g) + k * v * d
     small = k * (2 * h + v) * delta.taps + 2 * k * g + delta.value_dim
@@ -28,6 +30,8 @@ def _solved(size: int) -> float:
 def forward(config: TransformerConfig, length: int) -> float:
     """FLOPs of one layer for one row of so many new tokens, in chunks."""
     delta = config.delta
+    if not layers(config):
+        return 0.0
     size = min(delta_rule.CHUNK, 1 << (length - 1).bit_length())
     keys, heads = delta.key_heads, delta.value_heads
     h, u = delta.key_dim, delta.value_dim
@@ -39,6 +43,8 @@ def forward(config: TransformerConfig, length: int) -> float:
 
 def backward(config: TransformerConfig, length: int) -> float:
     """FLOPs of the gradient of `forward`: two of each product, and two of an inverse."""
+    if not layers(config):
+        return 0.0
     size = min(delta_rule.CHUNK, 1 << (length - 1).bit_length())
     solved = config.delta.value_heads * math.ceil(length / size)
     whole = 2.0 * (forward(config, length) - solved * _solved(size))

@@ -13,6 +13,7 @@ WIDTH = "moe_intermediate_size"
 def config(fields: Fields) -> TransformerConfig:
     """Qwen 3.5 with experts in every layer (Qwen 2026), beside a shared one with a gate."""
     experts.training_only(fields)
+    fields.take("intermediate_size", None)  # of dense layers, which it does not have
     own = qwen3_next.mixers(fields, kv_heads=2, ff=WIDTH, seen=True)
     routed = MoeConfig(
         experts=experts.count(fields, 256),
