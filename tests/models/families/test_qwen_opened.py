@@ -57,7 +57,7 @@ def test_images_and_a_further_token_are_left_out_on_request(case, tmp_path):
 @pytest.mark.parametrize("case", ["qwen3_next", "qwen3_5", "qwen3_5_moe"])
 def test_a_further_token_is_left_out_of_a_model_of_text(case, tmp_path):
     path = copied(case, tmp_path / "more", predicting)
-    with pytest.raises(ValueError, match="--config.weights_skip=mtp, or --skip=mtp"):
+    with pytest.raises(ValueError, match=r"--config\.weights_skip=mtp, or --skip=mtp"):
         folder.open_model(path)
     stored = folder.open_model(path, skip="mtp")
     folder.save_model(tmp_path / "out", stored.config, stored.load(), stored.fields)
