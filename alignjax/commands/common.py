@@ -37,7 +37,10 @@ BASE = flags.Option(
     "base", str, "", "where the frozen weights under the run's adapters are, if they have moved"
 )
 SKIP = flags.Option(
-    "skip", str, "", "vision: only the text part of open weights that see images too"
+    "skip",
+    str,
+    "",
+    "vision: only the text part of open weights that see too; mtp: no further token; vision+mtp",
 )
 ALLOW_CODE = flags.Option(
     "allow_code", bool, False, "let rules run programs that the model wrote, in bounded processes"

@@ -33,6 +33,8 @@ class Attention:
     out_bias: jax.Array | None = None
     query_norm: jax.Array | None = None
     key_norm: jax.Array | None = None
+    out_gate: layers.Weight | None = None  # [D, K, G, H] with its bias [K, G, H]
+    out_gate_bias: jax.Array | None = None
     prefix: Any = None  # learned keys and values that every query sees: adapters/prefix.py
 
 
@@ -63,7 +65,7 @@ def declare(config: TransformerConfig, count: int) -> Attention:
     g, into = config.heads // config.kv_heads, config.width**-0.5
     info: Any = params.ParamInfo
     back = (2 * config.layers) ** -0.5 * (config.heads * h) ** -0.5
-    bias = config.qkv_bias
+    bias, gated = config.qkv_bias, config.attention_gate
     return Attention(
         query=info((n, d, k, g, h), "layers fsdp kv group head", into),
         key=info((n, d, k, h), "layers fsdp kv head", into),
@@ -75,6 +77,8 @@ def declare(config: TransformerConfig, count: int) -> Attention:
         out_bias=info((n, d), "layers embed", 0) if config.out_bias else None,
         query_norm=_own_norm(config, (n, k, g, h), "layers kv group head"),
         key_norm=_own_norm(config, (n, k, h), "layers kv head"),
+        out_gate=info((n, d, k, g, h), "layers fsdp kv group head", into) if gated else None,
+        out_gate_bias=info((n, k, g, h), "layers kv group head", 0) if gated and bias else None,
     )
 
 
@@ -107,7 +111,8 @@ def views(
     size: dimensions of a head that are rotated. kernel: one of `kernels.choose`.
     """
     kinds = config.kinds()
-    distinct = list(dict.fromkeys(kinds))
+    # Layers of the delta rule see nothing of it.
+    distinct = [kind for kind in dict.fromkeys(kinds) if kind != "delta"] or ["full"]
     tuned = config.query_tuning > 0
     by_kind = []
     for kind in distinct:
@@ -131,7 +136,9 @@ def views(
                 positioned=jnp.asarray(kind != "nope"),
             )
         )
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *by_kind), [distinct.index(k) for k in kinds]
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *by_kind), [
+        distinct.index(kind) if kind in distinct else 0 for kind in kinds
+    ]
 
 
 def select(views: View, kind: jax.Array) -> View:
@@ -252,6 +259,21 @@ def project(
     return query, key, value
 
 
+def gate(weights: Attention, x: jax.Array) -> jax.Array | None:
+    """[B, T, K, G, H] in (0, 1): what weighs that which the heads mix of x [B, T, D], if so."""
+    if weights.out_gate is None:
+        return None
+    opened = layers.linear(
+        "btd,dkgh->btkgh",
+        x,
+        weights.out_gate,
+        bias=weights.out_gate_bias,
+        stored="embed kv group head",
+        out="batch time kv group head",
+    )
+    return jax.nn.sigmoid(checkpoint_name(opened, "projected"))
+
+
 def mix(
     config: TransformerConfig,
     weights: Attention,
@@ -259,10 +281,12 @@ def mix(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
+    opened: jax.Array | None = None,
 ) -> jax.Array:
     """What a layer's heads add to the residual stream, [B, T, D].
 
-    query: [B, T, K, G, H] of `project`. key, value: [B, K, S, H], all that the view masks.
+    query: [B, T, K, G, H] of `project`. key, value: [B, K, S, H], all that the view masks. opened:
+    of `gate`.
     """
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
     key, value = (axes.shard(a.astype(query.dtype), "batch kv slot head") for a in (key, value))
@@ -281,6 +305,7 @@ def mix(
         mixed = weights.prefix.attend(attend_to, key, value, _seen(view))
     if view.kernel not in ("splash", "tiled"):  # which name their own results
         mixed = checkpoint_name(mixed, "mixed")
+    mixed = mixed if opened is None else mixed * opened
     return layers.linear(
         "btkgh,kghd->btd",
         mixed,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
-from alignjax.models import attention, cache, layers, mla, moe, params
+from alignjax.models import attention, cache, gated_delta, layers, mla, moe, params
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -16,7 +16,7 @@ class Block:
     """One decoder layer's weights; in the model every leaf has a leading layer axis."""
 
     attention_norm: jax.Array | None  # None without `pre_norms`
-    attention: attention.Attention | mla.Mla
+    attention: attention.Attention | mla.Mla | gated_delta.Delta
     mlp_norm: jax.Array | None
     mlp: layers.Mlp | moe.Moe
     attention_post_norm: jax.Array | None = None
@@ -36,12 +36,14 @@ def _declare_mlp(config: TransformerConfig, n: int) -> layers.Mlp:
     )
 
 
-def declare(config: TransformerConfig, count: int, *, sparse: bool) -> Block:
-    """`count` layers' parameters; sparse: whether their MLPs are mixtures of experts."""
+def declare(config: TransformerConfig, count: int, *, sparse: bool, delta: bool = False) -> Block:
+    """`count` layers' parameters; sparse: whether their MLPs are mixtures of experts; delta:
+    whether the gated delta rule stands in place of attention."""
     n, norm = count, attention.norm_info(config, (count, config.width))
+    mixer: Any = gated_delta if delta else mla if config.mla.kv_rank else attention
     return Block(
         attention_norm=norm if config.pre_norms else None,
-        attention=(mla if config.mla.kv_rank else attention).declare(config, n),
+        attention=mixer.declare(config, n),
         mlp_norm=norm if config.pre_norms else None,
         mlp=moe.declare(config, n) if sparse else _declare_mlp(config, n),
         attention_post_norm=norm if config.post_norms else None,
@@ -59,14 +61,24 @@ def _attention(
     x: jax.Array,
     view: attention.View,
     memory: cache.Memory,
-) -> tuple[jax.Array, cache.KeysValues | None]:
-    """(what the heads add to the residual stream x [B, T, D], all layers' cached keys, values)."""
+) -> tuple[jax.Array, cache.Memory]:
+    """(what the heads add to the residual stream x [B, T, D], what all layers keep)."""
     heads: Any = mla if config.mla.kv_rank else attention
     x = _pre_norm(config, x, block.attention_norm)
+    if isinstance(block.attention, gated_delta.Delta):
+        segments: Any = memory.segments
+        added, states = gated_delta.mix(
+            config, block.attention, x, segments, memory.states, memory.layer
+        )
+        memory = memory._replace(states=states)
+        return _to_stream(config, added, block.attention_post_norm), memory
     query, key, value = heads.project(config, block.attention, x, view)
+    more: tuple[jax.Array | None, ...] = ()
+    if isinstance(block.attention, attention.Attention):
+        more = (attention.gate(block.attention, x),)
     visible, stored = memory.extend(key, value)
-    added = heads.mix(config, block.attention, view, query, *visible)
-    return _to_stream(config, added, block.attention_post_norm), stored
+    added = heads.mix(config, block.attention, view, query, *visible, *more)
+    return _to_stream(config, added, block.attention_post_norm), memory._replace(stored=stored)
 
 
 def _mlp(
@@ -97,25 +109,27 @@ def forward(
     x: jax.Array,
     view: attention.View,
     memory: cache.Memory,
-) -> tuple[jax.Array, cache.KeysValues | None, moe.Routing | None]:
-    """(the residual stream [B, T, D] after the layer, `memory.stored` with its keys and values,
-    its router's choices).
+) -> tuple[jax.Array, cache.Memory, moe.Routing | None]:
+    """(the residual stream [B, T, D] after the layer, `memory` with its keys and values or its
+    state, its router's choices).
 
     x = x + attention(norm(x)), x = x + mlp(norm(x)); with `post_norms` what is added is normed too,
     and without `pre_norms` it alone. What is added is multiplied by `branch_scale`.
     """
     with jax.named_scope("attention"):
-        added, stored = _attention(config, block, x, view, memory)
+        added, memory = _attention(config, block, x, view, memory)
         x = x + added
     with jax.named_scope("mlp"):
         added, routing = _mlp(config, block, x)
         x = x + added
-    return x, stored, routing
+    return x, memory, routing
 
 
 def cast(block: Block, dtype: Any) -> Block:
-    """The weights in the compute dtype; a router's keep their own."""
+    """The weights in the compute dtype; a router's and decays' keep their own."""
     used = layers.cast(block, dtype)
+    if isinstance(block.attention, gated_delta.Delta):
+        used = struct.replace(used, attention=gated_delta.cast(block.attention, dtype))
     if isinstance(block.mlp, moe.Moe):
         return struct.replace(used, mlp=moe.cast(block.mlp, dtype))
     return used

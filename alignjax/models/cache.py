@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from alignjax.core import struct
+from alignjax.models import gated_delta
 from alignjax.parallel import axes
 
 
@@ -17,6 +18,9 @@ class KVCache:
 
     Slots stand beside the head's own axis, so that accelerators read a layer where it lies.
     Latent attention keeps its latents as keys and the rotated keys as values, K = 1 for all heads.
+
+    Layers of the gated delta rule keep `states` instead, None where there are none; L counts the
+    others.
 
     index: slots written so far. One number for all rows: ragged rows leave slots of segment 0. Or
     [B], one a row: rows are contiguous, and padding is not written.
@@ -28,6 +32,7 @@ class KVCache:
     positions: jax.Array
     segments: jax.Array
     index: jax.Array
+    states: gated_delta.States | None = None
     read: int = struct.static(default=0)
 
     def seen(self, x: jax.Array, axis: int = 1) -> jax.Array:
@@ -140,13 +145,19 @@ def _by_row(blocks: jax.Array, layer: jax.Array, slots: jax.Array, new: jax.Arra
     return axes.per_shard(put, inputs, where)(blocks, layer, slots, new)
 
 
-def advance(cache: KVCache, stored: "KeysValues", segments: jax.Array) -> KVCache:
-    """The cache with all layers' keys and values of new tokens [B, T], that are behind it now."""
+def advance(
+    cache: KVCache,
+    stored: "KeysValues",
+    segments: jax.Array,
+    states: gated_delta.States | None = None,
+) -> KVCache:
+    """The cache with all layers' keys, values and states of new tokens [B, T], now behind it."""
     if cache.index.ndim:
         index = cache.index + jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
     else:
         index = cache.index + segments.shape[1]
-    return struct.replace(cache, keys=stored.keys, values=stored.values, index=index)
+    states = None if states is None else gated_delta.advance(states, segments)
+    return struct.replace(cache, keys=stored.keys, values=stored.values, index=index, states=states)
 
 
 class KeysValues(NamedTuple):
@@ -157,16 +168,19 @@ class KeysValues(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Where one layer's keys and values are kept for its queries.
+    """Where one layer's keys and values, or its state, are kept.
 
-    stored: all layers' cached ones, or None without a cache. layer: the layer's number. slots:
-    where new ones are written, of `next_slots`. read: slots that queries see, 0 is all.
+    stored: all layers' cached ones, or None without a cache. layer: the layer's place among those
+    of its mixer. slots: where new ones are written, of `next_slots`. read: slots that queries see,
+    0 is all. segments: [B, T] of the new tokens. states: all layers', or None without a cache.
     """
 
     stored: KeysValues | None
     layer: jax.Array
     slots: jax.Array | None
     read: int = 0
+    segments: jax.Array | None = None
+    states: gated_delta.States | None = None
 
     def extend(self, key: jax.Array, value: jax.Array) -> tuple[KeysValues, KeysValues | None]:
         """(the keys and values that the layer's queries attend to, `stored` with the new ones).

@@ -31,7 +31,8 @@ def places(kept: Any) -> list[Place]:
         return [*places(kept.first), *places(kept.second)]
     if isinstance(kept, cache.KVCache):
         index = Place(0 if kept.index.ndim else None)
-        return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index]
+        states = [] if kept.states is None else [Place(1), Place(1), Place(0)]
+        return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index, *states]
     return [Place(0, 1), Place(0, 1), Place(0, 1), Place(0)]
 
 

@@ -9,7 +9,7 @@ from alignjax.core import shapes
 REMAT = ("none", "dots", "heads", "attention", "full")
 KERNELS = ("auto", "reference", "tiled", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
-ATTENTION = ("full", "sliding", "chunked", "nope")
+ATTENTION = ("full", "sliding", "chunked", "nope", "delta")
 ROPE_SCALING = ("none", "linear", "llama3", "yarn")
 
 
@@ -67,6 +67,7 @@ class MoeConfig:
     active: int = 1  # experts that a token uses
     ff: int = 0  # inner width of one expert
     shared_ff: int = 0  # inner width of the expert that every token uses; 0 is none
+    shared_gate: bool = False  # a sigmoid of the token weighs that expert (Qwen)
     scores: str = "softmax"  # softmax | sigmoid, of the router's logits
     normalise: bool = True  # the weights of a token's experts sum to 1
     scale: float = 1.0  # of the routed experts' sum
@@ -122,6 +123,39 @@ class MlaConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
+class DeltaConfig:
+    """Layers of the gated delta rule (Yang et al. 2024), of kind "delta"; off with 0 heads."""
+
+    key_heads: int = 0  # K, of queries and keys
+    value_heads: int = 0  # so many of them on each key head that these are all
+    key_dim: int = 0  # H, of a query or key
+    value_dim: int = 0  # U, of a value
+    taps: int = 4  # tokens that the convolution before the rule sees
+
+    @property
+    def group(self) -> int:
+        """Value heads on one key head."""
+        return self.value_heads // self.key_heads
+
+    @property
+    def values(self) -> int:
+        """Width of one key head's values."""
+        return self.group * self.value_dim
+
+    def validate(self, *, used: bool) -> None:
+        """used: whether the model has such layers."""
+        if not used:
+            return
+        for name in ("key_heads", "value_heads", "key_dim", "value_dim", "taps"):
+            shapes.check_number(f"model.delta.{name}", getattr(self, name), minimum=1)
+        if self.value_heads % self.key_heads:
+            raise ValueError(
+                "model.delta.value_heads must be a multiple of model.delta.key_heads; got "
+                f"{self.value_heads} and {self.key_heads} (model). Change one of them."
+            )
+
+
+@dataclasses.dataclass(kw_only=True)
 class TransformerConfig(ModelConfig):
     """A decoder (Touvron et al. 2023): RMSNorm, RoPE, GQA, gated MLP, and what families change."""
 
@@ -140,7 +174,10 @@ class TransformerConfig(ModelConfig):
     local_rope_theta: float = 0.0  # of sliding layers, unscaled; 0 is as the others
     rope_interleaved: bool = False  # pairs of neighbours turn, not the two halves
     rope: RopeScaling = dataclasses.field(default_factory=RopeScaling)
-    attention: tuple[str, ...] = ("full",)  # full | sliding | chunked | nope, repeated over layers
+    rotary_dim: int = 0  # dimensions of a head that turn, its first; 0 is all
+    # full | sliding | chunked | nope | delta (no attention: `DeltaConfig`), repeated over layers
+    attention: tuple[str, ...] = ("full",)
+    attention_gate: bool = False  # what heads mix is weighed by a sigmoid of the token (Qwen)
     window: int = 0  # tokens that a sliding layer sees, or in a chunk
     qkv_bias: bool = False
     out_bias: bool = False
@@ -162,6 +199,7 @@ class TransformerConfig(ModelConfig):
     tied: bool = True  # unembed with the embedding's transpose
     moe: MoeConfig = dataclasses.field(default_factory=MoeConfig)
     mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
+    delta: DeltaConfig = dataclasses.field(default_factory=DeltaConfig)
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
     # What a layer keeps for its gradient: none (recomputes nothing) | dots (results of matrix
@@ -205,6 +243,7 @@ class TransformerConfig(ModelConfig):
         shapes.check_choice("model.attention_kernel", self.attention_kernel, KERNELS)
         for part in (self.rope, self.moe, self.mla):
             part.validate()
+        self.delta.validate(used="delta" in self.kinds())
 
     def make(self) -> Any:
         from alignjax.models import transformer  # which reads this class
@@ -226,6 +265,10 @@ class TransformerConfig(ModelConfig):
         name, size = ("mla.rope_dim", self.mla.rope_dim) if latent else ("head_dim", self.head_dim)
         if size % 2:
             raise ValueError(f"model.{name} must be even for rotary embedding; got {size} (model).")
+        most = 0 if latent else self.head_dim
+        shapes.check_number("model.rotary_dim", self.rotary_dim, minimum=0, maximum=most)
+        if self.rotary_dim % 2:
+            raise ValueError(f"model.rotary_dim must be even; got {self.rotary_dim} (model).")
         if not latent:
             return
         if self.kv_heads != self.heads:
@@ -233,7 +276,9 @@ class TransformerConfig(ModelConfig):
                 f"model.kv_heads must equal model.heads under MLA; got {self.kv_heads} and "
                 f"{self.heads} (model)."
             )
-        for field, off in (("qk_norm", "none"), ("qkv_bias", False), ("attention_softcap", 0.0)):
+        off_under: dict[str, Any] = {"qk_norm": "none", "qkv_bias": False}
+        off_under |= {"attention_softcap": 0.0, "attention_gate": False}
+        for field, off in off_under.items():
             if getattr(self, field) != off:
                 raise ValueError(
                     f"model.{field} must be {off!r} under MLA; got {getattr(self, field)!r} "
@@ -242,21 +287,37 @@ class TransformerConfig(ModelConfig):
 
     def rotated(self) -> int:
         """Dimensions of a head that carry the position."""
-        return self.mla.rope_dim if self.mla.kv_rank else self.head_dim
+        return self.mla.rope_dim if self.mla.kv_rank else self.rotary_dim or self.head_dim
 
     def kinds(self) -> list[str]:
         """Each layer's kind of attention."""
         return list(itertools.islice(itertools.cycle(self.attention), self.layers))
 
+    def mixes(self, number: int) -> bool:
+        """Whether a layer has the gated delta rule in place of attention."""
+        return self.kinds()[number] == "delta"
+
+    def placed(self) -> list[int]:
+        """Each layer's place among those of its mixer, and so in what a cache keeps."""
+        seen, places = {True: 0, False: 0}, []
+        for kind in self.kinds():
+            places.append(seen[kind == "delta"])
+            seen[kind == "delta"] += 1
+        return places
+
     def stacks(self) -> list[tuple[bool, range]]:
-        """Runs of layers of one structure: (whether they have experts, their numbers)."""
-        moe = self.moe
+        """Runs of layers of one structure: (whether they have experts, their numbers).
+
+        Layers of one run have one mixer too: attention, or the gated delta rule.
+        """
+        moe, kinds = self.moe, self.kinds()
         sparse = [
             moe.experts > 0 and n >= moe.first and (n + 1) % moe.every == 0 and n not in moe.dense
             for n in range(self.layers)
         ]
         runs, start = [], 0
-        for key, group in itertools.groupby(sparse):
+        both = zip(sparse, (kind == "delta" for kind in kinds), strict=True)
+        for (key, _), group in itertools.groupby(both):
             stop = start + len(list(group))
             runs.append((key, range(start, stop)))
             start = stop

@@ -30,6 +30,7 @@ class Moe:
     up: layers.Weight
     down: layers.Weight
     shared: layers.Mlp | None = None
+    shared_gate: jax.Array | None = None  # [D]
     correction: jax.Array | None = None
 
 
@@ -65,6 +66,7 @@ def declare(config: TransformerConfig, count: int) -> Moe:
         up=info((n, e, d, f), "layers experts fsdp ff", into),
         down=info((n, e, f, d), "layers experts ff fsdp", back * f**-0.5),
         shared=shared if s else None,
+        shared_gate=info((n, d), "layers embed", into) if s and moe.shared_gate else None,
         correction=info((n, e), "layers route", 0) if moe.bias_correction else None,
     )
 
@@ -242,7 +244,7 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
         "correction": None if weights.correction is None else "route",
     }
     used = Moe(**names)  # the logical axes with which the weights enter
-    routed = struct.replace(weights, shared=None)
+    routed = struct.replace(weights, shared=None, shared_gate=None)
     routed = jax.tree.map(axes.shard, routed, used)
     run = axes.per_shard(
         lambda weights, x: _routed(config, _together(weights, used), x),
@@ -251,7 +253,11 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
     )
     out, routing = run(routed, x)
     if weights.shared is not None:
-        out = out + layers.gated_mlp(weights.shared, x, config.activation)
+        common = layers.gated_mlp(weights.shared, x, config.activation)
+        if weights.shared_gate is not None:
+            heard = jnp.einsum("btd,d->bt", x, weights.shared_gate)
+            common = common * jax.nn.sigmoid(heard)[..., None]
+        out = out + common
     return out, Routing(*routing)
 
 

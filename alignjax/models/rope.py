@@ -66,7 +66,14 @@ def angles(
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool) -> jax.Array:
-    """`x` [B, T, ..., H] turned by the angles: its two halves, or pairs of neighbours."""
+    """`x` [B, T, ..., H] turned by the angles [B, T, R/2]: its two halves, or pairs of neighbours.
+
+    Where R is less than H the first R dimensions turn and the others stay.
+    """
+    size = 2 * cos.shape[-1]
+    if size < x.shape[-1]:
+        turned = rotate(x[..., :size], cos, sin, interleaved=interleaved)
+        return jnp.concatenate([turned, x[..., size:]], axis=-1)
     for _ in range(x.ndim - cos.ndim):
         cos, sin = cos[..., None, :], sin[..., None, :]
     wide = x.astype(jnp.float32)
@@ -75,7 +82,7 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool) -
         first, second = pairs[..., 0], pairs[..., 1]
     else:
         first, second = jnp.split(wide, 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
+    halves = (first * cos - second * sin, second * cos + first * sin)
     if interleaved:
-        return jnp.stack(turned, axis=-1).reshape(x.shape).astype(x.dtype)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+        return jnp.stack(halves, axis=-1).reshape(x.shape).astype(x.dtype)
+    return jnp.concatenate(halves, axis=-1).astype(x.dtype)

@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from alignjax.core import struct
-from alignjax.models import attention, block, cache, kernels, layers, model, moe, params
+from alignjax.models import (
+    attention,
+    block,
+    cache,
+    gated_delta,
+    kernels,
+    layers,
+    model,
+    moe,
+    params,
+)
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
 
@@ -36,7 +46,7 @@ def declare(config: TransformerConfig) -> Transformer:
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
         blocks=tuple(
-            block.declare(config, len(numbers), sparse=sparse)
+            block.declare(config, len(numbers), sparse=sparse, delta=config.mixes(numbers[0]))
             for sparse, numbers in config.stacks()
         ),
         norm=attention.norm_info(config, (d,)),
@@ -49,6 +59,7 @@ class _Carry(NamedTuple):
 
     x: jax.Array  # [B, T, D], the residual stream
     stored: cache.KeysValues | None  # all layers', where a cache is in use
+    states: gated_delta.States | None  # likewise, of layers that have one
     penalties: moe.Penalties | None  # summed over the layers so far, where asked for
 
 
@@ -56,7 +67,7 @@ class _Stack(NamedTuple):
     """Layers of one structure, in order, with a leading layer axis; what a scan runs over."""
 
     block: block.Block
-    layer: jax.Array  # [L] numbers in the model
+    layer: jax.Array  # [L] places among the layers of their mixer
     kind: jax.Array  # [L] places among the views
 
 
@@ -90,8 +101,9 @@ def _stacks(config: TransformerConfig, weights: Transformer, kinds: list[int]) -
     stacks = [numbers for _, numbers in config.stacks()]
     if len(weights.blocks) > len(stacks):  # each layer apart: `_prepare`
         stacks = [range(n, n + 1) for numbers in stacks for n in numbers]
+    placed = config.placed()
     return [
-        _Stack(part, jnp.array(numbers), jnp.array([kinds[n] for n in numbers]))
+        _Stack(part, *(jnp.array([of[n] for n in numbers]) for of in (placed, kinds)))
         for part, numbers in zip(weights.blocks, stacks, strict=True)
     ]
 
@@ -111,13 +123,13 @@ def _run(
         # Cast before use, after the slice of the scan: master weights stay in their own dtype.
         weights = block.cast(stack.block, dtype)
         view = attention.select(views, stack.kind)
-        own = memory._replace(stored=carry.stored, layer=stack.layer)
-        x, stored, routing = block.forward(config, weights, carry.x, view, own)
+        own = memory._replace(stored=carry.stored, layer=stack.layer, states=carry.states)
+        x, kept, routing = block.forward(config, weights, carry.x, view, own)
         penalties = carry.penalties
         if penalties is not None and routing is not None:
             more = moe.penalties(config.moe, routing, segments)
             penalties = jax.tree.map(jnp.add, penalties, more)
-        return _Carry(x, stored, penalties), None
+        return _Carry(x, kept.stored, kept.states, penalties), None
 
     count = len(stack.layer)
     sparse = isinstance(stack.block.mlp, moe.Moe)
@@ -157,23 +169,26 @@ def _hidden(
     )
     x = _embed(config, weights.embed, tokens)
     places = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
-    memory = cache.Memory(None, jnp.zeros((), jnp.int32), None)
+    memory = cache.Memory(None, jnp.zeros((), jnp.int32), None, segments=segments)
     if kv_cache is not None:
         slots = cache.next_slots(kv_cache, segments)
         kv_cache = cache.extend(kv_cache, slots, positions, segments)
         places = (kv_cache.seen(kv_cache.positions), kv_cache.seen(kv_cache.segments))
         stored = cache.KeysValues(kv_cache.keys, kv_cache.values)
-        memory = memory._replace(stored=stored, slots=slots, read=kv_cache.read)
+        memory = memory._replace(
+            stored=stored, slots=slots, read=kv_cache.read, states=kv_cache.states
+        )
     sizes = tokens.shape[1], places[0].shape[1]
     kernel = _kernel(config, weights, *sizes, cached=kv_cache is not None)
     views, kinds = attention.views(
         config, config.rotated(), positions, segments, *places, kernel=kernel
     )
-    carry = _Carry(x, memory.stored, moe.no_penalties(segments) if penalise else None)
+    none = moe.no_penalties(segments) if penalise else None
+    carry = _Carry(x, memory.stored, memory.states, none)
     for stack in _stacks(config, weights, kinds):
         carry = _run(config, stack, carry, views, segments, memory)
     if kv_cache is not None and carry.stored is not None:
-        kv_cache = cache.advance(kv_cache, carry.stored, segments)
+        kv_cache = cache.advance(kv_cache, carry.stored, segments, carry.states)
     x = layers.rms_norm(carry.x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
     return x, kv_cache, carry.penalties
 
@@ -253,6 +268,8 @@ def _check_mesh(config: TransformerConfig) -> None:
         ("vocab_size", config.vocab_size, "vocab"),
         ("width", config.width, "fsdp"),
     ]
+    if "delta" in config.kinds():
+        sizes.append(("delta.key_heads", config.delta.key_heads, "kv"))
     if config.moe.experts:
         sizes += [
             ("moe.experts", config.moe.experts, "experts"),
@@ -349,4 +366,8 @@ def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:
     if config.mla.kv_rank:
         key, value, shared = (1, config.mla.kv_rank), (1, config.mla.rope_dim), "group"
     dtype = jnp.dtype(config.compute_dtype)
-    return cache.empty(config.layers, batch, length, key, value, dtype, heads=shared)
+    states = config.kinds().count("delta")
+    kept = cache.empty(config.layers - states, batch, length, key, value, dtype, heads=shared)
+    if not states:
+        return kept
+    return struct.replace(kept, states=gated_delta.empty(config, states, batch, dtype))

@@ -9,6 +9,7 @@ from alignjax.models import mla, params, transformer
 from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
+from alignjax.planning import rule
 
 TILE = 32 * 2**20  # bytes of logits above which the log-probabilities go tile by tile
 
@@ -101,7 +102,8 @@ def _attention(config: TransformerConfig) -> tuple[int, int, int]:
     """(weights of one layer's attention, `whole` and `latents` of them)."""
     d, h, heads = config.width, config.head_dim, config.heads
     if not config.mla.kv_rank:
-        return 2 * d * h * (heads + config.kv_heads), 0, 0
+        gate = d * h * heads if config.attention_gate else 0
+        return 2 * d * h * (heads + config.kv_heads) + gate, 0, 0
     latent = config.mla
     r, q, p, u = latent.kv_rank, latent.query_rank, latent.rope_dim, latent.value_dim
     query, behind = (q or d) * heads * (h + p), r * heads * (h + u)
@@ -109,19 +111,22 @@ def _attention(config: TransformerConfig) -> tuple[int, int, int]:
     return whole + query + behind + heads * u * d, whole, behind
 
 
-def _layer(config: TransformerConfig, sparse: bool) -> _Layer:
+def _layer(config: TransformerConfig, sparse: bool, delta: bool) -> _Layer:
     d, moe = config.width, config.moe
-    attention, whole, behind = _attention(config)
+    attention, whole, behind = (rule.weights(config)[0], 0, 0) if delta else _attention(config)
     if not sparse:
         return _Layer(attention + 3 * d * config.ff, 0, d * config.ff, 0, whole, behind)
-    used, router = moe.active * moe.ff, d * moe.experts
+    used, router = moe.active * moe.ff, d * (moe.experts + moe.shared_gate)
     own = attention + 3 * d * moe.shared_ff + router
     return _Layer(own, 3 * d * used, d * moe.shared_ff, d * used, whole + router, behind)
 
 
 def _layers(config: TransformerConfig) -> _Layer:
     """The sums over all layers."""
-    parts = [(_layer(config, sparse), len(numbers)) for sparse, numbers in config.stacks()]
+    parts = [
+        (_layer(config, sparse, config.mixes(numbers[0])), len(numbers))
+        for sparse, numbers in config.stacks()
+    ]
     return _Layer(*(sum(part[i] * n for part, n in parts) for i in range(6)))
 
 
@@ -135,6 +140,8 @@ def _pair(config: TransformerConfig) -> float:
 
 def visible(kind: str, length: int, window: int) -> int:
     """Pairs of a query and a key of one row that a kind of layer sees."""
+    if kind == "delta":
+        return 0
     if kind == "sliding" and window < length:
         return length * window - window * (window - 1) // 2
     if kind == "chunked" and window < length:
@@ -151,14 +158,31 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
     """
     config, per = shape.config, 2.0 * rows * length
     layer = _layers(config)
-    scores = rows * config.layers * _pair(config) * length**2
+    scores = rows * _attending(config) * _pair(config) * length**2
     seen = rows * _pair(config) * sum(visible(k, length, config.window) for k in config.kinds())
     factor = (3 if shape.learns else 2) if trained else 1
     moved = 3 if trained else 1  # adapters, and attention between what they change
     useful = factor * per * (layer.own + layer.routed) + moved * (per * shape.adapters + seen)
     run = factor * per * _run(shape, layer) + moved * (per * shape.adapters_run + scores)
     again, pairs = _again(shape, layer) if trained else (0, 0.0)
-    return Work(useful, run + per * again + pairs * scores, (moved + pairs) * scores)
+    run += per * again + pairs * scores
+    mixed = _rule(shape, rows, length, trained=trained)
+    return Work(useful + mixed.useful, run + mixed.run, (moved + pairs) * scores)
+
+
+def _attending(config: TransformerConfig) -> int:
+    """Layers that have keys."""
+    return config.layers - rule.layers(config)
+
+
+def _rule(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
+    """The gated delta rule of all layers, whole on every device of the seq axis."""
+    config, count = shape.config, rows * rule.layers(shape.config)
+    once = count * rule.forward(config, length)
+    useful = once + (count * rule.backward(config, length) if trained else 0.0)
+    # Whatever a layer keeps for its gradient but everything, this is computed again.
+    again = once if trained and config.remat not in ("auto", "none") else 0.0
+    return Work(useful, shape.seq * (useful + again))
 
 
 def _run(shape: Shape, layer: _Layer) -> int:
@@ -184,7 +208,7 @@ def _again(shape: Shape, layer: _Layer) -> tuple[int, float]:
     own_last = 0 if config.post_norms else layer.own_last
     run = _run(shape, layer) + shape.adapters_run - own_last - routed_last
     if config.remat == "heads":
-        return run - config.layers * _projections(config), scores
+        return run - _attending(config) * _projections(config), scores
     return run, scores if config.remat == "attention" else 1.0
 
 
@@ -192,7 +216,8 @@ def _projections(config: TransformerConfig) -> int:
     """Weights of one layer that make queries, keys and values, where those are kept."""
     if config.mla.kv_rank:
         return 0
-    return config.width * config.head_dim * (config.heads + 2 * config.kv_heads)
+    queries = 2 * config.heads if config.attention_gate else config.heads
+    return config.width * config.head_dim * (queries + 2 * config.kv_heads)
 
 
 def head(shape: Shape, rows: int, length: int, shards: tuple[int, int], *, trained: bool) -> Work:
@@ -235,12 +260,16 @@ def generation(shape: Shape, rows: int, prompt: int, new: int, size: int = 1) ->
         )
     )
     outside = per * (_run(shape, layers) - layers.latents + shape.adapters_run)
-    return Work(useful, copies * (outside + unembed + scores + behind), copies * scores)
+    states = rule.layers(config) * (
+        read * rule.forward(config, prompt) + rows * new * rule.forward(config, 1)
+    )
+    run = outside + unembed + scores + behind + states
+    return Work(useful + states, copies * run, copies * scores)
 
 
 def _cached_scores(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:
     """FLOPs of all layers for one row over a cache: (of pairs, behind latents)."""
-    pairs, layers = queries * slots, config.layers
+    pairs, layers = queries * slots, _attending(config)
     latents = 2.0 * layers * _attention(config)[2]
     if not config.mla.kv_rank:
         return layers * _pair(config) * pairs, 0.0
@@ -255,12 +284,13 @@ def parameters(config: TransformerConfig) -> int:
     d, layers = config.width, config.layers
     total = (1 if config.tied else 2) * config.vocab_size * d + d
     total += 2 * (config.pre_norms + config.post_norms) * layers * d
-    total += layers * (_attention(config)[0] + _small(config))
+    total += _attending(config) * (_attention(config)[0] + _small(config))
+    total += rule.layers(config) * sum(rule.weights(config))
     for sparse, numbers in config.stacks():
         moe, n = config.moe, len(numbers)
         if sparse:
             mlp = 3 * d * (moe.experts * moe.ff + moe.shared_ff) + d * moe.experts
-            mlp += moe.experts if moe.bias_correction else 0
+            mlp += (moe.experts if moe.bias_correction else 0) + d * moe.shared_gate
         else:
             mlp = 3 * d * config.ff + ((2 * config.ff + d) if config.mlp_bias else 0)
         total += n * mlp
@@ -274,6 +304,7 @@ def _small(config: TransformerConfig) -> int:
     if latent.kv_rank:
         wide = latent.query_rank + latent.kv_rank
         return bias + wide + (wide + latent.rope_dim if config.out_bias else 0)
-    bias += h * (config.heads + 2 * config.kv_heads) if config.qkv_bias else 0
+    queries = 2 * config.heads if config.attention_gate else config.heads
+    bias += h * (queries + 2 * config.kv_heads) if config.qkv_bias else 0
     normed = {"scaled": 2, "whole": config.heads + config.kv_heads}.get(config.qk_norm, 0)
     return bias + h * normed

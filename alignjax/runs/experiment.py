@@ -50,7 +50,9 @@ class Experiment(Training):
     # Storage of the frozen weights under adapters.
     base: quantised.BaseConfig = dataclasses.field(default_factory=quantised.BaseConfig)
     weights_layers: int = 0  # only their first layers; 0 is all
-    weights_skip: str = ""  # vision: only the text part of open weights that see images too
+    # vision: only the text part of open weights that see images too; mtp: without a layer that
+    # predicts a further token; vision+mtp: both
+    weights_skip: str = ""
     policy: str = ""  # folder of the run whose policy this one starts from (and refers to)
     reward: str = ""  # folder of the reward model's run
     reference: str = ""  # folder of the reference policy's run; empty is the start of the policy

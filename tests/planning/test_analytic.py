@@ -5,7 +5,7 @@ import pytest
 
 from alignjax.models import params, transformer
 from alignjax.models.adapters import ia3, lora
-from alignjax.models.config import MlaConfig, MoeConfig, TransformerConfig
+from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig, TransformerConfig
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import analytic, topology
 from tests.planning.test_plan import SHAPE, make, plan
@@ -15,6 +15,11 @@ WEIGHED = {"moe": MoeConfig(experts=4, active=2, ff=48, weigh_inputs=True, bias_
 LATENTS = {"kv_heads": 4, "mla": MlaConfig(kv_rank=32, query_rank=48, rope_dim=16, value_dim=24)}
 DIRECT = {"kv_heads": 4, "mla": MlaConfig(kv_rank=32, rope_dim=16, value_dim=24)}
 WINDOWS = {"attention": ("sliding", "chunked", "full"), "window": 8}
+RULE = {
+    "attention": ("delta", "delta", "full"), "attention_gate": True, "rotary_dim": 8,
+    "delta": DeltaConfig(key_heads=2, value_heads=6, key_dim=24, value_dim=16),
+    "moe": MoeConfig(experts=4, active=2, ff=48, shared_ff=64, shared_gate=True),
+}  # fmt: skip
 DETAILS = {
     "qkv_bias": True, "out_bias": True, "mlp_bias": True, "qk_norm": "scaled",
     "post_norms": True, "tied": False,
@@ -59,6 +64,10 @@ def machine():
                 ("sft", LATENTS, None, LONG),
                 ("ppo", EXPERTS, None, LONG),
                 ("dpo", {**WEIGHED, "remat": "dots"}, None, SPLIT),
+                ("sft", RULE, None, SPLIT),
+                ("sft", {**RULE, "remat": "full"}, None, SPLIT),
+                ("sft", {**RULE, "remat": "heads"}, None, LONG),
+                ("ppo", RULE, None, SPLIT),
             )
         ),
     ],
@@ -71,7 +80,7 @@ def test_every_program_is_within_three_percent(name, shape, adapter, mesh, machi
         assert each.work.useful <= each.work.run
 
 
-@pytest.mark.parametrize("changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS])
+@pytest.mark.parametrize("changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS, RULE])
 def test_parameters_are_the_declared_ones(changes):
     config = TransformerConfig(**{**SHAPE, "vocab_size": 128, **changes})
     infos = jax.tree.leaves(transformer.declare(config), is_leaf=params.is_info)
@@ -91,6 +100,20 @@ def test_parameters_of_a_family():
     used = analytic.body(shape, 1, 1, trained=False).useful / 2
     used += 2 * config.vocab_size * config.width
     assert used == pytest.approx(37.5e9, rel=0.01)
+
+
+def test_parameters_of_a_family_with_states():
+    """Qwen3-Next's own count: 80 billion, 3 of them active a token (79 without embeddings)."""
+    config = TransformerConfig(
+        vocab_size=151936, layers=48, width=2048, heads=16, kv_heads=2, head_dim=256, ff=5120,
+        tied=False, attention=("delta", "delta", "delta", "full"), attention_gate=True,
+        rotary_dim=64, qk_norm="scaled",
+        delta=DeltaConfig(key_heads=16, value_heads=32, key_dim=128, value_dim=128),
+        moe=MoeConfig(experts=512, active=10, ff=512, shared_ff=512, shared_gate=True),
+    )  # fmt: skip
+    assert analytic.parameters(config) == pytest.approx(79.7e9, rel=5e-3)
+    used = analytic.body(analytic.Shape(config), 1, 1, trained=False).useful / 2
+    assert used == pytest.approx(3.2e9, rel=0.1)
 
 
 def test_adapters_are_counted_and_the_optimizer_holds_them(machine):

@@ -9,7 +9,7 @@ import pytest
 
 from alignjax.models import cache_rows, flax_bridge
 from alignjax.models.adapters import adapt, lora
-from alignjax.models.config import MlaConfig, MoeConfig
+from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import calls, generate, schedule, transforms
@@ -127,6 +127,11 @@ MODELS = {
     "windows": {"attention": ("sliding", "full"), "window": 3},
     "experts": {"moe": MoeConfig(experts=4, active=2, ff=16)},
     "layers apart": {"unroll": 2, "tied": False},
+    "states": {
+        "attention": ("delta", "full"),
+        "delta": DeltaConfig(key_heads=2, value_heads=4, key_dim=5, value_dim=4),
+        "attention_gate": True,
+    },
 }
 
 

@@ -12,7 +12,7 @@ from alignjax.models import layers, params
 from alignjax.models.adapters import sites, vocabulary
 from alignjax.parallel import axes
 
-KNOWN = (*sites.TARGETS, *sites.LATENTS, *sites.EXPERTS, *sites.APART, *vocabulary.TARGETS)
+KNOWN = (*sites.LINEAR, *sites.EXPERTS, *sites.APART, *vocabulary.TARGETS)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -87,7 +87,7 @@ class LoraConfig:
             )
 
     def _is_all(self, target: str) -> bool:
-        return self.targets == (sites.ALL_LINEAR,) and target in (*sites.TARGETS, *sites.LATENTS)
+        return self.targets == (sites.ALL_LINEAR,) and target in sites.LINEAR
 
     def of(self, declared: Any) -> "LoraConfig":
         """The same with the targets of that model by name."""

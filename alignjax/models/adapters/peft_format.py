@@ -282,6 +282,12 @@ def _check_shape(config: TransformerConfig, kind: str) -> None:
             "a prefix needs keys and values of its own; this model makes them of latents "
             "(model.mla)."
         )
+    if config.attention_gate or "delta" in config.kinds():
+        raise ValueError(
+            "adapters for peft must be of a model whose maps are matrices of their own; this one "
+            "has queries and gates in one (gated attention, gated delta rule). Merge them into the "
+            "weights instead: alignjax export writes the whole model."
+        )
 
 
 def _written(

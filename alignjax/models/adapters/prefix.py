@@ -42,8 +42,8 @@ class PrefixConfig:
     def _attention(self, infos: Any, bare: Any) -> Any:
         if not hasattr(infos, "prefix"):
             raise ValueError(
-                "prefix tuning needs attention over keys and values; this model has latents (MLA). "
-                "Use LoRA."
+                "prefix tuning needs attention over keys and values; this model has latents (MLA) "
+                "or layers of the gated delta rule. Use LoRA."
             )
         (n, _, k, h), (*_, u), g = infos.key.shape, infos.value.shape, infos.query.shape[3]
         info: Any = params.ParamInfo

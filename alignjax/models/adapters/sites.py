@@ -16,6 +16,10 @@ TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 # Under latent attention: the maps to the latents of queries and of keys and values. There "key" and
 # "value" are the halves of the map from the latter.
 LATENTS = ("query_down", "latent")
+# The gate of what attention mixes, and of layers of the gated delta rule that and their two numbers
+# a head.
+MIXERS = ("out_gate", "write", "decay")
+LINEAR = (*TARGETS, *LATENTS, *MIXERS)
 # Stacks of routed experts: gate and up side by side, and the way back.
 EXPERTS = ("experts_in", "experts_down")
 # Gate and up of routed experts one by one, with maps in of their own (older releases of peft).
@@ -90,7 +94,7 @@ HALVES = {"rotated": "latent", "value": "key", "up": "gate"}
 def site(name: str, info: params.ParamInfo) -> Site | None:
     """The weight of that name as a site; None where no adapter can stand."""
     axes, last = info.axes.split(), name.rsplit("/", 1)[-1]
-    if last not in (*TARGETS, *LATENTS, "rotated") or axes[0] != "layers":
+    if last not in (*LINEAR, "rotated") or axes[0] != "layers":
         return None
     experts = "experts" in axes
     start = 2 if experts else 1

@@ -20,7 +20,13 @@ from alignjax.models.checkpoints import (
     sharded,
 )
 from alignjax.models.checkpoints.families import COMPOSITES, FAMILIES, composite
-from alignjax.models.config import MlaConfig, MoeConfig, RopeScaling, TransformerConfig
+from alignjax.models.config import (
+    DeltaConfig,
+    MlaConfig,
+    MoeConfig,
+    RopeScaling,
+    TransformerConfig,
+)
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Tensors that repeat what a parameter holds, or that others compute anew.
@@ -115,8 +121,9 @@ class Stored:
 def open_model(path: str | pathlib.Path, *, skip: str = "") -> Stored:
     """Opens a folder in the format of transformers, or a GGUF file of a Llama.
 
-    skip: "vision" reads the text part of a model of text and images, as a model of its own; "" is
-    nothing, and such a model is refused.
+    skip: "vision" reads the text part of a model of text and images, as a model of its own, "mtp" a
+    model without its layer for a further token, "vision+mtp" leaves out both; "" is nothing, and
+    such models are refused.
 
     Raises:
       ValueError: there is no such model, its family or a field of it is not known, or its files are
@@ -219,6 +226,8 @@ def _normal(config: TransformerConfig) -> dict[str, Any]:
         "rope": rope,
         "moe": _normal_moe(config),
         "mla": config.mla if config.mla.kv_rank else MlaConfig(),
+        "delta": config.delta if "delta" in kinds else DeltaConfig(),
+        "rotary_dim": config.rotary_dim or (0 if config.mla.kv_rank else config.head_dim),
     }
 
 
@@ -244,6 +253,7 @@ def _open_folder(path: pathlib.Path, skip: str) -> Stored:
         values = composite.text_fields(values, joint, own, str(file))
         config = parse_config(values, str(file))
     family = _family(values, str(file))
+    tensors = family.opened(tensors, skip, str(path))
     copies = ("lm_head.weight",) if config.tied else ()
     return Stored(
         config=config,

@@ -21,13 +21,15 @@ class Family(NamedTuple):
     config: fields of a `config.json` -> TransformerConfig. describe: a `config.json` for it, and
     for no other: what the family cannot express is lost; special token ids are the tokenizer's to
     add. sources: config -> the tree of Sources. unread: patterns of tensors that a folder may hold
-    and the model does not use.
+    and the model does not use. opened: (a folder's tensors, what is left out on request, where) ->
+    its tensors under the names of `sources`.
     """
 
     config: Callable[[Fields], TransformerConfig]
     describe: Callable[[TransformerConfig], dict[str, Any]]
     sources: Callable[[TransformerConfig], Transformer]
     unread: Callable[[TransformerConfig], tuple[str, ...]] = lambda config: ()
+    opened: Callable[[Any, str, str], Any] = lambda tensors, skip, where: tensors
 
 
 def sources(
@@ -36,18 +38,21 @@ def sources(
     *,
     dense: Part | None = None,
     attend: Part | None = None,
+    delta: Part | None = None,
 ) -> Transformer:
     """The Transformer of `config` with a `Source` in place of each parameter.
 
     mlp: sources of the layers with experts, for families that have them. dense, attend: those of
-      other layers' MLPs and of attention, for families whose names differ.
+      other layers' MLPs and of attention, for families whose names differ. delta: those of layers
+      of the gated delta rule.
     """
     stacks = []
     for sparse, numbers in config.stacks():
         make = mlp if sparse else dense or dense_mlp
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
-        stacks.append(block(config, numbers, make, attend or grouped_attention))
+        heads = delta if delta and config.mixes(numbers[0]) else attend or grouped_attention
+        stacks.append(block(config, numbers, make, heads))
     single: Any = Source
     return Transformer(
         embed=single("model.embed_tokens.weight"),
@@ -85,17 +90,27 @@ def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Att
     bias, whole = config.qkv_bias, config.qk_norm == "whole"
     normed = whole or config.qk_norm == "scaled"
     own = ("(k g h) -> k g h", "(k h) -> k h") if whole else ("", "")
+    # A gate of what is mixed stands behind each head's query, in one matrix with it.
+    both = "two " if config.attention_gate else ""
+
+    def half(number: int, name: str, axes: str) -> Any:
+        split = {"sizes": {"two": 2}, "take": {"two": number}} if both else {}
+        return source(f"self_attn.q_proj.{name}", axes, **split)
+
+    query, shift = f"(k g {both}h) d -> d k g h", f"(k g {both}h) -> k g h"
     return attention.Attention(
-        query=source("self_attn.q_proj.weight", "(k g h) d -> d k g h"),
+        query=half(0, "weight", query),
         key=source("self_attn.k_proj.weight", "(k h) d -> d k h"),
         value=source("self_attn.v_proj.weight", "(k h) d -> d k h"),
         out=source("self_attn.o_proj.weight", "d (k g h) -> k g h d"),
-        query_bias=source("self_attn.q_proj.bias", "(k g h) -> k g h") if bias else None,
+        query_bias=half(0, "bias", shift) if bias else None,
         key_bias=source("self_attn.k_proj.bias", "(k h) -> k h") if bias else None,
         value_bias=source("self_attn.v_proj.bias", "(k h) -> k h") if bias else None,
         out_bias=source("self_attn.o_proj.bias") if config.out_bias else None,
         query_norm=source("self_attn.q_norm.weight", own[0]) if normed else None,
         key_norm=source("self_attn.k_norm.weight", own[1]) if normed else None,
+        out_gate=half(1, "weight", query) if both else None,
+        out_gate_bias=half(1, "bias", shift) if both and bias else None,
     )
 
 

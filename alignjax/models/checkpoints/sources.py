@@ -28,6 +28,8 @@ class Source:
       of each bracket on the right.
     take: the part of an axis that this parameter reads: a number, for an axis on the left only
       ("(two f) d -> d f" of a fused matrix), or (start, stop).
+    rows: (first, behind the last, of how many) rows of the tensor, of which alone `axes` speaks:
+      where a matrix holds others' rows too, of other sizes. None is all.
     scale, offset: parameter = scale * tensor + offset, computed in float32. Only powers of two as
       scales, and no offset, come back bit for bit.
     """
@@ -36,6 +38,7 @@ class Source:
     axes: str = ""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     take: Mapping[str, int | tuple[int, int]] = dataclasses.field(default_factory=dict)
+    rows: tuple[int, int, int] | None = None
     scale: float = 1.0
     offset: float = 0.0
 
@@ -122,6 +125,15 @@ class Plan:
         self.sizes = self._sizes()
         self.tensor_shape = tuple(math.prod(self.sizes[a] for a in group) for group in left)
         self.split_shape = tuple(self.sizes[a] for a in self.left)
+        self._inner = math.prod(self.sizes[a] for a in left[0][1:]) if left else 1
+        if source.rows is not None:
+            start, stop, count = source.rows
+            if not 0 <= start <= stop <= count or stop - start != self.tensor_shape[:1][0]:
+                raise ValueError(
+                    f"rows must be as many as the axes speak of, {self.tensor_shape[:1]}; got "
+                    f"{source.rows} ({where})."
+                )
+            self.tensor_shape = (count, *self.tensor_shape[1:])
         self.part = math.prod(self.shape)
 
     def _check_names(self) -> None:
@@ -190,7 +202,7 @@ class Plan:
             index[first] = slice(low + shift, high + shift)
             index |= {axis: slice(None) for axis in others}
             crops.append(slice(start - low * inner, stop - low * inner))
-        block = folder.read(name, tuple(index[axis] for axis in self.left), self.split_shape)
+        block = self._block(folder, name, tuple(index[axis] for axis in self.left))
         kept = [axis for axis in self.left if isinstance(index[axis], slice)]
         block = block.transpose([kept.index(axis) for group in self.right for axis in group])
         ends = np.cumsum([0, *map(len, self.right)])
@@ -201,11 +213,24 @@ class Plan:
         wide = block.astype(np.float32)
         return wide * np.float32(self.source.scale) + np.float32(self.source.offset)
 
+    def _block(self, folder: Any, name: str, index: tuple[slice | int, ...]) -> np.ndarray:
+        """The part of a tensor at `index` of the left side's axes."""
+        if self.source.rows is None:
+            return folder.read(name, index, self.split_shape)
+        first, size = index[0], self.split_shape[0]
+        low, high = (first, first + 1) if isinstance(first, int) else first.indices(size)[:2]
+        start = self.source.rows[0]
+        rows = slice(start + low * self._inner, start + high * self._inner)
+        block = folder.read(name, (rows,), self.tensor_shape)
+        rest = 0 if isinstance(first, int) else slice(None)
+        return block.reshape(high - low, *self.split_shape[1:])[(rest, *index[1:])]
+
     def is_plain(self) -> bool:
         """Whether the tensor's values are the parameter's, in the same order."""
         kept = [axis for group in self.right for axis in group]
         scaled = (self.source.scale, self.source.offset) != (1.0, 0.0)
-        return self.left == kept and not self.source.take and not scaled
+        whole = not self.source.take and self.source.rows is None
+        return self.left == kept and whole and not scaled
 
     def view(self, tensor: np.ndarray) -> np.ndarray:
         """The part of a whole tensor, in memory row by row, that the parameter reads; its axes
@@ -213,6 +238,8 @@ class Plan:
         take = self.source.take
         index = (take.get(axis, (0, self.sizes[axis])) for axis in self.left)
         at = tuple(i if isinstance(i, int) else slice(*i) for i in index)
+        if self.source.rows is not None:
+            tensor = tensor[slice(*self.source.rows[:2])]
         return tensor.reshape(self.split_shape)[at]
 
     def write(self, values: np.ndarray, tensor: np.ndarray) -> None:

@@ -20,7 +20,7 @@ DENSE = sorted(path.parent for path in (HERE / "goldens").glob("*/computed.npz")
 # In the quick tests: each family once, and each kind of rope scaling.
 QUICK = (
     "gemma2 gemma3 granite llama-biases-llama3 llama-linear llama-yarn mistral-window olmo3 "
-    "qwen2-sliding qwen3 smollm3"
+    "qwen2-sliding qwen3 qwen3_5-odd qwen3_next smollm3"
 )
 
 

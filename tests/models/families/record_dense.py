@@ -212,9 +212,83 @@ CASES |= {
         },
     ),
 }
+RULE = {
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+}
+ODD = {
+    "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+    "num_hidden_layers": 3,
+    "linear_num_key_heads": 3,
+    "linear_num_value_heads": 3,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 7,
+    "linear_conv_kernel_dim": 3,
+}
+HALF = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}
+ROUTED = {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 10,
+    "shared_expert_intermediate_size": 12,
+}
+SIGHTED = {
+    "depth": 1,
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "patch_size": 4,
+    "out_hidden_size": 32,
+    "num_position_embeddings": 16,
+}
+CASES |= {
+    "qwen3_next": ("qwen3_next", {**SMALL, **EVEN, **RULE, **ROUTED, "attention_bias": True}),
+    "qwen3_next-odd": (
+        "qwen3_next",
+        {
+            **SMALL,
+            **ODD,
+            **ROUTED,
+            "rope_parameters": HALF,
+            "mlp_only_layers": [1],
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3_5": ("qwen3_5_text", {**SMALL, **EVEN, **RULE}),
+    "qwen3_5-odd": (
+        "qwen3_5_text",
+        {
+            **SMALL,
+            **ODD,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": {**YARN, "partial_rotary_factor": 0.75},
+        },
+    ),
+    "qwen3_5_moe": (
+        "qwen3_5_moe_text",
+        {k: v for k, v in {**SMALL, **ODD, **ROUTED}.items() if k != "intermediate_size"},
+    ),
+    "qwen3_5-images": (
+        "qwen3_5",
+        {"text_config": {**SMALL, **EVEN, **RULE}, "vision_config": SIGHTED},
+    ),
+    "qwen3_5_moe-images": (
+        "qwen3_5_moe",
+        {
+            "text_config": {**SMALL, **EVEN, **RULE, **ROUTED},
+            "vision_config": SIGHTED,
+        },
+    ),
+}
 # Families whose sequence-classification folder is kept too, as transformers writes it.
 REWARDS = ("llama", "gemma3")
-UNSCORED = ("granite",)  # without a class for sequence classification
+# Without a class for sequence classification, or with one that adds nothing to its neighbours'.
+UNSCORED = ("granite", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 
 def main(*names: str) -> None:

@@ -19,8 +19,8 @@ import transformers
 
 LENGTH = 19  # tokens of the prompt, beyond every window
 ROWS = (13, 7, 10)  # tokens of the rows of padded batches
-COMPOSITES = ("gemma3", "llama4", "mistral3")  # of text and images
-SEEING = ("vision_tower.", "vision_model.", "multi_modal_projector.")
+COMPOSITES = ("gemma3", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe")  # of text and images
+SEEING = ("vision_tower.", "vision_model.", "multi_modal_projector.", "model.visual.")
 
 
 def versions() -> dict[str, str]:
@@ -133,7 +133,7 @@ def tensors(model: Any) -> dict[str, np.ndarray]:
         model.save_pretrained(made)
         found = safetensors.numpy.load_file(f"{made}/model.safetensors")
     return {
-        name.removeprefix("language_model."): x
+        name.removeprefix("language_model.").replace("model.language_model.", "model.", 1): x
         for name, x in found.items()
         if not name.startswith(SEEING)
     }

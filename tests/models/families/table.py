@@ -8,7 +8,7 @@ from typing import Any
 
 from alignjax.models.checkpoints import folder
 from alignjax.models.checkpoints.families import COMPOSITES
-from alignjax.models.config import TransformerConfig
+from alignjax.models.config import DeltaConfig, TransformerConfig
 from tests.models.families import golden
 
 FILE = pathlib.Path(__file__).parents[3] / "docs" / "models.md"
@@ -28,7 +28,12 @@ CHECKPOINTS = {
     "olmo3": "OLMo 3",
     "qwen2": "Qwen 2, 2.5",
     "qwen3": "Qwen 3",
+    "qwen3_5": "Qwen 3.5, dense, text part",
+    "qwen3_5_moe": "Qwen 3.5 with experts, text part",
+    "qwen3_5_moe_text": "Qwen 3.5 with experts, text",
+    "qwen3_5_text": "Qwen 3.5, dense, text",
     "qwen3_moe": "Qwen 3 MoE",
+    "qwen3_next": "Qwen 3 Next",
     "smollm3": "SmolLM3",
 }
 HEAD = """# Models
@@ -39,11 +44,21 @@ can be read too, and so can 8-bit weights with a scale for each block (`quant_me
 DeepSeek V3 is published), which are written back whole; other ways to store weights in few bits are
 refused by name. `python -m tests.models.families.table` writes this page.
 
-Of models of text and images (`gemma3`, `llama4`, `mistral3`) the text part is read, under older and
-newer names, where `--config.weights_skip=vision` (training, `alignjax import`) or `--skip=vision`
+Of models of text and images (`gemma3`, `llama4`, `mistral3`, `qwen3_5`, `qwen3_5_moe`) the text
+part is read, under older and newer names, where `--config.weights_skip=vision` (training,
+`alignjax import`) or `--skip=vision`
 (`sample`, `chat`, `serve`, `evaluate --suite`) asks for it; else what sees is listed and the model
 refused. What is written is a model of text alone, and adapters over it have that model's names.
-Other commands take the folder that `alignjax export` writes of an import.
+Other commands take the folder that `alignjax export` writes of an import. A layer that predicts a
+further token (`mtp.*`) is left out on request too: `mtp`, or `vision+mtp` for both.
+
+Layers of kind `delta` (`linear_attention` in `config.json`) have the gated delta rule in place of
+attention (Yang et al. 2024, Gated Delta Networks). They train in chunks of 64 tokens in fp32, equal
+to the recurrence; a packed segment finds an empty state and an empty convolution, and padding,
+wherever it stands, changes neither. A cache holds one matrix [key, value] a head and the last
+inputs of the convolution, at any length. Heads are split over the mesh's model axis; a row that is
+split over its seq axis is gone over whole on each of its devices. Prefix adapters, which need keys,
+are refused.
 
 | model_type | checkpoints |
 |---|---|
@@ -108,6 +123,9 @@ def features(config: TransformerConfig) -> str:
     parts: list[Any] = [
         "latent attention" if config.mla.kv_rank else grouped,
         kinds and f"{' and '.join(kinds)} layers" + (" among full ones" if mixed(config) else ""),
+        "delta" in kinds and rule(config.delta),
+        config.attention_gate and "gated attention",
+        config.rotary_dim and f"{config.rotary_dim} of {config.head_dim} dimensions turn",
         config.window and f"window {config.window}",
         config.rope.kind != "none" and f"{config.rope.kind} positions",
         config.rope_interleaved and "neighbours turn",
@@ -123,11 +141,16 @@ def features(config: TransformerConfig) -> str:
         config.post_norms and f"norms after branches{'' if config.pre_norms else ' alone'}",
         moe.experts and f"{moe.active} of {moe.experts} experts ({moe.scores})",
         moe.experts and moe.groups > 1 and f"in {moe.groups} groups",
-        moe.experts and moe.shared_ff and "shared expert",
+        moe.experts and moe.shared_ff and f"{'gated ' if moe.shared_gate else ''}shared expert",
         moe.experts and not all(sparse for sparse, _ in config.stacks()) and "dense layers",
         "tied" if config.tied else "untied",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def rule(delta: DeltaConfig) -> str:
+    heads = f"{delta.value_heads} value heads on {delta.key_heads}"
+    return f"{heads}, convolution over {delta.taps}"
 
 
 def mixed(config: TransformerConfig) -> bool:

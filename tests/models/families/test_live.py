@@ -17,7 +17,7 @@ from alignjax.models.checkpoints import folder, heads
 from alignjax.models.checkpoints.families import COMPOSITES
 from alignjax.models.config import RopeScaling, TransformerConfig
 from tests.models import tiny
-from tests.models.families import golden, live
+from tests.models.families import golden, live, live_delta
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,13 +68,17 @@ def written(made, tmp_path_factory):
     root = tmp_path_factory.mktemp("written")
     jobs = []
 
-    def add(name, seed, config, params):
-        folder.save_model(root / name, config, params, folder.hf_fields(config))
+    def add(name, seed, config, params, fields=None):
+        folder.save_model(root / name, config, params, fields or folder.hf_fields(config))
         jobs.append(["load", str(root / name), seed, str(root / f"{name}.npz")])
 
     for kind, seed in DRAWS:
         found = golden.dense(made / f"{kind}-{seed}")
-        add(found.name, seed, found.stored.config, found.params)
+        config, own = found.stored.config, found.stored.fields["model_type"]
+        fields = None
+        if own in live_delta.KINDS:  # one function, which each of them stores in its own way
+            fields = {**dict.fromkeys(folder.SPECIAL), **folder.FAMILIES[own].describe(config)}
+        add(found.name, seed, config, found.params, fields)
     for kind in MADE_HERE:
         config, params = made_here(kind)
         add(kind, 0, config, params)

@@ -16,7 +16,10 @@ from alignjax.models.checkpoints.families import (
     olmo3,
     qwen2,
     qwen3,
+    qwen3_5,
+    qwen3_5_moe,
     qwen3_moe,
+    qwen3_next,
     smollm3,
 )
 from alignjax.models.checkpoints.families.composite import Composite
@@ -36,6 +39,9 @@ FAMILIES: dict[str, Family] = {
     "olmo3": olmo3.FAMILY,
     "mixtral": mixtral.FAMILY,
     "qwen3_moe": qwen3_moe.FAMILY,
+    "qwen3_next": qwen3_next.FAMILY,
+    "qwen3_5_text": qwen3_5.FAMILY,
+    "qwen3_5_moe_text": qwen3_5_moe.FAMILY,
     "deepseek_v3": deepseek_v3.FAMILY,
     "llama4_text": llama4.FAMILY,
 }
@@ -45,4 +51,6 @@ COMPOSITES: dict[str, Composite] = {
     "gemma3": gemma3.COMPOSITE,
     "llama4": llama4.COMPOSITE,
     "mistral3": mistral3.COMPOSITE,
+    "qwen3_5": qwen3_5.COMPOSITE,
+    "qwen3_5_moe": qwen3_5_moe.COMPOSITE,
 }

@@ -14,14 +14,15 @@ from alignjax.models.checkpoints import sharded
 from alignjax.models.checkpoints.hf_config import Fields, table
 from alignjax.models.checkpoints.safetensors_format import TensorInfo
 
-VISION = "vision"  # what may be left out on request
-SKIPS = ("", VISION)
+VISION, MTP = "vision", "mtp"  # what may be left out on request: images; a further token's layer
+BOTH = f"{VISION}+{MTP}"
+SKIPS = ("", VISION, MTP, BOTH)
 # Tensors of the text part, with their names in a model of text alone.
 TEXT = (
     (r"(model\.)?language_model\.lm_head\.", "lm_head."),
     (r"(model\.language_model|language_model\.model)\.", "model."),
 )
-SEES = r"(model\.)?(vision_tower|vision_model|multi_modal_projector)\."
+SEES = r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\."
 # Fields that stand for the text part where it has none of its own.
 SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version")
 HEAD = "lm_head.weight"
@@ -42,6 +43,11 @@ class Composite(NamedTuple):
     ties: bool = True
 
 
+def skipped(skip: str) -> tuple[str, ...]:
+    """What one of SKIPS leaves out."""
+    return tuple(skip.split("+"))
+
+
 class TextTensors:
     """The tensors of a folder under their names in a model of text alone.
 
@@ -59,7 +65,7 @@ class TextTensors:
                 seen[found[2]] = seen.get(found[2], 0) + 1
             else:
                 self._names[_text_name(name)] = name
-        if seen and skip != VISION:
+        if seen and VISION not in skipped(skip):
             parts = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(seen.items()))
             raise ValueError(
                 f"weights must be of text alone; {where} sees images too: {parts}. Ask for its "
