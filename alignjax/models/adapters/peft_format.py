@@ -240,6 +240,7 @@ def save(
         adapter = adapter.of(declared)
     about = peft_config.fields(adapter, config, base_name)
     _check_shape(config, about["peft_type"])
+    _check_experts(config, getattr(adapter, "targets", ()))
     _check_sizes(own, adapter.declare(declared))
     if about["peft_type"] == "PREFIX_TUNING":
         tensors = {PROMPT: peft_prefix.matrix(own, config)}
@@ -281,6 +282,16 @@ def _check_shape(config: TransformerConfig, kind: str) -> None:
         raise ValueError(
             "a prefix needs keys and values of its own; this model makes them of latents "
             "(model.mla)."
+        )
+
+
+def _check_experts(config: TransformerConfig, targets: tuple[str, ...]) -> None:
+    """Refuses adapters of experts whose gate and way in alternate in one tensor (GPT-OSS)."""
+    named = [target for target in targets if target.startswith("experts")]
+    if config.moe.clamp and named:
+        raise ValueError(
+            f"adapters for peft must be of attention alone in this family; got {', '.join(named)} "
+            "(adapter.targets). Export the merged model instead, without --adapters."
         )
 
 

@@ -96,6 +96,7 @@ def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Att
         out_bias=source("self_attn.o_proj.bias") if config.out_bias else None,
         query_norm=source("self_attn.q_norm.weight", own[0]) if normed else None,
         key_norm=source("self_attn.k_norm.weight", own[1]) if normed else None,
+        sinks=source("self_attn.sinks", "(k g) -> k g") if config.sinks else None,
     )
 
 

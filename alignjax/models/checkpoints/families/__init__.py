@@ -6,6 +6,7 @@ from alignjax.models.checkpoints.families import (
     deepseek_v3,
     gemma2,
     gemma3,
+    gpt_oss,
     granite,
     llama,
     llama4,
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Family] = {
     "mixtral": mixtral.FAMILY,
     "qwen3_moe": qwen3_moe.FAMILY,
     "deepseek_v3": deepseek_v3.FAMILY,
+    "gpt_oss": gpt_oss.FAMILY,
     "llama4_text": llama4.FAMILY,
 }
 
