@@ -20,7 +20,7 @@ class Attention:
 
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
     Biases have the shape of what they are added to; query_norm and key_norm are [H], or, of all
-    heads at once, [K, G, H] and [K, H].
+    heads at once, [K, G, H] and [K, H]. sinks: [K, G], scores of `attend`.
     """
 
     query: layers.Weight
@@ -35,6 +35,7 @@ class Attention:
     key_norm: jax.Array | None = None
     out_gate: layers.Weight | None = None  # [D, K, G, H] with its bias [K, G, H]
     out_gate_bias: jax.Array | None = None
+    sinks: jax.Array | None = None
     prefix: Any = None  # learned keys and values that every query sees: adapters/prefix.py
 
 
@@ -79,6 +80,7 @@ def declare(config: TransformerConfig, count: int) -> Attention:
         key_norm=_own_norm(config, (n, k, h), "layers kv head"),
         out_gate=info((n, d, k, g, h), "layers fsdp kv group head", into) if gated else None,
         out_gate_bias=info((n, k, g, h), "layers kv group head", 0) if gated and bias else None,
+        sinks=info((n, k, g), "layers kv group", 0) if config.sinks else None,
     )
 
 
@@ -168,17 +170,19 @@ def attend_by_kernel(
     *,
     scale: float,
     softcap: float = 0.0,
+    sinks: jax.Array | None = None,
 ) -> jax.Array:
     """`attend` to what a layer's view shows, by its kernel."""
     if view.kernel == "cudnn" and view.mask is not None:
         return kernels.cudnn(query, key, value, view.mask, scale=scale)
     if view.kernel != "splash":
-        return attend(query, key, value, _seen(view), scale=scale, softcap=softcap)
+        return attend(query, key, value, _seen(view), scale=scale, softcap=softcap, sinks=sinks)
     scaled = (query * scale).astype(query.dtype)
     segments: Any = view.segments  # which a view without a mask has
 
     def run(window: int) -> jax.Array:
-        return kernels.splash(scaled, key, value, segments, window=window, softcap=softcap)
+        own: dict[str, Any] = {"window": window, "softcap": softcap, "sinks": sinks}
+        return kernels.splash(scaled, key, value, segments, **own)
 
     kinds = {kind == "sliding" for kind in config.kinds()}
     if len(kinds) == 1:
@@ -199,29 +203,43 @@ def attend(
     *,
     scale: float,
     softcap: float = 0.0,
+    sinks: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(softcap tanh(scale q k / softcap)) v, with fp32 scores; no cap where softcap is 0.
 
     Args:
       query: [B, T, K, G, H]. key: [B, K, S, H]. value: [B, K, S, U]. seen: a mask [B, T, S], true
         where visible, for scores written out in full; or a sight, for scores in tiles.
+      sinks: [K, G], one more score of each softmax, uncapped and with a value of 0; or None.
 
     Returns:
       [B, T, K, G, U]. A query that sees nothing (padding) gets a finite value without meaning.
 
     Reference: Vaswani et al. 2017, equation 1; Ainslie et al. 2023 (grouped queries); Gemma Team
-    2024 (Gemma 2, soft cap).
+    2024 (Gemma 2, soft cap); OpenAI 2025 (GPT-OSS, section 2.2: sinks).
     """
     if isinstance(seen, sights.Sight):
-        return tiled_attention.attend(query, key, value, seen, scale=scale, softcap=softcap)
+        numbers: dict[str, Any] = {"scale": scale, "softcap": softcap, "sinks": sinks}
+        return tiled_attention.attend(query, key, value, seen, **numbers)
     scores = scale * axes.einsum(
         "btkgh,bksh->bkgts", query, key, out="batch kv group time slot", dtype=jnp.float32
     )
     if softcap:
         scores = softcap * jnp.tanh(scores / softcap)
     scores = jnp.where(seen[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = _shares(scores, sinks).astype(value.dtype)
     return axes.einsum("bkgts,bksu->btkgu", weights, value, out="batch time kv group head")
+
+
+def _shares(scores: jax.Array, sinks: jax.Array | None) -> jax.Array:
+    """The softmax of scores [B, K, G, T, S], beside a sink of each head [K, G]."""
+    if sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sink = sinks.astype(jnp.float32)[None, :, :, None, None]
+    top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), sink)
+    top = jax.lax.stop_gradient(top)
+    parts = jnp.exp(scores - top)
+    return parts / (jnp.sum(parts, axis=-1, keepdims=True) + jnp.exp(sink - top))
 
 
 def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> jax.Array:
@@ -298,6 +316,7 @@ def mix(
             query = axes.in_memory(query, (0, 2, 3, 1, 4))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
     numbers: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}
+    numbers["sinks"] = weights.sinks
     if weights.prefix is None:
         mixed = attend_by_kernel(config, view, query, key, value, **numbers)
     else:

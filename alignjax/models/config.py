@@ -73,6 +73,10 @@ class MoeConfig:
     scale: float = 1.0  # of the routed experts' sum
     weigh_inputs: bool = False  # the weight multiplies the expert's input, not its output (Llama 4)
     bias_correction: bool = False  # a bias chooses experts without weighing them (DeepSeek V3)
+    bias: bool = False  # of the router and of an expert's three maps (GPT-OSS)
+    # Experts' gate is at most this, and the other way in within +- this, plus 1; 0 is off (GPT-OSS)
+    clamp: float = 0.0
+    clamp_gain: float = 1.702  # with it the gate is gate sigmoid(this gate)
     groups: int = 1  # of experts; a token chooses within its best `active_groups`
     active_groups: int = 1
     first: int = 0  # layers before this one keep a dense MLP
@@ -89,8 +93,14 @@ class MoeConfig:
         shapes.check_number("model.moe.active", self.active, maximum=self.experts)
         shapes.check_choice("model.moe.scores", self.scores, ("softmax", "sigmoid"))
         shapes.check_number("model.moe.first", self.first, minimum=0)
-        for name in ("balance_loss", "z_loss", "shared_ff"):
+        for name in ("balance_loss", "z_loss", "shared_ff", "clamp"):
             shapes.check_number(f"model.moe.{name}", getattr(self, name), minimum=0)
+        shapes.check_number("model.moe.clamp_gain", self.clamp_gain, above=0)
+        if self.bias and self.weigh_inputs:
+            raise ValueError(
+                "model.moe.bias must be false where model.moe.weigh_inputs is true; got true "
+                "(model). A weight on the input would not weigh the biases."
+            )
         if self.experts % self.groups or self.active_groups > self.groups:
             raise ValueError(
                 f"model.moe.groups must divide experts and be at least active_groups; got "
@@ -186,6 +196,7 @@ class TransformerConfig(ModelConfig):
     qk_norm: str = "none"
     query_scale: float = 0.0  # of the scores; 0 is head_dim^-1/2
     attention_softcap: float = 0.0  # c tanh(scores / c); 0 is off
+    sinks: bool = False  # each head has a learned score that takes a share and gives nothing
     logit_softcap: float = 0.0  # the same of the logits
     query_tuning: float = 0.0  # nope layers: queries times 1 + this log(1 + floor(place / span))
     query_tuning_span: int = 8192  # tokens
@@ -252,12 +263,16 @@ class TransformerConfig(ModelConfig):
 
     def _check_kernel(self) -> None:
         if self.attention_kernel == "cudnn" and (
-            self.compute_dtype == "float32" or self.attention_softcap or self.mla.kv_rank
+            self.compute_dtype == "float32"
+            or self.attention_softcap
+            or self.sinks
+            or self.mla.kv_rank
         ):
             raise ValueError(
-                "model.attention_kernel=cudnn must have compute_dtype=bfloat16, no soft cap and no "
-                f"MLA; got compute_dtype={self.compute_dtype}, attention_softcap="
-                f"{self.attention_softcap}, mla.kv_rank={self.mla.kv_rank} (model). Use auto."
+                "model.attention_kernel=cudnn must have compute_dtype=bfloat16, no soft cap, no "
+                f"sinks and no MLA; got compute_dtype={self.compute_dtype}, attention_softcap="
+                f"{self.attention_softcap}, sinks={self.sinks}, mla.kv_rank={self.mla.kv_rank} "
+                "(model). Use auto."
             )
 
     def _check_heads(self) -> None:
@@ -277,7 +292,7 @@ class TransformerConfig(ModelConfig):
                 f"{self.heads} (model)."
             )
         off_under: dict[str, Any] = {"qk_norm": "none", "qkv_bias": False}
-        off_under |= {"attention_softcap": 0.0, "attention_gate": False}
+        off_under |= {"attention_softcap": 0.0, "attention_gate": False, "sinks": False}
         for field, off in off_under.items():
             if getattr(self, field) != off:
                 raise ValueError(

@@ -53,12 +53,14 @@ def splash(
     *,
     window: int = 0,
     softcap: float = 0.0,
+    sinks: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(softcap tanh(q k / softcap)) v by blocks, forward and backward.
 
     Args:
       query: [B, T, K, G, H], scaled already. key: [B, K, T, H]. value: [B, K, T, U].
       segments: [B, T] int. window: tokens that a query sees, itself included; 0 is all before.
+      sinks: [K, G], of `attention.attend`, or None.
 
     Returns:
       [B, T, K, G, U]; values at segment 0 have no meaning.
@@ -76,11 +78,14 @@ def splash(
     heads = key.shape[1] // axes.axis_size("kv") * groups
     kernel = _splash_kernel(heads, padded, shards, window, softcap, axes.platform() != "tpu")
 
-    def own(kernel: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any) -> Any:
+    def own(
+        kernel: Any, q: Any, k: Any, v: Any, q_segments: Any, k_segments: Any, sink: Any
+    ) -> Any:
         b, t, kv, g, h = q.shape
         q = jnp.moveaxis(q.reshape(b, t, kv * g, h), 1, 2)
         module = _splash_module()
-        run: Any = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(q=xs[3], kv=xs[4])))
+        flat = None if sink is None else sink.reshape(kv * g).astype(jnp.float32)
+        run: Any = jax.vmap(lambda *xs: kernel(*xs[:3], module.SegmentIds(*xs[3:]), sinks=flat))
         mixed = jnp.moveaxis(run(q, k, v, q_segments, k_segments), 2, 1)
         return mixed.reshape(b, t, kv, g, v.shape[-1])
 
@@ -89,9 +94,10 @@ def splash(
     if layout is not None:
         kernel = jax.tree.map(jax.sharding.reshard, kernel, layout)
         key, value = axes.shard(key, far), axes.shard(value, far)
-    inputs = (layout, near, far, far, "batch time", "batch slot")
+    last = None if sinks is None else "kv group"
+    inputs = (layout, near, far, far, "batch time", "batch slot", last)
     mixed = axes.per_shard(own, inputs, near, replication=False)(
-        kernel, query, key, value, segments, axes.shard(segments, "batch slot")
+        kernel, query, key, value, segments, axes.shard(segments, "batch slot"), sinks
     )
     return mixed[:, :length]
 

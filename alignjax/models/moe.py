@@ -23,6 +23,7 @@ class Moe:
 
     correction: [E] or None, added to the scores that choose experts and to nothing else. It has no
     gradient (DeepSeek V3 moves it by a rule of its own).
+    Biases or None: of the router [E]; of gate and up [E, F]; of down [E, D].
     """
 
     router: jax.Array
@@ -32,6 +33,10 @@ class Moe:
     shared: layers.Mlp | None = None
     shared_gate: jax.Array | None = None  # [D]
     correction: jax.Array | None = None
+    router_bias: jax.Array | None = None
+    gate_bias: jax.Array | None = None
+    up_bias: jax.Array | None = None
+    down_bias: jax.Array | None = None
 
 
 class Routing(NamedTuple):
@@ -68,13 +73,18 @@ def declare(config: TransformerConfig, count: int) -> Moe:
         shared=shared if s else None,
         shared_gate=info((n, d), "layers embed", into) if s and moe.shared_gate else None,
         correction=info((n, e), "layers route", 0) if moe.bias_correction else None,
+        router_bias=info((n, e), "layers route", 0) if moe.bias else None,
+        gate_bias=info((n, e, f), "layers experts ff", 0) if moe.bias else None,
+        up_bias=info((n, e, f), "layers experts ff", 0) if moe.bias else None,
+        down_bias=info((n, e, d), "layers experts embed", 0) if moe.bias else None,
     )
 
 
 def cast(weights: Moe, dtype: Any) -> Moe:
     """The weights in the compute dtype; the router's keep their own, for it works in fp32."""
     small = layers.cast(weights, dtype)
-    return struct.replace(small, router=weights.router, correction=weights.correction)
+    kept = {name: getattr(weights, name) for name in ("router", "correction", "router_bias")}
+    return struct.replace(small, **kept)
 
 
 def scores(moe: MoeConfig, logits: jax.Array) -> jax.Array:
@@ -191,15 +201,48 @@ def _experts(
     def own(rows: jax.Array) -> jax.Array:
         return rows if count == config.moe.experts else jnp.where(mine, rows, 0)
 
+    weight_of = share
     share = own(share.reshape(-1)[order][:, None].astype(x.dtype))
     rows = own(_spread(x, order, back))
     if config.moe.weigh_inputs:
         rows = rows * share
-    gate = _matmul(rows, weights.gate, sizes)
-    inner = layers.activation(config.activation, gate) * _matmul(rows, weights.up, sizes)
+    gate, up = (_matmul(rows, weight, sizes) for weight in (weights.gate, weights.up))
+    if weights.gate_bias is not None and weights.up_bias is not None:
+        whose = jax.nn.one_hot(local[order], count, dtype=rows.dtype)  # none of others' rows
+        gate, up = gate + _exact(whose, weights.gate_bias), up + _exact(whose, weights.up_bias)
+    inner = _gated(config, gate, up)
     if not config.moe.weigh_inputs:  # as on the product, which is linear, and is wider
         inner = inner * share
-    return _collect(own(_matmul(own(inner), weights.down, sizes)), order, back)
+    out = _collect(own(_matmul(own(inner), weights.down, sizes)), order, back)
+    if weights.down_bias is None:
+        return out
+    each = jax.nn.one_hot(local.reshape(chosen.shape), count, dtype=jnp.float32)
+    weight = jnp.sum(each * weight_of[..., None], axis=1).astype(x.dtype)  # [N, E]
+    return out + _first_part(_exact(weight, weights.down_bias), "ff")
+
+
+def _exact(a: jax.Array, b: jax.Array) -> jax.Array:
+    """A product whose inputs no device rounds."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _first_part(x: jax.Array, name: str) -> jax.Array:
+    """`x` on the first of the devices whose parts are summed over an axis, 0 on the others."""
+    over = axes.mesh_axes(name)
+    return jnp.where(jax.lax.axis_index(over) == 0, x, 0) if over else x
+
+
+def _gated(config: TransformerConfig, gate: jax.Array, up: jax.Array) -> jax.Array:
+    """act(gate) up; with `clamp` c: gate' sigmoid(gain gate') (up' + 1), where gate' = min(gate, c)
+    and up' is up within +- c.
+
+    Reference: OpenAI 2025 (GPT-OSS), section 2.3.
+    """
+    limit = config.moe.clamp
+    if not limit:
+        return layers.activation(config.activation, gate) * up
+    gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
+    return gate * jax.nn.sigmoid(config.moe.clamp_gain * gate) * (up + 1)
 
 
 def _routed(
@@ -214,6 +257,8 @@ def _routed(
         weights.router.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
+    if weights.router_bias is not None:
+        logits = logits + weights.router_bias.astype(jnp.float32)
     share, own = choose(config.moe, logits, weights.correction)
     chosen, first = own, jnp.zeros((), jnp.int32)
     if over:
@@ -230,6 +275,15 @@ def _routed(
     return out.reshape(x.shape), routing
 
 
+_BIASES = {  # of a layer, with their logical axes
+    "correction": "route",
+    "router_bias": "route",
+    "gate_bias": "experts ff",
+    "up_bias": "experts ff",
+    "down_bias": "experts embed",
+}
+
+
 def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.Array, Routing]:
     """(what a layer's experts add to x [B, T, D], its router's logits and choices).
 
@@ -241,7 +295,7 @@ def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.
         "gate": _laid_out(weights.gate, "embed", "ff"),
         "up": _laid_out(weights.up, "embed", "ff"),
         "down": _laid_out(weights.down, "ff", "embed"),
-        "correction": None if weights.correction is None else "route",
+        **{n: names for n, names in _BIASES.items() if getattr(weights, n) is not None},
     }
     used = Moe(**names)  # the logical axes with which the weights enter
     routed = struct.replace(weights, shared=None, shared_gate=None)

@@ -45,17 +45,19 @@ def attend(
     *,
     scale: float,
     softcap: float = 0.0,
+    sinks: jax.Array | None = None,
     tile: int = 0,
 ) -> jax.Array:
     """softmax(softcap tanh(scale q k / softcap)) v, with fp32 scores; no cap where softcap is 0.
 
     Args:
       query: [B, T, K, G, H]. key: [B, K, S, H]. value: [B, K, S, U]. seen: of T queries, S keys.
+      sinks: [K, G], one more score of each softmax, uncapped and with a value of 0; or None.
       tile: queries and keys of a tile at most; 0 chooses by the platform.
 
     Returns:
       [B, T, K, G, U]; 0 of a query that sees nothing. It keeps for its gradient its arguments, this
-      result and the logsumexp of the scores [B, T, K, G].
+      result and the logsumexp of the scores and the sink [B, T, K, G].
 
     Reference: Dao 2023 (FlashAttention-2), algorithms 1 and 2; Gemma Team 2024 (soft cap).
     """
@@ -67,14 +69,16 @@ def attend(
     )
     most = tile or (CPU_TILE if axes.platform() == "cpu" else TILE)
     local = functools.partial(_local, scale=scale, softcap=softcap, most=most)
-    run = axes.per_shard(local, (near, far, far, places), near, replication=False)
+    own_sinks = None if sinks is None else "kv group"
+    inputs = (near, far, far, own_sinks, places)
+    run = axes.per_shard(local, inputs, near, replication=False)
     key, value = axes.shard(key, far), axes.shard(value, far)
     seen = struct.replace(
         seen,
         key_positions=axes.shard(seen.key_positions, other),
         key_segments=axes.shard(seen.key_segments, other),
     )
-    return run(query, key, value, seen)
+    return run(query, key, value, sinks, seen)
 
 
 def _even(length: int, most: int) -> int:
@@ -92,6 +96,7 @@ def _local(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
+    sinks: jax.Array | None,
     seen: sights.Sight,
     *,
     scale: float,
@@ -120,7 +125,7 @@ def _local(
         key_segments=pad(seen.key_segments, 1, by[1]),
     )
     arrays = pad(query, 1, by[0]), pad(key, 2, by[1]), pad(value, 2, by[1])
-    return _attend(sizes, *arrays, places)[:, :length]
+    return _attend(sizes, *arrays, sinks, places)[:, :length]
 
 
 def _bounds(sizes: _Sizes, seen: sights.Sight) -> tuple[jax.Array, jax.Array]:
@@ -244,15 +249,38 @@ def _scores(sizes: _Sizes, query: jax.Array, key: jax.Array) -> jax.Array:
     return sizes.softcap * jnp.tanh(scores / sizes.softcap) if sizes.softcap else scores
 
 
+def _start(sizes: _Sizes, step: _Step, sinks: Any, group: int) -> tuple[jax.Array, jax.Array]:
+    """(the largest score, the sum of exponentials) before any key: [rows x heads, G x queries, 1].
+
+    A sink is there from the start: then no sum is ever 0."""
+    shape = (sizes.rows, sizes.heads, group, sizes.queries)
+    flat = (sizes.rows * sizes.heads, group * sizes.queries, 1)
+    if sinks is None:
+        return jnp.full(flat, _LOW, jnp.float32), jnp.zeros(flat, jnp.float32)
+    at = (step.head, jnp.zeros((), jnp.int32))
+    own = jax.lax.dynamic_slice(sinks.astype(jnp.float32), at, (sizes.heads, group))
+    return jnp.broadcast_to(own[None, :, :, None], shape).reshape(flat), jnp.ones(flat, jnp.float32)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(
-    sizes: _Sizes, query: jax.Array, key: jax.Array, value: jax.Array, seen: sights.Sight
+    sizes: _Sizes,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    sinks: jax.Array | None,
+    seen: sights.Sight,
 ) -> jax.Array:
-    return _forward(sizes, query, key, value, seen)[0]
+    return _forward(sizes, query, key, value, sinks, seen)[0]
 
 
 def _forward(
-    sizes: _Sizes, query: jax.Array, key: jax.Array, value: jax.Array, seen: sights.Sight
+    sizes: _Sizes,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    sinks: jax.Array | None,
+    seen: sights.Sight,
 ) -> tuple[jax.Array, jax.Array]:
     """(the mixtures [B, T, K, G, U], the logsumexp [B, T, K, G, 1] of the scores)."""
     group, width = query.shape[3], value.shape[3]
@@ -272,11 +300,7 @@ def _forward(
             mixed = mixed * before + _dot(weights.astype(value.dtype), values, (2, 1))
             return mixed, new, total
 
-        start = (
-            jnp.zeros((*near, width), jnp.float32),
-            jnp.full((*near, 1), _LOW, jnp.float32),
-            jnp.zeros((*near, 1), jnp.float32),
-        )
+        start = jnp.zeros((*near, width), jnp.float32), *_start(sizes, step, sinks, group)
         mixed, largest, total = jax.lax.fori_loop(*step.tiles, look, start)
         total = jnp.where(total > 0, total, 1.0)
         logsumexp = largest + jnp.log(total)
@@ -294,18 +318,24 @@ def _forward(
 
 
 def _attend_fwd(
-    sizes: _Sizes, query: jax.Array, key: jax.Array, value: jax.Array, seen: sights.Sight
+    sizes: _Sizes,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    sinks: jax.Array | None,
+    seen: sights.Sight,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    found = _forward(sizes, query, key, value, seen)
+    found = _forward(sizes, query, key, value, sinks, seen)
     mixed, logsumexp = (checkpoint_name(x, "mixed") for x in found)
-    return mixed, (query, key, value, seen, mixed, logsumexp)
+    return mixed, (query, key, value, sinks, seen, mixed, logsumexp)
 
 
 def _attend_bwd(sizes: _Sizes, kept: tuple[Any, ...], cotangent: jax.Array) -> tuple[Any, ...]:
     """With p = exp(s - logsumexp): dv = p^T do; ds = p (do v^T - sum(do out)), times the cap's
-    slope; dq = scale ds k; dk = scale ds^T q. Gradients of keys and values are summed turned,
-    [B, K, N, S], as their products come without a transposed copy of p or ds."""
-    query, key, value, seen, mixed, logsumexp = kept
+    slope; dq = scale ds k; dk = scale ds^T q; a sink, whose value is 0, gets -p sum(do out).
+    Gradients of keys and values are summed turned, [B, K, N, S], as their products come without a
+    transposed copy of p or ds."""
+    query, key, value, sinks, seen, mixed, logsumexp = kept
     group = query.shape[3]
     wide = cotangent.astype(jnp.float32) * mixed.astype(jnp.float32)
     inner = jnp.sum(wide, axis=-1, keepdims=True)
@@ -350,7 +380,11 @@ def _attend_bwd(sizes: _Sizes, kept: tuple[Any, ...], cotangent: jax.Array) -> t
     by_query, by_key, by_value = _outer(sizes, query.shape, seen, one, start)
     by_key = sizes.scale * jnp.swapaxes(by_key, 2, 3)
     by_value = jnp.swapaxes(by_value, 2, 3)
-    return by_query, by_key.astype(key.dtype), by_value.astype(value.dtype), None
+    by_sinks = None
+    if sinks is not None:
+        taken = jnp.exp(sinks.astype(jnp.float32)[..., None] - logsumexp)
+        by_sinks = -jnp.sum(taken * inner, axis=(0, 1, 4)).astype(sinks.dtype)
+    return by_query, by_key.astype(key.dtype), by_value.astype(value.dtype), by_sinks, None
 
 
 _attend.defvjp(_attend_fwd, _attend_bwd)

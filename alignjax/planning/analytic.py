@@ -291,6 +291,7 @@ def parameters(config: TransformerConfig) -> int:
         if sparse:
             mlp = 3 * d * (moe.experts * moe.ff + moe.shared_ff) + d * moe.experts
             mlp += (moe.experts if moe.bias_correction else 0) + d * moe.shared_gate
+            mlp += moe.experts * (1 + 2 * moe.ff + d) if moe.bias else 0
         else:
             mlp = 3 * d * config.ff + ((2 * config.ff + d) if config.mlp_bias else 0)
         total += n * mlp
@@ -298,7 +299,7 @@ def parameters(config: TransformerConfig) -> int:
 
 
 def _small(config: TransformerConfig) -> int:
-    """Elements of one layer's biases and norms within attention."""
+    """Elements of one layer's biases, sinks and norms within attention."""
     d, h, latent = config.width, config.head_dim, config.mla
     bias = d if config.out_bias else 0
     if latent.kv_rank:
@@ -306,5 +307,6 @@ def _small(config: TransformerConfig) -> int:
         return bias + wide + (wide + latent.rope_dim if config.out_bias else 0)
     queries = 2 * config.heads if config.attention_gate else config.heads
     bias += h * (queries + 2 * config.kv_heads) if config.qkv_bias else 0
+    bias += config.heads if config.sinks else 0
     normed = {"scaled": 2, "whole": config.heads + config.kv_heads}.get(config.qk_norm, 0)
     return bias + h * normed

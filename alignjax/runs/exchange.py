@@ -132,7 +132,10 @@ def import_model(
     with meshes.use(meshes.make_mesh(config.mesh)):
         parts = assembly.Assembly(config, corpus, sources.Stored())
         shape: Any = parts.shape
-        params = folders.open_model(config.weights, skip=config.weights_skip).load(shape)
+        stored = folders.open_model(config.weights, skip=config.weights_skip)
+        if stored.told:
+            log(stored.told)
+        params = stored.load(shape)
         record = folder.describe(
             dataclasses.replace(config, model=parts.shape),
             corpus,

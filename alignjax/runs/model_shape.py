@@ -57,8 +57,12 @@ def _weights_shape(
 
 
 def context_lines(weights: str, length: int, skip: str = "") -> list[str]:
-    """A line where rows are longer than those that open weights were trained for."""
-    return open_weights.open_model(weights, skip=skip).beyond(length, "rows") if weights else []
+    """Lines of how open weights are stored, and where rows are longer than those of their own
+    training."""
+    if not weights:
+        return []
+    stored = open_weights.open_model(weights, skip=skip)
+    return [*filter(None, [stored.told]), *stored.beyond(length, "rows")]
 
 
 def check_vocabulary(

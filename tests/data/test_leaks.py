@@ -9,7 +9,22 @@ from etils import epath
 from alignjax.data import check, files, hh, instructions, leaks, prepare, sources
 from tests.commands import open_model
 
-WORDS = "river mill sea bread flour water salt time garden green summer soil straw help".split()
+WORDS = [
+    "river",
+    "mill",
+    "sea",
+    "bread",
+    "flour",
+    "water",
+    "salt",
+    "time",
+    "garden",
+    "green",
+    "summer",
+    "soil",
+    "straw",
+    "help",
+]
 SAID = "\n\nHuman: {}\n\nAssistant: {}"
 
 

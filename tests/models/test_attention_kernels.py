@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignjax.core import struct
 from alignjax.models import attention, config, kernels, sight, transformer
 from alignjax.parallel import axes, hosts
 from alignjax.parallel import mesh as meshes
@@ -14,6 +15,7 @@ KINDS = {
     "softcap": {"attention_softcap": 5.0},
     "windows": {"attention": ("sliding", "full"), "window": 5},
     "sliding": {"attention": ("sliding",), "window": 150},
+    "sinks": {"sinks": True, "attention": ("sliding", "full"), "window": 5},
     "chunked": {"attention": ("chunked", "nope"), "window": 6, "query_tuning": 0.1},
     "mla": {
         "mla": config.MlaConfig(kv_rank=12, query_rank=8, rope_dim=4, value_dim=8),
@@ -43,10 +45,19 @@ def packed(rows: int, length: int) -> dict[str, np.ndarray]:
     return {"tokens": tokens, "segments": segments, "positions": positions}
 
 
+def with_sinks(layers):
+    own = layers.attention.sinks
+    drawn = jax.random.normal(jax.random.key(9), own.shape)
+    drawn = jax.device_put(drawn, own.sharding)
+    return struct.replace(layers, attention=struct.replace(layers.attention, sinks=drawn))
+
+
 def run(settings: config.TransformerConfig, batch):
     """(states of real tokens, gradients) of a sum over them."""
     model = transformer.transformer(settings)
     params = jax.jit(model.init)(jax.random.key(0))
+    if settings.sinks:  # which start as 0
+        params = struct.replace(params, blocks=tuple(map(with_sinks, params.blocks)))
     batch = hosts.to_global(batch)
 
     def objective(params):
@@ -69,7 +80,7 @@ def some(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-@pytest.mark.parametrize("kind", some(KINDS, ["windows"]))
+@pytest.mark.parametrize("kind", some(KINDS, ["windows", "sinks"]))
 def test_splash_equals_the_written_out_scores(kind):
     batch = packed(3, 200)  # two blocks of 128, the last one padded
     expected = run(shape(attention_kernel="reference", **KINDS[kind]), batch)
@@ -81,11 +92,12 @@ MESHES = {"data4-model2": {"data": 4, "model": 2}, "seq": {"data": 2, "model": 2
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES)
-def test_splash_on_meshes(sizes):
+@pytest.mark.parametrize("kind", ["windows", "sinks"])
+def test_splash_on_meshes(sizes, kind):
     batch = packed(4, 256)
-    expected = run(shape(attention_kernel="reference", **KINDS["windows"]), batch)
+    expected = run(shape(attention_kernel="reference", **KINDS[kind]), batch)
     with meshes.use(meshes.make_mesh(meshes.MeshConfig(**MESHES[sizes]))):
-        found = run(shape(attention_kernel="splash", **KINDS["windows"]), batch)
+        found = run(shape(attention_kernel="splash", **KINDS[kind]), batch)
     assert_same(found, expected)
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from alignjax.core import struct, trees
-from alignjax.models import scoring
+from alignjax.models import params, scoring, transformer
+from alignjax.models.config import MoeConfig
 from alignjax.parallel import axes, hosts, mesh
 from tests.models import tiny
 
@@ -91,6 +92,56 @@ def test_no_gradient_reaches_other_segments_padding_or_later_tokens(one_device):
     np.testing.assert_array_equal(reached[:8] > 1e-6, [0, 0, 0, 1, 1, 0, 0, 0])
     np.testing.assert_array_equal(reached == 0, ~(reached > 1e-6))
     assert np.isfinite(value)
+
+
+FAMILIES = {
+    "gpt_oss": {
+        "sinks": True,
+        "attention": ("sliding", "full"),
+        "window": 3,
+        "qkv_bias": True,
+        "out_bias": True,
+        "moe": MoeConfig(experts=6, active=2, ff=8, bias=True, clamp=0.7),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_parts_of_families_on_meshes(kind):
+    """Without a mesh, in data parts alone, and in data and model parts."""
+    shape = tiny.config(tied=False, **FAMILIES[kind])
+    model, declared = transformer.transformer(shape), transformer.declare(shape)
+    rng = np.random.default_rng(1)
+    host = jax.tree.map(
+        lambda info: (0.3 * rng.normal(size=info.shape)).astype(np.float32),
+        declared,
+        is_leaf=params.is_info,
+    )
+
+    def loss(weights, batch):
+        stats = scoring.token_stats(model, weights, batch)
+        return -jnp.sum(jnp.where(scoring.counted(batch), stats.logprob, 0.0))
+
+    def run():
+        gradient = jax.jit(jax.value_and_grad(loss))
+        where = jax.tree.map(
+            lambda info: axes.spec(info.axes) if axes.has_mesh() else None,
+            declared,
+            is_leaf=params.is_info,
+        )
+        weights = jax.tree.map(jax.device_put, host, where) if axes.has_mesh() else host
+        return jax.device_get(gradient(weights, hosts.to_global(host_batch())))
+
+    wanted = run()
+    for sizes in ({"data": 8}, {"data": 4, "model": 2}):
+        with mesh.use(mesh.make_mesh(mesh.MeshConfig(**sizes))):
+            found = run()
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+        for name, want in trees.named_leaves(wanted[1]).items():
+            assert np.abs(want).max() > 1e-4 or name.endswith("key_bias"), name
+            largest = max(float(np.abs(want).max()), 1e-2)
+            got = trees.named_leaves(found[1])[name]
+            np.testing.assert_allclose(got, want, atol=1e-5 * largest + 1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -45,6 +45,8 @@ KINDS = {
         "normalise": False,
         "weigh_inputs": True,
     },
+    "biases and clamps": {"experts": 5, "active": 2, "ff": 8, "bias": True, "clamp": 0.3}
+    | {"clamp_gain": 1.1},
 }
 
 
@@ -60,8 +62,10 @@ def weights_of(shape, seed=0):
     made = params.init(moe.declare(shape, 1), jax.random.key(seed), jnp.float32)
     rng = np.random.default_rng(seed)
     made = jax.tree.map(lambda x: 2.0 * np.asarray(x[0]), made)
-    if made.correction is not None:
-        made = struct.replace(made, correction=rng.normal(size=made.correction.shape) * 0.5)
+    for name in ("correction", "router_bias", "gate_bias", "up_bias", "down_bias"):
+        started = getattr(made, name)  # as 0
+        if started is not None:
+            made = struct.replace(made, **{name: rng.normal(size=started.shape) * 0.5})
     return jax.tree.map(lambda x: np.asarray(x, np.float32), made)
 
 
@@ -83,7 +87,7 @@ def test_equals_a_loop_over_tokens(kind):
         assert np.abs(want).max() > 0.1
         np.testing.assert_allclose(found, want, atol=1e-5)
         for token, ids in zip(row, chosen, strict=True):
-            logits = token @ wide(weights.router)
+            logits = reference.logits(wide(weights), token)
             pairs = reference.route(logits, shape.moe, wide(weights.correction))
             assert sorted(ids.tolist()) == sorted(e for e, _ in pairs)
 
@@ -139,7 +143,7 @@ def _value(shape):
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
 
 
-SPREAD = ["groups and correction", "weighed inputs"]
+SPREAD = ["groups and correction", "weighed inputs", "biases and clamps"]
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +401,9 @@ def test_layers_with_experts_are_chosen_by_number():
         ({"scores": "relu"}, "model.moe.scores must be one of softmax, sigmoid"),
         ({"every": 0}, "model.moe.every must"),
         ({"balance_loss": -1.0}, "model.moe.balance_loss must"),
+        ({"clamp": -1.0}, "model.moe.clamp must"),
+        ({"clamp_gain": 0.0}, "model.moe.clamp_gain must"),
+        ({"bias": True, "weigh_inputs": True}, "model.moe.bias must be false where"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )

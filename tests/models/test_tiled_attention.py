@@ -63,14 +63,18 @@ def case(seed, *, heads, widths, lengths, kind="full", order="slots", count=3):
     return arrays, seen, mask
 
 
-def by_hand(query, key, value, cotangent, mask, *, scale, softcap):
-    """(result, gradients of query, key, value) in float64, where something is seen."""
+def by_hand(query, key, value, *sinks, cotangent, mask, scale, softcap):
+    """(result, gradients of query, key, value, sinks) in float64, where something is seen."""
     raw = scale * np.einsum("btkgh,bksh->bkgts", query, key)
     bent = np.tanh(raw / softcap) if softcap else raw
     scores = np.where(mask[:, None, None], softcap * bent if softcap else raw, -np.inf)
+    if sinks:  # one more key, that all see and whose value is 0
+        sink = np.broadcast_to(sinks[0][None, :, :, None, None], (*scores.shape[:-1], 1))
+        scores = np.concatenate([scores, sink], axis=-1)
     top = np.maximum(scores.max(-1, keepdims=True), -1e9)
     weights = np.exp(scores - top)
     weights = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-300)
+    taken, weights = weights[..., key.shape[2] :], weights[..., : key.shape[2]]
     result = np.einsum("bkgts,bksu->btkgu", weights, value)
     by_weight = np.einsum("btkgu,bksu->bkgts", cotangent, value)
     inner = (weights * by_weight).sum(-1, keepdims=True)
@@ -80,6 +84,7 @@ def by_hand(query, key, value, cotangent, mask, *, scale, softcap):
         np.einsum("bkgts,bksh->btkgh", slope, key),
         np.einsum("bkgts,btkgh->bksh", slope, query),
         np.einsum("bkgts,btkgu->bksu", weights, cotangent),
+        *([-(taken * inner).sum((0, 3, 4))] if sinks else []),
     )
 
 
@@ -92,6 +97,8 @@ CASES = {
     "shuffled": {"order": "shuffled"},
     "cache": {"lengths": (24, 61)},
     "softcap": {"softcap": 3.0},
+    "sinks": {"sinks": True, "heads": (2, 3), "kind": "sliding"},
+    "sinks in a cache": {"sinks": True, "lengths": (24, 61)},
 }
 
 
@@ -99,19 +106,23 @@ CASES = {
 def test_values_and_gradients_are_those_of_float64(name):
     settings = {"heads": (2, 1), "widths": (8, 8), "lengths": (53, 53), "softcap": 0.0}
     settings |= CASES[name]
-    softcap = settings.pop("softcap")
+    softcap, with_sinks = settings.pop("softcap"), settings.pop("sinks", False)
     (*arrays, cotangent), seen, mask = case(len(name), **settings)
-    expected = by_hand(*arrays, cotangent, mask, scale=0.3, softcap=softcap)
+    if with_sinks:
+        arrays.append(2 * np.random.default_rng(1).normal(size=settings["heads"]))
+    numbers = {"scale": 0.3, "softcap": softcap}
+    expected = by_hand(*arrays, cotangent=cotangent, mask=mask, **numbers)
 
     @jax.jit
-    def run(query, key, value, cotangent):
-        def tiles(*inputs):
-            return tiled_attention.attend(*inputs, seen, scale=0.3, softcap=softcap, tile=16)
+    def run(cotangent, *inputs):
+        def tiles(query, key, value, sinks=None):
+            own = {**numbers, "sinks": sinks, "tile": 16}
+            return tiled_attention.attend(query, key, value, seen, **own)
 
-        result, back = jax.vjp(tiles, query, key, value)
+        result, back = jax.vjp(tiles, *inputs)
         return result, *back(cotangent)
 
-    found = run(*(jnp.asarray(x, jnp.float32) for x in (*arrays, cotangent)))
+    found = run(*(jnp.asarray(x, jnp.float32) for x in (cotangent, *arrays)))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * max(1, np.abs(other).max()))
 
@@ -152,8 +163,9 @@ def test_models_equal_those_with_written_out_scores(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", models.MESHES)
-def test_models_on_meshes(sizes):
-    batch, kind = models.packed(4, 64), models.KINDS["windows"]
+@pytest.mark.parametrize("name", ["windows", "sinks"])
+def test_models_on_meshes(sizes, name):
+    batch, kind = models.packed(4, 64), models.KINDS[name]
     expected = models.run(models.shape(attention_kernel="reference", **kind), batch)
     with meshes.use(meshes.make_mesh(meshes.MeshConfig(**models.MESHES[sizes]))):
         found = models.run(models.shape(attention_kernel="tiled", **kind), batch)
@@ -165,20 +177,25 @@ def test_every_device_of_a_mesh_has_its_own_queries():
     (*arrays, cotangent), seen, mask = case(
         7, heads=(2, 1), widths=(4, 4), lengths=(32, 32), count=4
     )
-    expected = by_hand(*arrays, cotangent, mask, scale=0.5, softcap=0.0)
+    arrays.append(np.random.default_rng(1).normal(size=(2, 1)))
+    expected = by_hand(*arrays, cotangent=cotangent, mask=mask, scale=0.5, softcap=0.0)
 
     @jax.jit
-    def run(query, key, value, cotangent, seen):
+    def run(query, key, value, sinks, cotangent, seen):
         near, far = "batch time kv group head", "batch kv slot head"
         inputs = [
             axes.shard(x, names)
-            for x, names in ((query, near), (key, far), (value, far), (cotangent, near))
+            for x, names in (
+                *((query, near), (key, far), (value, far)),
+                *((sinks, "kv group"), (cotangent, near)),
+            )
         ]
         seen = jax.tree.map(lambda x: axes.shard(x, "batch time"), seen)
         result, back = jax.vjp(
-            lambda *own: tiled_attention.attend(*own, seen, scale=0.5, tile=8), *inputs[:3]
+            lambda *own: tiled_attention.attend(*own[:3], seen, scale=0.5, sinks=own[3], tile=8),
+            *inputs[:4],
         )
-        return result, *back(inputs[3])
+        return result, *back(inputs[4])
 
     inputs = [np.asarray(x, np.float32) for x in (*arrays, cotangent)]
     with meshes.use(meshes.make_mesh(meshes.MeshConfig(**models.MESHES["seq"]))):

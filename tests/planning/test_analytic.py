@@ -14,6 +14,7 @@ EXPERTS = {"moe": MoeConfig(experts=8, active=2, ff=48, shared_ff=64, first=1)}
 WEIGHED = {"moe": MoeConfig(experts=4, active=2, ff=48, weigh_inputs=True, bias_correction=True)}
 LATENTS = {"kv_heads": 4, "mla": MlaConfig(kv_rank=32, query_rank=48, rope_dim=16, value_dim=24)}
 DIRECT = {"kv_heads": 4, "mla": MlaConfig(kv_rank=32, rope_dim=16, value_dim=24)}
+SINKS = {"sinks": True, "qkv_bias": True, "moe": MoeConfig(experts=6, ff=48, bias=True, clamp=7.0)}
 WINDOWS = {"attention": ("sliding", "chunked", "full"), "window": 8}
 RULE = {
     "attention": ("delta", "delta", "full"), "attention_gate": True, "rotary_dim": 8,
@@ -80,7 +81,9 @@ def test_every_program_is_within_three_percent(name, shape, adapter, mesh, machi
         assert each.work.useful <= each.work.run
 
 
-@pytest.mark.parametrize("changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS, RULE])
+@pytest.mark.parametrize(
+    "changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS, RULE, SINKS]
+)
 def test_parameters_are_the_declared_ones(changes):
     config = TransformerConfig(**{**SHAPE, "vocab_size": 128, **changes})
     infos = jax.tree.leaves(transformer.declare(config), is_leaf=params.is_info)

@@ -31,13 +31,29 @@ def mlp(x, gate, up, down):
     return (inner / (1 + np.exp(-inner)) * (x @ up)) @ down
 
 
+def biased(x, weights, e, moe):
+    """One expert with biases, whose gate and way in are clamped."""
+    gate = x @ weights.gate[e] + weights.gate_bias[e]
+    up = x @ weights.up[e] + weights.up_bias[e]
+    gate, up = np.minimum(gate, moe.clamp), np.maximum(np.minimum(up, moe.clamp), -moe.clamp)
+    inner = gate / (1 + np.exp(-moe.clamp_gain * gate)) * (up + 1)
+    return inner @ weights.down[e] + weights.down_bias[e]
+
+
+def logits(weights, x):
+    """Of the router, for one token."""
+    return x @ weights.router + (0 if weights.router_bias is None else weights.router_bias)
+
+
 def mixture(weights, x, moe):
     """[T, D] added by the experts to one row of tokens [T, D]; silu experts."""
     out = np.zeros_like(x)
     for t, token in enumerate(x):
-        for e, share in route(token @ weights.router, moe, weights.correction):
+        for e, share in route(logits(weights, token), moe, weights.correction):
             expert = weights.gate[e], weights.up[e], weights.down[e]
-            if moe.weigh_inputs:
+            if moe.bias:
+                out[t] += share * biased(token, weights, e, moe)
+            elif moe.weigh_inputs:
                 out[t] += mlp(share * token, *expert)
             else:
                 out[t] += share * mlp(token, *expert)

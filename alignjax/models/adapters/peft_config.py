@@ -258,3 +258,28 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
         "lora_dropout": adapter.dropout,
         "bias": "none",
     }
+
+
+def check_shape(config: TransformerConfig, kind: str) -> None:
+    """Refuses a model whose maps peft can't name."""
+    if config.mla.kv_rank and kind == "PREFIX_TUNING":
+        raise ValueError(
+            "a prefix needs keys and values of its own; this model makes them of latents "
+            "(model.mla)."
+        )
+    if config.attention_gate or "delta" in config.kinds():
+        raise ValueError(
+            "adapters for peft must be of a model whose maps are matrices of their own; this one "
+            "has queries and gates in one (gated attention, gated delta rule). Merge them into the "
+            "weights instead: alignjax export writes the whole model."
+        )
+
+
+def check_experts(config: TransformerConfig, targets: tuple[str, ...]) -> None:
+    """Refuses adapters of experts whose gate and way in alternate in one tensor (GPT-OSS)."""
+    named = [target for target in targets if target.startswith("experts")]
+    if config.moe.clamp and named:
+        raise ValueError(
+            f"adapters for peft must be of attention alone in this family; got {', '.join(named)} "
+            "(adapter.targets). Export the merged model instead, without --adapters."
+        )

@@ -55,7 +55,7 @@ def load(
     content = untrusted.read_bytes(file, CONFIG_LIMIT)
     values = safetensors_format.parse_json(content, str(file))
     kind = peft_config.check(values, str(file))
-    _check_shape(config, kind)
+    peft_config.check_shape(config, kind)
     folder = safetensors_io.open_folder(path, STEM)
     if kind == "PREFIX_TUNING":
         _check_names(set(folder.tensors), {PROMPT}, config, path)
@@ -239,7 +239,8 @@ def save(
     if isinstance(adapter, lora.LoraConfig):
         adapter = adapter.of(declared)
     about = peft_config.fields(adapter, config, base_name)
-    _check_shape(config, about["peft_type"])
+    peft_config.check_shape(config, about["peft_type"])
+    peft_config.check_experts(config, getattr(adapter, "targets", ()))
     _check_sizes(own, adapter.declare(declared))
     if about["peft_type"] == "PREFIX_TUNING":
         tensors = {PROMPT: peft_prefix.matrix(own, config)}
@@ -274,20 +275,6 @@ def _check_sizes(own: Any, declared: Any) -> None:
 def _of_input(adapter: peft_config.Config, site: str) -> bool:
     """Whether a gain is of a weight's input."""
     return isinstance(adapter, ia3.Ia3Config) and site.rsplit("/", 1)[-1] in adapter.inputs
-
-
-def _check_shape(config: TransformerConfig, kind: str) -> None:
-    if config.mla.kv_rank and kind == "PREFIX_TUNING":
-        raise ValueError(
-            "a prefix needs keys and values of its own; this model makes them of latents "
-            "(model.mla)."
-        )
-    if config.attention_gate or "delta" in config.kinds():
-        raise ValueError(
-            "adapters for peft must be of a model whose maps are matrices of their own; this one "
-            "has queries and gates in one (gated attention, gated delta rule). Merge them into the "
-            "weights instead: alignjax export writes the whole model."
-        )
 
 
 def _written(

@@ -12,7 +12,7 @@ import numpy as np
 from alignjax.core import shapes, struct
 from alignjax.models import params, transformer
 from alignjax.models.checkpoints import (
-    fp8,
+    few_bits,
     gguf_io,
     hf_config,
     names,
@@ -39,7 +39,8 @@ class Stored:
 
     fields: its `config.json` (empty for GGUF). sources: where each parameter stands. scored: it has
     a scalar head in place of a language model's unembedding (`heads.py`). context: tokens of the
-    longest rows that it was trained for, 0 where its files do not say.
+    longest rows that it was trained for, 0 where its files do not say. told: a line of how its
+    weights are stored, or "".
     """
 
     config: TransformerConfig
@@ -49,6 +50,7 @@ class Stored:
     unread: tuple[str, ...] = UNREAD
     scored: bool = False
     context: int = 0
+    told: str = ""
 
     def beyond(self, length: int, what: str) -> list[str]:
         """A line where `what` has more tokens than the model was trained for; else none.
@@ -234,20 +236,20 @@ def _normal(config: TransformerConfig) -> dict[str, Any]:
 def _normal_moe(config: TransformerConfig) -> MoeConfig:
     if not config.moe.experts:
         return MoeConfig()
-    return dataclasses.replace(config.moe, balance_loss=0.0, z_loss=0.0)
+    gain = config.moe.clamp_gain if config.moe.clamp else 0.0
+    return dataclasses.replace(config.moe, balance_loss=0.0, z_loss=0.0, clamp_gain=gain)
 
 
 def _open_folder(path: pathlib.Path, skip: str) -> Stored:
     file = path / "config.json"
     values = hf_config.read(file)
-    block = fp8.block_of(values, str(file))
+    coding = few_bits.coding_of(values, str(file))
     # What is read is whole again, and so is what is written.
-    values = {name: value for name, value in values.items() if name != fp8.FIELD}
+    values = {name: value for name, value in values.items() if name != few_bits.FIELD}
     joint = COMPOSITES.get(str(values.get("model_type")))
     if joint is None:  # before any file of tensors is opened
         config = parse_config(values, str(file))
-    held = safetensors_io.open_folder(path)
-    tensors: sharded.Tensors = held if block is None else fp8.Fp8Folder(held, block)
+    tensors = coding.opened(safetensors_io.open_folder(path))
     if joint is not None:
         tensors = own = composite.TextTensors(tensors, skip, str(path))
         values = composite.text_fields(values, joint, own, str(file))
@@ -262,6 +264,7 @@ def _open_folder(path: pathlib.Path, skip: str) -> Stored:
         fields=values,
         unread=(*UNREAD, *copies, *family.unread(config)),
         context=_tokens(values.get("max_position_embeddings")),
+        told=coding.told,
     )
 
 

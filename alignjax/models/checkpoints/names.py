@@ -111,6 +111,7 @@ def grouped_attention(config: TransformerConfig, source: Layer) -> attention.Att
         key_norm=source("self_attn.k_norm.weight", own[1]) if normed else None,
         out_gate=half(1, "weight", query) if both else None,
         out_gate_bias=half(1, "bias", shift) if both and bias else None,
+        sinks=source("self_attn.sinks", "(k g) -> k g") if config.sinks else None,
     )
 
 

@@ -120,8 +120,11 @@ def test_parts_of_a_matrix():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"quant_method": "awq"}, "quantization_config.quant_method must be fp8; got 'awq'"),
-        ({"quant_method": "bitsandbytes"}, "quant_method must be fp8; got 'bitsandbytes'"),
+        (
+            {"quant_method": "awq"},
+            "quantization_config.quant_method must be fp8 or mxfp4; got 'awq'",
+        ),
+        ({"quant_method": "bitsandbytes"}, "quant_method must be fp8 or mxfp4; got 'bitsandbytes'"),
         ({"fmt": "e5m2"}, "fmt must be e4m3; got 'e5m2'"),
         ({"activation_scheme": "static"}, "activation_scheme must be dynamic; got 'static'"),
         ({"weight_block_size": None}, "weight_block_size must be two sizes; got None"),

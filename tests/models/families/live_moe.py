@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("mixtral", "qwen3_moe", "deepseek_v3", "llama4_text")
+KINDS = ("mixtral", "qwen3_moe", "deepseek_v3", "llama4_text", "gpt_oss")
 
 
 def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> dict[str, Any]:
@@ -13,6 +13,7 @@ def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> d
     def either(*values: Any) -> Any:
         return values[rng.integers(len(values))]
 
+    layers = fields["num_hidden_layers"]
     count, window = int(rng.integers(2, 8)), int(rng.integers(1, 12))
     small = int(rng.integers(3, 20))
     active = either(1, min(2, count), int(rng.integers(1, count + 1)), count)
@@ -32,6 +33,17 @@ def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> d
             "mlp_only_layers": either(None, [0]),
             "attention_bias": either(True, False),
             **either({}, {"use_sliding_window": True, "sliding_window": window}),
+        }
+    if kind == "gpt_oss":
+        mixed = [either("full_attention", "sliding_attention") for _ in range(layers)]
+        return {
+            "num_local_experts": count,
+            "num_experts_per_tok": active,
+            "sliding_window": window,
+            "attention_bias": either(True, False),
+            "swiglu_limit": float(rng.uniform(0.2, 3)),
+            "swiglu_alpha": float(rng.uniform(0.5, 2)),
+            **either({}, {"layer_types": mixed}),
         }
     if kind == "llama4_text":
         return {

@@ -1,7 +1,7 @@
 """Records small random models with experts, built and saved by transformers, and what they say.
 
 In an environment with torch and transformers and without jax:
-  python -m tests.models.families.record_moe
+  python -m tests.models.families.record_moe [CASE ...]
 
 Each case is a folder as `save_pretrained` writes it (config.json, model.safetensors), the gradient
 of a loss written the same way (gradients.safetensors), and expected.npz:
@@ -12,6 +12,7 @@ of a loss written the same way (gradients.safetensors), and expected.npz:
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -109,6 +110,42 @@ CASES = {
         | {"attention_chunk_size": 5, "tie_word_embeddings": True},
     ),
 }
+GPT_OSS = {
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "head_dim": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "sliding_window": 4,
+    # Low enough that most gates and ways in meet it.
+    "swiglu_limit": 0.4,
+}
+CASES |= {
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        GPT_OSS
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 500.0,
+                "factor": 4.0,
+                "beta_fast": 2.0,
+                "beta_slow": 0.1,
+                "truncate": False,
+                "original_max_position_embeddings": 16,
+            }
+        },
+    ),
+    "gpt_oss_plain": (
+        transformers.GptOssConfig,
+        GPT_OSS
+        | {"attention_bias": False, "tie_word_embeddings": True, "num_local_experts": 3}
+        | {"num_experts_per_tok": 3, "num_attention_heads": 3, "num_key_value_heads": 3}
+        | {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
+        | {"swiglu_limit": 0.7, "swiglu_alpha": 1.1},
+    ),
+}
 LENGTHS = (11, 6, 9)
 
 
@@ -195,7 +232,8 @@ def record(case, seed):
 
 def main():
     for seed, case in enumerate(CASES):
-        record(case, seed)
+        if not sys.argv[1:] or case in sys.argv[1:]:
+            record(case, seed)
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     (HERE / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
 

@@ -17,6 +17,7 @@ CHECKPOINTS = {
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3 (from 4B on), text part",
     "gemma3_text": "Gemma 3 (1B, and the text part of larger ones as its own folder)",
+    "gpt_oss": "GPT-OSS 20B, 120B",
     "granite": "Granite 3.0 to 3.3, dense",
     "llama": "Llama 2, 3, 3.1, 3.2 (text), 3.3; SmolLM2",
     "llama4": "Llama 4, text part",
@@ -41,8 +42,10 @@ HEAD = """# Models
 Families of open weights: a folder of safetensors with its `config.json`, as transformers writes it,
 is read by `alignjax.models.checkpoints.folder` and written back bit for bit. A GGUF file of a Llama
 can be read too, and so can 8-bit weights with a scale for each block (`quant_method` fp8, as
-DeepSeek V3 is published), which are written back whole; other ways to store weights in few bits are
-refused by name. `python -m tests.models.families.table` writes this page.
+DeepSeek V3 is published) and experts in 4 bits with a power of two for each 32 numbers (`mxfp4`, as
+GPT-OSS is published). They are read as the numbers that they stand for and written back whole, in
+the dtype of the parameters; a line says so. Other ways to store weights in few bits are refused by
+name. `python -m tests.models.families.table` writes this page.
 
 Of models of text and images (`gemma3`, `llama4`, `mistral3`, `qwen3_5`, `qwen3_5_moe`) the text
 part is read, under older and newer names, where `--config.weights_skip=vision` (training,
@@ -134,12 +137,15 @@ def features(config: TransformerConfig) -> str:
         config.mlp_bias and "MLP biases",
         config.qk_norm != "none" and f"q, k norms ({config.qk_norm})",
         config.query_tuning and "query temperature",
+        config.sinks and "sinks",
         config.attention_softcap and "attention cap",
         config.logit_softcap and "logit cap",
         config.branch_scale != 1 and "scaled branches",
         config.logit_scale != 1 and "scaled logits",
         config.post_norms and f"norms after branches{'' if config.pre_norms else ' alone'}",
         moe.experts and f"{moe.active} of {moe.experts} experts ({moe.scores})",
+        moe.experts and moe.bias and "biases of experts and router",
+        moe.experts and moe.clamp and f"clamped at {moe.clamp:g}",
         moe.experts and moe.groups > 1 and f"in {moe.groups} groups",
         moe.experts and moe.shared_ff and f"{'gated ' if moe.shared_gate else ''}shared expert",
         moe.experts and not all(sparse for sparse, _ in config.stacks()) and "dense layers",

@@ -17,6 +17,7 @@ from alignjax.models.checkpoints import folder, heads
 from alignjax.models.checkpoints.families import COMPOSITES
 from alignjax.models.config import RopeScaling, TransformerConfig
 from tests.models import tiny
+from tests.models.checkpoints import test_mxfp4
 from tests.models.families import golden, live, live_delta
 
 pytestmark = [
@@ -142,6 +143,23 @@ def test_models_made_here(kind, written):
     states, _ = model.hidden(params, tokens, positions=positions, segments=segments)
     ours = golden.capped(model, states @ model.unembedding(params))[0]
     assert np.std(wanted) > 0.1
+    assert golden.worst(ours[: len(prompt)], wanted) < 1e-4
+
+
+def test_experts_in_four_bits(tmp_path):
+    """Read by us and by transformers, from the bytes that GPT-OSS is published in."""
+    rng = np.random.default_rng(SEED)
+    fields = {**test_mxfp4.FIELDS, "tie_word_embeddings": bool(rng.integers(2))}
+    test_mxfp4.write(tmp_path, fields, rng)
+    live.run([["load", str(tmp_path / "small"), 0, str(tmp_path / "theirs.npz")]])
+    stored = folder.open_model(tmp_path / "small")
+    model, params = transformer.transformer(stored.config), stored.load()
+    with np.load(tmp_path / "theirs.npz", allow_pickle=False) as theirs:
+        prompt, wanted = theirs["prompt"].astype(np.int32), theirs["logits"]
+    tokens, positions, segments = tiny.rows([prompt], golden.LENGTH)
+    states, _ = model.hidden(params, tokens, positions=positions, segments=segments)
+    assert np.std(wanted) > 0.1
+    ours = (states @ model.unembedding(params))[0]
     assert golden.worst(ours[: len(prompt)], wanted) < 1e-4
 
 

@@ -176,7 +176,7 @@ def test_loading_onto_a_mesh(case, sizes):
         ("qwen3_moe", {"num_experts_per_tok": 9}, "model.moe.active must"),
         ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func must be 'sigmoid'"),
         ("deepseek_v3", {"topk_method": "greedy"}, "topk_method must be 'noaux_tc'"),
-        ("deepseek_v3", {"quantization_config": {}}, "quant_method must be fp8; got None"),
+        ("deepseek_v3", {"quantization_config": {}}, "quant_method must be fp8 or mxfp4; got None"),
         ("deepseek_v3", {"n_group": 3}, "model.moe.groups must divide"),
         ("llama4", {"no_rope_layers": [0, 0, 0, 0]}, "layer_types must be full_attention where"),
         ("llama4", {"attention_chunk_size": None}, "attention_chunk_size must be given"),

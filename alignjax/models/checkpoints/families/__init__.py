@@ -6,6 +6,7 @@ from alignjax.models.checkpoints.families import (
     deepseek_v3,
     gemma2,
     gemma3,
+    gpt_oss,
     granite,
     llama,
     llama4,
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": qwen3_5.FAMILY,
     "qwen3_5_moe_text": qwen3_5_moe.FAMILY,
     "deepseek_v3": deepseek_v3.FAMILY,
+    "gpt_oss": gpt_oss.FAMILY,
     "llama4_text": llama4.FAMILY,
 }
 
