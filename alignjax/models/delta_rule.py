@@ -213,9 +213,8 @@ def gated_delta_rule(
     dtype = jnp.promote_types(query.dtype, jnp.float32)
     real = parts.real[..., None, None]
     numbers = (query, key, value, jnp.where(real, write, 0.0), jnp.where(real, decay, 0.0))
-    cut = [_cut(x.astype(dtype), size) for x in numbers]
-    run = _cut(parts.run, size, mode="edge")
-    made = _chunks(cut[0], cut[1], cut[2], cut[3], cut[4], run)
+    q, k, v, w, g = (_cut(x.astype(dtype), size) for x in numbers)
+    made = _chunks(q, k, v, w, g, _cut(parts.run, size, mode="edge"))
 
     def step(state: jax.Array, one: _Chunk) -> tuple[jax.Array, jax.Array]:
         new = one.fresh - jnp.matmul(one.seen, state)

@@ -192,13 +192,14 @@ def one_device():
     return jax.tree.map(np.asarray, (weights, value, slopes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "remat"),
     [
         ({"data": 4, "model": 2}, "full"),
-        pytest.param({"data": 8}, "dots", marks=pytest.mark.slow),
-        pytest.param({"data": 2, "model": 2, "seq": 2}, "attention", marks=pytest.mark.slow),
-        pytest.param({"expert": 2, "data": 2, "model": 2}, "heads", marks=pytest.mark.slow),
+        ({"data": 8}, "dots"),
+        ({"data": 2, "model": 2, "seq": 2}, "attention"),
+        ({"expert": 2, "data": 2, "model": 2}, "heads"),
     ],
     ids=str,
 )

@@ -34,6 +34,9 @@ def fields_of(
     size, keys = fields["head_dim"], int(rng.integers(1, 4))
     turning = int(2 * rng.integers(1, size // 2 + 1))
     kinds = ["linear_attention", "full_attention"]
+    # A norm of what is read of a state near 0 grows rounding, of either side to 5e-5 against
+    # float64.
+    fields["rms_norm_eps"] = either(1e-4, 1e-3)
     own: dict[str, Any] = {
         "rope_parameters": {**rope, "partial_rotary_factor": min((turning + 0.01) / size, 1.0)},
         "attention_bias": either(True, False),
