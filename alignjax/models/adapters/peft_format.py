@@ -278,11 +278,11 @@ def _of_input(adapter: peft_config.Config, site: str) -> bool:
 
 
 def _check_shape(config: TransformerConfig, kind: str) -> None:
-    if config.mla.kv_rank and kind == "PREFIX_TUNING":
-        raise ValueError(
-            "a prefix needs keys and values of its own; this model makes them of latents "
-            "(model.mla)."
-        )
+    why = "makes keys and values of latents (model.mla)" if config.mla.kv_rank else ""
+    if config.rope.by_length():
+        why = f"turns keys by a row's length (model.rope.kind={config.rope.kind})"
+    if why and kind == "PREFIX_TUNING":
+        raise ValueError(f"a prefix needs keys and values of its own; this model {why}.")
 
 
 def _check_experts(config: TransformerConfig, targets: tuple[str, ...]) -> None:

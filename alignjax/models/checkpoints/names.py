@@ -21,13 +21,15 @@ class Family(NamedTuple):
     config: fields of a `config.json` -> TransformerConfig. describe: a `config.json` for it, and
     for no other: what the family cannot express is lost; special token ids are the tokenizer's to
     add. sources: config -> the tree of Sources. unread: patterns of tensors that a folder may hold
-    and the model does not use.
+    and the model does not use. fused: our names of matrices that stand in one tensor with others,
+    so that no adapter of peft is of one of them.
     """
 
     config: Callable[[Fields], TransformerConfig]
     describe: Callable[[TransformerConfig], dict[str, Any]]
     sources: Callable[[TransformerConfig], Transformer]
     unread: Callable[[TransformerConfig], tuple[str, ...]] = lambda config: ()
+    fused: tuple[str, ...] = ()
 
 
 def sources(
@@ -36,18 +38,21 @@ def sources(
     *,
     dense: Part | None = None,
     attend: Part | None = None,
+    norms: tuple[str, str, str] = ("post_attention", "pre_feedforward", "post_feedforward"),
 ) -> Transformer:
     """The Transformer of `config` with a `Source` in place of each parameter.
 
     mlp: sources of the layers with experts, for families that have them. dense, attend: those of
-      other layers' MLPs and of attention, for families whose names differ.
+      other layers' MLPs and of attention, for families whose names differ. norms: the names, before
+      "_layernorm", of the norms between attention and the stream, the stream and the MLP, the MLP
+      and the stream, where there are norms after branches.
     """
     stacks = []
     for sparse, numbers in config.stacks():
         make = mlp if sparse else dense or dense_mlp
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
-        stacks.append(block(config, numbers, make, attend or grouped_attention))
+        stacks.append(block(config, numbers, make, attend or grouped_attention, norms))
     single: Any = Source
     return Transformer(
         embed=single("model.embed_tokens.weight"),
@@ -62,21 +67,23 @@ def block(
     numbers: Sequence[int],
     mlp: Part,
     attend: Part,
+    norms: tuple[str, str, str],
 ) -> Block:
     """Sources of a stack of layers."""
 
     def source(name: str, axes: str = "", **more: Any) -> Any:
         return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
 
-    after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     post = config.post_norms
+    behind, after, last = (f"{name}_layernorm.weight" for name in norms)
+    after = after if post else "post_attention_layernorm.weight"
     return Block(
         attention_norm=source("input_layernorm.weight") if config.pre_norms else None,
         attention=attend(config, source),
-        mlp_norm=source(f"{after}.weight") if config.pre_norms else None,
+        mlp_norm=source(after) if config.pre_norms else None,
         mlp=mlp(config, source),
-        attention_post_norm=source("post_attention_layernorm.weight") if post else None,
-        mlp_post_norm=source("post_feedforward_layernorm.weight") if post else None,
+        attention_post_norm=source(behind) if post else None,
+        mlp_post_norm=source(last) if post else None,
     )
 
 

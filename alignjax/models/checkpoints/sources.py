@@ -28,6 +28,8 @@ class Source:
       of each bracket on the right.
     take: the part of an axis that this parameter reads: a number, for an axis on the left only
       ("(two f) d -> d f" of a fused matrix), or (start, stop).
+    rows: (first, all): the left side tells of these rows of the tensor alone, from `first` on, of
+      `all` that it has: queries in a matrix that holds queries, keys and values.
     scale, offset: parameter = scale * tensor + offset, computed in float32. Only powers of two as
       scales, and no offset, come back bit for bit.
     """
@@ -36,6 +38,7 @@ class Source:
     axes: str = ""
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     take: Mapping[str, int | tuple[int, int]] = dataclasses.field(default_factory=dict)
+    rows: tuple[int, int] | None = None
     scale: float = 1.0
     offset: float = 0.0
 
@@ -121,6 +124,14 @@ class Plan:
         self._check_names()
         self.sizes = self._sizes()
         self.tensor_shape = tuple(math.prod(self.sizes[a] for a in group) for group in left)
+        self.joined = len(left[0]) if left else 0  # axes of the tensor's rows
+        self.own_rows = self.tensor_shape[0] if left else 0
+        if source.rows is not None:
+            if not 0 <= source.rows[0] <= source.rows[1] - self.own_rows:
+                raise ValueError(
+                    f"rows must hold the parameter's {self.own_rows}; got {source.rows} ({where})."
+                )
+            self.tensor_shape = (source.rows[1], *self.tensor_shape[1:])
         self.split_shape = tuple(self.sizes[a] for a in self.left)
         self.part = math.prod(self.shape)
 
@@ -190,7 +201,11 @@ class Plan:
             index[first] = slice(low + shift, high + shift)
             index |= {axis: slice(None) for axis in others}
             crops.append(slice(start - low * inner, stop - low * inner))
-        block = folder.read(name, tuple(index[axis] for axis in self.left), self.split_shape)
+        at = tuple(index[axis] for axis in self.left)
+        if self.source.rows is None:
+            block = folder.read(name, at, self.split_shape)
+        else:
+            block = self._read_rows(folder, name, at, self.source.rows)
         kept = [axis for axis in self.left if isinstance(index[axis], slice)]
         block = block.transpose([kept.index(axis) for group in self.right for axis in group])
         ends = np.cumsum([0, *map(len, self.right)])
@@ -201,11 +216,23 @@ class Plan:
         wide = block.astype(np.float32)
         return wide * np.float32(self.source.scale) + np.float32(self.source.offset)
 
+    def _read_rows(self, folder: Any, name: str, at: Any, rows: tuple[int, int]) -> np.ndarray:
+        """The values at `at` of the part of a tensor that the left side tells of."""
+        lead, inner = at[0], math.prod(self.split_shape[1 : self.joined])
+        low, high = (lead.start, lead.stop) if isinstance(lead, slice) else (lead, lead + 1)
+        place = slice(rows[0] + low * inner, rows[0] + high * inner)
+        rest = self.split_shape[self.joined :]
+        block = folder.read(name, (place, *at[self.joined :]), (rows[1], *rest))
+        block = block.reshape(high - low, *self.split_shape[1 : self.joined], *block.shape[1:])
+        first = slice(None) if isinstance(lead, slice) else 0
+        return block[(first, *at[1 : self.joined])]
+
     def is_plain(self) -> bool:
         """Whether the tensor's values are the parameter's, in the same order."""
         kept = [axis for group in self.right for axis in group]
         scaled = (self.source.scale, self.source.offset) != (1.0, 0.0)
-        return self.left == kept and not self.source.take and not scaled
+        whole = self.source.rows is None
+        return self.left == kept and not self.source.take and not scaled and whole
 
     def view(self, tensor: np.ndarray) -> np.ndarray:
         """The part of a whole tensor, in memory row by row, that the parameter reads; its axes
@@ -213,6 +240,9 @@ class Plan:
         take = self.source.take
         index = (take.get(axis, (0, self.sizes[axis])) for axis in self.left)
         at = tuple(i if isinstance(i, int) else slice(*i) for i in index)
+        if self.source.rows is not None:
+            first = self.source.rows[0]
+            tensor = tensor[first : first + self.own_rows]
         return tensor.reshape(self.split_shape)[at]
 
     def write(self, values: np.ndarray, tensor: np.ndarray) -> None:
