@@ -60,8 +60,9 @@ def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> d
         }
     if kind == "glm4_moe":
         size, deep = fields["num_key_value_heads"], {**fields}
-        own = _deepseek(either, rng, deep)  # which it shares but for latents
-        routed = {n: x for n, x in own.items() if "rank" not in n and "rope" not in n}
+        latent = {"rank", "rope", "nope"}  # words of fields that it does not share
+        own = _deepseek(either, rng, deep)
+        routed = {n: x for n, x in own.items() if not {*n.split("_")} & latent}
         routed |= {"num_key_value_heads": size, "use_qk_norm": either(True, False)}
         routed |= {"num_nextn_predict_layers": 0, "moe_intermediate_size": small}
         return {n: x for n, x in routed.items() if n != "v_head_dim"}
