@@ -117,8 +117,11 @@ def views(
     distinct = [kind for kind in dict.fromkeys(kinds) if kind != "delta"] or ["full"]
     tuned = config.query_tuning > 0
     by_kind = []
+    lengths = positions + 1
+    if config.rope.by_length():
+        lengths = _lengths(segments, key_positions, key_segments)
     for kind in distinct:
-        cos, sin = rope.angles(config, kind, positions, size)
+        cos, sin = rope.angles(config, kind, positions, size, lengths)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
         tuning = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
         seen = sights.sight(
@@ -141,6 +144,12 @@ def views(
     return jax.tree.map(lambda *xs: jnp.stack(xs), *by_kind), [
         distinct.index(kind) if kind in distinct else 0 for kind in kinds
     ]
+
+
+def _lengths(segments: Any, key_positions: Any, key_segments: Any) -> jax.Array:
+    """[B, T]: tokens of the rows that are each token's own, so far: its segment's."""
+    own = segments[:, :, None] == key_segments[:, None]
+    return 1 + jnp.max(jnp.where(own, key_positions[:, None], 0), axis=-1)
 
 
 def select(views: View, kind: jax.Array) -> View:

@@ -10,7 +10,7 @@ REMAT = ("none", "dots", "heads", "attention", "full")
 KERNELS = ("auto", "reference", "tiled", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("full", "sliding", "chunked", "nope", "delta")
-ROPE_SCALING = ("none", "linear", "llama3", "yarn")
+ROPE_SCALING = ("none", "linear", "llama3", "yarn", "dynamic", "longrope")
 
 
 class ModelConfig:
@@ -41,22 +41,32 @@ class ModelConfig:
 class RopeScaling:
     """How the rotary frequencies were stretched beyond the length of pretraining."""
 
-    kind: str = "none"  # none | linear | llama3 | yarn
+    kind: str = "none"  # none | linear | llama3 | yarn | dynamic | longrope
     factor: float = 1.0  # new length over the original one
     original_length: int = 0  # tokens, of pretraining
     low_frequency: float = 1.0  # llama3: turns over the original length below which all is scaled
     high_frequency: float = 4.0  # llama3: turns above which nothing is scaled
     beta_fast: float = 32.0  # yarn: turns above which nothing is scaled
     beta_slow: float = 1.0  # yarn: turns below which all is scaled
-    attention_factor: float = 0.0  # yarn: of cos and sin; 0 is 0.1 log(factor) + 1
+    # Of cos and sin. yarn: 0 is 0.1 log(factor) + 1. longrope: as it is
+    attention_factor: float = 0.0
+    short: tuple[float, ...] = ()  # longrope: divisors of rows up to the original length
+    long: tuple[float, ...] = ()  # longrope: of longer rows
     truncate: bool = True  # yarn: whether the bounds of its ramp are whole dimensions
     score_mscale: float = 0.0  # yarn, MLA: scores times (0.1 this log(factor) + 1)^2
 
     def validate(self) -> None:
         shapes.check_choice("model.rope.kind", self.kind, ROPE_SCALING)
         shapes.check_number("model.rope.factor", self.factor, above=0)
-        needed = 1 if self.kind in ("llama3", "yarn") else 0
+        needed = 1 if self.kind in ("llama3", "yarn", "dynamic", "longrope") else 0
         shapes.check_number("model.rope.original_length", self.original_length, minimum=needed)
+        if self.kind in ("dynamic", "longrope"):
+            least = {"dynamic": ("factor", 1), "longrope": ("attention_factor", 1e-6)}[self.kind]
+            shapes.check_number(f"model.rope.{least[0]}", getattr(self, least[0]), minimum=least[1])
+
+    def by_length(self) -> bool:
+        """Whether angles depend on how long the row is."""
+        return self.kind in ("dynamic", "longrope")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -182,9 +192,9 @@ class TransformerConfig(ModelConfig):
     activation: str = "silu"  # silu | gelu (its tanh form)
     rope_theta: float = 10000.0  # base of the rotary angles
     local_rope_theta: float = 0.0  # of sliding layers, unscaled; 0 is as the others
+    rope_dim: int = 0  # a head's first dimensions, that alone turn; 0 is all
     rope_interleaved: bool = False  # pairs of neighbours turn, not the two halves
     rope: RopeScaling = dataclasses.field(default_factory=RopeScaling)
-    rotary_dim: int = 0  # dimensions of a head that turn, its first; 0 is all
     # full | sliding | chunked | nope | delta (no attention: `DeltaConfig`), repeated over layers
     attention: tuple[str, ...] = ("full",)
     attention_gate: bool = False  # what heads mix is weighed by a sigmoid of the token (Qwen)
@@ -278,12 +288,18 @@ class TransformerConfig(ModelConfig):
     def _check_heads(self) -> None:
         latent = self.mla.kv_rank > 0
         name, size = ("mla.rope_dim", self.mla.rope_dim) if latent else ("head_dim", self.head_dim)
+        if self.rope_dim and not latent:
+            shapes.check_number("model.rope_dim", self.rope_dim, minimum=2, maximum=self.head_dim)
+            name, size = "rope_dim", self.rope_dim
         if size % 2:
             raise ValueError(f"model.{name} must be even for rotary embedding; got {size} (model).")
-        most = 0 if latent else self.head_dim
-        shapes.check_number("model.rotary_dim", self.rotary_dim, minimum=0, maximum=most)
-        if self.rotary_dim % 2:
-            raise ValueError(f"model.rotary_dim must be even; got {self.rotary_dim} (model).")
+        for part in ("short", "long") if self.rope.kind == "longrope" else ():
+            given = len(getattr(self.rope, part))
+            if given != size // 2:
+                raise ValueError(
+                    f"model.rope.{part} must have a number for each of the {size // 2} pairs of "
+                    f"model.{name}; got {given} (model)."
+                )
         if not latent:
             return
         if self.kv_heads != self.heads:
@@ -292,7 +308,12 @@ class TransformerConfig(ModelConfig):
                 f"{self.heads} (model)."
             )
         off_under: dict[str, Any] = {"qk_norm": "none", "qkv_bias": False}
-        off_under |= {"attention_softcap": 0.0, "attention_gate": False, "sinks": False}
+        off_under |= {
+            "attention_softcap": 0.0,
+            "attention_gate": False,
+            "sinks": False,
+            "rope_dim": 0,
+        }
         for field, off in off_under.items():
             if getattr(self, field) != off:
                 raise ValueError(
@@ -302,7 +323,7 @@ class TransformerConfig(ModelConfig):
 
     def rotated(self) -> int:
         """Dimensions of a head that carry the position."""
-        return self.mla.rope_dim if self.mla.kv_rank else self.rotary_dim or self.head_dim
+        return self.mla.rope_dim if self.mla.kv_rank else self.rope_dim or self.head_dim
 
     def kinds(self) -> list[str]:
         """Each layer's kind of attention."""

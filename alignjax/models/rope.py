@@ -18,6 +18,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[np.n
         by the factor, those above `high_frequency` turns stay, those between are blended.
       yarn: the same idea with a linear ramp over dimensions between beta_slow and beta_fast turns,
         and cos and sin times an attention factor (Peng et al. 2023, section 3).
+    dynamic and longrope are stretched by the length of the row: `angles`.
 
     Reference: Su et al. 2021, section 3.2.
     """
@@ -33,7 +34,23 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[np.n
         kept = 1.0 - _yarn_ramp(head_dim, theta, scaling)
         factor = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
         return base * (kept + (1.0 - kept) / scaling.factor), factor
-    return base, 1.0
+    return base, scaling.attention_factor if scaling.kind == "longrope" else 1.0
+
+
+def _stretched(size: int, scaling: RopeScaling, lengths: jax.Array) -> jax.Array:
+    """[B, T, size / 2]: factors of the frequencies of tokens in rows of these lengths [B, T].
+
+    With s the original length and n the row's, beyond s:
+      dynamic: those of theta (factor n / s - factor + 1)^(size / (size - 2)) over those of theta.
+      longrope: 1 / long, where shorter rows have 1 / short (Ding et al. 2024, section 3).
+    """
+    long = lengths[..., None] > scaling.original_length
+    if scaling.kind == "longrope":
+        far, near = (1.0 / np.asarray(x, np.float64) for x in (scaling.long, scaling.short))
+        return jnp.where(long, far.astype(np.float32), near.astype(np.float32))
+    ratio = scaling.factor * (lengths.astype(jnp.float32) / scaling.original_length - 1.0) + 1.0
+    power = -2.0 * np.arange(size // 2, dtype=np.float32) / max(size - 2, 1)
+    return jnp.exp(jnp.log(jnp.maximum(ratio, 1.0))[..., None] * power)
 
 
 def _yarn_ramp(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
@@ -52,16 +69,22 @@ def _yarn_ramp(head_dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
 
 
 def angles(
-    config: TransformerConfig, kind: str, positions: jax.Array, size: int
+    config: TransformerConfig, kind: str, positions: jax.Array, size: int, lengths: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(cos, sin) [B, T, size / 2] of a kind of layer; without position for "nope"."""
+    """(cos, sin) [B, T, size / 2] of a kind of layer; without position for "nope".
+
+    lengths: [B, T], of each token's own row so far.
+    """
     if kind == "nope":
         still = jnp.zeros((*positions.shape, size // 2), jnp.float32) + 0.0 * positions[..., None]
         return jnp.cos(still), jnp.sin(still)
     local = kind == "sliding" and config.local_rope_theta
     theta = config.local_rope_theta if local else config.rope_theta
-    step, factor = frequencies(size, theta, RopeScaling() if local else config.rope)
+    scaling = RopeScaling() if local else config.rope
+    step, factor = frequencies(size, theta, scaling)
     angle = positions[..., None].astype(jnp.float32) * step.astype(np.float32)
+    if scaling.by_length():
+        angle = angle * _stretched(size, scaling, lengths)
     return jnp.cos(angle) * factor, jnp.sin(angle) * factor
 
 

@@ -12,6 +12,7 @@ from alignjax.algorithms import imported
 from alignjax.models.adapters import merge, peft_config, peft_format
 from alignjax.models.checkpoints import folder as folders
 from alignjax.models.checkpoints import heads
+from alignjax.models.checkpoints.families import FAMILIES
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import (
@@ -99,7 +100,20 @@ def _export_adapters(run: evaluation.Run, to: pathlib.Path) -> None:
     base = run.frozen()["base"]
     shape: Any = run.parts.shape
     name = about["folder"]
+    together = _together(run, shape, getattr(adapter, "targets", ()))
+    if together:
+        raise ValueError(
+            "--adapters must be asked of matrices that the family keeps apart; in its files "
+            f"{together} stand in one tensor with others ({run.folder}). Leave it out: the merged "
+            "model is written."
+        )
     peft_format.save(to, adapter, run.own(part), shape, base=base, base_name=name)
+
+
+def _together(run: evaluation.Run, shape: Any, targets: tuple[str, ...]) -> str:
+    """Those of an adapter's targets that its base's family stores in one tensor with others."""
+    kind = _fields(run, shape)["model_type"]
+    return ", ".join(name for name in targets if name in FAMILIES[kind].fused)
 
 
 def _fields(run: evaluation.Run, shape: Any) -> Mapping[str, Any]:

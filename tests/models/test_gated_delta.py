@@ -21,7 +21,7 @@ PATTERN = ("delta", "full", "delta")
 
 def config(**changes):
     base = {"layers": 3, "attention": PATTERN, "delta": ODD, "attention_gate": True}
-    return tiny.config(**{**base, "rotary_dim": 4, "qk_norm": "scaled", **changes})
+    return tiny.config(**{**base, "rope_dim": 4, "qk_norm": "scaled", **changes})
 
 
 def made(shape, scale=1.4):
@@ -252,8 +252,8 @@ def test_heads_that_the_model_axis_does_not_divide_are_refused():
     [
         ({"delta": DeltaConfig()}, r"model.delta.key_heads must be .* >= 1; got 0"),
         ({"delta": dataclasses.replace(ODD, value_heads=4)}, "value_heads must be a multiple of"),
-        ({"rotary_dim": 10}, r"model.rotary_dim must be .* <= 8; got 10"),
-        ({"rotary_dim": 3}, "model.rotary_dim must be even; got 3"),
+        ({"rope_dim": 10}, r"model.rope_dim must be .* <= 8; got 10"),
+        ({"rope_dim": 3}, "model.rope_dim must be even; got 3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(changes, message):

@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from alignjax.core import struct, trees
 from alignjax.models import params, scoring, transformer
-from alignjax.models.config import MoeConfig
+from alignjax.models.config import MoeConfig, RopeScaling
 from alignjax.parallel import axes, hosts, mesh
 from tests.models import tiny
 
@@ -102,6 +102,11 @@ FAMILIES = {
         "qkv_bias": True,
         "out_bias": True,
         "moe": MoeConfig(experts=6, active=2, ff=8, bias=True, clamp=0.7),
+    },
+    "parts and lengths": {
+        "rope_dim": 6,
+        "rope_interleaved": True,
+        "rope": RopeScaling(kind="dynamic", factor=2.0, original_length=3),
     },
 }
 

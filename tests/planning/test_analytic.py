@@ -17,7 +17,7 @@ DIRECT = {"kv_heads": 4, "mla": MlaConfig(kv_rank=32, rope_dim=16, value_dim=24)
 SINKS = {"sinks": True, "qkv_bias": True, "moe": MoeConfig(experts=6, ff=48, bias=True, clamp=7.0)}
 WINDOWS = {"attention": ("sliding", "chunked", "full"), "window": 8}
 RULE = {
-    "attention": ("delta", "delta", "full"), "attention_gate": True, "rotary_dim": 8,
+    "attention": ("delta", "delta", "full"), "attention_gate": True, "rope_dim": 8,
     "delta": DeltaConfig(key_heads=2, value_heads=6, key_dim=24, value_dim=16),
     "moe": MoeConfig(experts=4, active=2, ff=48, shared_ff=64, shared_gate=True),
 }  # fmt: skip
@@ -110,7 +110,7 @@ def test_parameters_of_a_family_with_states():
     config = TransformerConfig(
         vocab_size=151936, layers=48, width=2048, heads=16, kv_heads=2, head_dim=256, ff=5120,
         tied=False, attention=("delta", "delta", "delta", "full"), attention_gate=True,
-        rotary_dim=64, qk_norm="scaled",
+        rope_dim=64, qk_norm="scaled",
         delta=DeltaConfig(key_heads=16, value_heads=32, key_dim=128, value_dim=128),
         moe=MoeConfig(experts=512, active=10, ff=512, shared_ff=512, shared_gate=True),
     )  # fmt: skip

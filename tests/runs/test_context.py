@@ -1,14 +1,16 @@
 """Rows and answers longer than a model was trained for are told, and not refused."""
 
 import json
+import types
 
 import pytest
 
 from alignjax.models.checkpoints import folder
-from alignjax.runs import evaluation, model_shape
+from alignjax.runs import evaluation, exchange, model_shape
 from alignjax.sampling import transforms
 from alignjax.serving import served
 from tests.commands import open_model
+from tests.models.families import golden
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,21 @@ def test_rows_of_training_are_told(place):
     (line,) = model_shape.context_lines(str(place), 25)
     assert line.startswith("rows of 25 tokens go beyond the 24 that the model was trained for")
     assert model_shape.context_lines("", 10**6) == []
+
+
+def test_rows_by_whose_length_positions_turn_are_told():
+    stored = folder.open_model(golden.HERE / "goldens" / "phi3-longrope")
+    assert stored.beyond(12, "rows") == []
+    (line,) = stored.beyond(13, "rows")
+    assert "beyond the 12 from which on positions turn by a row's length (longrope)" in line
+
+
+def test_adapters_of_matrices_that_stand_together_are_named(tmp_path):
+    shape = folder.open_model(golden.HERE / "goldens" / "phi3").config
+    run = types.SimpleNamespace(
+        config=types.SimpleNamespace(weights="", weights_layers=0), folder=tmp_path
+    )
+    assert exchange._together(run, shape, ("query", "out", "down")) == "query"
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, "many", 2.5])

@@ -262,11 +262,11 @@ def fields(adapter: Config, config: TransformerConfig, base: str) -> dict[str, A
 
 def check_shape(config: TransformerConfig, kind: str) -> None:
     """Refuses a model whose maps peft can't name."""
-    if config.mla.kv_rank and kind == "PREFIX_TUNING":
-        raise ValueError(
-            "a prefix needs keys and values of its own; this model makes them of latents "
-            "(model.mla)."
-        )
+    why = "makes keys and values of latents (model.mla)" if config.mla.kv_rank else ""
+    if config.rope.by_length():
+        why = f"turns keys by a row's length (model.rope.kind={config.rope.kind})"
+    if why and kind == "PREFIX_TUNING":
+        raise ValueError(f"a prefix needs keys and values of its own; this model {why}.")
     if config.attention_gate or "delta" in config.kinds():
         raise ValueError(
             "adapters for peft must be of a model whose maps are matrices of their own; this one "

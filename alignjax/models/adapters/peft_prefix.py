@@ -20,7 +20,8 @@ def _turned(keys: jax.Array, config: TransformerConfig, kind: str, by: int) -> j
     if kind == "nope":
         return keys
     # The last of |by| positions: angles are linear in the position.
-    cos, sin = rope.angles(config, kind, jnp.full((1, 1), abs(by), jnp.int32), config.head_dim)
+    place = jnp.full((1, 1), abs(by), jnp.int32)
+    cos, sin = rope.angles(config, kind, place, config.rotated(), place)
     size = jnp.sqrt(cos * cos + sin * sin)  # YaRN lengthens queries and keys; not these
     sin = sin if by >= 0 else -sin
     turn = {"interleaved": config.rope_interleaved}

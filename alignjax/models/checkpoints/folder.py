@@ -57,11 +57,19 @@ class Stored:
 
         No refusal: rotations go on, and to train a model for longer rows is a reason to have them.
         """
+        rope, lines = self.config.rope, []
+        if rope.by_length() and length > rope.original_length:
+            lines = [
+                f"{what} of {length} tokens go beyond the {rope.original_length} from which on "
+                f"positions turn by a row's length ({rope.kind}): keys in a cache stay as they "
+                "were turned, so that answers are not scored exactly as they were sampled."
+            ]
         if not 0 < self.context < length:
-            return []
+            return lines
         return [
+            *lines,
             f"{what} of {length} tokens go beyond the {self.context} that the model was trained "
-            "for (max_position_embeddings): later positions are new to it."
+            "for (max_position_embeddings): later positions are new to it.",
         ]
 
     def load(
@@ -226,10 +234,10 @@ def _normal(config: TransformerConfig) -> dict[str, Any]:
         "logit_scale": float(f"{config.logit_scale:.6g}"),
         "query_tuning_span": config.query_tuning_span if tuned else 0,
         "rope": rope,
+        "rope_dim": config.rotated(),
         "moe": _normal_moe(config),
         "mla": config.mla if config.mla.kv_rank else MlaConfig(),
         "delta": config.delta if "delta" in kinds else DeltaConfig(),
-        "rotary_dim": config.rotary_dim or (0 if config.mla.kv_rank else config.head_dim),
     }
 
 

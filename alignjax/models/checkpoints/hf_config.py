@@ -51,6 +51,7 @@ SCALED = {
     "attention_factor": "attention_factor",
     "truncate": "truncate",
 }
+LISTS = {"short_factor": "short", "long_factor": "long"}  # of longrope
 # Without these a scaling means nothing.
 NEEDED: dict[str, tuple[str, ...]] = {
     "linear": ("factor",),
@@ -61,6 +62,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "high_freq_factor",
     ),
     "yarn": ("factor", "original_max_position_embeddings"),
+    "dynamic": ("factor",),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
 }
 LIMIT = 1_000_000  # bytes of a config.json
 _MISSING = object()
@@ -150,8 +153,13 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
-def rope_fields(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
+def rope_fields(
+    fields: Fields, theta: float, *, more: tuple[str, ...] = (), context: int = 0
+) -> tuple[float, RopeScaling]:
     """(theta, scaling) of a model whose layers all turn alike.
+
+    more: kinds of scaling that not all families have, dynamic or longrope, whose angles depend on a
+    row's length; context: `max_position_embeddings` for these.
 
     Raises:
       ValueError: the two spellings are both there and differ.
@@ -167,7 +175,8 @@ def rope_fields(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
         if not alone and old[name] != new.get(name):
             what = f"be as in the older fields, {old[name]!r:.80}"
             raise fields.error(f"rope_parameters.{name}", what, repr(new.get(name)))
-    return scaling_of(Fields({**new, **old}, f"{fields.where}, rope_parameters"), theta)
+    joined = Fields({**new, **old}, f"{fields.where}, rope_parameters")
+    return scaling_of(joined, theta, more=more, context=context)
 
 
 def table(fields: Fields, name: str) -> dict[str, Any]:
@@ -178,7 +187,9 @@ def table(fields: Fields, name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
+def scaling_of(
+    fields: Fields, theta: float, *, more: tuple[str, ...] = (), context: int = 0
+) -> tuple[float, RopeScaling]:
     """(theta, scaling) from the fields of one kind of layer.
 
     Raises:
@@ -191,18 +202,48 @@ def scaling_of(fields: Fields, theta: float) -> tuple[float, RopeScaling]:
     if kind == "default":
         fields.done()
         return theta, RopeScaling()
-    if kind not in ("linear", "llama3", "yarn"):
-        raise fields.error("rope_type", "be default, linear, llama3 or yarn", repr(kind))
+    known = ("default", "linear", "llama3", "yarn", *more)
+    if kind not in known:
+        rule = f"be {', '.join(known[:-1])} or {known[-1]}"
+        raise fields.error("rope_type", rule, repr(kind))
     for name in NEEDED[kind]:
         if not fields.has(name):
             raise fields.error(name, f"be given for {kind}", "nothing")
     values: dict[str, Any] = {"truncate": fields.flag("truncate", True)}
+    if kind == "dynamic":
+        own = Fields({"max_position_embeddings": context}, fields.where)
+        values["original_length"] = own.size("max_position_embeddings")
+        fields.only("original_max_position_embeddings", context)
+    for name, ours in LISTS.items() if kind == "longrope" else ():
+        values[ours] = _numbers(fields, name)
     values |= {ours: fields.number(name) for name, ours in SCALED.items() if fields.has(name)}
     scaling = RopeScaling(kind=kind, **values)
+    if kind == "dynamic" and scaling.factor < 1:
+        raise fields.error("factor", "be 1 or more for dynamic", repr(scaling.factor))
     if kind == "yarn":
         _yarn_factor(fields, scaling, explicit="attention_factor" in values)
+    if kind == "longrope":
+        _long_factor(scaling, values, context)
     fields.done()
     return theta, scaling
+
+
+def _numbers(fields: Fields, name: str) -> tuple[float, ...]:
+    """A list of positive numbers."""
+    value = fields.take(name)
+    numbers = isinstance(value, list) and all(type(x) in (int, float) and x > 0 for x in value)
+    if not numbers:
+        raise fields.error(name, "be a list of positive numbers", repr(value))
+    return tuple(map(float, value))
+
+
+def _long_factor(scaling: RopeScaling, given: Mapping[str, Any], context: int) -> None:
+    """Longrope's factor is the quotient of the two lengths, that of cos and sin follows from it."""
+    if "factor" not in given:
+        scaling.factor = context / scaling.original_length
+    if "attention_factor" not in given:
+        longer = math.log(max(scaling.factor, 1.0))
+        scaling.attention_factor = math.sqrt(1 + longer / math.log(scaling.original_length))
 
 
 def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> None:
@@ -227,6 +268,9 @@ def _yarn_factor(fields: Fields, scaling: RopeScaling, *, explicit: bool) -> Non
 def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     """The `rope_parameters` that `scaling_of` reads as these."""
     kept = NEEDED.get(scaling.kind, ())
+    lists = {n: list(getattr(scaling, o)) for n, o in LISTS.items() if scaling.kind == "longrope"}
+    if lists:
+        kept = ("factor", "original_max_position_embeddings", "attention_factor")
     if scaling.kind == "yarn":
         kept += ("beta_fast", "beta_slow", "attention_factor", "truncate")
     values = {name: getattr(scaling, SCALED[name]) for name in kept}
@@ -235,7 +279,7 @@ def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     if scaling.score_mscale:
         values["mscale_all_dim"] = scaling.score_mscale
     kind = "default" if scaling.kind == "none" else scaling.kind
-    return {"rope_type": kind, "rope_theta": theta, **values}
+    return {"rope_type": kind, "rope_theta": theta, **values, **lists}
 
 
 def spelled_twice(theta: float, scaling: RopeScaling) -> dict[str, Any]:

@@ -22,7 +22,8 @@ class Family(NamedTuple):
     for no other: what the family cannot express is lost; special token ids are the tokenizer's to
     add. sources: config -> the tree of Sources. unread: patterns of tensors that a folder may hold
     and the model does not use. opened: (a folder's tensors, what is left out on request, where) ->
-    its tensors under the names of `sources`.
+    its tensors under the names of `sources`. fused: our names of matrices that stand in one tensor
+    with others, so that no adapter of peft is of one of them.
     """
 
     config: Callable[[Fields], TransformerConfig]
@@ -30,6 +31,7 @@ class Family(NamedTuple):
     sources: Callable[[TransformerConfig], Transformer]
     unread: Callable[[TransformerConfig], tuple[str, ...]] = lambda config: ()
     opened: Callable[[Any, str, str], Any] = lambda tensors, skip, where: tensors
+    fused: tuple[str, ...] = ()
 
 
 def sources(
@@ -39,12 +41,15 @@ def sources(
     dense: Part | None = None,
     attend: Part | None = None,
     delta: Part | None = None,
+    norms: tuple[str, str, str] = ("post_attention", "pre_feedforward", "post_feedforward"),
 ) -> Transformer:
     """The Transformer of `config` with a `Source` in place of each parameter.
 
     mlp: sources of the layers with experts, for families that have them. dense, attend: those of
       other layers' MLPs and of attention, for families whose names differ. delta: those of layers
-      of the gated delta rule.
+      of the gated delta rule. norms: the names, before "_layernorm", of the norms between attention
+      and the stream, the stream and the MLP, the MLP and the stream, where there are norms after
+      branches.
     """
     stacks = []
     for sparse, numbers in config.stacks():
@@ -52,7 +57,7 @@ def sources(
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
         heads = delta if delta and config.mixes(numbers[0]) else attend or grouped_attention
-        stacks.append(block(config, numbers, make, heads))
+        stacks.append(block(config, numbers, make, heads, norms))
     single: Any = Source
     return Transformer(
         embed=single("model.embed_tokens.weight"),
@@ -67,21 +72,23 @@ def block(
     numbers: Sequence[int],
     mlp: Part,
     attend: Part,
+    norms: tuple[str, str, str],
 ) -> Block:
     """Sources of a stack of layers."""
 
     def source(name: str, axes: str = "", **more: Any) -> Any:
         return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
 
-    after = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     post = config.post_norms
+    behind, after, last = (f"{name}_layernorm.weight" for name in norms)
+    after = after if post else "post_attention_layernorm.weight"
     return Block(
         attention_norm=source("input_layernorm.weight") if config.pre_norms else None,
         attention=attend(config, source),
-        mlp_norm=source(f"{after}.weight") if config.pre_norms else None,
+        mlp_norm=source(after) if config.pre_norms else None,
         mlp=mlp(config, source),
-        attention_post_norm=source("post_attention_layernorm.weight") if post else None,
-        mlp_post_norm=source("post_feedforward_layernorm.weight") if post else None,
+        attention_post_norm=source(behind) if post else None,
+        mlp_post_norm=source(last) if post else None,
     )
 
 

@@ -217,6 +217,31 @@ def test_part_of_a_joined_axis(start, stop):
         np.testing.assert_array_equal(found, expected[:, start:stop])
 
 
+ALL, PART = [(0, 5), (0, 2), (0, 3), (0, 4)], [(1, 4), (1, 2), (1, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("box", [ALL, PART])
+def test_rows_of_a_matrix(box):
+    """Queries, keys and values in one matrix: any part of the queries, read and written."""
+    whole = np.arange(5 * 44).reshape(44, 5)  # 2 x 3 heads of 4 behind 8 rows, and 12 more
+    source = Source("x", "(k g h) d -> d k g h", rows=(8, 44))
+
+    class One:
+        def read(self, name, index, shape):
+            return whole.reshape(shape)[index]
+
+    plan = sharded.Plan("x", source, (5, 2, 3, 4))
+    assert plan.tensor_shape == (44, 5)
+    expected = whole[8:32].reshape(2, 3, 4, 5).transpose(3, 0, 1, 2)
+    at = tuple(slice(*one) for one in box)
+    np.testing.assert_array_equal(plan.read(One(), "x", box), expected[at])
+    out = np.zeros_like(whole)
+    plan.write(expected, out)
+    np.testing.assert_array_equal(out[8:32], whole[8:32])
+    assert not out[:8].any()
+    assert not out[32:].any()
+
+
 @pytest.mark.parametrize("piece", [1, 8, 100, 2**16])
 @pytest.mark.parametrize("shape", [(), (0, 3), (7,), (5, 1, 6), (4, 3, 5, 2)])
 def test_copies_in_pieces(monkeypatch, piece, shape):
@@ -247,6 +272,7 @@ MISTAKES = [
     (Source("x", "a b c -> a b", {"c": 2}, {"c": 2}), "take must be below"),
     (Source("x", "a b c -> a b", take={"c": 0}), "take must be below"),
     (Source("x", "a b c -> (a b) c", {"b": 2}, {"b": (0, 1)}), "without brackets"),
+    (Source("x", "a b -> a b", rows=(2, 5)), "rows must hold the parameter's 4"),
     (Source(("x", "y")), "stacked names"),
     (Source((("x", "y"), ("x",))), "evenly"),
     (Source(()), "evenly"),

@@ -20,7 +20,7 @@ DENSE = sorted(path.parent for path in (HERE / "goldens").glob("*/computed.npz")
 # In the quick tests: each family once, and each kind of rope scaling.
 QUICK = (
     "gemma2 gemma3 granite llama-biases-llama3 llama-linear llama-yarn mistral-window olmo3 "
-    "qwen2-sliding qwen3 qwen3_5-odd qwen3_next smollm3"
+    "qwen2-sliding qwen3 qwen3_5-odd qwen3_next smollm3 llama-dynamic phi3-longrope glm4"
 )
 
 
@@ -39,7 +39,8 @@ LENGTH = 24  # slots of every batch here, so that one program serves all
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Golden:
     """What transformers computed: logits of a prompt [T, V]; of rows, without their padding;
-    the prompt's mean cross entropy and its gradient by tensor name."""
+    the prompt's mean cross entropy and its gradient by tensor name. cached: logits of the prompt
+    and the rows by a cache, where these are others; else empty."""
 
     path: pathlib.Path
     prompt: np.ndarray
@@ -49,6 +50,7 @@ class Golden:
     loss: float
     gradients: dict[str, np.ndarray]
     versions: dict[str, str]
+    cached: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ def dense(path: pathlib.Path) -> Golden:
             loss=float(data["loss"]),
             gradients=named,
             versions=json.loads(str(data["versions"])),
+            cached=[data[f"cached/{i}"] for i in range(len(rows) + 1) if f"cached/{i}" in data],
         )
 
 
@@ -171,7 +174,7 @@ def decoded_error(golden: Golden, prefill: int = 10) -> float:
         logits, cache = step(golden.params, cache, *(x[:, start:stop] for x in batch))
         parts.append(np.asarray(logits))
     logits = np.concatenate(parts, axis=1)
-    wanted = [golden.logits, *golden.padded["left"]]
+    wanted = golden.cached or [golden.logits, *golden.padded["left"]]
     return max(worst(logits[i][segments > 0], wanted[i]) for i, segments in enumerate(batch[2]))
 
 

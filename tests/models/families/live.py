@@ -45,6 +45,27 @@ def run(jobs: list[list[Any]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def _parts(
+    kind: str, rng: np.random.Generator, fields: dict[str, Any], rope: dict[str, Any]
+) -> dict[str, Any]:
+    """Fields of families whose heads turn in part."""
+    whole = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
+    size = int(2 * rng.integers(1, whole // 2 + 1))
+    part = {"partial_rotary_factor": (size + 0.25) / whole if size < whole else 1.0}
+    if kind != "phi3":
+        own = {"rope_parameters": {**rope, **part}}
+        return own if kind == "glm4_moe" else {**own, "attention_bias": bool(rng.integers(2))}
+    base: dict[str, Any] = {"rope_type": "default", "rope_theta": rope["rope_theta"], **part}
+    if rng.integers(2):
+        divisors = {n: list(1 + 3 * rng.random(size // 2)) for n in ("short_factor", "long_factor")}
+        base |= {"rope_type": "longrope", **divisors}
+    return {
+        "rope_parameters": base,
+        "original_max_position_embeddings": int(rng.integers(6, 25)),
+        "sliding_window": int(rng.integers(1, 12)) if rng.integers(2) else None,
+    }
+
+
 SEEING = {
     "hidden_size": 8,
     "intermediate_size": 32,
@@ -95,7 +116,7 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    if kind in ("smollm3", "qwen2", "olmo2", "olmo3", "granite"):
+    if kind in ("smollm3", "qwen2", "olmo2", "olmo3", "granite", "phi3"):
         fields["hidden_size"] = kv * group * fields.pop("head_dim")  # these take no other
     # Products keep their size whatever the width: else rounding grows from layer to layer, to 5e-5
     # of either side against float64.
@@ -151,6 +172,11 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         own["final_logit_softcapping"] = either(None, 4.0)
     if kind == "gemma2":
         own["attn_logit_softcapping"] = either(None, 3.0)
+    if kind in ("phi3", "glm4", "glm4_moe"):
+        own |= _parts(kind, rng, fields, own["rope_parameters"])
+    if kind == "llama" and either(True, False):
+        own["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.5, "rope_theta": theta}
+        fields["max_position_embeddings"] = int(rng.integers(6, 25))
     if kind == "olmo3":
         own |= {**window, "layer_types": mixed}
         scaled |= {"truncate": True} if "truncate" in scaled else {}  # it takes no other

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-KINDS = ("mixtral", "qwen3_moe", "deepseek_v3", "llama4_text", "gpt_oss")
+KINDS = ("mixtral", "qwen3_moe", "deepseek_v3", "llama4_text", "gpt_oss", "glm4_moe")
 
 
 def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +58,14 @@ def experts_of(kind: str, rng: np.random.Generator, fields: dict[str, Any]) -> d
             "attn_scale": float(rng.uniform(0.05, 0.5)),
             "attention_bias": either(True, False),
         }
+    if kind == "glm4_moe":
+        size, deep = fields["num_key_value_heads"], {**fields}
+        latent = {"rank", "rope", "nope"}  # words of fields that it does not share
+        own = _deepseek(either, rng, deep)
+        routed = {n: x for n, x in own.items() if not {*n.split("_")} & latent}
+        routed |= {"num_key_value_heads": size, "use_qk_norm": either(True, False)}
+        routed |= {"num_nextn_predict_layers": 0, "moe_intermediate_size": small}
+        return {n: x for n, x in routed.items() if n != "v_head_dim"}
     return _deepseek(either, rng, fields) | {"moe_intermediate_size": small}
 
 

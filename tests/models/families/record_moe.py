@@ -146,6 +146,35 @@ CASES |= {
         | {"swiglu_limit": 0.7, "swiglu_alpha": 1.1},
     ),
 }
+GLM = {
+    "moe_intermediate_size": 9,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "head_dim": 8,
+    "num_nextn_predict_layers": 0,
+}
+CASES |= {
+    "glm4_moe": (
+        transformers.Glm4MoeConfig,
+        GLM
+        | {"use_qk_norm": True, "attention_bias": True, "n_group": 2, "topk_group": 1}
+        | {"n_shared_experts": 2, "routed_scaling_factor": 1.3, "first_k_dense_replace": 1},
+    ),
+    "glm4_moe_plain": (
+        transformers.Glm4MoeConfig,
+        GLM
+        | {"n_routed_experts": 5, "num_experts_per_tok": 3, "norm_topk_prob": False}
+        | {"tie_word_embeddings": True, "first_k_dense_replace": 2, "head_dim": 6}
+        | {"num_attention_heads": 6, "num_key_value_heads": 2}
+        | {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 100.0,
+                "partial_rotary_factor": 1.0,
+            }
+        },
+    ),
+}
 LENGTHS = (11, 6, 9)
 
 

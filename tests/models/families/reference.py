@@ -107,12 +107,48 @@ def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
         for i, row in enumerate(rows):
             found[f"row/{i}"] = row
             found[f"{side}/{i}"] = out[i][mask[i].bool()].numpy()
-            if side == "left" and getattr(text, "attn_temperature_tuning", False):
-                # This version scales queries by the slot, which padding moves: the row alone is
-                # right.
-                with torch.no_grad():
-                    found[f"{side}/{i}"] = model(torch.tensor(row)[None]).logits[0].numpy()
+            moved = side == "left" and getattr(text, "attn_temperature_tuning", False)
+            if moved or turned(text):
+                # This version scales queries by the slot, which padding moves, and turns all rows
+                # by the longest one: the row alone is right.
+                found[f"{side}/{i}"] = alone(model, row)
+    for i, row in enumerate([prompt, *rows] if turned(text) else []):
+        found[f"cached/{i}"] = decoded(model, row)
     return found
+
+
+def turned(text: Any) -> bool:
+    """Whether positions turn by the length of a row."""
+    return (text.rope_parameters or {}).get("rope_type") in ("dynamic", "longrope")
+
+
+def anew(model: Any) -> None:
+    """Forgets the longest row that was seen, by which later ones would turn."""
+    for part in model.modules():
+        if hasattr(part, "original_inv_freq"):
+            part.inv_freq = part.original_inv_freq.clone()
+            part.max_seq_len_cached = part.original_max_seq_len
+
+
+def alone(model: Any, row: np.ndarray) -> np.ndarray:
+    """Logits of a row by itself."""
+    anew(model)
+    with torch.no_grad():
+        return model(torch.tensor(row)[None], use_cache=False).logits[0].numpy()
+
+
+def decoded(model: Any, row: np.ndarray) -> np.ndarray:
+    """The same by a cache, as `golden.decoded_error` reads it: some tokens at once, then one by
+    one."""
+    anew(model)
+    first, cache, found = max(len(row) - 14, 1), None, []
+    with torch.no_grad():
+        for start, stop in [(0, first), *((n, n + 1) for n in range(first, len(row)))]:
+            tokens = torch.tensor(row[start:stop])[None]
+            out = model(tokens, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.logits[0].numpy())
+    return np.concatenate(found)
 
 
 def gradient_of(model: Any) -> Any:

@@ -17,6 +17,8 @@ CHECKPOINTS = {
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3 (from 4B on), text part",
     "gemma3_text": "Gemma 3 (1B, and the text part of larger ones as its own folder)",
+    "glm4": "GLM-4 0414, dense",
+    "glm4_moe": "GLM-4.5, 4.6",
     "gpt_oss": "GPT-OSS 20B, 120B",
     "granite": "Granite 3.0 to 3.3, dense",
     "llama": "Llama 2, 3, 3.1, 3.2 (text), 3.3; SmolLM2",
@@ -27,6 +29,7 @@ CHECKPOINTS = {
     "mixtral": "Mixtral",
     "olmo2": "OLMo 2",
     "olmo3": "OLMo 3",
+    "phi3": "Phi-3, Phi-3.5, Phi-4 (text)",
     "qwen2": "Qwen 2, 2.5",
     "qwen3": "Qwen 3",
     "qwen3_5": "Qwen 3.5, dense, text part",
@@ -66,6 +69,13 @@ are refused.
 | model_type | checkpoints |
 |---|---|
 {families}
+
+Positions of type `dynamic` (Llama) and `longrope` (Phi-3) turn by the length of a token's own row:
+a row read whole is what transformers computes of that row alone, whatever stands beside it. By a
+cache, keys stay as they were turned when they came, as in transformers, so that beyond the original
+length answers are not scored exactly as they were sampled; a line says so. What is fused in one
+tensor (Phi-3's queries, keys and values; gates and ways in of Phi-3, GLM-4 and GPT-OSS's experts)
+takes our adapters, merged on export; `export --adapters` refuses them.
 
 ## Parity
 
@@ -128,9 +138,9 @@ def features(config: TransformerConfig) -> str:
         kinds and f"{' and '.join(kinds)} layers" + (" among full ones" if mixed(config) else ""),
         "delta" in kinds and rule(config.delta),
         config.attention_gate and "gated attention",
-        config.rotary_dim and f"{config.rotary_dim} of {config.head_dim} dimensions turn",
         config.window and f"window {config.window}",
         config.rope.kind != "none" and f"{config.rope.kind} positions",
+        config.rope_dim and f"{config.rope_dim} of {config.head_dim} dimensions turn",
         config.rope_interleaved and "neighbours turn",
         config.local_rope_theta and "local base",
         config.qkv_bias and ("biases" if config.out_bias else "q, k, v biases"),

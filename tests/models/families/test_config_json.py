@@ -24,6 +24,23 @@ def parse(name, **changes):
     return folder.parse_config(fields_of(name, **changes), "here")
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1, 2, 3.0], "long_factor": [4, 5, 6.0]}
+LONG |= {"partial_rotary_factor": 0.75}
+
+
+def test_older_names_of_longrope():
+    """As Phi-3 was published: "su", the original length outside, no factor of cos and sin."""
+    older = {"rope_scaling": {**LONG, "rope_type": None, "type": "su"}, "rope_parameters": ...}
+    older["rope_scaling"].pop("partial_rotary_factor")
+    found = parse("phi3-longrope", **older, rope_theta=50.0, partial_rotary_factor=0.75)
+    rope, factor = found.rope, 64 / 12
+    assert (rope.kind, rope.short, rope.long) == ("longrope", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert (rope.original_length, found.rope_theta, found.rope_dim) == (12, 50.0, 6)
+    np.testing.assert_allclose(rope.factor, factor)
+    np.testing.assert_allclose(rope.attention_factor, np.sqrt(1 + np.log(factor) / np.log(12)))
+    assert parse("phi3-longrope", rope_parameters=LONG).rope == rope
+
+
 def refused(rule, name, **changes):
     with pytest.raises(ValueError, match=rule) as caught:
         parse(name, **changes)
@@ -96,6 +113,26 @@ def test_sizes_that_are_none(field, value):
         ("gemma2", {"final_logit_softcapping": -3.0}, "final_logit_softcapping must be a number"),
         ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a number"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention must be"),
+        ("qwen3", {"rope_parameters": {"type": "dynamic", "factor": 2.0}}, "be default, linear, l"),
+        ("llama-dynamic", {"max_position_embeddings": "many"}, "max_position_embeddings must"),
+        (
+            "llama-dynamic",
+            {"rope_parameters": {"type": "dynamic", "factor": 0.5}},
+            "factor must be 1 or",
+        ),
+        ("phi3", {"rope_parameters": {"rope_type": "llama3"}}, "be default or longrope; got 'll"),
+        ("phi3", {"resid_pdrop": 0.1}, "resid_pdrop must be 0"),
+        ("phi3", {"lm_head_bias": True}, "lm_head_bias must be False"),
+        (
+            "phi3-longrope",
+            {"rope_parameters": {**LONG, "short_factor": [1.0]}},
+            "rope.short must h",
+        ),
+        ("phi3-longrope", {"rope_parameters": {**LONG, "long_factor": [0, 1]}}, "positive numbers"),
+        ("phi3-longrope", {"rope_parameters": {"rope_type": "su"}}, "short_factor must be given"),
+        ("glm4", {"partial_rotary_factor": 0.25}, "partial_rotary_factor must be the same where"),
+        ("glm4", {"rope_parameters": {"partial_rotary_factor": 0.1}}, "turn an even number of a "),
+        ("glm4", {"rope_parameters": {"partial_rotary_factor": 1.5}}, "must be a number in"),
         ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping must be 0"),
         ("gemma3", {"rope_parameters": {"full_attention": 3}}, "full_attention must hold"),
         ("gemma3", {"rope_parameters": {"rope_theta": 3.0}}, "knows; got rope_theta"),
@@ -160,7 +197,8 @@ def test_all_spellings_of_rotary_fields(kind):
 @pytest.mark.parametrize(
     ("changes", "rule"),
     [
-        ({"rope_parameters": {"type": "dynamic", "factor": 2.0}}, "rope_type must be"),
+        ({"rope_parameters": {"type": "longrope", "factor": 2.0}}, "rope_type must be"),
+        ({"rope_parameters": {"type": "dynamic"}}, "factor must be given for dynamic"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, r"must be as in the older fields"),
         ({"rope_theta": 7.0}, r"rope_parameters.rope_theta must be as in the older"),
         ({"rope_scaling": "linear"}, "rope_scaling must hold an object"),

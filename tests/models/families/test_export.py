@@ -125,6 +125,29 @@ MADE_HERE |= {
         "rope": RopeScaling(kind="linear", factor=8.0),
         "query_scale": 10**-0.5,
     },
+    "phi3": {"rope_dim": 8, "tied": False},
+    "phi3 with longrope": {
+        "rope": RopeScaling(
+            kind="longrope",
+            factor=3.0,
+            original_length=8,
+            attention_factor=1.1,
+            short=(1.0,) * 8,
+            long=(1.0, 2.0) * 4,
+        ),
+    },
+    "llama by length": {"rope": RopeScaling(kind="dynamic", factor=2.0, original_length=8)},
+    "glm4": {"rope_dim": 10, "rope_interleaved": True, "post_norms": True, "qkv_bias": True},
+    "glm4_moe": {
+        "rope_dim": 6,
+        "moe": MoeConfig(
+            experts=4, active=2, ff=8, shared_ff=8, scores="sigmoid", bias_correction=True
+        ),
+    },
+    "gpt_oss": {
+        "sinks": True,
+        "moe": MoeConfig(experts=5, active=2, ff=176, bias=True, clamp=7.0),
+    },
     "mixtral": {"moe": MoeConfig(experts=4, active=2, ff=176, balance_loss=0.1)},
 }
 

@@ -28,7 +28,8 @@ pytestmark = [
 ]
 SEED = int(os.environ.get("ALIGNJAX_LIVE_SEED", "100"))
 PER_FAMILY = int(os.environ.get("ALIGNJAX_LIVE_MODELS", "2"))
-KINDS = (*folder.FAMILIES, *COMPOSITES)
+ASKED = os.environ.get("ALIGNJAX_LIVE_KINDS", "").split()  # these families alone
+KINDS = ASKED or (*folder.FAMILIES, *COMPOSITES)
 DRAWS = [(kind, SEED + n) for n in range(PER_FAMILY) for kind in KINDS]
 MADE_HERE = {
     "llama": {"rope": RopeScaling(kind="yarn", factor=4.0, original_length=16)},

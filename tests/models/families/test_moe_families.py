@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import jax
@@ -14,12 +15,14 @@ from alignjax.core import trees
 from alignjax.models import scoring, transformer
 from alignjax.models.checkpoints import folder, safetensors_io, sharded
 from alignjax.parallel import mesh
+from alignjax.planning import analytic
 from tests.models import tiny
+from tests.models.families import golden as golden_files
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens_moe"
 CASES = sorted(path.name for path in GOLDENS.iterdir() if path.is_dir())
 # One model a family in the quick tests; the others differ in a switch or two.
-QUICK = ("deepseek_v3", "llama4", "mixtral", "qwen3_moe")
+QUICK = ("deepseek_v3", "glm4_moe", "gpt_oss", "llama4", "mixtral", "qwen3_moe")
 MARKED = [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES]
 
 
@@ -187,6 +190,12 @@ def test_loading_onto_a_mesh(case, sizes):
         ("deepseek_v3", {"q_lora_rank": 2.5}, "must be a whole number; got 2.5"),
         ("deepseek_v3", {"rope_interleave": 1}, "rope_interleave must be true or false"),
         ("deepseek_v3", {"first_k_dense_replace": -1}, "first_k_dense_replace must be a whole"),
+        ("gpt_oss", {"swiglu_limit": 0}, "swiglu_limit must be a number"),
+        ("gpt_oss", {"experts_per_token": 3}, "experts_per_token must be 2; got 3"),
+        ("gpt_oss", {"initial_context_length": 7}, "initial_context_length must be 16; got 7"),
+        ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
+        ("glm4_moe", {"first_k_dense_replace": -1}, "first_k_dense_replace must be a whole"),
+        ("glm4_moe", {"n_group": 4}, "model.moe.groups must divide"),
         ("llama4", {"moe_layers": "all"}, "moe_layers must be a list of layers below"),
         ("llama4", {"no_rope_layers": [2, 1, 1, 1]}, "no_rope_layers must say 0 or 1"),
         ("llama4", {"rope_parameters": {"rope_type": "dynamic"}}, "rope_type must be default"),
@@ -198,6 +207,56 @@ def test_fields_that_change_the_model_are_refused(case, changes, message, tmp_pa
     shutil.copy(GOLDENS / case / "model.safetensors", tmp_path)
     with pytest.raises(ValueError, match=message):
         folder.open_model(tmp_path)
+
+
+PUBLISHED = {
+    "model_type": "gpt_oss",
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "vocab_size": 201088,
+}
+
+
+def test_gpt_oss_as_published_and_by_its_defaults():
+    found = folder.parse_config(PUBLISHED, "here")
+    assert analytic.parameters(found) == pytest.approx(20.9e9, rel=1e-2)
+    assert found.kinds()[:2] == ["sliding", "full"]
+    assert (found.moe.clamp, found.moe.clamp_gain, found.qkv_bias) == (7.0, 1.702, True)
+    given = ("model_type", "hidden_size", "num_attention_heads", "vocab_size", "num_hidden_layers")
+    least = {name: PUBLISHED[name] for name in given}
+    least |= {"intermediate_size": 2880, "num_local_experts": 32}
+    assert folder.parse_config(least, "here") == found
+
+
+@pytest.mark.parametrize(
+    "left", ["layers.1.self_attn.sinks", "layers.0.mlp.router.bias", "experts.down_proj_bias"]
+)
+def test_a_tensor_that_is_missing_is_named(left, tmp_path):
+    held = safetensors_io.open_folder(GOLDENS / "gpt_oss")
+    tensors = {name: held.read(name) for name in held.tensors if not name.endswith(left)}
+    golden_files.write(tmp_path / "out", tensors, (GOLDENS / "gpt_oss/config.json").read_bytes())
+    with pytest.raises(ValueError, match=rf"missing: .*{re.escape(left)}") as caught:
+        folder.open_model(tmp_path / "out").load()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_norm_behind_the_turn_takes_yarns_length_away():

@@ -1,7 +1,10 @@
 """What families share: fields that all read alike, and that all write alike."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+from alignjax.models import layers
 from alignjax.models.checkpoints.hf_config import (
     Fields,
     described_rope,
@@ -10,6 +13,7 @@ from alignjax.models.checkpoints.hf_config import (
     spelled_twice,
     table,
 )
+from alignjax.models.checkpoints.names import Layer
 from alignjax.models.config import TransformerConfig
 
 
@@ -67,6 +71,55 @@ def windowed(
     }
 
 
+def partial_rope(
+    fields: Fields, absent: float, head_dim: int, *, unread: Sequence[str] = (), **more: Any
+) -> tuple[dict[str, Any], int]:
+    """(rotary fields of a TransformerConfig, dimensions of a head that turn) of a family whose
+    heads may turn in part; more: of `rope_fields`.
+
+    absent: `partial_rotary_factor` where no field says it, beside the others or among them. unread:
+    fields among the rotary ones that say nothing of text.
+    """
+    own = {name: table(fields, name) for name in ("rope_parameters", "rope_scaling")}
+    for values in own.values():
+        for name in unread:
+            values.pop(name, None)
+    parts = [fields.take("partial_rotary_factor", None)]
+    parts += [values.pop("partial_rotary_factor", None) for values in own.values()]
+    told = {part for part in parts if part is not None}
+    if len(told) > 1:
+        raise fields.error("partial_rotary_factor", "be the same wherever it stands", repr(told))
+    only = Fields({"partial_rotary_factor": told.pop() if told else absent}, fields.where)
+    size = int(head_dim * only.number("partial_rotary_factor", most=1))
+    if size < 2 or size % 2:
+        rule = f"turn an even number of a head's {head_dim} dimensions"
+        raise fields.error("partial_rotary_factor", rule, f"{size} of them")
+    base = {"rope_theta": fields.take("rope_theta", None)}
+    theta, scaling = rope_fields(Fields({**own, **base}, fields.where), 10000.0, **more)
+    turned = size if size < head_dim else 0
+    return {"rope_theta": theta, "rope": scaling, "rope_dim": turned}, size
+
+
+def described_part(config: TransformerConfig) -> dict[str, Any]:
+    """The fields that `partial_rope` reads."""
+    size, whole = config.rotated(), config.head_dim
+    part = size / whole
+    part = part if int(whole * part) == size else math.nextafter(part, 2)
+    fields = spelled_twice(config.rope_theta, config.rope)
+    fields["rope_parameters"] = {**fields["rope_parameters"], "partial_rotary_factor": part}
+    return {**fields, "partial_rotary_factor": part}
+
+
+def fused(source: Layer) -> layers.Mlp:
+    """Sources of a dense MLP whose gate and way in are one tensor, side by side."""
+    both, split, halves = "mlp.gate_up_proj.weight", "(two f) d -> d f", {"two": 2}
+    return layers.Mlp(
+        gate=source(both, split, sizes=halves, take={"two": 0}),
+        up=source(both, split, sizes=halves, take={"two": 1}),
+        down=source("mlp.down_proj.weight", "d f -> f d"),
+    )
+
+
 def rope_by_kind(fields: Fields, full: float, sliding: float) -> tuple[float, float, Any]:
     """(base of sliding layers, base of full layers, scaling of full layers).
 
@@ -110,7 +163,9 @@ def described_by_kind(config: TransformerConfig) -> dict[str, Any]:
 
 def described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
     """Fields that all families write alike."""
-    length = int(config.rope.original_length * config.rope.factor)
+    length = round(config.rope.original_length * config.rope.factor)
+    if config.rope.kind == "dynamic":  # whose original length is the one that is stated
+        length = config.rope.original_length
     return {
         "architectures": [architecture],
         "model_type": kind,

@@ -34,10 +34,8 @@ def config(fields: Fields) -> TransformerConfig:
         value_dim=fields.size("v_head_dim", 128, most=1e5),
     )
     fields.only("qk_head_dim", size + latent.rope_dim)
-    width, count = fields.size("moe_intermediate_size", 2048), _routed(fields)
-    first = fields.take("first_k_dense_replace", 3)
-    if type(first) is not int or first < 0:
-        raise fields.error("first_k_dense_replace", "be a whole number", repr(first))
+    width, count = fields.size("moe_intermediate_size", 2048), experts.routed(fields, 256)
+    first = experts.first(fields, 3)
     routed = MoeConfig(
         experts=count,
         active=experts.active(fields, 8),
@@ -60,14 +58,6 @@ def config(fields: Fields) -> TransformerConfig:
         moe=routed,
         mla=latent,
     )
-
-
-def _routed(fields: Fields) -> int:
-    """DeepSeek's experts, which newer files may name as the other families do too."""
-    count = fields.size("n_routed_experts", 256, most=1e5)
-    for name in ("num_local_experts", "num_experts"):
-        fields.only(name, count)
-    return count
 
 
 def describe(config: TransformerConfig) -> dict[str, Any]:

@@ -36,6 +36,22 @@ def active(fields: Fields, default: int) -> int:
     return fields.size("num_experts_per_tok", default, most=1e5)
 
 
+def routed(fields: Fields, default: int) -> int:
+    """DeepSeek's experts and GLM's, which newer files may name as the other families do too."""
+    count = fields.size("n_routed_experts", default, most=1e5)
+    for name in ("num_local_experts", "num_experts"):
+        fields.only(name, count)
+    return count
+
+
+def first(fields: Fields, default: int) -> int:
+    """The first layer with experts, of families that begin with dense ones."""
+    first = fields.take("first_k_dense_replace", default)
+    if type(first) is not int or first < 0:
+        raise fields.error("first_k_dense_replace", "be a whole number", repr(first))
+    return first
+
+
 def numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
     """Numbers of layers, or None where there are none."""
     numbers = fields.take(name, None)

@@ -12,7 +12,8 @@ def config(fields: Fields) -> TransformerConfig:
     """Llama 2 and 3, SmolLM2 (Touvron et al. 2023; Dubey et al. 2024)."""
     common.silu(fields)
     bias = fields.flag("attention_bias", False)
-    theta, scaling = rope_fields(fields, 10000.0)
+    context = fields.take("max_position_embeddings", 2048)
+    theta, scaling = rope_fields(fields, 10000.0, more=("dynamic",), context=context)
     return TransformerConfig(
         **common.shape(fields),
         rope_theta=theta,

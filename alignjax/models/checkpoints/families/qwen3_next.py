@@ -7,7 +7,7 @@ from alignjax.core import struct
 from alignjax.models import gated_delta, moe
 from alignjax.models.checkpoints import names
 from alignjax.models.checkpoints.families import common, experts, opened
-from alignjax.models.checkpoints.hf_config import Fields, period, rope_fields, table
+from alignjax.models.checkpoints.hf_config import Fields, period
 from alignjax.models.checkpoints.names import Layer
 from alignjax.models.config import DeltaConfig, MoeConfig, TransformerConfig
 
@@ -47,7 +47,8 @@ def mixers(
     common.silu(fields)
     own = common.shape(fields, head_dim=256, kv_heads=kv_heads, ff=ff)
     bias = fields.flag("attention_bias", False)
-    turning, theta, scaling = _turning(fields, own["head_dim"], seen)
+    unread = SEEN if seen else ()
+    rope, _ = common.partial_rope(fields, SHARE, own["head_dim"], unread=unread)
     delta = DeltaConfig(
         key_heads=fields.size("linear_num_key_heads", 16, most=1e5),
         value_heads=fields.size("linear_num_value_heads", 32, most=1e5),
@@ -59,9 +60,7 @@ def mixers(
         **own,
         "attention": _pattern(fields, own["layers"]),
         "attention_gate": True,
-        "rotary_dim": turning,
-        "rope_theta": theta,
-        "rope": scaling,
+        **rope,
         "qkv_bias": bias,
         "out_bias": bias,
         "qk_norm": "scaled",
@@ -84,40 +83,12 @@ def _pattern(fields: Fields, count: int) -> tuple[str, ...]:
     return period([MIXERS[kind] for kind in types])
 
 
-def _turning(fields: Fields, head_dim: int, seen: bool) -> tuple[int, float, Any]:
-    """(dimensions of a head that turn, base, scaling)."""
-    rope, outer = table(fields, "rope_parameters"), fields.take("partial_rotary_factor", None)
-    older = table(fields, "rope_scaling")
-    for name in SEEN if seen else ():
-        rope.pop(name, None), older.pop(name, None)
-    inner = rope.pop("partial_rotary_factor", None)
-    told = SHARE if inner is None and outer is None else inner if outer is None else outer
-    if inner is not None and inner != told:
-        what = f"be as in the older field, {told!r:.80}"
-        raise fields.error("rope_parameters.partial_rotary_factor", what, repr(inner))
-    share = Fields({"partial_rotary_factor": told}, fields.where).number(
-        "partial_rotary_factor", most=1.0
-    )
-    size = int(head_dim * share)
-    if size < 2 or size % 2:
-        rule = f"turn an even number of a head's {head_dim} dimensions"
-        raise fields.error("partial_rotary_factor", rule, f"{share!r}, which is {size}")
-    values = {"rope_parameters": rope, "rope_scaling": older}
-    values["rope_theta"] = fields.take("rope_theta", None)
-    theta, scaling = rope_fields(Fields(values, fields.where), 10000.0)
-    return 0 if size == head_dim else size, theta, scaling
-
-
 def described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
     """Fields that these families write alike."""
     fields, delta = common.described(config, kind, architecture), config.delta
-    turning, size = config.rotary_dim or config.head_dim, config.head_dim
-    share = turning / size
-    share = share if int(size * share) == turning else (turning + 0.5) / size
     words = {ours: theirs for theirs, ours in MIXERS.items()}
     return fields | {
-        "rope_parameters": {**fields["rope_parameters"], "partial_rotary_factor": share},
-        "partial_rotary_factor": share,
+        **common.described_part(config),
         "attention_bias": config.qkv_bias,
         "layer_types": [words[kind] for kind in config.kinds()],
         "linear_num_key_heads": delta.key_heads,
