@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "a lifecycle, from pretraining to the report",
     "train": "one experiment",
     "prepare": "an experiment's data, tokenised and packed once, in shards on disk",
+    "sweep": "arms x seeds of an experiment: an ablation, its table, intervals and verdict",
     "plan": "an experiment's memory, FLOPs, collectives and time on a TPU slice, without one",
     "evaluate": "a trained run on its eval split, or any model on evaluation suites",
     "compare": "two results of evaluation suites, row by row",
