@@ -49,7 +49,8 @@ def get_config(variant: str = "") -> CriticFree:
         config.data.modulus, config.data.longest = 5, 3
         config.taught.optim.learning_rate = 3e-3
         config.taught.loop.steps, config.optim.learning_rate = 400, 1e-3
-        config.loop.steps, config.loop.evaluate_every = 60, 0
+        config.loop.steps, config.loop.evaluate_every = 80, 0
+        config.data.eval_rows = 256
     elif variant == "micro":
         micro(config)
     return config
@@ -66,7 +67,7 @@ def micro(config: CriticFree) -> None:
 
 
 def sweep(variant: str = "") -> Sweep:
-    arms = ARMS[:3] if variant == "micro" else ARMS
+    arms = {"micro": ARMS[:3], "tiny": ARMS[:4]}.get(variant, ARMS)
     return Sweep(
         paper="Ahmadian et al. 2024, section 5; Shao et al. 2024; Liu et al. 2025",
         claim="A baseline from the group is what matters; its normalisation is not.",
@@ -88,7 +89,7 @@ def sweep(variant: str = "") -> Sweep:
             Gate(measure="pass@1", arm="grpo", other="reinforce", rule=">", bound=0.0),
             *(
                 Gate(measure="pass@1", arm=arm, other="rloo", rule="within", bound=0.1)
-                for arm in ("grpo", "dr_grpo", "dapo")
+                for arm in arms[2:]
             ),
         ),
     )

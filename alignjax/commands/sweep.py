@@ -1,5 +1,6 @@
 """alignjax sweep: arms x seeds of an experiment file, and what they say together."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -68,35 +69,12 @@ def make(parsed: flags.Parsed) -> folder.Plan:
       ValueError: in one line, what is wrong.
     """
     assert parsed.module is not None
-    file = pathlib.Path(str(parsed.module.__file__))
-    here = pathlib.Path.cwd()
+    file, here = pathlib.Path(str(parsed.module.__file__)), pathlib.Path.cwd()
     place = file.relative_to(here) if file.is_relative_to(here) else file
     spec = f"{place}{':' + parsed.variant if parsed.variant else ''}"
     kind = arms.command(parsed.config, parsed.name)
-    lists = parsed.options["sweep"]
-    own = arms.declared(parsed)
-    where = "--sweep" if lists else f"sweep() of {parsed.name}"
-    if lists:
-        arms.check_fields(parsed, {"": lists}, where)
-        values = arms.listed(parsed, lists)
-    elif own is not None:
-        values = {
-            name: {field: arms.text_of(value) for field, value in chosen.items()}
-            for name, chosen in own.arms.items()
-        }
-        arms.check_fields(parsed, values, where)
-    else:
-        raise one_line_error(
-            f"a sweep must have arms; got none in {parsed.name}, which has no sweep(). Give "
-            "--sweep.FIELD=A,B."
-        )
+    own, values = _declared(parsed, kind)
     chosen = arms.make(values)
-    if lists:
-        measures = own.measures if own else arms.default_measures(parsed.config, kind)
-        seeds, curves = (own.seeds, own.curves) if own else (5, ())
-        own = record.Sweep(
-            arms=values, baseline=chosen[0].name, measures=measures, seeds=seeds, curves=curves
-        )
     count = parsed.options["seeds"] or own.seeds
     if count < 2:
         raise one_line_error(
@@ -104,14 +82,41 @@ def make(parsed: flags.Parsed) -> folder.Plan:
         )
     given = arms.overrides(parsed)
     expected: record.Expected = {}
-    if not lists and not {*parsed.overrides} - KEEPS_EXPECTED:
-        stated = vars(parsed.module).get("EXPECTED", {}).get(parsed.variant, {})
+    stated = vars(parsed.module).get("EXPECTED", {}).get(parsed.variant, {})
+    if not parsed.options["sweep"]:
         expected = record.check_expected(stated, own, parsed.name)
+    if {*parsed.overrides} - KEEPS_EXPECTED:
+        own, expected = dataclasses.replace(own, verdict=""), {}
     configs = arms.configs(spec, parsed.name, given, chosen)
-    first = parsed.config.seed
-    seeds_ = tuple(range(first, first + count))
+    seeds = tuple(range(parsed.config.seed, parsed.config.seed + count))
     origin = {"alignjax": alignjax.__version__, "jax": jax.__version__, "commit": commit()}
-    return folder.Plan(own, tuple(chosen), configs, spec, kind, given, seeds_, expected, origin)
+    return folder.Plan(own, tuple(chosen), configs, spec, kind, given, seeds, expected, origin)
+
+
+def _declared(parsed: flags.Parsed, kind: str) -> tuple[record.Sweep, dict[str, dict[str, str]]]:
+    """(what is measured and claimed, {arm: {field: text}}), of --sweep.FIELD or of the file."""
+    lists, own = parsed.options["sweep"], arms.declared(parsed)
+    if lists:
+        arms.check_fields(parsed, {"": lists}, "--sweep")
+        values = arms.listed(parsed, lists)
+        measures = own.measures if own else arms.default_measures(parsed.config, kind)
+        seeds, curves = (own.seeds, own.curves) if own else (5, ())
+        first = next(iter(values))
+        own = record.Sweep(
+            arms=values, baseline=first, measures=measures, seeds=seeds, curves=curves
+        )
+        return own, values
+    if own is None:
+        raise one_line_error(
+            f"a sweep must have arms; got none in {parsed.name}, which has no sweep(). Give "
+            "--sweep.FIELD=A,B."
+        )
+    values = {
+        name: {field: arms.text_of(value) for field, value in chosen.items()}
+        for name, chosen in own.arms.items()
+    }
+    arms.check_fields(parsed, values, f"sweep() of {parsed.name}")
+    return own, values
 
 
 def commit() -> str:

@@ -189,9 +189,11 @@ def place(ours: Summary, expected: Summary) -> float:
 
 def as_dict(row: Any) -> dict[str, Any]:
     """A row for JSON; what is not finite is null."""
-    plain = {}
+    plain: dict[str, Any] = {}
     for name, value in row._asdict().items():
-        value = value._asdict() if isinstance(value, Summary) else value
-        is_number = isinstance(value, float)
-        plain[name] = None if is_number and not math.isfinite(value) else value
+        if isinstance(value, Summary):
+            plain[name] = as_dict(value)
+        elif not isinstance(value, record.Gate):
+            lost = isinstance(value, float) and not math.isfinite(value)
+            plain[name] = None if lost else value
     return plain

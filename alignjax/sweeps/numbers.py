@@ -11,7 +11,6 @@ from alignjax.reporting import tables
 from alignjax.sweeps import folder, record
 from alignjax.training import metrics
 
-TAKEN = {"last": lambda x: x[-1], "max": np.max, "min": np.min, "mean": np.mean}
 LAST = 10  # rows of a log that the take "mean" joins
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]  # by arm, measure, seed
@@ -49,8 +48,9 @@ def value(run: pathlib.Path, measure: record.Measure) -> float:
             f"the measure {measure.name} must be a number of {file}; got {measure.key!r}, where "
             f"there is {', '.join(known) or 'nothing'}."
         )
-    values = values[-LAST:] if measure.take == "mean" else values
-    return float(TAKEN[measure.take](values))
+    if measure.take == "mean":
+        return float(values[-LAST:].mean())
+    return float({"last": values[-1], "max": values.max(), "min": values.min()}[measure.take])
 
 
 def series(run: pathlib.Path, key: str) -> tuple[np.ndarray, np.ndarray]:

@@ -121,7 +121,7 @@ def as_dict(found: Found, sweep: pathlib.Path) -> dict[str, Any]:
             {**judged.as_dict(row), "agrees": row.agrees} for row in found.agreements
         ],
         "gates": [
-            {**judged.as_dict(row._replace(gate=row.gate.name)), "rule": _rule(row.gate),
+            {"name": row.gate.name, **judged.as_dict(row), "rule": _rule(row.gate),
              "kind": row.gate.kind}
             for row in found.gates
         ],
