@@ -59,7 +59,8 @@ def declared(parsed: flags.Parsed) -> record.Sweep | None:
             raise ValueError(f"sweep() must return a Sweep; got {type(own).__name__}.")
         own.validate()
     except Exception as error:
-        raise one_line_error(f"{parsed.name}: {type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise one_line_error(f"sweep() of {parsed.name} can't be used: {kind}{error}") from error
     return own
 
 

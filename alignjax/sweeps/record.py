@@ -90,7 +90,11 @@ class Sweep:
         Raises:
           ValueError: naming it.
         """
-        shapes.check_number("seeds of sweep()", self.seeds, minimum=2)
+        if self.seeds < 2:
+            raise ValueError(
+                f"the seeds of sweep() must be at least 2, or no interval can be told; got "
+                f"{self.seeds}."
+            )
         shapes.check_choice("the baseline of sweep()", self.baseline, tuple(self.arms))
         names = [measure.name for measure in self.measures]
         if not names or len({*names}) < len(names):
