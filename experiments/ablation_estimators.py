@@ -46,10 +46,10 @@ def get_config(variant: str = "") -> CriticFree:
     config.base.loop = LoopConfig(steps=100, batch_size=128)
     if variant == "tiny":
         config.model.width, config.model.head_dim, config.model.ff = 48, 16, 96
-        config.data.modulus, config.data.longest = 5, 3
+        config.data.modulus, config.data.longest = 5, 2
         config.taught.optim.learning_rate = 3e-3
-        config.taught.loop.steps, config.optim.learning_rate = 400, 1e-3
-        config.loop.steps, config.loop.evaluate_every = 80, 0
+        config.taught.loop.steps, config.optim.learning_rate = 300, 1e-3
+        config.loop.steps, config.loop.evaluate_every = 60, 0
         config.data.eval_rows = 256
     elif variant == "micro":
         micro(config)
@@ -78,7 +78,7 @@ def sweep(variant: str = "") -> Sweep:
         measures=(
             Measure(name="pass@1", row="policy", key="pass@1"),
             Measure(name="base pass@1", row="policy", key="first"),
-            Measure(name="mean reward", stage="policy", key="reward", take="mean"),
+            Measure(name="mean reward", stage="policy", key="reward", take="area"),
         ),
         curves=(("policy", "reward"),),
         gates=()

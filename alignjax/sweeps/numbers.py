@@ -48,8 +48,8 @@ def value(run: pathlib.Path, measure: record.Measure) -> float:
             f"the measure {measure.name} must be a number of {file}; got {measure.key!r}, where "
             f"there is {', '.join(known) or 'nothing'}."
         )
-    if measure.take == "mean":
-        return float(values[-LAST:].mean())
+    if measure.take in ("mean", "area"):
+        return float((values[-LAST:] if measure.take == "mean" else values).mean())
     return float({"last": values[-1], "max": values.max(), "min": values.min()}[measure.take])
 
 

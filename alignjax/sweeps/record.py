@@ -10,7 +10,7 @@ from typing import Any
 
 from alignjax.core import shapes
 
-TAKES = ("last", "max", "min", "mean")
+TAKES = ("last", "max", "min", "mean", "area")
 RULES = (">=", "<=", ">", "<", "within")
 KINDS = ("premise", "shape", "size")
 REPRODUCED, SHAPE, NOT, UNTESTABLE = (
@@ -34,7 +34,7 @@ class Measure:
     key: str  # of a row's metrics, or of metrics.jsonl
     row: str = ""
     stage: str = ""
-    take: str = "last"  # of the log: last | max | min | mean, the last of all its rows
+    take: str = "last"  # of the log: last | max | min | mean of the last 10 rows | area: of all
     digits: int = 3
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from alignjax.algorithms.policy_gradient import PolicyGradientConfig
 from alignjax.algorithms.pretrain import PretrainConfig
 from alignjax.algorithms.sft import SftConfig
 from alignjax.core import shapes
@@ -35,17 +36,19 @@ class CriticFree(lifecycle.Lifecycle):
         shapes.check_choice("estimator", self.estimator, tuple(estimators(self.data.longest)))
         shapes.check_number("group", self.group, minimum=2)
 
+    def method(self) -> PolicyGradientConfig:
+        """What trains the policy."""
+        return dataclasses.replace(estimators(self.data.longest)[self.estimator], group=self.group)
+
     def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
-        method = estimators(self.data.longest)[self.estimator]
-        method = dataclasses.replace(method, group=self.group)
-        policy = Training(algorithm=method, optim=self.optim, loop=self.loop)
+        policy = Training(algorithm=self.method(), optim=self.optim, loop=self.loop)
         stages = (
             lifecycle.Stage("taught", self.taught),
             lifecycle.Stage("base", self.base, policy="taught"),
             lifecycle.Stage(POLICY, policy, policy="base"),
         )
         shown = ArmsLifecycle(
-            title=f"ChainWorld: {self.estimator}",
+            title="ChainWorld: critic-free reinforcement learning",
             seed=self.seed,
             model=self.model,
             data=self.data,

@@ -142,7 +142,11 @@ def test_a_signal_stops_the_runs_too(tmp_path):
     process = cli.start(*words, "--config.loop.steps=100000")
     log = out / "arms" / "slow" / "seed-0" / "metrics.jsonl"
     end = time.monotonic() + 600
-    while not log.exists() and process.poll() is None and time.monotonic() < end:
+    while (
+        not (log.exists() and log.stat().st_size)
+        and process.poll() is None
+        and time.monotonic() < end
+    ):
         time.sleep(0.05)
     pid = json.loads((log.parent / "owner.json").read_text())["pid"]
     process.send_signal(signal.SIGTERM)
