@@ -36,13 +36,13 @@ def get_config(variant: str = "") -> KlControl:
         optim=OptimConfig(learning_rate=3e-3, schedule="linear", warmup_steps=0),
         loop=LoopConfig(steps=400, batch_size=16),
         group=16,
-        eval_batch=512,
+        eval_batch=2048,
     )  # fmt: skip
     for training, steps in ((config.taught, 200), (config.base, 150)):
         training.optim = OptimConfig(learning_rate=5e-3)
         training.loop = LoopConfig(steps=steps, batch_size=128)
     if variant == "tiny":
-        config.loop.steps = 150
+        config.loop.steps = 250
     elif variant == "micro":
         config.draws, config.data.eval_rows, config.group = 4, 8, 4
         config.data.documents = config.data.demonstrations = config.data.prompts = 64

@@ -27,7 +27,7 @@ class KlControl(CriticFree):
 
     place: str = "reward"  # reward | k2 | k3
     beta: float = 0.5  # reward units per nat
-    draws: int = 32  # answers a prompt in the evaluation
+    draws: int = 128  # answers a prompt in the evaluation
 
     def validate(self) -> None:
         super().validate()
