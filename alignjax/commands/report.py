@@ -1,5 +1,7 @@
 """alignjax report: the table, report.html and figures of a lifecycle or a sweep, written anew."""
 
+import pathlib
+
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.reporting import report
@@ -7,6 +9,9 @@ from alignjax.reporting import report
 OPTIONS = (
     common.WORKDIR,
     flags.Option("expected", bool, False, "of a sweep: its numbers as a file's EXPECTED has them"),
+    flags.Option(
+        "book", str, "", "folder to put a sweep's report in; FOLDER.md is written from it"
+    ),
     common.DEBUG,
 )
 NEEDS_CONFIG = False
@@ -18,10 +23,27 @@ def main(parsed: flags.Parsed) -> None:
     from alignjax.sweeps import report as swept
 
     folder = common.run_folder(parsed)
+    named = [n for n in ("expected", "book") if parsed.options[n]]
     if sweeps.is_sweep(folder):
         shown, found = swept.write(folder)
         print(swept.expected_text(found) if parsed.options["expected"] else shown)
         print(f"\nreport: {folder / swept.PAGE}")
+        if parsed.options["book"]:
+            _add(folder, pathlib.Path(parsed.options["book"]))
         return
+    if named:
+        raise ValueError(
+            f"--{named[0]} must be of a sweep's folder; got {folder}. Name that of alignjax sweep."
+        )
     print(report.write(folder))
     print(f"\nreport: {folder / 'report.html'}")
+
+
+def _add(sweep: pathlib.Path, folder: pathlib.Path) -> None:
+    """Puts a sweep into the book, whose page stands beside its folder."""
+    from alignjax.sweeps import book
+
+    name = book.add(sweep, folder)
+    page = folder.with_suffix(".md")
+    page.write_text(book.text(folder), encoding="utf-8")
+    print(f"{name} is in {page}")

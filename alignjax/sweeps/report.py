@@ -27,7 +27,8 @@ class Found(NamedTuple):
     gates: list[judged.Gate]
     verdict: str
     missing: list[str]  # a line for each run that has not finished
-    seconds: float  # of all runs
+    seconds: float  # of all runs, one after the other
+    cpu_seconds: float
 
     @property
     def outside(self) -> list[str]:
@@ -74,6 +75,7 @@ def find(sweep: pathlib.Path) -> Found:
         judged.verdict(gates) if plan.own.gates else "",
         missing,
         sum(tables.number(folder.outcome(cell).get("seconds", 0)) for cell in cells),
+        sum(tables.number(folder.outcome(cell).get("cpu_seconds", 0)) for cell in cells),
     )
 
 
@@ -128,6 +130,7 @@ def as_dict(found: Found, sweep: pathlib.Path) -> dict[str, Any]:
         "verdict": found.verdict,
         "missing": found.missing,
         "seconds": found.seconds,
+        "cpu_seconds": found.cpu_seconds,
         "origin": dict(plan.origin),
         "environment": _environment(found),
     }  # fmt: skip
@@ -229,7 +232,7 @@ def text(found: Found) -> str:
     lines = [f"verdict: {found.verdict}"] if found.verdict else []
     lines += [found.contradiction] if found.contradiction else []
     lines += [f"not finished: {line}" for line in found.missing]
-    lines.append(f"time: {found.seconds:.0f} s of all runs")
+    lines.append(f"time: {found.seconds:.0f} s of all runs, {found.cpu_seconds:.0f} CPU seconds")
     return "\n\n".join([*blocks, "\n".join(lines)])
 
 

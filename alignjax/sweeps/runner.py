@@ -6,7 +6,9 @@ next one waits for them.
 """
 
 import fcntl
+import os
 import pathlib
+import resource
 import signal
 import subprocess
 import time
@@ -86,12 +88,15 @@ def _run(waiting: list[folder.Cell], sweep: pathlib.Path, jobs: int, log: Log) -
             if stop.asked:
                 for own in running:
                     own.process.send_signal(signal.SIGTERM)
-                for own in running:
-                    own.process.wait()
-            for own in [own for own in running if own.process.poll() is not None]:
+                while any(_is_alive(own.process.pid) for own in running):
+                    time.sleep(POLL)
+            for own in list(running):
+                before = _spent()
+                if own.process.poll() is None:
+                    continue
                 running.remove(own)
                 done += 1
-                line = _ended(own)
+                line = _ended(own, _spent() - before)  # whose time is counted when it is reaped
                 seconds = time.monotonic() - own.begin
                 log(f"[{done}/{total}] {own.cell.name}: {line or f'{seconds:.0f} s'}")
                 if line:
@@ -127,14 +132,28 @@ def _start(cell: folder.Cell, sweep: pathlib.Path, log: Log) -> _Running | None:
     return _Running(process, cell, time.monotonic())
 
 
-def _ended(own: _Running) -> str:
+def _is_alive(pid: int) -> bool:
+    """Whether a process of ours still runs; it is not reaped here."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is None
+
+
+def _spent() -> float:
+    """Processor seconds of all runs that have been reaped."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _ended(own: _Running, spent: float) -> str:
     """Writes how a run ended; the line that tells why it failed, or ""."""
     cell, code = own.cell, own.process.returncode
-    before = folder.outcome(cell).get("seconds", 0.0)
-    seconds = before + time.monotonic() - own.begin
+    before = folder.outcome(cell)
+    seconds = before.get("seconds", 0.0) + time.monotonic() - own.begin
+    spent += before.get("cpu_seconds", 0.0)
     finished = code in (0, 1) and cell.is_finished()
     line = "" if finished else f"exit code {code}: {reason(cell)}"
-    told = {"code": code, "seconds": seconds, "line": line or (reason(cell) if code else "")}
+    said = line or (reason(cell) if code else "")
+    told = {"code": code, "seconds": seconds, "cpu_seconds": spent, "line": said}
     folder.write_json(cell.beside("json"), told)
     return line
 
