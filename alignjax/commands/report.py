@@ -9,9 +9,7 @@ from alignjax.reporting import report
 OPTIONS = (
     common.WORKDIR,
     flags.Option("expected", bool, False, "of a sweep: its numbers as a file's EXPECTED has them"),
-    flags.Option(
-        "book", str, "", "folder to put a sweep's report in; FOLDER.md is written from it"
-    ),
+    flags.Option("book", str, "", "folder of committed reports; FOLDER.md is made of them"),
     common.DEBUG,
 )
 NEEDS_CONFIG = False
