@@ -3,7 +3,7 @@
 Paper: Ray Chowdhury et al. 2024 (arXiv 2403.00409), section 3 and table 1 (robust DPO); Mitchell
 2023 ("A note on DPO with noisy preferences", conservative DPO).
 Claim: with flip_rate at the true rate, robust DPO's loss is unbiased for that of clean labels, and
-its policy gains more than DPO's; conservative DPO bounds the margin and so gains less, at equal beta.
+its policy gains more than DPO's at equal beta; conservative DPO bounds the margin and gains less.
 Analogue: ReviewWorld, whose labels are Bradley-Terry of a known reward and whose flips are ours.
 What a flip does to the loss of a pair hangs on no size. Gains at equal beta go with KL: nothing is
 claimed of gains at equal KL, by which conservative DPO is no worse.
