@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from alignjax.core import errors, untrusted
 from alignjax.sweeps import folder
@@ -65,13 +65,11 @@ def run(cells: Sequence[folder.Cell], sweep: pathlib.Path, jobs: int, log: Log) 
       errors.Preempted: a signal asked to stop; runs that train have saved.
     """
     with (sweep / "lock").open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(held):
             raise ValueError(
                 f"a sweep must be run by one process; got {sweep}, in which another runs. Wait for "
                 "it, or stop it."
-            ) from None
+            )
         return _run(list(cells), sweep, jobs, log)
 
 
@@ -82,7 +80,7 @@ def _run(waiting: list[folder.Cell], sweep: pathlib.Path, jobs: int, log: Log) -
     with Stop() as stop:
         while running or (waiting and not stop.asked):
             while waiting and len(running) < jobs and not stop.asked:
-                started = _start(waiting.pop(0), sweep, log)
+                started = _start(waiting.pop(0), sweep, log, stop)
                 done += started is None
                 running += [started] if started else []
             if stop.asked:
@@ -107,15 +105,27 @@ def _run(waiting: list[folder.Cell], sweep: pathlib.Path, jobs: int, log: Log) -
     return failed
 
 
-def _start(cell: folder.Cell, sweep: pathlib.Path, log: Log) -> _Running | None:
-    """The running process; None where the run has finished."""
+def _taken(file: IO[str]) -> bool:
+    """Whether the lock of a file is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start(cell: folder.Cell, sweep: pathlib.Path, log: Log, stop: Stop) -> _Running | None:
+    """The running process; None where the run has finished, or the sweep is to stop."""
     cell.folder.parent.mkdir(parents=True, exist_ok=True)
     with cell.beside("lock").open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log(f"{cell.name}: waits for a run of it that an earlier sweep left")
-            fcntl.flock(held, fcntl.LOCK_EX)
+        told = False
+        while not _taken(held):
+            if not told:
+                log(f"{cell.name}: waits for a run of it that an earlier sweep left")
+            told = True
+            if stop.asked:
+                return None
+            time.sleep(POLL)
         if cell.is_finished():
             log(f"{cell.name}: finished before, skipped")
             return None

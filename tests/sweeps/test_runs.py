@@ -158,6 +158,30 @@ def test_a_signal_stops_the_runs_too(tmp_path):
     assert not (out / "arms" / "fast").exists()
 
 
+def test_a_sweep_waits_for_a_run_that_an_earlier_one_left_and_is_the_only_one(tmp_path):
+    """Both locks are held here; a signal ends the waiting."""
+    import fcntl
+
+    file, out = write(tmp_path, GOOD), tmp_path / "out"
+    words = ("sweep", f"--config={file}", f"--workdir={out}", "--seeds=2")
+    (out / "arms" / "slow").mkdir(parents=True)
+    cli.run(*words[:2], f"--workdir={tmp_path / 'plan'}", "--seeds=2", "--print=slurm")
+    (tmp_path / "plan" / "sweep.json").rename(out / "sweep.json")
+    with (out / "arms" / "slow" / "seed-0.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = cli.start(*words)
+        line = process.stderr.readline()
+        assert "slow, seed 0: waits for a run of it" in line
+        second = cli.start(*words)
+        _, err = second.communicate(timeout=300)
+        assert second.returncode == 2
+        assert "must be run by one process" in err
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 143, err
+    assert not (out / "arms" / "slow" / "seed-0").exists()
+
+
 def test_a_number_outside_of_its_band_fails_the_sweep_and_is_named(finished, tmp_path):
     _, whole, _ = finished
     own = [rows(whole / "arms" / "fast" / f"seed-{seed}")[-1]["loss"] for seed in (0, 1)]
