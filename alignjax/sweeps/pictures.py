@@ -40,6 +40,7 @@ def arms(found: numbers.Values, own: record.Sweep) -> bytes | None:
                 )  # fmt: skip
         ax.set_yticks(range(len(own.arms)), [figures.plain(arm) for arm in own.arms])
         ax.set_ylim(len(own.arms) - 0.5, -0.5)
+        ax.locator_params(axis="x", nbins=5)
         ax.set_title(figures.plain(measure.name), fontsize=10, color=figures.INK, loc="left")
     for ax in axes[len(shown) :]:
         ax.set_visible(False)

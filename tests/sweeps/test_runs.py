@@ -109,7 +109,8 @@ def test_what_has_finished_is_not_run_again_and_report_writes_it_anew(finished, 
     assert again.split("time: ")[0] == stdout.split("time: ")[0]
     assert main.main(["report", f"--workdir={out}", "--expected"]) == 0
     own = [rows(out / "arms" / "fast" / f"seed-{seed}")[-1]["loss"] for seed in (0, 1)]
-    assert f'"fast": {{"loss": ({statistics.mean(own):.5g}, ' in capsys.readouterr().out
+    numbers_ = f"({statistics.mean(own):.5g}, {statistics.stdev(own):.3g}, 2)"
+    assert f'"loss": {numbers_},' in capsys.readouterr().out
 
 
 def test_a_killed_sweep_goes_on_to_the_same_bits(finished, tmp_path):
