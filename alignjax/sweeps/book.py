@@ -21,11 +21,12 @@ What papers claim, tested in worlds of this package whose truth is known. Writte
 every number below is of the runs named there. How sweeps are run and judged: `docs/sweeps.md`.
 """
 KNOWN = """
-Three more are not measured by a sweep yet. "DPO beats PPO on the true reward" (Rafailov et al. 2023,
-figure 2): a gate of `experiments/lifecycle.py` asks for the reverse at equal KL. "Conservative DPO
-undoes label noise": it bounds the margin, and only robust DPO's loss is that of clean labels
-(`tests/losses/test_loss_truths.py`, E6); `experiments/ablation_noise.py` compares them, without
-recorded numbers so far. "Clipping the value loss helps PPO": no experiment here tests it.
+Three more are not measured by a sweep yet. "DPO beats PPO on the true reward" (Rafailov et al.
+2023, figure 2): a gate of `experiments/lifecycle.py` asks for the reverse at equal KL.
+"Conservative DPO undoes label noise": it bounds the margin, and only robust DPO's loss is that of
+clean labels (`tests/losses/test_loss_truths.py`, E6); `experiments/ablation_noise.py` compares
+them, without recorded numbers so far. "Clipping the value loss helps PPO": no experiment here
+tests it.
 """
 
 
