@@ -5,9 +5,11 @@ Paper: Ahmadian et al. 2024 (arXiv 2402.14740), section 5; Shao et al. 2024 (240
 Claim: a baseline from the other samples of a prompt is what critic-free methods live on: RLOO and
 GRPO learn far faster than REINFORCE without a baseline, while how the group's rewards are
 normalised (GRPO, Dr. GRPO, DAPO, RLOO) matters little in comparison.
-Analogue: ChainWorld, whose verifier is exact. The base solves a chain of S steps with probability
-.55^S, so that most groups of 8 have right and wrong answers; the baseline takes the prompt's own
-difficulty out of the gradient's variance, which is what it does in a language model's too.
+Analogue: ChainWorld, whose verifier is exact; most groups of 8 have right and wrong answers.
+Found (tiny): not reproduced. With the verifier's 0/1 rewards, most of them 0 at first, REINFORCE
+without a baseline only lifts right answers and is not slower: RLOO ends .06 below it (3 seeds). The
+rewards of Ahmadian et al. are scores of any sign, and other runs are far longer. That
+normalisations differ little does hold.
 Variants: tiny (5 minutes on 2 CPU cores, 3 seeds), micro (for tests: too short to learn).
 Hardware: 2 CPU cores. A 236k-parameter model; tiny: 31k.
 Command: alignjax sweep --config=experiments/ablation_estimators.py:tiny --workdir=runs/estimators
@@ -21,7 +23,31 @@ from alignjax.training.optim import OptimConfig
 from alignjax.worlds.chain import ChainConfig
 
 ARMS = ("reinforce", "rloo", "grpo", "dr_grpo", "dapo")
-EXPECTED: dict[str, dict[str, dict[str, tuple[float, float, int]]]] = {}
+# Measured with jax 0.10.2 on CPU: mean, sd of one seed, seeds.
+EXPECTED = {
+    "tiny": {
+        "reinforce": {
+            "pass@1": (0.85645, 0.168, 3),
+            "base pass@1": (0.29167, 0.0655, 3),
+            "mean reward": (0.64457, 0.2, 3),
+        },
+        "rloo": {
+            "pass@1": (0.79297, 0.157, 3),
+            "base pass@1": (0.29167, 0.0655, 3),
+            "mean reward": (0.61081, 0.198, 3),
+        },
+        "grpo": {
+            "pass@1": (0.80371, 0.131, 3),
+            "base pass@1": (0.29167, 0.0655, 3),
+            "mean reward": (0.61463, 0.187, 3),
+        },
+        "dr_grpo": {
+            "pass@1": (0.81868, 0.161, 3),
+            "base pass@1": (0.29167, 0.0655, 3),
+            "mean reward": (0.6217, 0.183, 3),
+        },
+    },
+}
 
 
 def get_config(variant: str = "") -> CriticFree:
@@ -71,7 +97,8 @@ def sweep(variant: str = "") -> Sweep:
     return Sweep(
         paper="Ahmadian et al. 2024, section 5; Shao et al. 2024; Liu et al. 2025",
         claim="A baseline from the group is what matters; its normalisation is not.",
-        analogue="ChainWorld: exact verifier, base solves S steps with probability .55^S.",
+        analogue="ChainWorld: rewards of 0 and 1 by an exact verifier, where a sample without a "
+        "baseline only lifts right answers.",
         arms={name: {"estimator": name} for name in arms},
         baseline="reinforce",
         seeds=3 if variant else 5,
@@ -81,6 +108,7 @@ def sweep(variant: str = "") -> Sweep:
             Measure(name="mean reward", stage="policy", key="reward", take="area"),
         ),
         curves=(("policy", "reward"),),
+        verdict="not reproduced" if variant == "tiny" else "",
         gates=()
         if variant == "micro"
         else (

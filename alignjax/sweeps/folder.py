@@ -133,7 +133,11 @@ def claim(folder: pathlib.Path, plan: Plan) -> Plan:
                 f"{folder} must be continued as the sweep that it was begun as; got "
                 f"{'; '.join(changed[:4])}. Use another --workdir for another sweep."
             )
-        plan = plan._replace(seeds=tuple(sorted({*there.seeds, *plan.seeds})))
+        origin = dict(there.origin)
+        if plan.origin != there.origin:  # runs of both may be here
+            origin["continued by"] = str(plan.origin.get("commit") or plan.origin)
+        seeds = tuple(sorted({*there.seeds, *plan.seeds}))
+        plan = plan._replace(seeds=seeds, origin=origin)
     elif folder.is_dir() and any(p.name != "error.txt" for p in folder.iterdir()):
         raise ValueError(
             f"--workdir must be a new folder, or that of this sweep; got {folder}, which holds "
