@@ -11,16 +11,14 @@ Command: alignjax run --config=experiments/grpo_chain.py --workdir=runs/grpo_cha
 Another seed: --config.seed=1
 """
 
-from alignjax.algorithms.grpo import GrpoConfig
 from alignjax.algorithms.policy_gradient import PolicyGradientConfig
 from alignjax.algorithms.pretrain import PretrainConfig
-from alignjax.algorithms.reinforce import ReinforceConfig
 from alignjax.algorithms.sft import SftConfig
 from alignjax.experiments.common.arms import ArmsLifecycle
+from alignjax.experiments.common.estimators import estimators
 from alignjax.lifecycles.lifecycle import Stage
 from alignjax.models.config import TransformerConfig
 from alignjax.runs.experiment import Training
-from alignjax.sampling.transforms import SamplingConfig
 from alignjax.training.loop import LoopConfig
 from alignjax.training.optim import OptimConfig
 from alignjax.worlds.chain import ChainConfig
@@ -30,24 +28,7 @@ LONGEST = 4
 
 def arms() -> dict[str, PolicyGradientConfig]:
     """Every arm: 16 prompts of 8 samples a step."""
-    own = {"group": 8, "reward": "gold", "eval_samples": 4}
-    sampling = {"sampling": SamplingConfig(max_new_tokens=LONGEST + 1)}
-
-    def reinforce(name: str) -> PolicyGradientConfig:
-        return ReinforceConfig(advantages=name, **own, **sampling)
-
-    return {
-        "grpo": GrpoConfig(method="grpo", scale="group", kl_weight=0.0, **own, **sampling),
-        "dr_grpo": GrpoConfig(method="dr_grpo", **own, **sampling),
-        "dapo": GrpoConfig(method="dapo", scale="group", **own, **sampling),
-        "gspo": GrpoConfig(method="gspo", scale="group", **own, **sampling),
-        "max_rl": GrpoConfig(method="dapo", advantages="max_rl", **own, **sampling),
-        "opo": GrpoConfig(method="dapo", advantages="opo", **own, **sampling),
-        "rloo": reinforce("leave_one_out"),
-        "remax": reinforce("remax"),
-        "reinforce_plus_plus": reinforce("reinforce_plus_plus"),
-        "reinforce": reinforce("no_baseline"),
-    }
+    return estimators(LONGEST)
 
 
 ARMS = tuple(arms())

@@ -3,7 +3,8 @@
 #
 #   launch/xpk.sh ARGUMENT ...        the arguments of alignjax train
 #
-# Read from the environment: CLUSTER, ZONE, PROJECT, NAME, IMAGE, TPU_TYPE, SLICES, RESTARTS.
+# Read from the environment: CLUSTER, ZONE, PROJECT, NAME, IMAGE, TPU_TYPE, SLICES, RESTARTS, and
+# COMMAND, which is train where it is not set.
 # DRY_RUN=1 prints the command. XPK restarts a workload whatever its exit code, so the loop inside
 # stops what must not be tried again: the workload then ends with 0 and its log tells the code.
 set -eu
@@ -12,7 +13,7 @@ set -eu
 : "${PROJECT:?PROJECT must name the project}"
 : "${IMAGE:?IMAGE must name the image of launch/Dockerfile}"
 
-words=$(printf '%q ' alignjax train --coordinator=auto "$@")
+words=$(printf '%q ' alignjax "${COMMAND:-train}" --coordinator=auto "$@")
 line="launch/restart.sh -- $words; code=\$?; case \$code in 2|3) echo ended with \$code; exit 0;; esac; exit \$code"
 command=(xpk workload create
   --cluster="$CLUSTER" --project="$PROJECT" --zone="${ZONE:-us-west4-a}"

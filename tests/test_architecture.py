@@ -30,7 +30,7 @@ LAYERS = [
     {"algorithms"},
     {"runs"},
     {"lifecycles", "reporting", "cli", "planning", "serving"},
-    {"web"},
+    {"web", "sweeps"},
     {"commands"},
     {"main"},
     {"__main__"},

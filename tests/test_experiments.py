@@ -22,6 +22,7 @@ FILES = sorted(
 )
 VARIANTS = {
     "lifecycle": ("", "micro"),
+    "ablation": ("", "tiny", "micro"),
     "grpo": ("", "tiny"),
     "smollm2": ("", "cpu", "tiny"),
     "review": ("", "ranked", "scored", "outcome", "process", "process-micro"),

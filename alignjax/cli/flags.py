@@ -34,6 +34,8 @@ class Option(NamedTuple):
     default: Any
     help: str
     leads: bool = False  # whether the first word, or the next, may be its value, without --name=
+    fields: bool = False  # whether it is one of text for each field: --name.FIELD=TEXT, a mapping
+    rest: bool = False  # whether it is the list of bare words after those that lead
 
 
 class Parsed(NamedTuple):
@@ -119,13 +121,17 @@ def assign(
     return parsed
 
 
-def named_first(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
-    """The words, the first ones as `--NAME=WORD` where they are bare values of options that lead,
-    in the order of these."""
+def named_first(
+    argv: Sequence[str], options: Sequence[Option]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """(the words, the first ones as `--NAME=WORD` where they are bare values of options that lead,
+    in the order of these; the bare words after them by the option that takes the rest)."""
     names = [option.name for option in options if option.leads]
-    bare = itertools.takewhile(lambda word: word[:1] != "-" and "=" not in word, argv)
+    bare = list(itertools.takewhile(lambda word: word[:1] != "-" and "=" not in word, argv))
     first = [f"--{name}={word}" for name, word in zip(names, bare, strict=False)]
-    return [*first, *argv[len(first) :]]
+    rest = {option.name: bare[len(first) :] for option in options if option.rest}
+    used = len(bare) if rest else len(first)
+    return [*first, *argv[used:]], rest
 
 
 def help_text(
@@ -136,7 +142,11 @@ def help_text(
 ) -> str:
     """The command's options, and the fields of the config file `module` with their values."""
     rows = [
-        (f"--{o.name}={o.default}", config_file.words(o.type, command_line.WORDS), o.help)
+        (
+            "WORD ..." if o.rest else f"--{o.name}{'.FIELD' if o.fields else ''}={o.default}",
+            config_file.words(o.type, command_line.WORDS),
+            o.help,
+        )
         for o in options
     ]
     if "config" in table.kinds:
@@ -168,24 +178,32 @@ def parse(
       ValueError: anything is wrong; the message is one line.
     """
     wants_help = any(word in ("-h", "--help") for word in argv)
-    argv = named_first([word for word in argv if word not in ("-h", "--help")], options)
+    argv, words = named_first([w for w in argv if w not in ("-h", "--help")], options)
+    plain = [option for option in options if not (option.fields or option.rest)]
     spec = command_line.config_spec(argv) if needs_config else None
     module, config = None, None
     fields: dict[str, config_file.Field] = {}
     if spec is not None:
         module, config, fields = config_file.load(spec)
-    kinds = {option.name: option.type for option in options}
+    kinds = {option.name: option.type for option in plain}
     kinds |= {"config": str} if needs_config else {}
     kinds |= {n: f.type for n, f in fields.items() if not f.holds_fields}
+    each = {o.name: [n for n in kinds if n in fields] for o in options if o.fields}
+    for name, own in each.items():
+        kinds |= {f"{name}.{n.removeprefix('config.')}": str for n in own}
     table = command_line.Table(command, kinds, fields, spec)
     texts = command_line.read(argv, table)
+    by_field: dict[str, Any] = {name: {} for name in each}
+    for name in [n for n in texts if n.partition(".")[0] in each]:
+        option, _, field = name.partition(".")
+        by_field[option][field] = texts.pop(name)
     if needs_config and spec is None and not wants_help:
         raise one_line_error(
             f"--config must name a config file for alignjax {command}; got none. Write "
             "--config=FILE.py or --config=FILE.py:VARIANT, or the name of an experiment "
             "(alignjax experiments lists them)."
         )
-    parsed = assign(table, texts, config, options)
+    parsed = assign(table, texts, config, plain)
     if wants_help:
         print(help_text(table, config, options, module))
         raise SystemExit(0)
@@ -204,7 +222,7 @@ def parse(
             )
     path, _, variant = (spec or "").partition(":")
     return Parsed(
-        options={o.name: parsed.get(o.name, o.default) for o in options},
+        options={**{o.name: parsed.get(o.name, o.default) for o in options}, **by_field, **words},
         config=config,
         name=pathlib.Path(path).stem,
         variant=variant,

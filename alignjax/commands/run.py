@@ -1,5 +1,7 @@
 """alignjax run: a lifecycle, from pretraining to the report."""
 
+import pathlib
+
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import errors
@@ -7,7 +9,10 @@ from alignjax.lifecycles import lifecycle
 from alignjax.parallel import processes
 from alignjax.reporting import report
 
-OPTIONS = (common.WORKDIR, *common.PROCESSES, common.DEFINITIONS, common.DEBUG)
+STAGES = flags.Option(
+    "stages", str, "", "folder of stages that lifecycles share: equal ones are trained once"
+)
+OPTIONS = (common.WORKDIR, STAGES, *common.PROCESSES, common.DEFINITIONS, common.DEBUG)
 NEEDS_CONFIG = True
 
 
@@ -25,7 +30,9 @@ def main(parsed: flags.Parsed) -> int | None:
     common.join(parsed)
     common.keep_freed_memory()
     with common.compilation_cache(workdir):
-        gates = lifecycle.run(config, workdir, common.log)
+        named = parsed.options["stages"]
+        store = pathlib.Path(named) if named else None
+        gates = lifecycle.run(config, workdir, common.log, store)
     # The experiment states its numbers for the configuration in the file, not for a changed one.
     if processes.is_first():
         if not {name for name in parsed.overrides if name != "data.path"}:

@@ -41,3 +41,19 @@ def t_test(own: estimate.Estimate) -> float:
     if own.se == 0:
         return 1.0 if own.value == 0 else 0.0
     return float(2 * stats.t.sf(abs(own.value) / own.se, own.n - 1))
+
+
+def t_interval(own: estimate.Estimate, level: float = 0.95) -> tuple[float, float]:
+    """value -+ t se, with the quantile of t of (1 + level) / 2; NaN where nothing tells the error.
+
+    Reference: Student (1908).
+    """
+    if own.n < 2 or not math.isfinite(own.se):
+        return math.nan, math.nan
+    reach = float(stats.t.ppf((1 + level) / 2, own.n - 1)) * own.se
+    return own.value - reach, own.value + reach
+
+
+def t_quantile(chance: float, freedom: int) -> float:
+    """The number that |t| of so many degrees of freedom exceeds with this chance."""
+    return float(stats.t.isf(chance / 2, freedom))

@@ -19,6 +19,7 @@ import alignjax
 from alignjax.core import shapes, untrusted
 from alignjax.data import corpus as corpora
 from alignjax.evals import policy as policies
+from alignjax.lifecycles import shared
 from alignjax.models import config as model_config
 from alignjax.models.adapters import adapt
 from alignjax.parallel import hosts, processes
@@ -110,14 +111,22 @@ class Gate:
         return {"name": self.name, "value": self.value, "rule": rule, "passed": self.passed}
 
 
-def run(config: Lifecycle, workdir: pathlib.Path, log: corpora.Log) -> list[Gate]:
-    """Runs every stage that is not finished, writes results.json, returns the gates."""
+def run(
+    config: Lifecycle,
+    workdir: pathlib.Path,
+    log: corpora.Log,
+    store: pathlib.Path | None = None,
+) -> list[Gate]:
+    """Runs every stage that is not finished, writes results.json, returns the gates.
+
+    store: a folder of stages that several lifecycles share; None keeps them in the workdir.
+    """
     config.validate()
     with meshes.use(meshes.make_mesh(config.mesh)):
         # The tables of the stages, whose folders are in this one.
         cache = dataclasses.replace(caches.default_cache(workdir / "stage"), log=log)
         corpus = experiment.make_corpus(config.data, log, cache)
-        space = Workspace(workdir, config, corpus, log)
+        space = Workspace(workdir, config, corpus, log, store)
         course = config.course(space)
         record = {
             "format": records.FORMAT,
@@ -148,10 +157,20 @@ class Workspace:
     """A lifecycle's folder, one subfolder a stage, and the model that all stages share.
 
     `config` is the lifecycle's configuration; its seed, model, data and mesh go to every stage.
+    With a store, the stages lie there by their content, and the subfolders lead to them.
     """
 
-    def __init__(self, folder: pathlib.Path, config: Any, corpus: corpora.Corpus, log: corpora.Log):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        config: Any,
+        corpus: corpora.Corpus,
+        log: corpora.Log,
+        store: pathlib.Path | None = None,
+    ):
         self.folder, self.config, self.corpus, self.log = folder, config, corpus, log
+        self._store = store
+        self._shared: dict[str, tuple[pathlib.Path, str]] = {}  # (place in the store, content)
         self.shape = model_shape.resolve(config.model, corpus)
         self.model = self.shape.make()
         self.seconds: dict[str, float] = {}
@@ -162,15 +181,47 @@ class Workspace:
         """The folder of a stage."""
         return self.folder / stage
 
+    def _place(self, stage: str) -> pathlib.Path:
+        """Where a stage lies: in the store, or in its own folder."""
+        return self._shared[stage][0] if stage in self._shared else self.path(stage)
+
     def train(self, stage: Stage) -> None:
         """Trains a stage, once."""
         self._source.release()  # the devices are the stage's alone
+        if self._store is not None:
+            self._train_shared(stage, self._store)
+            return
         if checkpoint.is_finished(self.path(stage.name), stage.training.loop.steps):
             self.log(f"{stage.name}: finished before, skipped")
             return
         begin = time.monotonic()
         train.train(self.experiment(stage), self.path(stage.name), name=stage.name, log=self.log)
         self.seconds[stage.name] = time.monotonic() - begin
+
+    def _train_shared(self, stage: Stage, store: pathlib.Path) -> None:
+        """Trains a stage in the store, if no lifecycle has done so."""
+        config, name = self.experiment(stage), stage.name
+        upstream = {
+            field: self._shared[getattr(stage, field)][1]
+            for field in methods.SOURCES
+            if getattr(stage, field)
+        }
+        cache = dataclasses.replace(caches.default_cache(store / "stage"), log=self.log)
+        known = (
+            self.corpus
+            if stage.data is None
+            else experiment.make_corpus(config.data, lambda line: None, cache)
+        )
+        digest = shared.content(config, upstream, known.fingerprints)
+        target = shared.place(store, self.path(name), name, digest)
+        self._shared[name] = target, digest
+        with shared.alone(target, lambda: self.log(f"{name}: waits for who trains the same")):
+            if checkpoint.is_finished(target, stage.training.loop.steps):
+                self.log(f"{name}: finished before, skipped")
+                return
+            begin = time.monotonic()
+            train.train(config, target, name=name, log=self.log)
+            self.seconds[name] = time.monotonic() - begin
 
     def experiment(self, stage: Stage) -> experiment.Experiment:
         """A stage as an experiment of its own."""
@@ -179,7 +230,7 @@ class Workspace:
             for field in dataclasses.fields(experiment.Training)
         }
         named = {name: getattr(stage, name) for name in methods.SOURCES}
-        paths: dict[str, Any] = {n: str(self.path(other)) for n, other in named.items() if other}
+        paths: dict[str, Any] = {n: str(self._place(other)) for n, other in named.items() if other}
         data = stage.data() if callable(stage.data) else stage.data
         return experiment.Experiment(
             **parts,
@@ -220,8 +271,13 @@ class Workspace:
         return self._source.joined(origin, part, model, config)
 
     def remember(self, stage: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The JSON object that `make` returns, cached as NAME.json in the stage's folder."""
+        """The JSON object that `make` returns, cached as NAME.json in the stage's folder.
+
+        What is measured of a shared stage may hang on others that are not: it is the lifecycle's.
+        """
         file = self.path(stage) / f"{name}.json"
+        if self._store is not None:
+            file = self.folder / "measured" / f"{stage}-{name}.json"
         if not processes.from_first(file.exists):
             begin = time.monotonic()
             write_json(file, make())
@@ -251,7 +307,8 @@ def add_expected(file: pathlib.Path, expected: dict[str, dict[str, float]]) -> N
     for row in results["rows"]:
         for name, value in expected.get(row["label"], {}).items():
             if name in row["metrics"]:
-                row["metrics"][name]["expected"] = value
+                mean = value[0] if isinstance(value, tuple) else value  # (mean, sd, seeds)
+                row["metrics"][name]["expected"] = mean
     write_json(file, results)
 
 

@@ -33,6 +33,7 @@ class ReviewLifecycle(lifecycle.Lifecycle):
     pair_prompts: int = 4096  # prompts whose completions are compared
     pair_draws: int = 4  # completions a prompt; all their pairs are labelled
     label_temperature: float = 1.0  # of the Bradley-Terry labels; 0 labels by the larger reward
+    label_flip: float = 0.0  # chance that a label of the training pairs is then turned round
     dpo_betas: tuple[float, ...] = (1.0, 0.3, 0.1)
     ppo_betas: tuple[float, ...] = (0.3, 0.1)  # KL coefficients of PPO on the reward model
     gold_betas: tuple[float, ...] = (1.0, 0.5)  # of PPO on the true reward
@@ -53,6 +54,7 @@ class ReviewLifecycle(lifecycle.Lifecycle):
                 f"{self.data.prompts}. Raise data.prompts."
             )
         shapes.check_number("label_temperature", self.label_temperature, minimum=0)
+        shapes.check_number("label_flip", self.label_flip, minimum=0, maximum=1)
         for name in ("dpo_betas", "ppo_betas", "gold_betas"):
             for value in getattr(self, name):
                 shapes.check_number(name, value, above=0)
@@ -130,6 +132,7 @@ class _Course:
                         gold,
                         self.config.label_temperature,
                         start=self.world.prompt_length,
+                        flip=self.config.label_flip if split == "train" else 0.0,
                     )
                 )
             processes.only_first(lambda: corpora.write_pairs(file, *parts))
@@ -271,11 +274,13 @@ def label_pairs(
     temperature: float,
     *,
     start: int,
+    flip: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """All C(K, 2) comparisons of the K completions of every prompt, labelled.
 
     P(first preferred) = sigmoid((gold_1 - gold_2) / temperature); temperature 0 takes the larger,
-    and leaves equal ones out. Comparisons of equal completions are left out.
+    and leaves equal ones out. Comparisons of equal completions are left out. Each label is then
+    turned round with probability `flip`.
 
     Args:
       tokens: [N, K, T]. lengths, gold: [N, K].
@@ -291,6 +296,8 @@ def label_pairs(
         swap = rng.random(margin.shape) > 1 / (1 + np.exp(-margin / temperature))
     else:
         swap, mask = margin < 0, mask & (margin != 0)
+    if flip > 0:
+        swap = swap ^ (rng.random(margin.shape) < flip)
     both = np.stack([left, right], axis=1)
     preferred = np.where(swap[:, :, None], both[:, ::-1], both).astype(np.int32)
     labels = {"gold": gold, "preferred": preferred, "pair_mask": mask}

@@ -50,6 +50,23 @@ def test_labels_follow_bradley_terry():
         assert abs(share - expected) < 4 * math.sqrt(0.25 / 40_000)
 
 
+def test_flips_turn_their_share_of_labels_round_and_leave_the_others():
+    """Of labels by the larger reward, so that every one that differs was turned."""
+    gold = np.tile([[0.0, 1.2]], (40_000, 1))
+    tokens = np.arange(40_000 * 2 * 4).reshape(-1, 2, 4)
+
+    def preferred(flip):
+        rng = np.random.default_rng(0)
+        lengths = np.full(gold.shape, 4)
+        return review.label_pairs(rng, tokens, lengths, gold, 0.0, start=2, flip=flip)["preferred"]
+
+    clean, noisy = preferred(0.0)[:, 0], preferred(0.2)[:, 0]
+    assert (clean == [1, 0]).all()
+    turned = (noisy == [0, 1]).all(axis=1)
+    assert (noisy[~turned] == clean[~turned]).all()
+    assert abs(turned.mean() - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 40_000)
+
+
 def test_equal_completions_are_not_compared():
     tokens = np.zeros((2, 2, 4), int)
     tokens[1, 1] = 7
