@@ -253,7 +253,7 @@ def test_heads_that_the_model_axis_does_not_divide_are_refused():
         ({"delta": DeltaConfig()}, r"model.delta.key_heads must be .* >= 1; got 0"),
         ({"delta": dataclasses.replace(ODD, value_heads=4)}, "value_heads must be a multiple of"),
         ({"rope_dim": 10}, r"model.rope_dim must be .* <= 8; got 10"),
-        ({"rope_dim": 3}, "model.rope_dim must be even; got 3"),
+        ({"rope_dim": 3}, "model.rope_dim must be even for rotary embedding; got 3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(changes, message):

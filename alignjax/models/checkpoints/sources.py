@@ -124,14 +124,6 @@ class Plan:
         self._check_names()
         self.sizes = self._sizes()
         self.tensor_shape = tuple(math.prod(self.sizes[a] for a in group) for group in left)
-        self.joined = len(left[0]) if left else 0  # axes of the tensor's rows
-        self.own_rows = self.tensor_shape[0] if left else 0
-        if source.rows is not None:
-            if not 0 <= source.rows[0] <= source.rows[1] - self.own_rows:
-                raise ValueError(
-                    f"rows must hold the parameter's {self.own_rows}; got {source.rows} ({where})."
-                )
-            self.tensor_shape = (source.rows[1], *self.tensor_shape[1:])
         self.split_shape = tuple(self.sizes[a] for a in self.left)
         self._inner = math.prod(self.sizes[a] for a in left[0][1:]) if left else 1
         if source.rows is not None:

@@ -224,7 +224,7 @@ ALL, PART = [(0, 5), (0, 2), (0, 3), (0, 4)], [(1, 4), (1, 2), (1, 3), (2, 3)]
 def test_rows_of_a_matrix(box):
     """Queries, keys and values in one matrix: any part of the queries, read and written."""
     whole = np.arange(5 * 44).reshape(44, 5)  # 2 x 3 heads of 4 behind 8 rows, and 12 more
-    source = Source("x", "(k g h) d -> d k g h", rows=(8, 44))
+    source = Source("x", "(k g h) d -> d k g h", rows=(8, 32, 44))
 
     class One:
         def read(self, name, index, shape):
@@ -272,7 +272,7 @@ MISTAKES = [
     (Source("x", "a b c -> a b", {"c": 2}, {"c": 2}), "take must be below"),
     (Source("x", "a b c -> a b", take={"c": 0}), "take must be below"),
     (Source("x", "a b c -> (a b) c", {"b": 2}, {"b": (0, 1)}), "without brackets"),
-    (Source("x", "a b -> a b", rows=(2, 5)), "rows must hold the parameter's 4"),
+    (Source("x", "a b -> a b", rows=(2, 5, 6)), "rows must be as many as the axes speak of"),
     (Source(("x", "y")), "stacked names"),
     (Source((("x", "y"), ("x",))), "evenly"),
     (Source(()), "evenly"),

@@ -90,7 +90,7 @@ def described(config: TransformerConfig, kind: str, architecture: str) -> dict[s
     return fields | {
         **common.described_part(config),
         "attention_bias": config.qkv_bias,
-        "layer_types": [words[kind] for kind in config.kinds()],
+        "layer_types": [words.get(kind, "full_attention") for kind in config.kinds()],
         "linear_num_key_heads": delta.key_heads,
         "linear_num_value_heads": delta.value_heads,
         "linear_key_head_dim": delta.key_dim,
