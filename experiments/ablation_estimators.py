@@ -10,6 +10,9 @@ Found (tiny): not reproduced. With the verifier's 0/1 rewards, most of them 0 at
 without a baseline only lifts right answers and is not slower: RLOO ends .06 below it (3 seeds). The
 rewards of Ahmadian et al. are scores of any sign, and other runs are far longer. That
 normalisations differ little does hold.
+Setup: a first tiny sweep with chains of up to 3 steps was not testable (2 of 12 runs ended with
+every group dead); chains were shortened to 2, the policy's steps to 60, and the mean reward is that
+of all steps instead of the last 10.
 Variants: tiny (5 minutes on 2 CPU cores, 3 seeds), micro (for tests: too short to learn).
 Hardware: 2 CPU cores. A 236k-parameter model; tiny: 31k.
 Command: alignjax sweep --config=experiments/ablation_estimators.py:tiny --workdir=runs/estimators
