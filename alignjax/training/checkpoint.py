@@ -11,12 +11,11 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
-from alignjax.core import errors, struct
+from alignjax.core import errors, struct, trees
 from alignjax.parallel import processes
-from alignjax.training import algorithm, fingerprints, patience
+from alignjax.training import algorithm, fingerprints, patience, stored_tree
 
 FOLDER = "checkpoints"
 
@@ -194,8 +193,18 @@ class Checkpoints:
                 f"{name}: {stored.get(name, 'nothing')} stored, {wanted.get(name, 'nothing')} "
                 "expected. Use the configuration of the run that saved the checkpoint."
             )
-        restores = {n: ocp.args.StandardRestore(_placed(tree)) for n, tree in abstract.items()}
-        items = dict(self._read(step, **restores).items())
+        try:
+            held = {
+                name: stored_tree.as_stored(self.folder / str(step) / name, tree)
+                for name, tree in abstract.items()
+            }
+        except Exception as error:
+            raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
+        read = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in held.items()})
+        items = {}
+        for name, tree in abstract.items():
+            leaves = trees.named_leaves(read[name])
+            items[name] = trees.map_named(lambda own, _, found=leaves: found[own], tree)
         _compare(fingerprints.checksums(items), meta["checksums"])
         return items
 
@@ -208,10 +217,10 @@ class Checkpoints:
         meta = self.meta(step)
         names = dict.fromkeys(name.split("/")[0] for name in meta["shapes"])
         try:
-            trees = {n: _stored_tree(self.folder / str(step) / n) for n in names}
+            held = {n: stored_tree.read(self.folder / str(step) / n) for n in names}
         except Exception as error:
             raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
-        items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in trees.items()})
+        items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in held.items()})
         _compare(fingerprints.checksums({name: items[name] for name in names}), meta["checksums"])
 
     def newest(
@@ -290,40 +299,6 @@ def _move(path: pathlib.Path, folder: pathlib.Path) -> None:
     while free.exists():
         number, free = number + 1, folder / f"{path.name}.{number}"
     shutil.move(path, free)
-
-
-def _placed(abstract: Any) -> Any:
-    """Shapes with a sharding each: Orbax restores straight into that layout."""
-    mesh = jax.sharding.get_mesh()
-
-    def place(x: Any) -> jax.ShapeDtypeStruct:
-        if mesh.empty:
-            sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        else:
-            sharding = jax.sharding.NamedSharding(mesh, jax.typeof(x).sharding.spec)
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(place, abstract)
-
-
-def _stored_tree(folder: pathlib.Path) -> Any:
-    """The shapes that an item holds, each spread over the devices of this machine.
-
-    Without them Orbax wants the devices on which the item was saved.
-    """
-    stored = ocp.StandardCheckpointHandler().metadata(folder)
-    mesh = jax.sharding.get_mesh()
-
-    def place(x: Any) -> jax.ShapeDtypeStruct:
-        if mesh.empty:
-            sharding: Any = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        else:
-            fitting = [axis for axis, size in enumerate(x.shape) if size % mesh.size == 0]
-            spec = [None] * fitting[0] + [mesh.axis_names] if fitting else []
-            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-    return jax.tree.map(place, stored.tree, is_leaf=lambda x: hasattr(x, "shape"))
 
 
 def exists(workdir: pathlib.Path) -> bool:

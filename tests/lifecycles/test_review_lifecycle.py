@@ -148,7 +148,7 @@ def test_best_of_n_above_its_bound_is_missed(frontier):
 
 
 def test_an_evaluation_is_made_once(tmp_path):
-    space = types.SimpleNamespace(path=lambda stage: tmp_path / stage, seconds={})
+    space = types.SimpleNamespace(path=lambda stage: tmp_path / stage, seconds={}, _store=None)
     calls = []
 
     def make():

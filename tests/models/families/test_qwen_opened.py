@@ -84,7 +84,11 @@ def test_stacked_experts_are_the_same_model(tmp_path):
         ("qwen3_next", {"layer_types": ["sliding_attention"] * 4}, "layer_types must be among lin"),
         ("qwen3_next", {"layer_types": ["full_attention"]}, "name the kind of all 4 layers"),
         ("qwen3_next", {"linear_num_value_heads": 5}, "value_heads must be a multiple"),
-        ("qwen3_next", {"partial_rotary_factor": 0.5}, "partial_rotary_factor must be the same wherever"),
+        (
+            "qwen3_next",
+            {"partial_rotary_factor": 0.5},
+            "partial_rotary_factor must be the same",
+        ),
         ("qwen3_next", {"linear_use_gate": True}, "fields that this family knows; got linear_use"),
         ("qwen3_5", {"mlp_only_layers": [1]}, "fields that this family knows; got mlp_only"),
         ("qwen3_5", {"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
