@@ -70,11 +70,13 @@ class _Statistics:
     scripts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     lengths: dict[str, Numbers] = dataclasses.field(default_factory=dict)
     digests: dict[str, Numbers] = dataclasses.field(
-        default_factory=lambda: {name: array.array("Q") for name in ("row", "prompt", "pair")}
+        default_factory=lambda: {
+            name: array.array("Q") for name in ("row", "told", "prompt", "pair")
+        }
     )
     # Whether each digest is of a row in a file for evaluation.
     held: dict[str, Numbers] = dataclasses.field(
-        default_factory=lambda: {name: array.array("B") for name in ("row", "prompt")}
+        default_factory=lambda: {name: array.array("B") for name in ("told", "prompt")}
     )
     ties: int = 0
     soft: int = 0
@@ -86,7 +88,8 @@ class _Statistics:
         self.columns.update(row.columns.keys())
         self.weighed += row.weight != 1
         self.digests["row"].append(_number(comparisons.digest(row)))
-        self.held["row"].append(is_held)
+        self.digests["told"].append(_number(comparisons.told(row)))
+        self.held["told"].append(is_held)
         for text in rows.texts(row):
             scripts.count(text, self.scripts)
         if isinstance(row, rows.Text):
@@ -178,7 +181,7 @@ def check_data(
     tally.check(source)
     if not kept.files:
         raise file_recipe.no_rows(config.place(), "all", tally.read)
-    leaks.said(*kept.shared("row"), config.max_leaked_share, config.place())
+    leaks.said(*kept.shared("told"), config.max_leaked_share, config.place())
     named = sorted({file for own in parts for file in own.files})
     lines = [
         f"data: {config.place()}, {len(parts)} parts, sha256 {storage.fingerprint(named)}",
@@ -209,10 +212,10 @@ def _row_lines(kept: _Statistics, tally: reading.Tally, needed: Set[str]) -> lis
         f"{pairs}",
         f"columns passed through, read by no loss: {_shares(further, usable)}",
     ]
-    for name in ("row", "prompt"):
+    for name, words in (("told", "rows"), ("prompt", "prompts")):
         again, held = kept.shared(name)
         if held:
-            lines.append(f"leaked: {again} of {held} {name}s for evaluation stand in training")
+            lines.append(f"leaked: {again} of {held} {words} for evaluation stand in training")
     if kept.turns:
         turns = ", ".join(f"{n}: {count}" for n, count in sorted(kept.turns.items()))
         lines.append(f"prompt turns: {turns}")

@@ -64,6 +64,13 @@ def digest(row: rows.Row) -> bytes:
     return hashlib.sha256(repr(plain).encode()).digest()
 
 
+def told(row: rows.Row) -> bytes:
+    """sha256 of what must not stand in training and evaluation: two answers in either order, with
+    their prompt, whichever is better; of other rows all that they say."""
+    own = vote(row)
+    return own[0] if own else digest(row)
+
+
 def prompt_digest(row: rows.Row) -> bytes:
     """sha256 of a row's prompt."""
     return hashlib.sha256(repr((rows.prompt_of(row), row.tools)).encode()).digest()

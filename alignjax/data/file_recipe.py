@@ -46,7 +46,7 @@ class FileRecipe(row_recipe.RowRecipe):
             opening=reading.opening(row),
             mark=row_recipe.mark_of(row),
             vote=vote,
-            whole=comparisons.digest(row),
+            whole=key or comparisons.digest(row),
         )
 
 

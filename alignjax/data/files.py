@@ -259,7 +259,7 @@ def make_corpus(config: FilesConfig, log: corpus.Log, speaker: Any = None) -> co
     log(line)
     splits = {split: read(config, source, parts, split) for split in SPLITS}
     given = {name: split.rows for name, split in splits.items()}
-    leaked = leaks.of_rows(given, comparisons.digest, config.max_leaked_share, config.place())
+    leaked = leaks.of_rows(given, comparisons.told, config.max_leaked_share, config.place())
     speaker = make_speaker(config, splits["train"].rows) if speaker is None else speaker
 
     def table(kind: str, split: str) -> corpus.Table:
@@ -311,9 +311,8 @@ def prepared_corpus(
     config.validate()
     splits, line = scanned(config, cache)
     log(line)
-    leaked = leaks.of_sources(
-        splits.found, config.max_leaked_share, config.place(), config.eval_rows
-    )
+    limits = {split: config.limit(split) for split in SPLITS}
+    leaked = leaks.of_sources(splits.found, config.max_leaked_share, config.place(), limits)
     speaker = prepared_speaker(config, splits) if speaker is None else speaker
     made = prepared.corpus_of(
         splits, speaker,

@@ -131,7 +131,7 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
     splits = read(config)
     leaked = leaks.of_rows(
         {name: own.rows for name, own in splits.items()},
-        lambda row: recipe.digest(sources.content(row)),
+        lambda row: recipe.digest(sources.told(row)),
         config.max_leaked_share,
         config.path,
     )
@@ -194,7 +194,7 @@ def prepared_corpus(config: HhConfig, log: corpus.Log, cache: prepare.Cache) -> 
     limits = {"train": config.train_rows, "eval": config.eval_rows}
     plain = {split: _recipe(config, split, limit) for split, limit in limits.items()}
     sources_of = {split: prepare.source(own, cache) for split, own in plain.items()}
-    leaked = leaks.of_sources(sources_of, config.max_leaked_share, config.path, config.eval_rows)
+    leaked = leaks.of_sources(sources_of, config.max_leaked_share, config.path, limits)
     if config.tokenizer:
         tokenizer = make_tokenizer(config)
     else:

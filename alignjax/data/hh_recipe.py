@@ -105,6 +105,7 @@ class HhRecipe:
             recipe.digest(content),
             recipe.digest(opening),
             DIVERGED if row.diverged else 0,
+            whole=recipe.digest(sources.told(row)),
         )
 
     def encode(self, rows: Sequence[Any], first: int) -> tuple[tables.Table, encoding.Counts]:

@@ -5,7 +5,7 @@ never has the opening of a training row, and needs no count.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,32 +45,35 @@ def write(folder: epath.Path, parts: Iterable[np.ndarray]) -> int:
     return count
 
 
-def read(folder: epath.Path, files: int) -> Iterable[np.ndarray]:
-    """The numbers of a source's rows, file by file."""
+def read(folder: epath.Path, files: int, rows: int = 1 << 62) -> Iterator[np.ndarray]:
+    """The numbers of a source's first rows, file by file."""
     for count in range(files):
-        yield np.memmap(cache_files.at_hand(folder / FILE.format(count)), NUMBER, "r")
+        if rows > 0:
+            own = np.memmap(cache_files.at_hand(folder / FILE.format(count)), NUMBER, "r")[:rows]
+            rows -= len(own)
+            yield own
 
 
 def of_sources(
-    found: Mapping[str, "source_rows.Source"], limit: float, place: str, most: int = 0
+    found: Mapping[str, "source_rows.Source"], limit: float, place: str, most: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """As of `said`, for the scanned sources of both splits; most: eval rows that are used, 0 all.
+    """As of `said`, for the scanned sources of both splits; most: rows of each that are used, or 0.
 
     The count is kept beside the eval split's scan.
     """
     train, held = found["train"], found["eval"]
     if not (train.selection.told and held.selection.told):
         return ()
-    total = held.selection.kept["eval"]
-    rows = min(total, most) if most else total
+    rows = {split: own.selection.kept[split] for split, own in found.items()}
+    rows = {split: min(count, most[split] or count) for split, count in rows.items()}
     key = cache_files.key_of({"train": train.identity, "rows": rows})
     file = held.folder / f"leaked-{key}.json"
     note = cache_files.read_json(file)
     if note is None:
-        own = np.concatenate(list(read(held.folder, held.selection.told)))[:rows]
-        note = {"rows": _shared(read(train.folder, train.selection.told), own)}
+        own = np.concatenate([*read(held.folder, held.selection.told, rows["eval"])])
+        note = {"rows": _shared(read(train.folder, train.selection.told, rows["train"]), own)}
         cache_files.write_json(file, note)
-    return said(int(note["rows"]), rows, limit, place)
+    return said(int(note["rows"]), rows["eval"], limit, place)
 
 
 def of_rows(

@@ -211,6 +211,11 @@ def content(row: Preference) -> str:
     return repr(chat.Pair(*row[:4]))
 
 
+def told(row: Preference) -> str:
+    """What must not stand in training and evaluation: both answers, whichever is better."""
+    return repr((row.prompt, sorted(map(repr, (row.chosen, row.rejected)))))
+
+
 def opening(row: Preference) -> str:
     """What rows share that a hold-out must not part."""
     return repr([turn for turn in row.prompt[:2] if turn.role != chat.ASSISTANT])

@@ -82,6 +82,9 @@ def test_rows_on_both_sides_are_said_and_above_a_share_refused(kind, tmp_path):
     write(folder, kind, "test", (*range(100, 140), *range(40)))
     for make in corpora(config_of(folder, kind, eval_rows=40), tmp_path / "cache"):
         assert not [line for line in make().summary if "leaked" in line]
+    # Nor training rows that no one trains on.
+    for make in corpora(config_of(folder, kind, train_rows=5), tmp_path / "cache"):
+        assert "leaked: 5 of 80 eval rows stand among training rows" in make().summary
 
 
 @pytest.mark.parametrize("held", [range(9), range(100, 140)])
@@ -91,6 +94,21 @@ def test_few_rows_and_others_are_never_refused(held, tmp_path):
     for make in corpora(config_of(tmp_path / "data", "files"), tmp_path / "cache"):
         leaked = [line for line in make().summary if "leaked" in line]
         assert len(leaked) == (held[0] == 0)
+
+
+@pytest.mark.parametrize("kind", ["files", "hh"])
+def test_a_pair_is_one_whichever_answer_is_better_and_however_often_it_was_judged(kind, tmp_path):
+    folder = tmp_path / "data"
+    again = range(12) if kind == "files" else ()
+    write(folder, kind, "train", [*range(40), *again])
+    rows = [ROWS[kind](n) for n in range(12)]
+    turned = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, turned)) + "\n")
+    config = config_of(folder, kind, max_leaked_share=1.0)
+    for make in corpora(config, tmp_path / "cache"):
+        assert "leaked: 12 of 12 eval rows stand among training rows" in make().summary
+    lines = check.check_data(folder, max_leaked_share=1.0).lines
+    assert "leaked: 12 of 12 rows for evaluation stand in training" in lines
 
 
 def test_the_checker_has_the_trainers_limit(tmp_path):
