@@ -86,6 +86,11 @@ class Lifecycle:
             if hasattr(value, "validate") and field.name != "model":
                 value.validate()
 
+    def measured(self) -> tuple[tuple[str, str], ...]:
+        """(row of results.json, by its label or stage; number of it) that sweeps compare where the
+        experiment file names no measures."""
+        return ()
+
     def course(self, space: "Workspace") -> Course:
         """The stages and the report; called before anything is written."""
         raise NotImplementedError

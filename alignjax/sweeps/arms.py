@@ -207,11 +207,14 @@ def overrides(parsed: flags.Parsed) -> dict[str, str]:
 
 
 def default_measures(config: Any, kind: str) -> tuple[record.Measure, ...]:
-    """What is read of a file without sweep(): the last values of the method's own curves."""
+    """What is read of a file without sweep(): what the lifecycle names, or the last values of the
+    method's own curves."""
     if kind == "train":
         return tuple(
             record.Measure(name=key, key=key) for key in config.algorithm.METHOD.curves
         ) or (record.Measure(name="loss", key="loss"),)
+    if told := config.measured():
+        return tuple(record.Measure(name=f"{row}: {key}", row=row, key=key) for row, key in told)
     stages = [f for f in dataclasses.fields(config) if f.name == "stages"]
     if stages and config.stages:
         last = config.stages[-1]

@@ -59,6 +59,10 @@ class ReviewLifecycle(lifecycle.Lifecycle):
             for value in getattr(self, name):
                 shapes.check_number(name, value, above=0)
 
+    def measured(self) -> tuple[tuple[str, str], ...]:
+        """True reward and KL of every policy."""
+        return tuple((name, key) for name in policy_stages(self) for key in ("gold", "kl"))
+
     def course(self, space: lifecycle.Workspace) -> lifecycle.Course:
         return _Course(self, space)
 

@@ -1,11 +1,15 @@
 """Sweeps that are refused, in one line and before anything is run."""
 
+import json
+import pathlib
+import re
 import textwrap
 
 import pytest
 
 from alignjax import main
 
+ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
 from alignjax.algorithms.sft import SftConfig
 from alignjax.models.config import TransformerConfig
@@ -198,3 +202,26 @@ def test_a_slurm_script_is_an_array_of_the_same_runs(capsys, tmp_path):
     assert words[1:3] == ["alignjax", "train"]
     assert "--config.optim.learning_rate=0.01" in words
     assert "--config.seed=1" in words
+
+
+def test_every_command_of_the_page_makes_a_plan(capsys, tmp_path, monkeypatch):
+    """Those of lifecycles and of files that are there; --print says what would run."""
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    lines = re.findall(r"^    alignjax (sweep --config=(?!experiments/my).*)$", text, re.MULTILINE)
+    assert len(lines) >= 2
+    monkeypatch.chdir(ROOT)
+    for number, line in enumerate(lines):
+        words = re.sub(r"--workdir=\S+", f"--workdir={tmp_path / str(number)}", line).split()
+        assert main.main([*words, "--print=slurm"]) == 0, capsys.readouterr().err
+
+
+def test_a_lifecycle_without_a_sweep_says_what_is_compared(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = ["--sweep.label_temperature=0,1", "--seeds=2", "--print=slurm"]
+    assert (
+        main.main(["sweep", "--config=lifecycle:micro", f"--workdir={tmp_path}/a", *options]) == 0
+    )
+    kept = json.loads((tmp_path / "a" / "sweep.json").read_text())
+    names = [measure["name"] for measure in kept["sweep"]["measures"]]
+    assert names[:2] == ["dpo-1: gold", "dpo-1: kl"]
+    assert any(name.startswith("ppo") for name in names)
