@@ -23,8 +23,8 @@ def main(parsed: flags.Parsed) -> None:
     folder = common.run_folder(parsed)
     named = [n for n in ("expected", "book") if parsed.options[n]]
     if sweeps.is_sweep(folder):
-        shown, found = swept.write(folder)
-        print(swept.expected_text(found) if parsed.options["expected"] else shown)
+        shown, result = swept.write(folder)
+        print(swept.expected_text(result) if parsed.options["expected"] else shown)
         print(f"\nreport: {folder / swept.PAGE}")
         if parsed.options["book"]:
             _add(folder, pathlib.Path(parsed.options["book"]))

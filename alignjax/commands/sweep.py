@@ -53,11 +53,11 @@ def main(parsed: flags.Parsed) -> None:
         print(clusters.xpk(cells, sweep), end="")
         return
     failed = runner.run(cells, sweep, options["jobs"], common.log)
-    shown, found = report.write(sweep)
+    shown, result = report.write(sweep)
     print(f"{shown}\n\nreport: {sweep / report.PAGE}")
     problems = [f"{len(failed)} of {len(cells)} runs failed"] if failed else []
-    problems += found.outside
-    problems += [found.contradiction] if found.contradiction else []
+    problems += result.outside
+    problems += [result.contradiction] if result.contradiction else []
     if problems:
         raise errors.Failure(f"{'; '.join(problems)}.")
 

@@ -87,8 +87,8 @@ class _Statistics:
         self.files[row.file] += 1
         self.columns.update(row.columns.keys())
         self.weighed += row.weight != 1
-        self.digests["row"].append(_number(comparisons.digest(row)))
-        self.digests["told"].append(_number(comparisons.told(row)))
+        self.digests["row"].append(leaks.number(comparisons.digest(row)))
+        self.digests["told"].append(leaks.number(comparisons.told(row)))
         self.held["told"].append(is_held)
         for text in rows.texts(row):
             scripts.count(text, self.scripts)
@@ -96,7 +96,7 @@ class _Statistics:
             return
         prompt = rows.prompt_of(row)
         self.turns[len(prompt)] += 1
-        self.digests["prompt"].append(_number(comparisons.prompt_digest(row)))
+        self.digests["prompt"].append(leaks.number(comparisons.prompt_digest(row)))
         self.held["prompt"].append(is_held)
         if isinstance(row, rows.Answers):
             self._compared(row)
@@ -107,7 +107,7 @@ class _Statistics:
         if len(row.answers) == 2:
             key, turned = comparisons.vote_key(row)
             first_wins = (comparisons.preference(row) >= 0.5) != turned
-            self.digests["pair"].append(_number(key) & ~1 | first_wins)
+            self.digests["pair"].append(leaks.number(key) & ~1 | first_wins)
 
     def measure(self, sizes: Iterable[tuple[str, int]]) -> None:
         """Adds lengths by the name of what has them."""
@@ -134,10 +134,6 @@ class _Statistics:
             f", {repeated} repeated pairs (merged as votes), {len(numbers) - pairs} pairs given in "
             "both directions"
         )
-
-
-def _number(digest: bytes) -> int:
-    return int.from_bytes(digest[:8], "big")
 
 
 def check_data(

@@ -131,7 +131,7 @@ def make_corpus(config: HhConfig, log: corpus.Log) -> corpus.Corpus:
     splits = read(config)
     leaked = leaks.of_rows(
         {name: own.rows for name, own in splits.items()},
-        lambda row: recipe.digest(sources.told(row)),
+        hh_recipe.told,
         config.max_leaked_share,
         config.path,
     )

@@ -52,6 +52,11 @@ def encode(
     return derived[kind](table) if kind in derived else table, counts
 
 
+def told(row: sources.Preference) -> bytes:
+    """A digest of what must not stand in training and evaluation."""
+    return recipe.digest(sources.told(row))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HhRecipe:
     """One table of one split of a folder of transcripts; a `recipe.Recipe`."""
@@ -105,7 +110,7 @@ class HhRecipe:
             recipe.digest(content),
             recipe.digest(opening),
             DIVERGED if row.diverged else 0,
-            whole=recipe.digest(sources.told(row)),
+            whole=told(row),
         )
 
     def encode(self, rows: Sequence[Any], first: int) -> tuple[tables.Table, encoding.Counts]:

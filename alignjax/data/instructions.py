@@ -91,7 +91,7 @@ class InstructConfig(RowsConfig, corpus.DataConfig):
         splits = {split: read(self, split) for split in ("train", "eval")}
         leaked = leaks.of_rows(
             {name: own.rows for name, own in splits.items()},
-            lambda row: recipe.digest(repr(row.turns)),
+            told,
             self.max_leaked_share,
             self.path,
         )
@@ -197,6 +197,11 @@ def parsed(
     return Row((question, chat.Turn(chat.ASSISTANT, fields[answer])), fields)
 
 
+def told(row: Row) -> bytes:
+    """A digest of what must not stand in training and evaluation."""
+    return recipe.digest(repr(row.turns))
+
+
 def outline(config: RowsConfig) -> corpus.Corpus:
     """The sizes of a corpus of questions, for plans."""
     return corpus.outline(
@@ -281,7 +286,7 @@ class InstructRecipe(row_recipe.RowRecipe):
         typed = rows.Conversation(
             turns=row.turns, columns=row.columns, file=part.where, line=number
         )
-        return recipe.Reading(typed, whole=recipe.digest(repr(row.turns)))
+        return recipe.Reading(typed, whole=told(row))
 
 
 def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cache) -> corpus.Corpus:

@@ -181,7 +181,7 @@ def mix(
     inputs = (
         ((wide,) * 3, (parted,) * 2, "batch slot", "batch"),
         (("kv head slot",) * 3, ("kv group",) * 2),
-        Held(_RULE, _INPUTS),  # type: ignore[arg-type]
+        Held(_RULE, _INPUTS),  # type: ignore[arg-type]  # names of axes, leaf by leaf
     )
     run = axes.per_shard(own, inputs, (wide, inputs[2]))
     rows = axes.shard(segments.astype(jnp.int32), "batch slot")

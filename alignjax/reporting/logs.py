@@ -69,10 +69,4 @@ def text(runs: Sequence[tuple[str, dict[str, Extent]]]) -> str:
                 low = f"{e.lowest:.5g} at {e.lowest_step}"
                 high = f"{e.highest:.5g} at {e.highest_step}"
                 lines.append([f"  {tables.line(run)}", f"{e.last:.5g} at {e.step}", low, high])
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join(_aligned(line, widths) for line in lines)
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [x.rjust(width) for x, width in zip(line[1:], widths[1:], strict=True)]
-    return "  ".join([line[0].ljust(widths[0]), *cells]).rstrip()
+    return "\n".join(row.rstrip() for row in tables.side_by_side([*zip(*lines, strict=True)]))

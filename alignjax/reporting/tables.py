@@ -13,14 +13,14 @@ def text(results: Results) -> str:
     table = [["", *map(label, rows)]]
     for column in results.get("columns") or []:
         table.append([label(column), *_aligned([cell(row, column) for row in rows])])
-    lines = _side_by_side(table) if rows else ["no results"]
+    lines = side_by_side(table) if rows else ["no results"]
     if any("[" in entry for column in table[1:] for entry in column[1:]):
         lines.append("[expected] as the experiment states it")
     blocks = [[label(results)], lines, notes(results)]
     if gates:
         parts = [[f"  {verdict}", *rest] for verdict, *rest in map(gate_cells, gates)]
         blocks.append(
-            [f"gates: {count(gates)}", *_side_by_side(list(zip(*parts, strict=True)), left=2)]
+            [f"gates: {count(gates)}", *side_by_side(list(zip(*parts, strict=True)), left=2)]
         )
     blocks.append(footer(results))
     return "\n\n".join("\n".join(map(str.rstrip, block)) for block in blocks if block)
@@ -65,7 +65,7 @@ def _aligned(cells: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _side_by_side(columns: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+def side_by_side(columns: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of the columns side by side; the first `left` start, the others end at one place."""
     widths = [max(map(len, column)) for column in columns]
     padded = [

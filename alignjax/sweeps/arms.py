@@ -58,7 +58,7 @@ def declared(parsed: flags.Parsed) -> record.Sweep | None:
         if not isinstance(own, record.Sweep):
             raise ValueError(f"sweep() must return a Sweep; got {type(own).__name__}.")
         own.validate()
-    except Exception as error:
+    except Exception as error:  # of a user's own code
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise one_line_error(f"sweep() of {parsed.name} can't be used: {kind}{error}") from error
     return own

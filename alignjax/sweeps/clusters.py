@@ -15,7 +15,7 @@ KINDS = ("slurm", "xpk")
 
 def slurm(cells: Sequence[folder.Cell], sweep: pathlib.Path, jobs: int) -> str:
     """The text of an sbatch script: one task of an array for each run, at most `jobs` at once."""
-    lines = "\n".join(f"  {shlex.quote(_words(cell))}" for cell in cells)
+    lines = "\n".join(f"  {shlex.quote(shlex.join(cell.argv))}" for cell in cells)
     return f"""#!/usr/bin/env bash
 # The {len(cells)} runs of the sweep {sweep.name}, a task each. Submit it where the folder of the
 # sweep and alignjax are; then `alignjax report --workdir={shlex.quote(str(sweep))}`.
@@ -49,10 +49,6 @@ def xpk(cells: Sequence[folder.Cell], sweep: pathlib.Path) -> str:
         for number, cell in enumerate(cells)
     ]
     return "\n".join(lines) + "\n"
-
-
-def _words(cell: folder.Cell) -> str:
-    return shlex.join(cell.argv)
 
 
 def _workload(name: str, number: int) -> str:

@@ -7,7 +7,6 @@ SWEEP/stages/               stages of lifecycles that several arms share
 SWEEP/report.json, .html    what `alignjax report` makes of them
 """
 
-import json
 import os
 import pathlib
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.core import untrusted
+from alignjax.lifecycles import lifecycle
 from alignjax.sweeps import arms as arms_
 from alignjax.sweeps import record
 from alignjax.training import checkpoint
@@ -143,7 +143,7 @@ def claim(folder: pathlib.Path, plan: Plan) -> Plan:
             f"--workdir must be a new folder, or that of this sweep; got {folder}, which holds "
             "something else. Name another."
         )
-    write_json(folder / FILE, plan.as_dict())
+    lifecycle.write_json(folder / FILE, plan.as_dict())
     return plan
 
 
@@ -162,14 +162,6 @@ def _changes(there: Plan, now: Plan) -> list[str]:
             if old.get(field) != new.get(field) and field != arms_.SEED
         ]
     return changed
-
-
-def write_json(file: pathlib.Path, content: Any) -> None:
-    """Writes JSON whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(file)
 
 
 def cells(folder: pathlib.Path, plan: Plan) -> list[Cell]:

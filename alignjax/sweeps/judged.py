@@ -82,15 +82,15 @@ def _estimate(values: Sequence[float]) -> estimate.Estimate:
     return own if own.n > 1 else own._replace(se=math.nan)
 
 
-def differences(found: numbers.Values, own: record.Sweep) -> list[Difference]:
+def differences(measured: numbers.Values, own: record.Sweep) -> list[Difference]:
     """Every arm against the baseline, by measure: paired t intervals, Holm over the arms."""
     every = []
     for measure in own.measures:
-        base, rows = _known(found[own.baseline][measure.name]), []
+        base, rows = _known(measured[own.baseline][measure.name]), []
         for arm in own.arms:
             if arm == own.baseline:
                 continue
-            other = _known(found[arm][measure.name])
+            other = _known(measured[arm][measure.name])
             gap = _estimate([other[seed] - base[seed] for seed in base if seed in other])
             low, high = significance.t_interval(gap, LEVEL)
             rows.append(
@@ -110,15 +110,15 @@ def differences(found: numbers.Values, own: record.Sweep) -> list[Difference]:
     return every
 
 
-def gates(found: numbers.Values, own: record.Sweep) -> list[Gate]:
+def gates(measured: numbers.Values, own: record.Sweep) -> list[Gate]:
     """The gates, each with its interval."""
-    return [_gate(found, gate) for gate in own.gates]
+    return [_gate(measured, gate) for gate in own.gates]
 
 
-def _gate(found: numbers.Values, gate: record.Gate) -> Gate:
-    values = _known(found[gate.arm][gate.measure])
+def _gate(measured: numbers.Values, gate: record.Gate) -> Gate:
+    values = _known(measured[gate.arm][gate.measure])
     if gate.other:
-        other = _known(found[gate.other][gate.measure])
+        other = _known(measured[gate.other][gate.measure])
         both = [seed for seed in values if seed in other]
         if gate.ratio:
             values = {s: values[s] / other[s] for s in both if other[s] != 0}
@@ -159,7 +159,7 @@ def verdict(judged: Sequence[Gate]) -> str:
     return record.REPRODUCED if all(own == HOLDS for own in by_kind["size"]) else record.SHAPE
 
 
-def agreements(found: numbers.Values, expected: record.Expected) -> list[Agreement]:
+def agreements(measured: numbers.Values, expected: record.Expected) -> list[Agreement]:
     """Every number of EXPECTED beside ours.
 
     z = (ours - mean) / (sd sqrt(1 / n + 1 / m)), of n seeds there and m here, is Student's t with
@@ -170,7 +170,7 @@ def agreements(found: numbers.Values, expected: record.Expected) -> list[Agreeme
     count = sum(len(own) for own in expected.values())
     for arm, own in expected.items():
         for measure, (mean, sd, n) in own.items():
-            ours = summary(found[arm][measure])
+            ours = summary(measured[arm][measure])
             band = significance.t_quantile(FALSE_ALARM / count, n - 1)
             there = Summary(mean, sd, n)
             rows.append(Agreement(arm, measure, ours, there, place(ours, there), band))

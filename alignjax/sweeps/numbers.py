@@ -22,14 +22,14 @@ def read(cells: list[folder.Cell], own: record.Sweep) -> Values:
     Raises:
       ValueError: a run has no such number; those that it has are named.
     """
-    found: dict[str, dict[str, dict[int, float]]] = {
+    values: dict[str, dict[str, dict[int, float]]] = {
         arm: {measure.name: {} for measure in own.measures} for arm in own.arms
     }
     for cell in cells:
         if cell.is_finished():
             for measure in own.measures:
-                found[cell.arm][measure.name][cell.seed] = value(cell.folder, measure)
-    return found
+                values[cell.arm][measure.name][cell.seed] = value(cell.folder, measure)
+    return values
 
 
 def value(run: pathlib.Path, measure: record.Measure) -> float:

@@ -13,12 +13,12 @@ from alignjax.sweeps import folder, judged, numbers, record
 PANELS = 6
 
 
-def arms(found: numbers.Values, own: record.Sweep) -> bytes | None:
+def arms(measured: numbers.Values, own: record.Sweep) -> bytes | None:
     """PNG, a panel for each measure: an arm a line, seeds as points, the mean's 95% interval."""
     shown = [
         m
         for m in own.measures[:PANELS]
-        if any(judged.summary(found[a][m.name]).n for a in own.arms)
+        if any(judged.summary(measured[a][m.name]).n for a in own.arms)
     ]
     if not shown:
         return None
@@ -27,7 +27,7 @@ def arms(found: numbers.Values, own: record.Sweep) -> bytes | None:
     fig, axes = figures.canvas(down, across, height=down * (0.9 + 0.28 * len(own.arms)))
     for ax, measure in zip(axes, shown, strict=False):
         for place, arm in enumerate(own.arms):
-            values = [x for x in found[arm][measure.name].values() if math.isfinite(x)]
+            values = [x for x in measured[arm][measure.name].values() if math.isfinite(x)]
             colour = figures.PALETTE[7 if arm == own.baseline else 0]
             ax.plot(values, [place] * len(values), "o", ms=3.5, alpha=0.55, color=colour, mew=0)
             if values:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from alignjax.core import untrusted
+from alignjax.lifecycles import lifecycle
 from alignjax.reporting import markup, tables
 from alignjax.reporting import report as pages
 from alignjax.sweeps import folder, judged, numbers, pictures, record
@@ -15,7 +16,7 @@ from alignjax.sweeps import folder, judged, numbers, pictures, record
 JSON, PAGE, PICTURE, CURVES = "report.json", "report.html", "sweep.png", "curves.png"
 
 
-class Found(NamedTuple):
+class Result(NamedTuple):
     """All that a report says of a sweep."""
 
     plan: folder.Plan
@@ -55,7 +56,7 @@ class Found(NamedTuple):
         return ""
 
 
-def find(sweep: pathlib.Path) -> Found:
+def find(sweep: pathlib.Path) -> Result:
     """What the finished runs of a sweep say.
 
     Raises:
@@ -70,7 +71,7 @@ def find(sweep: pathlib.Path) -> Found:
         if not cell.is_finished():
             line = folder.outcome(cell).get("line") or "not run yet"
             missing.append(f"{cell.name}: {line}")
-    return Found(
+    return Result(
         plan,
         cells,
         values,
@@ -84,30 +85,30 @@ def find(sweep: pathlib.Path) -> Found:
     )
 
 
-def write(sweep: pathlib.Path) -> tuple[str, Found]:
+def write(sweep: pathlib.Path) -> tuple[str, Result]:
     """(the report as text, what it says); report.json, the pictures and report.html beside it."""
-    found = find(sweep)
-    content = as_dict(found, sweep)
-    folder.write_json(sweep / JSON, content)
+    result = find(sweep)
+    content = as_dict(result, sweep)
+    lifecycle.write_json(sweep / JSON, content)
     images = {
-        PICTURE: pictures.arms(found.values, found.plan.own),
-        CURVES: pictures.curves(sweep, found.plan),
+        PICTURE: pictures.arms(result.values, result.plan.own),
+        CURVES: pictures.curves(sweep, result.plan),
     }
     for name, image in images.items():
         if image is not None:
             partial = sweep / f"{name}.partial"
             partial.write_bytes(image)
             partial.replace(sweep / name)
-    body = _body(found, content, images)
-    title = markup.escape(_title(found.plan))
+    body = _body(result, content, images)
+    title = markup.escape(_title(result.plan))
     page = pages.PAGE.format(title=title, style=pages.STYLE, body=body)
     (sweep / PAGE).write_text(page, encoding="utf-8", errors="replace")
-    return text(found), found
+    return text(result), result
 
 
-def as_dict(found: Found, sweep: pathlib.Path) -> dict[str, Any]:
+def as_dict(result: Result, sweep: pathlib.Path) -> dict[str, Any]:
     """report.json: every value by arm, measure and seed, and what was made of them."""
-    plan = found.plan
+    plan = result.plan
     return {
         "spec": plan.spec,
         "command": plan.command,
@@ -121,29 +122,29 @@ def as_dict(found: Found, sweep: pathlib.Path) -> dict[str, Any]:
                 }
                 for measure, seeds in own.items()
             }
-            for arm, own in found.values.items()
+            for arm, own in result.values.items()
         },
-        "differences": [judged.as_dict(row) for row in found.differences],
+        "differences": [judged.as_dict(row) for row in result.differences],
         "expected": [
-            {**judged.as_dict(row), "agrees": row.agrees} for row in found.agreements
+            {**judged.as_dict(row), "agrees": row.agrees} for row in result.agreements
         ],
         "gates": [
             {"name": row.gate.name, **judged.as_dict(row), "rule": _rule(row.gate),
              "kind": row.gate.kind}
-            for row in found.gates
+            for row in result.gates
         ],
-        "verdict": found.verdict,
-        "missing": found.missing,
-        "seconds": found.seconds,
-        "cpu_seconds": found.cpu_seconds,
+        "verdict": result.verdict,
+        "missing": result.missing,
+        "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
         "origin": dict(plan.origin),
-        "environment": _environment(found),
+        "environment": _environment(result),
     }  # fmt: skip
 
 
-def _environment(found: Found) -> dict[str, str]:
+def _environment(result: Result) -> dict[str, str]:
     """Versions and devices as the first finished run tells them."""
-    for cell in found.cells:
+    for cell in result.cells:
         try:
             own = untrusted.read_object(cell.folder / folder.RESULTS, untrusted.RECORD)
         except (OSError, ValueError):
@@ -164,53 +165,53 @@ def _number(x: float, digits: int) -> str:
     return tables.rounded(x, digits) if math.isfinite(x) else "-"
 
 
-def arm_cells(found: Found) -> tuple[list[str], list[list[str]]]:
+def arm_cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """(heads, a row for each arm): mean, sd and n of every measure."""
     rows = []
-    for arm in found.plan.own.arms:
+    for arm in result.plan.own.arms:
         cells = []
-        for measure in found.plan.own.measures:
-            own = judged.summary(found.values[arm][measure.name])
+        for measure in result.plan.own.measures:
+            own = judged.summary(result.values[arm][measure.name])
             mean, sd = (_number(x, measure.digits) for x in own[:2])
             cells.append(f"{mean} sd {sd} n {own.n}")
         rows.append([arm, *cells])
-    return ["", *(measure.name for measure in found.plan.own.measures)], rows
+    return ["", *(measure.name for measure in result.plan.own.measures)], rows
 
 
-def difference_cells(found: Found) -> tuple[list[str], list[list[str]]]:
+def difference_cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """(heads, a row for each arm and measure): the paired difference and its interval."""
-    digits = {measure.name: measure.digits for measure in found.plan.own.measures}
+    digits = {measure.name: measure.digits for measure in result.plan.own.measures}
     rows = [
         [
-            f"{d.measure}: {d.arm} - {found.plan.own.baseline}",
+            f"{d.measure}: {d.arm} - {result.plan.own.baseline}",
             _number(d.value, digits[d.measure]),
             f"[{_number(d.low, digits[d.measure])}, {_number(d.high, digits[d.measure])}]",
             _number(d.p, 4),
             _number(d.adjusted, 4),
             str(d.n),
         ]
-        for d in found.differences
+        for d in result.differences
     ]
     return ["paired difference", "mean", "95% interval", "p", "p by Holm", "n"], rows
 
 
-def gate_cells(found: Found) -> tuple[list[str], list[list[str]]]:
+def gate_cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """(heads, a row for each gate)."""
     rows = [
         [
             g.gate.name, g.gate.kind, _number(g.value, 3),
             f"[{_number(g.low, 3)}, {_number(g.high, 3)}]", _rule(g.gate), g.state,
         ]
-        for g in found.gates
+        for g in result.gates
     ]  # fmt: skip
     return ["gate", "kind", "mean", "95% interval", "rule", ""], rows
 
 
-def expected_cells(found: Found) -> tuple[list[str], list[list[str]]]:
+def expected_cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """(heads, a row for each number of EXPECTED)."""
-    digits = {measure.name: measure.digits for measure in found.plan.own.measures}
+    digits = {measure.name: measure.digits for measure in result.plan.own.measures}
     rows = []
-    for a in found.agreements:
+    for a in result.agreements:
         ours, there = (
             f"{_number(s.mean, digits[a.measure])} sd {_number(s.sd, digits[a.measure])} n {s.n}"
             for s in (a.ours, a.expected)
@@ -220,36 +221,31 @@ def expected_cells(found: Found) -> tuple[list[str], list[list[str]]]:
     return ["number", "ours", "expected", "z", "|z| at most", ""], rows
 
 
-def text(found: Found) -> str:
+def text(result: Result) -> str:
     """The report for a terminal."""
-    own = found.plan.own
-    head = [_title(found.plan)]
+    own = result.plan.own
+    head = [_title(result.plan)]
     head += [
         f"{name}: {said}" for name, said in (("paper", own.paper), ("claim", own.claim)) if said
     ]
     blocks = ["\n".join(head)]
-    for heads, rows in (arm_cells(found), difference_cells(found), gate_cells(found)):
+    for heads, rows in (arm_cells(result), difference_cells(result), gate_cells(result)):
         blocks += [aligned([heads, *rows])] if rows else []
-    heads, rows = expected_cells(found)
+    heads, rows = expected_cells(result)
     if rows:
         alarm = f"false alarm: {judged.FALSE_ALARM:g} over all {len(rows)} numbers"
         blocks.append(aligned([heads, *rows]) + f"\n{alarm}")
-    lines = [f"verdict: {found.verdict}"] if found.verdict else []
-    lines += [found.contradiction] if found.contradiction else []
-    lines += [f"not finished: {line}" for line in found.missing]
-    lines.append(f"time: {found.seconds:.0f} s of all runs, {found.cpu_seconds:.0f} CPU seconds")
+    lines = [f"verdict: {result.verdict}"] if result.verdict else []
+    lines += [result.contradiction] if result.contradiction else []
+    lines += [f"not finished: {line}" for line in result.missing]
+    lines.append(f"time: {result.seconds:.0f} s of all runs, {result.cpu_seconds:.0f} CPU seconds")
     return "\n\n".join([*blocks, "\n".join(lines)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns under one another; the first starts, the others end at one place."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *rest = (tables.line(cell) for cell in row)
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
+    columns = [[tables.line(cell) for cell in column] for column in zip(*rows, strict=True)]
+    return "\n".join(line.rstrip() for line in tables.side_by_side(columns))
 
 
 def _html(table: tuple[list[str], list[list[str]]], title: str) -> str:
@@ -269,41 +265,41 @@ def _figure(title: str, image: bytes | None, caption: str) -> str:
 <figcaption>{caption}</figcaption></figure>"""
 
 
-def _body(found: Found, content: dict[str, Any], images: dict[str, bytes | None]) -> str:
-    own, plan = found.plan.own, found.plan
+def _body(result: Result, content: dict[str, Any], images: dict[str, bytes | None]) -> str:
+    own, plan = result.plan.own, result.plan
     told = (("Paper", own.paper), ("Claim", own.claim), ("Analogue", own.analogue))
     expected = (
         f"Expected numbers: a sound sweep leaves any band with a chance of {judged.FALSE_ALARM:g} "
         "in all."
     )
-    tone = "pass" if not (found.contradiction or found.outside) else "fail"
+    tone = "pass" if not (result.contradiction or result.outside) else "fail"
     sections = [
         f"<h1>{markup.escape(_title(plan))}</h1>",
         *(f"<p>{name}: {markup.escape(said)}</p>" for name, said in told if said),
-        f'<p class="{tone}">Verdict: {markup.escape(found.verdict)}</p>' if found.verdict else "",
+        f'<p class="{tone}">Verdict: {markup.escape(result.verdict)}</p>' if result.verdict else "",
         *(
             f'<p class="fail">{markup.escape(line)}</p>'
-            for line in (found.contradiction, *found.outside, *found.missing)
+            for line in (result.contradiction, *result.outside, *result.missing)
             if line
         ),
-        _html(arm_cells(found), "Arms"),
+        _html(arm_cells(result), "Arms"),
         _figure(
             "Every seed", images[PICTURE], "Points are seeds, bars means with 95% t intervals."
         ),
-        _html(difference_cells(found), f"Against {markup.escape(own.baseline)}, paired by seed"),
-        _html(gate_cells(found), "Gates"),
-        _html(expected_cells(found), expected),
+        _html(difference_cells(result), f"Against {markup.escape(own.baseline)}, paired by seed"),
+        _html(gate_cells(result), "Gates"),
+        _html(expected_cells(result), expected),
         _figure("Learning curves", images[CURVES], "Thin lines are seeds, thick ones their mean."),
-        _runs(found),
+        _runs(result),
         _facts(content),
     ]
     return "\n".join(section for section in sections if section)
 
 
-def _runs(found: Found) -> str:
+def _runs(result: Result) -> str:
     """A row for each run, with links to its configuration, curves and report, and its command."""
     rows = []
-    for cell in found.cells:
+    for cell in result.cells:
         base = f"arms/{cell.folder.parent.name}/{cell.folder.name}"
         names = {"config.json": "config", "report.html": "report", "metrics.jsonl": "curve"}
         names |= {"results.json": "results"}
@@ -333,10 +329,10 @@ def _facts(content: dict[str, Any]) -> str:
     return f'<p class="muted">{markup.escape(line)}</p>'
 
 
-def expected_text(found: Found) -> str:
+def expected_text(result: Result) -> str:
     """The numbers as EXPECTED of an experiment file has them."""
     lines = []
-    for arm, own in found.values.items():
+    for arm, own in result.values.items():
         known = {name: judged.summary(seeds) for name, seeds in own.items()}
         cells = [
             f"            {json.dumps(name)}: ({mean:.5g}, {sd:.3g}, {n}),"
@@ -345,5 +341,5 @@ def expected_text(found: Found) -> str:
         ]
         if cells:
             lines += [f"        {json.dumps(arm)}: {{", *cells, "        },"]
-    variant = found.plan.spec.partition(":")[2]
+    variant = result.plan.spec.partition(":")[2]
     return "\n".join([f"    {json.dumps(variant)}: {{", *lines, "    },"])

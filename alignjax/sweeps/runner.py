@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any, NamedTuple
 
 from alignjax.core import errors, untrusted
+from alignjax.lifecycles import lifecycle
 from alignjax.sweeps import folder
 
 Log = Callable[[str], None]
@@ -164,7 +165,7 @@ def _ended(own: _Running, spent: float) -> str:
     line = "" if finished else f"exit code {code}: {reason(cell)}"
     said = line or (reason(cell) if code else "")
     told = {"code": code, "seconds": seconds, "cpu_seconds": spent, "line": said}
-    folder.write_json(cell.beside("json"), told)
+    lifecycle.write_json(cell.beside("json"), told)
     return line
 
 

@@ -193,13 +193,10 @@ class Checkpoints:
                 f"{name}: {stored.get(name, 'nothing')} stored, {wanted.get(name, 'nothing')} "
                 "expected. Use the configuration of the run that saved the checkpoint."
             )
-        try:
-            held = {
-                name: stored_tree.as_stored(self.folder / str(step) / name, tree)
-                for name, tree in abstract.items()
-            }
-        except Exception as error:
-            raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
+        held = {
+            name: stored_tree.as_stored(self.folder / str(step) / name, tree)
+            for name, tree in abstract.items()
+        }
         read = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in held.items()})
         items = {}
         for name, tree in abstract.items():
@@ -216,10 +213,7 @@ class Checkpoints:
         """
         meta = self.meta(step)
         names = dict.fromkeys(name.split("/")[0] for name in meta["shapes"])
-        try:
-            held = {n: stored_tree.read(self.folder / str(step) / n) for n in names}
-        except Exception as error:
-            raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
+        held = {n: stored_tree.read(self.folder / str(step) / n) for n in names}
         items = self._read(step, **{n: ocp.args.StandardRestore(t) for n, t in held.items()})
         _compare(fingerprints.checksums({name: items[name] for name in names}), meta["checksums"])
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from alignjax.core import trees
+from alignjax.core import errors, trees
 
 
 def placed(abstract: Any) -> Any:
@@ -29,18 +29,27 @@ def as_stored(folder: pathlib.Path, own: Any) -> Any:
     It may lack what was added since and holds nothing here: an optional weight that is None.
 
     Raises:
-      KeyError: the item holds another leaf.
+      errors.Failure: as of `read`, or the item holds other leaves.
     """
-    leaves = trees.named_leaves(placed(own))
-    return trees.map_named(lambda name, _: leaves[name], read(folder))
+    leaves, stored = trees.named_leaves(placed(own)), read(folder)
+    other = sorted(leaves.keys() ^ trees.named_leaves(stored).keys())
+    if other:
+        raise errors.Failure(f"files are damaged (their structure is of other leaves: {other[0]})")
+    return trees.map_named(lambda name, _: leaves[name], stored)
 
 
 def read(folder: pathlib.Path) -> Any:
     """The shapes that an item holds, each spread over the devices of this machine.
 
     Without them Orbax wants the devices on which the item was saved.
+
+    Raises:
+      errors.Failure: the files that tell of the structure are damaged.
     """
-    stored = ocp.StandardCheckpointHandler().metadata(folder)
+    try:
+        stored = ocp.StandardCheckpointHandler().metadata(folder)
+    except Exception as error:  # whatever its parsers raise of bytes that they do not understand
+        raise errors.Failure(f"files are damaged ({errors.condense(error)})") from error
     mesh = jax.sharding.get_mesh()
 
     def place(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,5 +1,6 @@
 """Checkpoints: exact, verified, fallen back on; never cast, never silently lost."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -300,6 +301,22 @@ def test_verify_names_the_leaf(folder):
         checkpoints.verify(2)
     checkpoints.verify(1)
     checkpoints.close()
+
+
+@pytest.mark.parametrize("harm", ["a leaf is gone", "a leaf is another", "no JSON"])
+def test_a_damaged_structure_is_damage(folder, harm):
+    file = folder / checkpoint.FOLDER / "2" / "params" / "_METADATA"
+    content = json.loads(file.read_text())
+    (_, leaf), *others = content["tree_metadata"].items()
+    kept = dict(others)
+    if harm == "a leaf is another":
+        kept["('other',)"] = {**leaf, "key_metadata": [{"key": "other", "key_type": 2}]}
+    content["tree_metadata"] = kept
+    file.write_text("{" if harm == "no JSON" else json.dumps(content))
+    found, said = restore(folder)
+    assert int(found.step) == 1
+    assert said[0].startswith("warning: checkpoint 2 is damaged: files are damaged")
+    assert ("other leaves" in said[0]) == (harm == "a leaf is gone")
 
 
 def test_a_changed_meta_is_noticed(folder):

@@ -290,8 +290,10 @@ def spelled_twice(theta: float, scaling: RopeScaling) -> dict[str, Any]:
     return {"rope_theta": theta, **older, "rope_parameters": rope}
 
 
-def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
-    """Each layer's kind of attention, shortened to its period.
+def kinds(
+    fields: Fields, default: list[str], layers: int, words: Mapping[str, str] = KINDS
+) -> tuple[str, ...]:
+    """Each layer's kind of attention, shortened to its period; words: the family's for our kinds.
 
     Raises:
       ValueError: an unknown kind, or not one for each layer.
@@ -302,9 +304,9 @@ def kinds(fields: Fields, default: list[str], layers: int) -> tuple[str, ...]:
     if not isinstance(types, list) or len(types) != layers:
         raise fields.error("layer_types", f"name the kind of all {layers} layers", repr(types))
     for kind in types:
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise fields.error("layer_types", f"be among {', '.join(KINDS)}", repr(kind))
-    return period([KINDS[kind] for kind in types])
+        if not isinstance(kind, str) or kind not in words:
+            raise fields.error("layer_types", f"be among {', '.join(words)}", repr(kind))
+    return period([words[kind] for kind in types])
 
 
 def period(names: list[str]) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def config(fields: Fields) -> TransformerConfig:
 
 def describe(config: TransformerConfig) -> dict[str, Any]:
     """The `config.json` of a DeepSeek V3 without layers for further tokens."""
-    latent, routed = config.mla, config.moe
+    latent = config.mla
     return {
         **experts.described(config, "deepseek_v3", "DeepseekV3ForCausalLM"),
         "attention_bias": config.out_bias,
@@ -72,15 +72,7 @@ def describe(config: TransformerConfig) -> dict[str, Any]:
         "qk_nope_head_dim": config.head_dim,
         "qk_rope_head_dim": latent.rope_dim,
         "v_head_dim": latent.value_dim,
-        "n_routed_experts": routed.experts,
-        "n_shared_experts": routed.shared_ff // routed.ff,
-        "moe_intermediate_size": routed.ff,
-        "n_group": routed.groups,
-        "topk_group": routed.active_groups,
-        "norm_topk_prob": routed.normalise,
-        "routed_scaling_factor": routed.scale,
-        "first_k_dense_replace": routed.first,
-        "num_nextn_predict_layers": 0,
+        **experts.described_groups(config),
     }
 
 

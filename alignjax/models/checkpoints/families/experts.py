@@ -52,6 +52,22 @@ def first(fields: Fields, default: int) -> int:
     return first
 
 
+def described_groups(config: TransformerConfig) -> dict[str, Any]:
+    """Fields of experts that DeepSeek and GLM write alike, without layers for further tokens."""
+    routed = config.moe
+    return {
+        "n_routed_experts": routed.experts,
+        "n_shared_experts": routed.shared_ff // routed.ff,
+        "moe_intermediate_size": routed.ff,
+        "n_group": routed.groups,
+        "topk_group": routed.active_groups,
+        "norm_topk_prob": routed.normalise,
+        "routed_scaling_factor": routed.scale,
+        "first_k_dense_replace": routed.first,
+        "num_nextn_predict_layers": 0,
+    }
+
+
 def numbers(fields: Fields, name: str, layers: int) -> list[int] | None:
     """Numbers of layers, or None where there are none."""
     numbers = fields.take(name, None)

@@ -42,22 +42,13 @@ def config(fields: Fields) -> TransformerConfig:
 
 def describe(config: TransformerConfig) -> dict[str, Any]:
     """The `config.json` of a GLM-4.5."""
-    routed = config.moe
     return {
         **experts.described(config, "glm4_moe", "Glm4MoeForCausalLM"),
         **common.described_part(config),
         "head_dim": config.head_dim,
         "attention_bias": config.qkv_bias,
         "use_qk_norm": config.qk_norm == "scaled",
-        "n_routed_experts": routed.experts,
-        "n_shared_experts": routed.shared_ff // routed.ff,
-        "moe_intermediate_size": routed.ff,
-        "n_group": routed.groups,
-        "topk_group": routed.active_groups,
-        "norm_topk_prob": routed.normalise,
-        "routed_scaling_factor": routed.scale,
-        "first_k_dense_replace": routed.first,
-        "num_nextn_predict_layers": 0,
+        **experts.described_groups(config),
     }
 
 

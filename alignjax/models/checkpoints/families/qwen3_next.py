@@ -7,7 +7,7 @@ from alignjax.core import struct
 from alignjax.models import gated_delta, moe
 from alignjax.models.checkpoints import names
 from alignjax.models.checkpoints.families import common, experts, opened
-from alignjax.models.checkpoints.hf_config import Fields, period
+from alignjax.models.checkpoints.hf_config import Fields, kinds
 from alignjax.models.checkpoints.names import Layer
 from alignjax.models.config import DeltaConfig, MoeConfig, TransformerConfig
 
@@ -47,6 +47,8 @@ def mixers(
     common.silu(fields)
     own = common.shape(fields, head_dim=256, kv_heads=kv_heads, ff=ff)
     bias = fields.flag("attention_bias", False)
+    every = fields.size("full_attention_interval", 4, most=1e5)
+    default = ["delta" if (n + 1) % every else "full" for n in range(own["layers"])]
     unread = SEEN if seen else ()
     rope, _ = common.partial_rope(fields, SHARE, own["head_dim"], unread=unread)
     delta = DeltaConfig(
@@ -58,7 +60,7 @@ def mixers(
     )
     return {
         **own,
-        "attention": _pattern(fields, own["layers"]),
+        "attention": kinds(fields, default, own["layers"], MIXERS),
         "attention_gate": True,
         **rope,
         "qkv_bias": bias,
@@ -67,20 +69,6 @@ def mixers(
         "norm_plus_one": True,
         "delta": delta,
     }
-
-
-def _pattern(fields: Fields, count: int) -> tuple[str, ...]:
-    """Each layer's mixer, shortened to its period."""
-    every = fields.size("full_attention_interval", 4, most=1e5)
-    types = fields.take("layer_types", None)
-    if types is None:
-        return period(["delta" if (n + 1) % every else "full" for n in range(count)])
-    if not isinstance(types, list) or len(types) != count:
-        raise fields.error("layer_types", f"name the kind of all {count} layers", repr(types))
-    for kind in types:
-        if not isinstance(kind, str) or kind not in MIXERS:
-            raise fields.error("layer_types", f"be among {', '.join(MIXERS)}", repr(kind))
-    return period([MIXERS[kind] for kind in types])
 
 
 def described(config: TransformerConfig, kind: str, architecture: str) -> dict[str, Any]:
