@@ -165,8 +165,6 @@ def policy_gradient(
         drop, noise = jax.random.split(key)
         policy = model.bind(params, frozen, drop)
         hidden, penalties = scoring.hidden_and_penalties(model, policy, batch)
-        is_packed = "start" in batch  # then the mask is row by row, and all real tokens are read
-        read = {**batch, "loss_mask": batch["segments"] > 0} if is_packed else batch
         told = "entropy" in config.needs or "drawn_logprobs" in batch
         stats = scoring.stats_of(
             model,
@@ -175,11 +173,11 @@ def policy_gradient(
             batch["tokens"],
             temperature=config.sampling.temperature,
             want=("logprob", "entropy") if told else ("logprob",),
-            mask=scoring.counted(read),
+            mask=scoring.counted(pack.as_batch(batch)),
         )
-        if is_packed:  # packed rows: what the loss reads is row by row again
+        if "start" in batch:  # packed rows: what the loss reads is row by row again
             stats = jax.tree.map(lambda x: pack.members(x, batch["start"]), stats)
-            packed = ("tokens", "segments", "positions", "start")
+            packed = ("tokens", "segments", "positions", "counted", "start")
             own = {name: x for name, x in batch.items() if name not in packed}
             batch = pack.ungrouped(own)
         mask = batch["loss_mask"]

@@ -4,9 +4,19 @@ Segment ids number the documents of a row from 1, positions restart at 0 in each
 is segment 0. Nothing here cuts a document: a longer one than the row is refused.
 """
 
+import bisect
 import collections.abc
 
 import numpy as np
+
+
+def _check(lengths: collections.abc.Sequence[int], capacity: int) -> None:
+    for index, size in enumerate(lengths):
+        if not 1 <= size <= capacity:
+            raise ValueError(
+                f"document length must lie in 1..{capacity}; got {size} (document {index}). "
+                "Truncate or split it before packing."
+            )
 
 
 def best_fit(lengths: collections.abc.Sequence[int], capacity: int) -> list[list[int]]:
@@ -18,12 +28,7 @@ def best_fit(lengths: collections.abc.Sequence[int], capacity: int) -> list[list
 
     Raises: ValueError for a length outside 1..capacity.
     """
-    for index, size in enumerate(lengths):
-        if not 1 <= size <= capacity:
-            raise ValueError(
-                f"document length must lie in 1..{capacity}; got {size} (document {index}). "
-                "Truncate or split it before packing."
-            )
+    _check(lengths, capacity)
     rows: list[list[int]] = []
     open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]  # room -> rows with that room
     rooms = 0  # bit r is set when some row has room r
@@ -44,6 +49,58 @@ def best_fit(lengths: collections.abc.Sequence[int], capacity: int) -> list[list
             open_rows[left].append(row)
             rooms |= 1 << left
     return sorted(sorted(row) for row in rows)
+
+
+def best_fit_of_groups(
+    lengths: collections.abc.Sequence[int],
+    trunks: collections.abc.Sequence[int],
+    groups: collections.abc.Sequence[int],
+    capacity: int,
+) -> list[list[int]]:
+    """The same of documents that share a beginning: it stands once in each row that has some.
+
+    Args:
+      lengths: of whole documents, trunk included. trunks: [N], tokens of the beginning, the same in
+        a group and less than the length. groups: [N], a number of each document's group.
+
+    The group of the most tokens is placed first, and of a group the longest: into a row that has
+    its trunk if there is room, else like any other, with its trunk. Cost: O(n log n + n rows).
+
+    Returns rows of document indices: those of a group side by side, groups and documents in input
+    order. Raises: ValueError as `best_fit`.
+    """
+    _check(lengths, capacity)
+    own = [size - trunk for size, trunk in zip(lengths, trunks, strict=True)]
+    total: dict[int, int] = {}
+    for group, size in zip(groups, own, strict=True):
+        total[group] = total.get(group, 0) + size
+    rows: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (room, row), in order
+    having: dict[int, list[int]] = {}  # group -> rows with its trunk
+    left: list[int] = []
+
+    def put(row: int, index: int, size: int) -> None:
+        del rooms[bisect.bisect_left(rooms, (left[row], row))]
+        left[row] -= size
+        bisect.insort(rooms, (left[row], row))
+        rows[row].append(index)
+
+    for index in sorted(range(len(own)), key=lambda i: (-total[groups[i]], groups[i], -own[i], i)):
+        size, having_it = own[index], having.setdefault(groups[index], [])
+        fitting = [row for row in having_it if left[row] >= size]
+        if fitting:
+            put(min(fitting, key=lambda row: (left[row], row)), index, size)
+            continue
+        # A row that has the trunk has less room than its document needs without it.
+        at = bisect.bisect_left(rooms, (lengths[index], -1))
+        if at == len(rooms):
+            rooms.append((capacity, len(rows)))
+            left.append(capacity)
+            rows.append([])
+        row = rooms[at][1]
+        put(row, index, lengths[index])
+        having_it.append(row)
+    return sorted(sorted(row, key=lambda i: (groups[i], i)) for row in rows)
 
 
 def lay_out(

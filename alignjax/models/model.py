@@ -31,6 +31,8 @@ class Model(NamedTuple):
     drops_out: whether `bind` with a key is random.
     narrow: params, bound -> the same in the precision of decoding and without the scalar head.
     prepare: params, bound -> the same as decoding reads them, for one rollout.
+    branches: whether segments of rows that are read whole may branch off one another
+      (`sight.BRANCHES`), each then read exactly as trunk and branch in a row would be.
     """
 
     init: Callable[[jax.Array], Params]
@@ -50,6 +52,7 @@ class Model(NamedTuple):
     drops_out: bool = False
     narrow: Callable[[Params], Params] = lambda params: params
     prepare: Callable[[Params], Params] = lambda params: params
+    branches: bool = False
 
 
 def zero_head(width: int, heads: int = 0) -> jax.Array:

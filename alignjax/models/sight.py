@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from alignjax.core import struct
 
 EVERY = -1  # segment of a key that every query sees, at any distance
+# Segments n * BRANCHES + b, n and b from 1 on, are branches: each sees the trunk n * BRANCHES too,
+# whose positions come before its own. Models say whether they read such rows (`Model.branches`).
+BRANCHES = 1 << 16
 
 
 @struct.pytree
@@ -57,12 +60,18 @@ def sight(
     )
 
 
+def trunk(segments: jax.Array) -> jax.Array:
+    """The trunk of each branch, a trunk's own number, and 0 for all other segments."""
+    return segments - segments % BRANCHES
+
+
 def visible(seen: Sight) -> jax.Array:
-    """[B, T, S]: whether a query sees a key: of its own non-zero segment, not later than itself and
-    not before the earliest position that it sees."""
+    """[B, T, S]: whether a query sees a key: of its own non-zero segment or of that one's trunk,
+    not later than itself and not before the earliest position that it sees."""
     segment, key_segment = seen.segments[:, :, None], seen.key_segments[:, None]
     place = seen.key_positions[:, None]
-    own = (segment == key_segment) & (segment > 0)
+    own = (segment == key_segment) | (trunk(segment) == key_segment)
+    own &= (segment > 0) & (key_segment > 0)
     within = (place <= seen.positions[:, :, None]) & (place >= seen.earliest[:, :, None])
     return own & within | (key_segment == EVERY)
 

@@ -133,8 +133,8 @@ def _bounds(sizes: _Sizes, seen: sights.Sight) -> tuple[jax.Array, jax.Array]:
     seen; all others are not, whatever the data.
 
     A query sees of its own segment a range of positions, so of the numbers segment * (largest
-    position + 1) + position a range. Rounded they keep their order: a tile whose numbers all lie
-    outside of all ranges holds nothing that is seen.
+    position + 1) + position a range, which begins in its trunk if it has one. Rounded they keep
+    their order: a tile whose numbers all lie outside of all ranges holds nothing that is seen.
     """
     last = jnp.maximum(jnp.max(seen.positions), jnp.max(seen.key_positions))
     span = last.astype(jnp.float32) + 1
@@ -148,7 +148,9 @@ def _bounds(sizes: _Sizes, seen: sights.Sight) -> tuple[jax.Array, jax.Array]:
 
     real, every = seen.segments > 0, seen.key_segments == sights.EVERY
     earliest = jnp.maximum(seen.earliest, jnp.min(seen.key_positions))
-    low = jnp.where(real, number(seen.segments, earliest), jnp.inf)
+    trunk = sights.trunk(seen.segments)
+    begin = jnp.where(trunk > 0, trunk, seen.segments)
+    low = jnp.where(real, number(begin, earliest), jnp.inf)
     high = jnp.where(real, number(seen.segments, seen.positions), -jnp.inf)
     keys = number(seen.key_segments, seen.key_positions)
     least = jnp.where(seen.key_segments > 0, keys, jnp.where(every, -jnp.inf, jnp.inf))

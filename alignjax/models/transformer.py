@@ -332,7 +332,17 @@ def transformer(config: TransformerConfig) -> model.Model:
         declared=declare(config),
         narrow=functools.partial(_narrow, config),
         prepare=functools.partial(_prepare, config),
+        branches=_branches(config),
     )
+
+
+def _branches(config: TransformerConfig) -> bool:
+    """Not where a kernel knows equal segments alone, where a layer's state runs on from segment to
+    segment, or where a trunk's tokens would count or turn once instead of with each branch."""
+    masked = config.attention_kernel in ("reference", "tiled", "cudnn")
+    masked = masked or (config.attention_kernel == "auto" and axes.platform() != "tpu")
+    apart = "delta" in config.kinds() or config.rope.by_length()
+    return masked and not apart and _hidden_and_penalties(config) is None
 
 
 def _hidden_and_penalties(config: TransformerConfig) -> Any:

@@ -112,10 +112,9 @@ def make_experience(
     ) -> tuple[dict[str, jax.Array], dict[str, Any], algorithm.Metrics]:
         tokens = chosen.samples.tokens
         batch = learned.as_batch(chosen.samples)
-        read = batch if layout is None else pack.packed(tokens, layout)
-        read = {**read, "loss_mask": batch["loss_mask"] if layout is None else read["segments"] > 0}
+        read = batch if layout is None else pack.packed(tokens, batch["loss_mask"], layout)
         scored = update.in_chunks(
-            lambda part: score_rows(params, sampler, frozen, part), read, chunks
+            lambda part: score_rows(params, sampler, frozen, part), pack.as_batch(read), chunks
         )
         if layout is not None:
             scored = pack.in_order(scored, layout)
@@ -128,6 +127,8 @@ def make_experience(
         return {**read, **columns, "start": layout.start}, told, metrics
 
     selected = jax.jit(lambda *args: select.choose(config, *args))
+    reading = [networks.policy, *([networks.reference] if needs.reference else [])]
+    branches = all(model.branches for model in reading)
 
     def experience(
         params: models.Params,
@@ -142,7 +143,14 @@ def make_experience(
         layout = None
         if config.pack:
             lengths = jnp.where(chosen.valid, chosen.samples.lengths, 0)
-            layout = pack.make_layout(lengths, chosen.samples.tokens.shape[1], multiple)
+            shared = chosen.samples.prompt_lengths if branches else None
+            layout = pack.make_layout(
+                lengths,
+                chosen.samples.tokens.shape[1],
+                multiple,
+                prompts=shared,
+                group=config.group,
+            )
         rows, more, own = score(params, sampler, frozen, chosen, layout)
         return rows, {**told, **more}, {**metrics, **own}
 

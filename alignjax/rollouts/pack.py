@@ -1,7 +1,8 @@
 """Ragged rows side by side: a model reads R' packed rows, a loss reads the R rows as they were.
 
 What is packed are tokens, for the passes of a network; the numbers that come out of it, one a
-token, are put back row by row. So every loss and every mean over rows stays what it is.
+token, are put back row by row. So every loss and every mean over rows stays what it is. The samples
+of a prompt share it where the model can read such rows: a prompt is read once a packed row.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 
 from alignjax.core import struct
 from alignjax.data import packing
+from alignjax.models import sight as sights
 from alignjax.parallel import axes, hosts
 
 PARTS = 16  # packed rows are a multiple of so many parts of all rows: few programs to compile
@@ -23,8 +25,9 @@ class Layout:
     """Where each row lies: up to S rows in each of R' packed ones, all T wide.
 
     source [R', T]: place in the flat rows [R T] of each packed slot. segments, positions [R', T].
-    member [R', S]: row number, R where there is none. start [R', S]: its first slot. place [R]:
-    number of the row among the R' S members.
+    member [R', S]: row number, R where there is none. start [R', S]: the slot of its first token,
+    or where that would be, before 0 too, if its prompt is shared. place [R]: number of the row
+    among the R' S members.
     """
 
     source: jax.Array
@@ -35,21 +38,32 @@ class Layout:
     place: jax.Array
 
 
-def plan(lengths: np.ndarray, width: int, multiple: int) -> dict[str, np.ndarray]:
+def plan(
+    lengths: np.ndarray,
+    width: int,
+    multiple: int,
+    *,
+    prompts: np.ndarray | None = None,
+    group: int = 1,
+) -> dict[str, np.ndarray]:
     """The arrays of a `Layout` by best-fit-decreasing; a function of the lengths alone.
+
+    With `prompts` the rows of a group share their prompt: a packed row reads it once, as the trunk
+    (`sight.BRANCHES`) of the rows' answers. Its last token, which predicts each answer's first,
+    stands before each of them.
 
     Args:
       lengths: [R], tokens of each row; rows of length 0 are left out.
-      width: T. multiple: divides R'.
+      width: T. multiple: divides R'. prompts: [R], tokens of each row's prompt. group: rows that
+        begin with one prompt, side by side.
     """
     count = len(lengths)
-    rows = np.flatnonzero(lengths)
-    found = packing.best_fit([int(lengths[r]) for r in rows], width)
-    members = [[int(rows[i]) for i in group] for group in found]
+    trunks = np.zeros(count, np.int64) if prompts is None else np.maximum(prompts - 1, 0)
+    members = _members(lengths, trunks, width, group, shared=prompts is not None)
     step = -(-count // PARTS)
     step = -(-step // multiple) * multiple
     height = max(-(-len(members) // step) * step, step)
-    most = max((len(group) for group in members), default=1)
+    most = max((len(row) for row in members), default=1)
     slots = 1 << (most - 1).bit_length()
     layout = {
         "source": np.zeros((height, width), np.int32),
@@ -59,44 +73,93 @@ def plan(lengths: np.ndarray, width: int, multiple: int) -> dict[str, np.ndarray
         "start": np.zeros((height, slots), np.int32),
         "place": np.zeros(count, np.int32),
     }
-    for number, group in enumerate(members):
-        begin = 0
-        for slot, row in enumerate(group):
-            own = np.arange(int(lengths[row]), dtype=np.int32)
-            there = slice(begin, begin + len(own))
-            layout["source"][number, there] = row * width + own
-            layout["segments"][number, there] = slot + 1
-            layout["positions"][number, there] = own
+    for number, rows in enumerate(members):
+        end = trunk = 0
+        for slot, row in enumerate(rows):
+            place = range(int(trunks[row]))
+            segment = slot + 1
+            if prompts is not None:
+                is_first = slot == 0 or rows[slot - 1] // group != row // group
+                trunk = trunk + sights.BRANCHES if is_first else trunk
+                if is_first and place:
+                    end = _put(layout, number, end, row * width, place, trunk)
+                segment = trunk + slot + 1
             layout["member"][number, slot] = row
-            layout["start"][number, slot] = begin
+            layout["start"][number, slot] = end - len(place)
             layout["place"][row] = number * slots + slot
-            begin += len(own)
+            place = range(len(place), int(lengths[row]))
+            end = _put(layout, number, end, row * width, place, segment)
     return layout
 
 
-def make_layout(lengths: jax.Array, width: int, multiple: int) -> Layout:
-    """The layout on the mesh; on the host, the same on every process."""
-    return Layout(**hosts.to_global(plan(np.asarray(hosts.to_host(lengths)), width, multiple)))
+def _members(
+    lengths: np.ndarray, trunks: np.ndarray, width: int, group: int, *, shared: bool
+) -> list[list[int]]:
+    """The rows of each packed one."""
+    rows = np.flatnonzero(lengths)
+    sizes = [int(n) for n in lengths[rows]]
+    if not shared:
+        found = packing.best_fit(sizes, width)
+    else:
+        own = [int(n) for n in trunks[rows]]
+        found = packing.best_fit_of_groups(sizes, own, [int(r) // group for r in rows], width)
+    return [[int(rows[n]) for n in members] for members in found]
 
 
-def packed(tokens: jax.Array, layout: Layout) -> dict[str, jax.Array]:
-    """Tokens [R, T] as packed rows that a model reads."""
+def _put(
+    layout: dict[str, np.ndarray], number: int, begin: int, source: int, place: range, segment: int
+) -> int:
+    """Some tokens of a row, from a slot of a packed row on; the slot behind them."""
+    there = slice(begin, begin + len(place))
+    layout["source"][number, there] = source + np.asarray(place, np.int32)
+    layout["segments"][number, there] = segment
+    layout["positions"][number, there] = place
+    return there.stop
+
+
+def make_layout(
+    lengths: jax.Array,
+    width: int,
+    multiple: int,
+    *,
+    prompts: jax.Array | None = None,
+    group: int = 1,
+) -> Layout:
+    """The layout on the mesh, as `plan`; on the host, the same on every process."""
+    shared = None if prompts is None else np.asarray(hosts.to_host(prompts))
+    own = np.asarray(hosts.to_host(lengths))
+    return Layout(**hosts.to_global(plan(own, width, multiple, prompts=shared, group=group)))
+
+
+def packed(tokens: jax.Array, mask: jax.Array, layout: Layout) -> dict[str, jax.Array]:
+    """Rows [R, T] and their loss mask as packed rows that a model reads.
+
+    counted: [R', T] bool, the mask of their tokens.
+    """
+    real = layout.segments > 0
     own = axes.take(tokens.reshape(-1), layout.source, "batch slot")
+    counted = axes.take(mask.reshape(-1), layout.source, "batch slot")
     return {
-        "tokens": jnp.where(layout.segments > 0, own, 0),
+        "tokens": jnp.where(real, own, 0),
         "segments": layout.segments,
         "positions": layout.positions,
+        "counted": real & (counted != 0),
     }
+
+
+def as_batch(batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+    """Rows as a network scores them: the mask of packed ones is that of their tokens."""
+    return {**batch, "loss_mask": batch["counted"]} if "counted" in batch else batch
 
 
 def members(x: jax.Array, start: jax.Array) -> jax.Array:
     """Numbers of packed tokens [R', T] as rows [R' S, T], each from its own start on.
 
-    What lies behind a row's own tokens is another row's: its mask leaves it out.
+    What lies before and behind a row's own tokens is another row's: its mask leaves it out.
     """
     (height, slots), width = start.shape, x.shape[1]
     slot = start[:, :, None] + jnp.arange(width, dtype=start.dtype)
-    slot = jnp.minimum(slot, width - 1).reshape(height, -1)
+    slot = jnp.clip(slot, 0, width - 1).reshape(height, -1)
     rows = jnp.take_along_axis(x, slot, axis=1).reshape(height, slots, width)
     return rows.reshape(height * slots, width)  # in two steps: rows are sharded, slots are not
 

@@ -87,7 +87,7 @@ class GroupConfig(ScoringConfig):
     replay: int = 0  # newest informative groups kept, to stand in for those without signal
     lag: int = 0  # steps that the sampling policy is behind: 0 or 1, always
     patience: int = 5  # steps in a row without one informative group before the run stops
-    pack: bool = False  # short rows side by side in the passes of networks: faster where ragged
+    pack: bool = False  # short rows side by side in networks' passes, of a prompt read once
     epochs: int = 1  # passes over each collected batch
     minibatches: int = 1  # updates a pass
     max_drift: float = 0.0  # nats a token between sampler and trainer; 0 is 1e-3 in fp32, 0.5 else

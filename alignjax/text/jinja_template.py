@@ -15,7 +15,7 @@ import json
 import re
 import typing
 
-from alignjax.text import jinja_process, template_tools, templates
+from alignjax.text import jinja_process, rendered, template_tools, templates
 from alignjax.text.tokenizers import interface
 
 MAX_SOURCE = 200_000  # characters; the longest in use have about 20,000
@@ -167,7 +167,7 @@ def encode(
     regions = [
         region for region, index in zip(regions, answers, strict=True) if _speaks(turns[index])
     ]
-    ids, mask = templates.encode_pieces(tokenizer, _pieces(text, regions))
+    ids, mask = rendered.encode_pieces(tokenizer, _pieces(text, regions))
     if len(ids) > MAX_TOKENS:
         raise jinja_process.failure(f"more than {MAX_TOKENS} tokens")
     return ids, mask

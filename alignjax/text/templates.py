@@ -9,15 +9,14 @@ the ids of the prompt with its answer.
 
 import collections.abc
 import dataclasses
-import functools
 import re
 import typing
 
-from alignjax.text import template_tools
+from alignjax.text import rendered, template_tools
 from alignjax.text.template_tools import Call, Message, Piece, Tools, message_of
-from alignjax.text.tokenizers import interface
+from alignjax.text.tokenizers import ahead, interface
 
-__all__ = ["Call", "Message", "Piece", "Template", "Tools", "encode", "encode_pieces", "render"]
+__all__ = ["Call", "Message", "Piece", "Template", "Tools", "encode", "render"]
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 _CALL_ID = re.compile("[a-zA-Z0-9]{9}")
 _ALIASES = {"human": USER, "ipython": TOOL, "model": ASSISTANT}
@@ -92,13 +91,42 @@ def encode(
     Raises: ValueError for a conversation that the family cannot lay out, or a tokenizer without
       its control tokens.
     """
+
+    def make() -> list[rendered.Atom]:
+        return rendered.atoms_of(tokenizer.special, _pieces(tokenizer, template, messages, options))
+
+    options = _Options(generation_prompt, tools, date)
+    if isinstance(tokenizer, ahead.Ahead) and not tools:  # it is asked twice for the same
+        try:
+            atoms = tokenizer.once((template.name, *messages, generation_prompt, date), make)
+        except TypeError:  # arguments of calls may have no hash
+            atoms = make()
+    else:
+        atoms = make()
+    return rendered.encode_atoms(tokenizer, atoms, own_spaces=template.own_spaces)
+
+
+class _Options(typing.NamedTuple):
+    """Of `encode`."""
+
+    generation_prompt: bool
+    tools: collections.abc.Sequence[collections.abc.Mapping]
+    date: str | None
+
+
+def _pieces(
+    tokenizer: interface.TextTokenizer,
+    template: Template,
+    messages: collections.abc.Sequence[typing.Any],
+    options: _Options,
+) -> list[Piece]:
+    """The pieces of a conversation whose control tokens the tokenizer has."""
     messages = [message_of(message) for message in messages]
     style = template.tools
     roles = {_ALIASES.get(turn[0], turn[0]) for turn in messages}
-    speaks = tools or TOOL in roles or any(len(turn) > 2 and turn[2] for turn in messages)
+    speaks = options.tools or TOOL in roles or any(turn[2] for turn in messages)
     require(tokenizer, template, style.needs if style and speaks else ())
-    pieces = render(template, messages, generation_prompt=generation_prompt, tools=tools, date=date)
-    return encode_pieces(tokenizer, pieces, own_spaces=template.own_spaces)
+    return render(template, messages, **options._asdict())
 
 
 def require(
@@ -117,49 +145,6 @@ def require(
             f"tokenizer must have the control tokens of template {template.name}; got none called "
             f"{missing[0]!r} ({where}). Take the template of the model's family."
         )
-
-
-def encode_pieces(
-    tokenizer: interface.TextTokenizer,
-    pieces: collections.abc.Iterable[Piece],
-    *,
-    own_spaces: bool = False,
-) -> tuple[list[int], list[bool]]:
-    """Returns (ids, mask) of rendered pieces; adjoining texts of one kind are tokenized as one."""
-    special_ids = tokenizer.special
-    names = tuple(special_ids)
-    atoms: list[list] = []  # [text or id, trained]
-    for piece in pieces:
-        for part in _layout_parts(names, piece.text) if piece.layout else (piece.text,):
-            if piece.layout and part in special_ids:
-                atoms.append([special_ids[part], piece.trained])
-            elif part and atoms and isinstance(atoms[-1][0], str) and atoms[-1][1] == piece.trained:
-                atoms[-1][0] += part
-            elif part:
-                atoms.append([part, piece.trained])
-    ids: list[int] = []
-    mask: list[bool] = []
-    special = interface.TEXT if own_spaces else interface.SPECIAL
-    after = interface.NOTHING
-    for content, trained in atoms:
-        is_text = isinstance(content, str)
-        tokens = tokenizer.encode(content, after) if is_text else [content]
-        after = interface.TEXT if is_text else special
-        ids += tokens
-        mask += [trained] * len(tokens)
-    return ids, mask
-
-
-@functools.lru_cache(maxsize=1024)  # a template has a few strings of layout
-def _layout_parts(names: tuple[str, ...], text: str) -> tuple[str, ...]:
-    """A string of layout, parted at the names of control tokens, the longest name first."""
-    return tuple(_names_pattern(names).split(text))
-
-
-@functools.lru_cache(maxsize=64)
-def _names_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    longest = sorted(names, key=len, reverse=True)
-    return re.compile("(" + "|".join(map(re.escape, longest)) + ")" if names else r"((?!))")
 
 
 def render(

@@ -39,6 +39,27 @@ def test_best_fit_refuses_lengths_that_do_not_fit(lengths):
         packing.best_fit(lengths, 10)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_documents_that_share_a_beginning_fit_with_it_once_a_row(seed):
+    rng = np.random.default_rng(seed)
+    groups = np.sort(rng.integers(0, 6, 40)).tolist()
+    trunks = [rng.integers(0, 9, 6).tolist()[g] for g in groups]
+    trunks = [trunks[groups.index(g)] for g in groups]
+    lengths = [t + int(n) for t, n in zip(trunks, rng.integers(1, 12, 40), strict=True)]
+    rows = packing.best_fit_of_groups(lengths, trunks, groups, 20)
+    assert sorted(i for row in rows for i in row) == list(range(40))
+    for row in rows:
+        used = sum({groups[i]: trunks[i] for i in row}.values())
+        assert used + sum(lengths[i] - trunks[i] for i in row) <= 20
+        assert [groups[i] for i in row] == sorted(groups[i] for i in row)
+    assert len(rows) <= len(packing.best_fit(lengths, 20))
+
+
+def test_a_group_by_hand():
+    """10 + 2 + 3 + 5 fill one row of 20; apart they would need three of at most 15."""
+    assert packing.best_fit_of_groups([12, 13, 15], [10] * 3, [4] * 3, 20) == [[0, 1, 2]]
+
+
 def test_lay_out_by_hand():
     documents = [([5, 6, 7], [False, True, True]), ([0, 9], [True, True])]
     table = packing.lay_out(documents, 7, pad_id=0, rows=[[0, 1]])

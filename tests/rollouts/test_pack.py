@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignjax.algorithms import grpo, policy_gradient
-from alignjax.models import transformer
+from alignjax.models import sight, transformer
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.rollouts import pack
@@ -54,12 +54,63 @@ def test_numbers_come_back_row_by_row():
     lengths, width = rng.integers(1, 9, 10), 9
     numbers = rng.integers(1, 90, (10, width)).astype(np.int32)
     layout = pack.make_layout(jnp.asarray(lengths), width, 2)
-    packed = pack.packed(jnp.asarray(numbers), layout)
-    back = pack.in_order({"x": packed["tokens"]}, layout)["x"]
+    mask = rng.random((10, width)) < 0.5
+    packed = pack.packed(jnp.asarray(numbers), jnp.asarray(mask), layout)
     real = np.arange(width) < lengths[:, None]
+    assert np.asarray(packed["counted"]).sum() == (mask & real).sum()
+    back = pack.in_order({"x": packed["tokens"]}, layout)["x"]
     np.testing.assert_array_equal(np.where(real, back, 0), np.where(real, numbers, 0))
     held = pack.ungrouped(pack.grouped({"lengths": jnp.asarray(lengths)}, layout))["lengths"]
     assert sorted(np.asarray(held)[np.asarray(held) > 0]) == sorted(lengths)
+
+
+def grouped_rows(rng, groups, size, width):
+    """(lengths, prompt lengths) of rows, of which one is left out."""
+    prompts = np.repeat(rng.integers(1, width // 2, groups), size)
+    lengths = prompts + rng.integers(1, width - prompts + 1)
+    lengths[3] = 0
+    return lengths, prompts
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rows_of_a_prompt_share_it(seed):
+    """Each row is its trunk and its branch; of each packed row a prompt's tokens stand once."""
+    rng, width, size = np.random.default_rng(seed), 24, 4
+    lengths, prompts = grouped_rows(rng, 8, size, width)
+    layout = pack.plan(lengths, width, 2, prompts=prompts, group=size)
+    tokens = np.arange(len(lengths) * width).reshape(-1, width)
+    tokens[:] = np.where(
+        np.arange(width) < prompts[:, None],
+        np.arange(len(lengths))[:, None] // size * 1000 + np.arange(width),
+        100_000 + tokens,
+    )
+    read, seen = tokens.reshape(-1)[layout["source"]], []
+    for number in np.flatnonzero(lengths):
+        row, start = rows_of(layout, number)
+        own = layout["segments"][row]
+        last = own[start + lengths[number] - 1]
+        trunk = last // sight.BRANCHES * sight.BRANCHES
+        there = (own == last) | (own == trunk)
+        order = np.argsort(layout["positions"][row][there])
+        np.testing.assert_array_equal(read[row][there][order], tokens[number, : lengths[number]])
+        branch = np.flatnonzero(own == last)
+        assert (
+            branch[0] == start + prompts[number] - 1
+        )  # the prompt's last token predicts the first
+        assert layout["place"][number] // layout["member"].shape[1] == row
+        seen.append((row, last))
+    assert len(set(seen)) == len(seen)
+    trunks = layout["segments"][layout["segments"] % sight.BRANCHES == 0]
+    assert (trunks > 0).sum() < (prompts - 1)[lengths > 0].sum()
+
+
+def test_sharing_takes_fewer_rows():
+    rng = np.random.default_rng(0)
+    prompts = np.full(64, 64)
+    lengths = prompts + np.clip(rng.lognormal(np.log(40), 1, 64).astype(int), 1, 256)
+    apart = pack.plan(lengths, 320, 1)
+    shared = pack.plan(lengths, 320, 1, prompts=prompts, group=4)
+    assert shared["source"].shape[0] <= 0.8 * apart["source"].shape[0]
 
 
 def test_short_rows_need_fewer_packed_ones_and_long_ones_no_more():
@@ -128,6 +179,7 @@ def test_packed_is_unpacked(options):
     found, packed, _ = gradients(pack=True, **options)
     assert packed["tokens"].shape[0] < rows["tokens"].shape[0]
     assert packed["tokens"].shape[1] == rows["tokens"].shape[1]
+    assert np.max(packed["segments"]) > sight.BRANCHES  # prompts are shared
     size = max(np.abs(x).max() for x in jax.tree.leaves(plain))
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(other, one, atol=2e-5 * size)

@@ -6,6 +6,7 @@ A call for one text costs a library as much as a hundred short ones in a batch.
 
 import collections.abc
 import dataclasses
+import typing
 
 from alignjax.text.tokenizers import interface
 
@@ -20,6 +21,15 @@ class Ahead:
     listening: bool = False
     known: dict[Key, list[int]] = dataclasses.field(default_factory=dict)
     wanted: dict[Key, None] = dataclasses.field(default_factory=dict)
+    laid: dict[collections.abc.Hashable, typing.Any] = dataclasses.field(default_factory=dict)
+
+    def once(
+        self, key: collections.abc.Hashable, make: collections.abc.Callable[[], typing.Any]
+    ) -> typing.Any:
+        """What `make` returns, made the first time that this key is asked for."""
+        if key not in self.laid:
+            self.laid[key] = make()
+        return self.laid[key]
 
     def encode(self, text: str, after: str = interface.NOTHING) -> list[int]:
         """The ids of a text, as of `own`."""
