@@ -152,7 +152,8 @@ def _encoder(library, special: collections.abc.Mapping[str, int]):
     spelled = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def raw(texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
+        found = library.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
+        return [encoding.ids for encoding in found]
 
     def broken(text: str) -> list[int]:
         # a vocabulary that finds whole words without merging can still hit a control token
