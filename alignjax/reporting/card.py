@@ -132,7 +132,7 @@ def _data(record: folder.Record, begun: Sequence[Mapping[str, Any]]) -> str:
         ("table", record.config.algorithm.METHOD.table(record.config.algorithm)),
         ("rows of training", str(seen.get("rows", "not recorded (an older release)"))),
         *((f"checksum: {name}", f"`{digest}`") for name, digest in sorted(
-            record.values.get("fingerprints", {}).items())),
+            record.values.get("fingerprints", {}).items()) if digest),
     ]  # fmt: skip
     parts = [_table(("", ""), rows)]
     files = seen.get("files") or []
@@ -184,12 +184,12 @@ def _licences(record: folder.Record, options: Options) -> Iterator[str]:
     if options.licence:
         yield f"the model: {_plain(options.licence)}, as its author says (`--license`)"
     data = record.config.data
-    for name in data.where():
-        place = getattr(data, name, "")
-        if name != "tokenizer" and isinstance(place, str) and place:
-            yield f"data `{_name(place)}`: {licence_of(pathlib.Path(place))}"
-    if not data.where():
-        yield f"data of `{type(data).__name__}`: made by code, of no file"
+    places = [getattr(data, name, "") for name in data.where() if name != "tokenizer"]
+    places = [place for place in places if isinstance(place, str) and place]
+    for place in places:
+        yield f"data `{_name(place)}`: {licence_of(pathlib.Path(place))}"
+    if not places:
+        yield f"data of `{type(data).__name__}`: of no file that is known"
     if record.config.weights:
         weights = record.config.weights
         yield f"weights `{_name(weights)}`: {licence_of(pathlib.Path(weights))}"

@@ -122,15 +122,17 @@ def test_a_longer_run_goes_on_from_the_last_step(tmp_path, whole):
 
 
 @pytest.mark.parametrize(("schedule", "is_told"), [("linear", True), ("constant", False)])
-def test_more_steps_that_bend_the_schedule_are_told(tmp_path, capsys, schedule, is_told):
+def test_more_steps_that_move_the_schedule_are_told(tmp_path, capsys, schedule, is_told):
     train(tmp_path, steps=4, schedule=schedule)
-    assert "bends" not in capsys.readouterr().out
+    assert "moves" not in capsys.readouterr().out
     train(tmp_path, steps=8, schedule=schedule)
     told = (
-        "toy: loop.steps was 4 and is 8, which bends the schedule: the learning rate of step 4 "
-        "was to be 0 and is 0.05."
+        "toy: loop.steps was 4 and is 8, which moves the learning-rate schedule: the rate of step "
+        "4 was to be 0 and is 0.05."
     )
-    assert (told in capsys.readouterr().out) == is_told
+    out = capsys.readouterr().out
+    assert "toy: resumed from step 4 of 8." in out
+    assert (told in out) == is_told
     rates = [row["learning_rate"] for row in rows_of(tmp_path)]
     ahead = [0.05, 0.0375, 0.025, 0.0125] if is_told else [0.1] * 4
     assert np.allclose(rates[4:], ahead)
