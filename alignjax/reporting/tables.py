@@ -109,6 +109,8 @@ def footer(results: Results) -> list[str]:
     spans = ", ".join(f"{line(stage)} {_span(value)}" for stage, value in times.items())
     facts = (results.get("environment") or {}).items()
     lines = [f"time: {_span(total)} ({spans})"] if times else []
+    lines += [f"command: {line(results['command'])}"] if results.get("command") else []
+    lines += [f"seed: {line(results['seed'])}"] if results.get("seed") is not None else []
     return lines + [", ".join(f"{line(k)} {line(v)}" for k, v in facts)] * bool(facts)
 
 
