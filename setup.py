@@ -73,6 +73,7 @@ setup(
         "guard": ["alignjax[feedback]", "langdetect>=1.0.9"],
         "serve": ["starlette>=1.0", "uvicorn>=0.30", "prometheus_client>=0.20"],
         "postgres": ["alignjax[feedback]", "psycopg[binary]>=3.2"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "dev": [
             "alignjax[guard,hf,maths,postgres,serve]",
             "bm25s>=0.3",
