@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alignjax.core import untrusted
+from alignjax.models.adapters import adapt
 from alignjax.reporting import suites, tables
 from alignjax.runs import evaluated, folder, hub, starts
 from alignjax.training import checkpoint, evaluators
@@ -87,13 +88,15 @@ def _intro(workdir: pathlib.Path, record: folder.Record, step: int | None, optio
 def _method(record: folder.Record) -> str:
     config = record.config
     optim, loop = config.optim, config.loop
+    is_whole = isinstance(config.adapter, adapt.FullConfig)
     rows = [
         ("method", record.values["method"]),
         ("preset", getattr(config.algorithm, "compat", "") or "-"),
         ("optimizer", f"AdamW, learning rate {optim.learning_rate:g}, {optim.schedule}, "
          f"{optim.warmup_steps} warm-up steps, weight decay {optim.weight_decay:g}"),
         ("steps x rows of a batch", f"{loop.steps} x {loop.batch_size}"),
-        ("adapters", type(config.adapter).__name__.removesuffix("Config")),
+        ("trained weights", "all" if is_whole else type(config.adapter).__name__.removesuffix(
+            "Config") + " adapters"),
         ("seed", str(config.seed)),
     ]  # fmt: skip
     formula = str(record.values.get("formula", ""))

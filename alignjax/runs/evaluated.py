@@ -38,10 +38,8 @@ def write(
     try:
         partial.write_text(json.dumps(content, indent=1))
         partial.replace(workdir / FILE)
-    except PermissionError:
-        log(f"{workdir} takes no files: {FILE} is not written.")
-    except OSError as error:
-        log(f"{FILE} is not written: {error.strerror}.")
+    except OSError as error:  # a folder to read from alone, or a full disk
+        log(f"{workdir / FILE} is not written: {error.strerror}.")
 
 
 def last(workdir: pathlib.Path) -> dict[str, Any]:

@@ -204,12 +204,13 @@ def _begin(
 ) -> dict[str, Tracker]:
     file = folder / FILE
     known = untrusted.read_object(file, untrusted.OPTION) if file.exists() else {}
-    found = {}
+    found: dict[str, Tracker] = {}
     for own in tracking.names:
         about = About(tracking.project, folder.name, folder, config, str(known.get(own) or ""))
         try:
             found[own] = MAKERS[own](about)
         except Exception as error:
+            Tracked(found, lambda line: None).close(False)
             raise ValueError(
                 f"--tracker={own} must be able to begin a run; got {errors.condense(error)}. "
                 f"{HINTS[own]}"
