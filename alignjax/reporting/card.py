@@ -114,7 +114,10 @@ def lineage(record: folder.Record) -> list[str]:
         if not place.is_dir() or not folder.is_run(place):
             lines.append(f"`{_name(config.policy)}` (open weights, or a run that is not here now)")
             return lines
-        record = folder.read(place)
+        try:
+            record = folder.read(place)
+        except ValueError:  # of a class that is not here, or of a newer release
+            return [*lines, f"the run `{_name(config.policy)}`, whose record is not to be read now"]
         lines.append(
             f"the run `{_name(config.policy)}` ({record.values['method']}, "
             f"{record.config.loop.steps} steps)"
@@ -200,9 +203,15 @@ def _licences(record: folder.Record, options: Options) -> Iterator[str]:
 
 def licence_of(place: pathlib.Path) -> str:
     """What stands beside data or weights on their licence, in words."""
-    beside = place if place.is_dir() else place.parent
     if not place.exists():
         return "not known; they are not here now. Ask where they came from."
+    try:
+        return _beside(place if place.is_dir() else place.parent)
+    except (OSError, ValueError):
+        return "not known; what lies beside them is not to be read."
+
+
+def _beside(beside: pathlib.Path) -> str:
     card = beside / FILE
     if card.is_file():
         head = untrusted.read_text(card, untrusted.OPTION).split("\n---", 1)[0]
