@@ -129,5 +129,5 @@ def test_an_id_without_network_or_package_is_one_line(tmp_path, monkeypatch, fak
     assert "'me/m', which is not on this machine, and could not be fetched: Conn" in said
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'alignjax[hub]'" in refused(capsys, *argv)
-    field = ("import", "--config=smollm2_sft:tiny", "--config.weights=me/m", "--workdir=w")
-    assert "--config.weights must be" in refused(capsys, *field)
+    field = ("import", "--config=smollm2_sft:tiny", "--config.data.tokenizer=me/m", "--workdir=w")
+    assert "--config.data.tokenizer must be" in refused(capsys, *field)
