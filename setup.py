@@ -61,7 +61,7 @@ setup(
         "tfds": [],
         "hub": ["huggingface_hub>=0.30"],
         "wandb": ["wandb>=0.19"],
-        "mlflow": ["mlflow-skinny>=2.20"],
+        "mlflow": ["mlflow>=2.20"],
         "trackio": ["trackio>=0.2"],
         "gcs": ["gcsfs>=2024.6"],
         "s3": ["s3fs>=2024.6"],

@@ -27,10 +27,12 @@ p { margin: .4rem 0; } .muted, figcaption, .se { color: var(--muted); }
 .muted, figcaption { font-size: .875rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+table { border-collapse: collapse; width: 100%; font: .9375rem/1.4 system-ui, sans-serif;
+  font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
 p, figure, .sample { max-width: 60rem; }
-th, td { padding: .45rem .6rem; text-align: right; white-space: nowrap; }
+th, td { padding: .4rem .5rem; text-align: right; white-space: nowrap; }
+td .se { display: block; } td .se, td small { font-size: .75rem; }
 thead th { white-space: normal; color: var(--muted); font-weight: 600; font-size: .8rem;
   vertical-align: bottom; }
 tbody tr { border-top: 1px solid var(--line); }

@@ -21,7 +21,7 @@ NAMES = ("wandb", "mlflow", "trackio")
 FILE = "trackers.json"  # in a run's folder: what a tracker knows it by, so that it goes on there
 HINTS = {
     "wandb": "Run `wandb login`, or set WANDB_MODE=offline.",
-    "mlflow": "MLFLOW_TRACKING_URI names its server or folder.",
+    "mlflow": "MLFLOW_TRACKING_URI names its server or database, like sqlite:///mlflow.db.",
     "trackio": "TRACKIO_DIR names its folder.",
 }
 UNNAMED = re.compile(r"[^\w./: -]")  # what mlflow takes in no name

@@ -189,14 +189,14 @@ def results(
         "seed": config.seed,
         "seconds": space.seconds,
         "columns": [
-            {"key": "gold", "label": "gold reward, reward units", "digits": 2},
-            {"key": "kl", "label": "KL to SFT, nats a completion", "digits": 2},
-            {"key": "efficiency", "label": "efficiency, share of the exact gain", "digits": 3},
-            {"key": "own", "label": "gain, share of SFT's own optimum", "digits": 3},
-            {"key": "proxy", "label": "RM score, reward units", "digits": 2},
-            {"key": "length", "label": "length, tokens", "digits": 2},
-            {"key": "illegal", "label": "illegal bigrams, share", "digits": 4},
-            {"key": "excess", "label": "excess, nats a token", "digits": 4},
+            _column("gold", "gold reward", "gold reward, reward units", 2),
+            _column("kl", "KL, nats", "KL to SFT, nats a completion", 2),
+            _column("efficiency", "efficiency", "efficiency, share of the exact gain", 3),
+            _column("own", "of SFT's own", "gain, share of SFT's own optimum", 3),
+            _column("proxy", "RM score", "RM score, reward units", 2),
+            _column("length", "length, tokens", "length, tokens", 2),
+            _column("illegal", "illegal, share", "illegal bigrams, share", 4),
+            _column("excess", "excess, nats/token", "excess, nats a token", 4),
         ],
         "rows": rows,
         "frontier": {
@@ -243,13 +243,18 @@ def results(
     }
 
 
+def _column(key: str, short: str, label: str, digits: int) -> dict[str, Any]:
+    """A column of the table: `short` heads it in a terminal, `label` with its unit on the page."""
+    return {"key": key, "short": short, "label": label, "digits": digits}
+
+
 def _own_line(findings: Findings, base: float) -> dict[str, Any]:
     """For the figure: the optimum of SFT itself, and which of the two lines bounds its policies."""
     own = findings.own
     if findings.is_learned or own is None:
         return {"is_bound": findings.is_learned}
     line = {"kl": own["kl"], "gold": [base + r - own["reward"][0] for r in own["reward"]]}
-    label = "optimum of this SFT model, by its draws"
+    label = "optimum of this SFT model (draws)"
     return {"is_bound": False, "own": {**line, "label": label}}
 
 
