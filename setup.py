@@ -59,6 +59,10 @@ setup(
         "tpu-plan": ["libtpu==0.0.51"],  # the TPU compiler that jax 0.10.2 is known to work with
         "flax": [],  # a plain requirement, as what tfds was: kept for commands that name them
         "tfds": [],
+        "hub": ["huggingface_hub>=0.30"],
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow>=2.20"],
+        "trackio": ["trackio>=0.2"],
         "gcs": ["gcsfs>=2024.6"],
         "s3": ["s3fs>=2024.6"],
         "hf": ["safetensors>=0.4", "tokenizers>=0.20", "jinja2>=3.1", "gguf>=0.17", "protobuf>=4"],
@@ -69,6 +73,7 @@ setup(
         "guard": ["alignjax[feedback]", "langdetect>=1.0.9"],
         "serve": ["starlette>=1.0", "uvicorn>=0.30", "prometheus_client>=0.20"],
         "postgres": ["alignjax[feedback]", "psycopg[binary]>=3.2"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "dev": [
             "alignjax[guard,hf,maths,postgres,serve]",
             "bm25s>=0.3",

@@ -73,6 +73,10 @@ def dispatch(argv: Sequence[str], begins: Callable[[], None] = lambda: None) -> 
         list(argv[1:]), command=name, options=command.OPTIONS, needs_config=command.NEEDS_CONFIG
     )
     begins()
+    if parsed.config is not None or parsed.options.get("model"):
+        from alignjax.commands import weights
+
+        parsed = weights.present(parsed)
     return command.main(parsed)
 
 

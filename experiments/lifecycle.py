@@ -78,7 +78,7 @@ def micro(config: ReviewLifecycle) -> ReviewLifecycle:
         loop = getattr(config, stage).loop
         loop.steps, loop.batch_size, loop.checkpoint_every = steps, 32, 4
     config.ppo.algorithm.epochs = 2
-    config.pair_prompts, config.best_of, config.best_of_prompts = 256, 8, 32
+    config.pair_prompts, config.best_of, config.best_of_prompts = 256, 64, 32
     config.dpo_betas, config.ppo_betas, config.gold_betas = (1.0, 0.1), (0.3,), (1.0,)
     config.eval_batch, config.gates = 128, False
     return config

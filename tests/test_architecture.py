@@ -97,6 +97,10 @@ EXTRAS = {
     "langdetect": ("text/languages.py",),
     "lm_eval": ("evals/harness.py",),
     "bm25s": ("data/retrieval.py",),
+    "huggingface_hub": ("runs/hub.py",),
+    "wandb": ("training/trackers.py",),
+    "mlflow": ("training/trackers.py",),
+    "trackio": ("training/trackers.py",),
 }
 
 
@@ -288,6 +292,7 @@ def test_what_others_wrote_is_read_in_one_place():
 # A judge that a user names by its address; nothing else of the package asks a network.
 ASKS_A_NETWORK = {
     "rewards/remote_judge.py": {"urllib"},
+    "runs/hub.py": {"huggingface_hub"},  # of a user's --push, and models named by their id
     "feedback/client.py": {"http", "urllib"},  # a program that judges by the page's requests
     "serving/http/listening.py": {
         "socket"

@@ -4,6 +4,7 @@ import ast
 import itertools
 import pathlib
 import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ class Parsed(NamedTuple):
     variant: str  # what follows the colon
     overrides: dict[str, Any]  # by path, e.g. "optim.learning_rate"
     module: types.ModuleType | None  # the config file itself, for its EXPECTED
+    line: str = ""  # the command line, as a shell would read it again
 
 
 class Loaded(config_flags.ConfigFileFlagParser):
@@ -177,6 +179,7 @@ def parse(
     Raises:
       ValueError: anything is wrong; the message is one line.
     """
+    line = shlex.join(["alignjax", command, *argv])
     wants_help = any(word in ("-h", "--help") for word in argv)
     argv, words = named_first([w for w in argv if w not in ("-h", "--help")], options)
     plain = [option for option in options if not (option.fields or option.rest)]
@@ -228,4 +231,5 @@ def parse(
         variant=variant,
         overrides={n.removeprefix("config."): v for n, v in parsed.items() if n in fields},
         module=module,
+        line=line,
     )

@@ -20,6 +20,7 @@ from alignjax.core import errors, shapes, source_file
 from alignjax.data import prepare
 from alignjax.parallel import processes
 from alignjax.runs import bases, caches, records
+from alignjax.training import trackers
 
 WORKDIR = flags.Option("workdir", str, "", "the run's folder; the same command continues it")
 SAMPLING = (
@@ -62,6 +63,10 @@ RATERS = (  # of a page on which people judge
     flags.Option("rater", str, "me", "who judges, where there is no token file"),
     flags.Option("token_file", str, "", "raters, one a line: NAME TOKEN [JSON of attributes]"),
 )
+TRACKING = (
+    flags.Option("tracker", str, "", "wandb, mlflow or trackio, which gets the metrics too"),
+    flags.Option("tracker_project", str, "alignjax", "the project there that shows the run"),
+)
 DEBUG = flags.Option("debug", bool, False, "show tracebacks of errors")
 # The same command, started once for each process, is one run on the devices of all of them.
 PROCESSES = (
@@ -85,6 +90,8 @@ OWN_OPTIONS = (
     "coordinator",
     "processes",
     "process_id",
+    "tracker",
+    "tracker_project",
     "debug",
 )
 
@@ -177,6 +184,20 @@ def run_folder(parsed: flags.Parsed) -> pathlib.Path:
     if not path or not pathlib.Path(path).is_dir():
         raise ValueError(f"--workdir must be the folder of a run; got {path!r}.")
     return pathlib.Path(path)
+
+
+def tracking(parsed: flags.Parsed) -> trackers.Tracking:
+    """The trackers of --tracker.
+
+    Raises:
+      ValueError: one is not known, or not installed.
+    """
+    return trackers.parse(parsed.options["tracker"], parsed.options["tracker_project"])
+
+
+def command_of(parsed: flags.Parsed) -> str:
+    """The command as it was typed, without secrets, for what a run's folder says of itself."""
+    return outcome.without_secrets(parsed.line)
 
 
 def use_definitions(parsed: flags.Parsed) -> None:

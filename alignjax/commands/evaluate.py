@@ -9,7 +9,7 @@ from typing import Any
 from alignjax.cli import flags
 from alignjax.commands import common
 from alignjax.core import shapes
-from alignjax.runs import evaluation
+from alignjax.runs import evaluated, evaluation
 
 OPTIONS = (
     common.WORKDIR,
@@ -83,6 +83,10 @@ def main(parsed: flags.Parsed) -> None:
         definitions=options["definitions"],
         allow_code=options["allow_code"],
     )
+    evaluated.write(
+        common.run_folder(parsed), numbers, best=options["best"],
+        command=common.command_of(parsed), log=common.log,
+    )  # fmt: skip
     if options["json"]:
         common.tell(json.dumps({name: value.as_dict() for name, value in numbers.items()}))
         return

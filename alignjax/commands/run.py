@@ -12,7 +12,14 @@ from alignjax.reporting import report
 STAGES = flags.Option(
     "stages", str, "", "folder of stages that lifecycles share: equal ones are trained once"
 )
-OPTIONS = (common.WORKDIR, STAGES, *common.PROCESSES, common.DEFINITIONS, common.DEBUG)
+OPTIONS = (
+    common.WORKDIR,
+    STAGES,
+    *common.PROCESSES,
+    *common.TRACKING,
+    common.DEFINITIONS,
+    common.DEBUG,
+)
 NEEDS_CONFIG = True
 
 
@@ -25,14 +32,17 @@ def main(parsed: flags.Parsed) -> int | None:
             f"alignjax run takes a lifecycle; got {type(config).__name__} ({parsed.name}). "
             "Use `alignjax train` for a single experiment."
         )
-    workdir = common.workdir(parsed)
+    workdir, tracking = common.workdir(parsed), common.tracking(parsed)
     common.use_definitions(parsed)
     common.join(parsed)
     common.keep_freed_memory()
     with common.compilation_cache(workdir):
         named = parsed.options["stages"]
         store = pathlib.Path(named) if named else None
-        gates = lifecycle.run(config, workdir, common.log, store)
+        command = common.command_of(parsed)
+        gates = lifecycle.run(
+            config, workdir, common.log, store, command=command, tracking=tracking
+        )
     # The experiment states its numbers for the configuration in the file, not for a changed one.
     if processes.is_first():
         if not {name for name in parsed.overrides if name != "data.path"}:

@@ -15,6 +15,13 @@ OPTIONS = (
     flags.Option(
         "allow_unfinished", bool, False, "start from runs that have not reached their last step"
     ),
+    flags.Option(
+        "allow_moved_schedule",
+        bool,
+        False,
+        "go on with another loop.steps although it moves the learning-rate schedule",
+    ),
+    *common.TRACKING,
     common.BASE,
     common.DEFINITIONS,
     common.DEBUG,
@@ -32,6 +39,7 @@ def main(parsed: flags.Parsed) -> None:
         )
     workdir, profile = common.workdir(parsed), speed.parse_window(parsed.options["profile"])
     cache = common.data_cache(parsed, workdir)
+    tracking = common.tracking(parsed)
     common.use_definitions(parsed)
     common.use_base(parsed)
     common.join(parsed)
@@ -45,6 +53,9 @@ def main(parsed: flags.Parsed) -> None:
             profile=profile,
             allow_code=parsed.options["allow_code"],
             allow_unfinished=parsed.options["allow_unfinished"],
+            allow_moved_schedule=parsed.options["allow_moved_schedule"],
             cache=cache,
+            command=common.command_of(parsed),
+            tracking=tracking,
         )
     common.tell(f"finished: {workdir}")

@@ -48,6 +48,11 @@ class Batches:
             self._mixture = order.Mixture(sizes, weights, seed)
             self._starts = np.cumsum([0, *sizes[:-1]])
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether rows come by weight, so that there are no epochs over all of them."""
+        return self._mixture is not None
+
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of this process's slots of batch `step`."""
         return self._rows(step, self._own)

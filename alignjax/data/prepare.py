@@ -7,7 +7,8 @@ verified before it is used again: a run that was killed goes on where it was.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from alignjax.data import (
 
 FORMAT = 3  # of scans and shards: another one makes them anew
 ROWS = source_rows.ROWS
+TOLD_EVERY = 10.0  # seconds between lines on how far it is, where no bar is shown
 
 
 def _silent(line: str) -> None:
@@ -45,8 +47,8 @@ class Cache:
     """Where prepared tables are kept, and how they are made.
 
     folder: local, or of a bucket. workers: processes; 0 is one for each core. log: takes lines.
-    progress: whether a bar is shown. rows: of the source in a shard. run: of tasks, by default
-    `workers.run`.
+    progress: whether a bar is shown, in place of lines. rows: of the source in a shard. run: of
+    tasks, by default `workers.run`.
     """
 
     folder: epath.Path
@@ -60,11 +62,26 @@ class Cache:
         """Yields the results of tasks as they end, under a progress bar."""
         count = self.workers or workers.default_count()
         found = (self.run or workers.run)(function, shared, tasks, count)
-        if not self.progress or len(tasks) < 2:
+        if len(tasks) < 2:
             return found
+        if not self.progress:
+            return _told(found, words, len(tasks), self.log)
         import tqdm
 
         return tqdm.tqdm(found, words, len(tasks), unit="part", dynamic_ncols=True)
+
+
+def _told(
+    found: Iterable[Any], words: str, total: int, log: Callable[[str], None]
+) -> Iterator[Any]:
+    """The same results; a line now and then says how many there are."""
+    begin = said = time.monotonic()
+    for done, one in enumerate(found, 1):
+        yield one
+        now = time.monotonic()
+        if now - said >= TOLD_EVERY and done < total:
+            said = now
+            log(f"{words}: {done} of {total} parts, {now - begin:.0f} s")
 
 
 def source(own: recipe.Recipe, cache: Cache) -> source_rows.Source:

@@ -10,7 +10,7 @@ import operator
 import pathlib
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -26,7 +26,7 @@ from alignjax.parallel import hosts, processes
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import caches, continuing, experiment, model_shape, records, sources, train
 from alignjax.sampling import transforms
-from alignjax.training import checkpoint
+from alignjax.training import checkpoint, trackers
 from alignjax.training import method as methods
 from alignjax.worlds import corpus as world_corpus
 
@@ -121,17 +121,22 @@ def run(
     workdir: pathlib.Path,
     log: corpora.Log,
     store: pathlib.Path | None = None,
+    *,
+    command: str = "",
+    tracking: trackers.Tracking = trackers.NONE,
 ) -> list[Gate]:
     """Runs every stage that is not finished, writes results.json, returns the gates.
 
     store: a folder of stages that several lifecycles share; None keeps them in the workdir.
+    command: as it was typed, for what folders say of themselves. tracking: as of `train.train`.
     """
     config.validate()
     with meshes.use(meshes.make_mesh(config.mesh)):
         # The tables of the stages, whose folders are in this one.
         cache = dataclasses.replace(caches.default_cache(workdir / "stage"), log=log)
         corpus = experiment.make_corpus(config.data, log, cache)
-        space = Workspace(workdir, config, corpus, log, store)
+        told = {"command": command, "tracking": tracking}
+        space = Workspace(workdir, config, corpus, log, store, told)
         course = config.course(space)
         record = {
             "format": records.FORMAT,
@@ -172,7 +177,10 @@ class Workspace:
         corpus: corpora.Corpus,
         log: corpora.Log,
         store: pathlib.Path | None = None,
+        told: Mapping[str, Any] | None = None,
     ):
+        """told: further arguments of `train.train`."""
+        self.told = dict(told or {})
         self.folder, self.config, self.corpus, self.log = folder, config, corpus, log
         self._store = store
         self._shared: dict[str, tuple[pathlib.Path, str]] = {}  # (place in the store, content)
@@ -200,7 +208,10 @@ class Workspace:
             self.log(f"{stage.name}: finished before, skipped")
             return
         begin = time.monotonic()
-        train.train(self.experiment(stage), self.path(stage.name), name=stage.name, log=self.log)
+        train.train(
+            self.experiment(stage), self.path(stage.name), name=stage.name, log=self.log,
+            **self.told,
+        )  # fmt: skip
         self.seconds[stage.name] = time.monotonic() - begin
 
     def _train_shared(self, stage: Stage, store: pathlib.Path) -> None:
@@ -225,7 +236,7 @@ class Workspace:
                 self.log(f"{name}: finished before, skipped")
                 return
             begin = time.monotonic()
-            train.train(config, target, name=name, log=self.log)
+            train.train(config, target, name=name, log=self.log, **self.told)
             self.seconds[name] = time.monotonic() - begin
 
     def experiment(self, stage: Stage) -> experiment.Experiment:

@@ -68,13 +68,16 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
     curve = _curve(exact)
     _limits(ax, [p for group in groups.values() for p in group], curve)
     handles = []
-    for item in [exact, *(exact.get("bounds") or [])]:
+    own = exact.get("own") or {}
+    for item in [exact, *(exact.get("bounds") or []), *([own] if own else [])]:
         style = {"color": INK, "lw": 1.8} if item is exact else {"color": MUTED, "ls": "--"}
         label = plain(item.get("label") or "exact optimum")
         handles += ax.plot(*_curve(item).T, label=label, **style)
     if len(curve):
         lines.append(curve)
-        ax.fill_between(*curve.T, ax.get_ylim()[1], color="#eef0f2", lw=0, zorder=0.5)
+    edge = edge_of(exact)
+    if len(edge):
+        ax.fill_between(*edge.T, ax.get_ylim()[1], color="#eef0f2", lw=0, zorder=0.5)
     for (name, group), marker in zip(groups.items(), itertools.cycle(MARKERS), strict=False):
         xy = np.array([[p.x, p.y] for p in group])
         lines.append(xy)
@@ -90,6 +93,14 @@ def frontier(results: Mapping[str, Any]) -> bytes | None:
     spots = [(p, colours[name]) for name, group in groups.items() for p in group]
     _write_labels(fig, ax, spots, lines)
     return png(fig)
+
+
+def edge_of(exact: Mapping[str, Any]) -> np.ndarray:
+    """[n, 2] of the line above which nothing can lie: the exact optimum, where it bounds these
+    policies, else that of the model that they start from; empty where neither is known."""
+    if exact.get("is_bound", True):
+        return _curve(exact)
+    return _curve(exact.get("own") or {})
 
 
 def curves(results: Mapping[str, Any], rows: Mapping[str, Rows]) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from alignjax.core import untrusted
 from alignjax.reporting import figures, markup, rollouts, suites, tables
+from alignjax.runs import folder, records
 from alignjax.training import journal, metrics
 
 RESULTS = "results.json"
@@ -18,7 +19,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8eb; --muted: #9aa5ae; --line: #343c43;
   --card: #1e2429; --page: #14181b; --good: #5ecfa5; --bad: #ff9489; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; color: var(--ink);
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 74rem; color: var(--ink);
   background: var(--page); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
@@ -26,10 +27,14 @@ p { margin: .4rem 0; } .muted, figcaption, .se { color: var(--muted); }
 .muted, figcaption { font-size: .875rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
+table { border-collapse: collapse; width: 100%; font: .9375rem/1.4 system-ui, sans-serif;
+  font-variant-numeric: tabular-nums;
   overflow-wrap: normal; }
-th, td { padding: .45rem .8rem; text-align: right; white-space: nowrap; }
-thead th { color: var(--muted); font-weight: 600; font-size: .8rem; vertical-align: bottom; }
+p, figure, .sample { max-width: 60rem; }
+th, td { padding: .4rem .5rem; text-align: right; white-space: nowrap; }
+td .se { display: block; } td .se, td small { font-size: .75rem; }
+thead th { white-space: normal; color: var(--muted); font-weight: 600; font-size: .8rem;
+  vertical-align: bottom; }
 tbody tr { border-top: 1px solid var(--line); }
 th:first-child { text-align: left; font-weight: 500; position: sticky; left: 0;
   background: var(--card); }
@@ -42,7 +47,8 @@ figure { margin: 0; } figure .scroll { background: #fff; padding: .5rem; }
 img { display: block; width: 100%; min-width: 30rem; }
 figcaption { padding: .4rem 0; }
 .sample { padding: .8rem 1rem; margin-bottom: .8rem; }
-.text { white-space: pre-wrap; }
+.text { white-space: pre-wrap; } pre { overflow-x: auto; font-size: .8rem; }
+summary { cursor: pointer; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .5rem; } h3 ~ .card { margin-bottom: .8rem; }
 td:has(.said) { text-align: left; white-space: normal; } .said { min-width: 14rem; }
 .answer { border-top: 1px solid var(--line); margin-top: .6rem; padding-top: .5rem; }
@@ -87,7 +93,8 @@ def write(workdir: str | pathlib.Path) -> str:
     written = {
         stage: (own, _rows(workdir / stage / journal.FILE)) for stage, own in rows.items() if stage
     }
-    body = _body(results, images, rollouts.section(written) + suites.section(summaries), shown)
+    written_of = rollouts.section(written) + suites.section(summaries)
+    body = _body(results, images, written_of, shown, _fields(workdir))
     page = PAGE.format(title=title, style=STYLE, body=body)
     _replace(workdir / "report.html", page.encode("utf-8"))
     parts = [suites.text(summaries)] if summaries else []
@@ -95,12 +102,17 @@ def write(workdir: str | pathlib.Path) -> str:
 
 
 def _body(
-    results: tables.Results, images: Mapping[str, bytes | None], written: str, shown: bool
+    results: tables.Results,
+    images: Mapping[str, bytes | None],
+    written: str,
+    shown: bool,
+    fields: Mapping[str, Any],
 ) -> str:
     gates = results.get("gates") or []
     captions = {
-        "frontier": "Bars are standard errors; some are smaller than their marker. Nothing can lie "
-        "in the grey area: the line is the exact optimum at each KL." + _missing(results),
+        "frontier": "Bars are standard errors; some are smaller than their marker. "
+        + _bound(results.get("frontier") or {})
+        + _missing(results),
         "curves": "Every step, and its running mean.",
     }
     sections = [
@@ -113,15 +125,44 @@ def _body(
         _gates(gates),
         _samples(results.get("samples") or []),
         written,
-        _run(tables.footer(results)) if shown else "",
+        _run(tables.footer(results), fields) if shown else "",
     ]
     return "\n".join(section for section in sections if section)
 
 
-def _run(lines: Sequence[str]) -> str:
-    """Times and environment, where they are known."""
+def _run(lines: Sequence[str], fields: Mapping[str, Any]) -> str:
+    """Times, command, seed, environment and configuration, where they are known."""
     texts = [f'<p class="muted">{markup.escape(entry)}</p>' for entry in lines]
+    if fields:
+        own = markup.escape("\n".join(f"{name} = {value}" for name, value in fields.items()))
+        texts.append(f"<details><summary>configuration</summary><pre>{own}</pre></details>")
     return "\n".join(["<h2>Run</h2>", *texts])
+
+
+def _fields(workdir: pathlib.Path) -> dict[str, Any]:
+    """The configuration in a folder's record, flat; {} where it is not to be read."""
+    try:
+        values = untrusted.read_object(workdir / folder.FILE, untrusted.RECORD)
+    except (OSError, ValueError):
+        return {}
+    flat = records.flat(values.get("config", {}))
+    return {name: value for name, value in flat.items() if not name.endswith(records.CLASS)}
+
+
+def _bound(exact: tables.Results) -> str:
+    """What the lines of the frontier figure say of the policies beside them."""
+    if exact.get("is_bound", True):
+        return "Nothing can lie in the grey area: the line is the exact optimum at each KL."
+    told = (
+        "The line is the exact optimum of a model that has learned the generator, which these "
+        "policies do not start from: it does not bound them."
+    )
+    if not exact.get("own"):
+        return told
+    return told + (
+        " But for sampling errors, nothing can lie in the grey area above the dashed line, the "
+        "optimum of the model that they start from, as far as its draws carry."
+    )
 
 
 def _missing(results: tables.Results) -> str:

@@ -12,7 +12,8 @@ def text(results: Results) -> str:
     rows, gates = results.get("rows") or [], results.get("gates") or []
     table = [["", *map(label, rows)]]
     for column in results.get("columns") or []:
-        table.append([label(column), *_aligned([cell(row, column) for row in rows])])
+        head = line(column.get("short") or "") or label(column)
+        table.append([head, *_aligned([cell(row, column) for row in rows])])
     lines = side_by_side(table) if rows else ["no results"]
     if any("[" in entry for column in table[1:] for entry in column[1:]):
         lines.append("[expected] as the experiment states it")
@@ -109,6 +110,8 @@ def footer(results: Results) -> list[str]:
     spans = ", ".join(f"{line(stage)} {_span(value)}" for stage, value in times.items())
     facts = (results.get("environment") or {}).items()
     lines = [f"time: {_span(total)} ({spans})"] if times else []
+    lines += [f"command: {line(results['command'])}"] if results.get("command") else []
+    lines += [f"seed: {line(results['seed'])}"] if results.get("seed") is not None else []
     return lines + [", ".join(f"{line(k)} {line(v)}" for k, v in facts)] * bool(facts)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from alignjax.core import untrusted
 from alignjax.parallel import mesh as meshes
 from alignjax.parallel import processes
-from alignjax.runs import experiment, folder, ownership, records, upgrade
-from alignjax.training import checkpoint, metrics
+from alignjax.runs import experiment, folder, ownership, records, standing, starts, upgrade
+from alignjax.training import algorithm, checkpoint, metrics, schedules
 from alignjax.training import loop as loops
 from alignjax.training import method as methods
 
@@ -91,6 +91,7 @@ def withdrawn_if_refused(workdir: pathlib.Path) -> Iterator[None]:
     except ValueError:
         if is_new and processes.is_first() and not _has_trained(workdir):
             file.unlink(missing_ok=True)
+            (workdir / starts.FILE).unlink(missing_ok=True)
             shutil.rmtree(workdir / folder.TOKENIZER, ignore_errors=True)
         raise
 
@@ -101,6 +102,34 @@ def _has_trained(workdir: pathlib.Path) -> bool:
     return (numbers.exists() and numbers.stat().st_size > 0) or (
         saved.exists() and any(saved.iterdir())
     )
+
+
+def check_schedule(
+    workdir: pathlib.Path, config: experiment.Experiment, plan: algorithm.Plan, *, allow: bool
+) -> schedules.Moved | None:
+    """How the learning-rate schedule moves where a run goes on; None in a new folder.
+
+    Nothing is written. allow: whether it may.
+
+    Raises:
+      ValueError: another `loop.steps` moves it, and it may not.
+    """
+
+    def newest() -> tuple[int, int | None] | None:
+        step = checkpoint.newest_name(workdir)
+        if step is None:
+            return None
+        return step, standing.asked_steps(standing.meta_of(workdir, step))
+
+    found = processes.from_first(newest)
+    if found is None:
+        return None
+    step, asked = found
+    updates = plan.epochs * plan.minibatches
+    change = schedules.moved(config.optim, updates, step=step, asked=asked, steps=config.loop.steps)
+    if change is not None and not allow:
+        raise change.refusal()
+    return change
 
 
 def _claim(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from alignjax.core import untrusted
 from alignjax.parallel import processes
@@ -71,13 +72,27 @@ def _newest(place: pathlib.Path, steps: int) -> int | None:
     By the names and the text of files: the run may be in training, and who restores the step says
     what is wrong with it.
     """
-    if not checkpoint.exists(place):
+    step = checkpoint.newest_name(place)
+    if step is None:
         return None
-    saved = place / checkpoint.FOLDER
-    step = max(int(path.name) for path in saved.iterdir() if path.name.isdigit())
-    try:
-        meta = untrusted.read_json(saved / str(step) / "meta" / "metadata", untrusted.RECORD)
-        is_last = meta["finished"] and meta["config"]["loop"]["steps"] == steps
-    except (OSError, ValueError, TypeError, KeyError):
-        is_last = False
+    meta = meta_of(place, step)
+    is_last = meta.get("finished") and asked_steps(meta) == steps
     return None if is_last else step
+
+
+def meta_of(place: pathlib.Path, step: int) -> dict[str, Any]:
+    """What is saved beside a checkpoint, by its text alone; {} where that is not to be read."""
+    file = place / checkpoint.FOLDER / str(step) / "meta" / "metadata"
+    try:
+        return untrusted.read_object(file, untrusted.RECORD)
+    except (OSError, ValueError):
+        return {}
+
+
+def asked_steps(meta: Mapping[str, Any]) -> int | None:
+    """`loop.steps` of the run when a checkpoint was saved; None where its meta does not say."""
+    try:
+        asked = meta["config"]["loop"]["steps"]
+    except (KeyError, TypeError):
+        return None
+    return asked if isinstance(asked, int) else None

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 
 from alignjax.data import corpus as corpora
-from alignjax.data import pipeline, prepare
+from alignjax.data import pipeline, prepare, tables
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.runs import (
@@ -18,10 +18,12 @@ from alignjax.runs import (
     kept,
     model_shape,
     ownership,
+    records,
     sources,
     standing,
+    starts,
 )
-from alignjax.training import annotation, journal, speed
+from alignjax.training import annotation, journal, speed, trackers
 from alignjax.training import loop as loops
 
 
@@ -34,13 +36,18 @@ def train(
     profile: speed.Window | None = None,
     allow_code: bool = False,
     allow_unfinished: bool = False,
+    allow_moved_schedule: bool = False,
     cache: prepare.Cache | None = None,
+    command: str = "",
+    tracking: trackers.Tracking = trackers.NONE,
 ) -> None:
     """Runs one experiment in its folder, or goes on with it.
 
     allow_code: whether rules of the reward may run programs that the model wrote.
     allow_unfinished: whether it may start from runs that have not finished, with a line on each.
-    cache: of prepared tables; None is `caches.default_cache`.
+    allow_moved_schedule: whether it may go on with another `loop.steps` that moves its
+    learning-rate schedule. cache: of prepared tables; None is `caches.default_cache`. command: as
+    it was typed, for the folder's list of starts. tracking: who gets the metrics besides it.
 
     Raises:
       ValueError: bad configuration or data, or another process trains there; nothing was written.
@@ -48,7 +55,11 @@ def train(
     """
     config.validate()
     cache = cache or caches.default_cache(workdir)
-    cache = dataclasses.replace(cache, log=lambda line: log(f"{name}: {line}"))
+
+    def tell(line: str) -> None:
+        log(f"{name}: {line}")
+
+    cache = dataclasses.replace(cache, log=tell)
     corpus = experiment.make_corpus(config.data, cache.log, cache)
     experiment.check_table(config, corpus)
     with (
@@ -56,14 +67,11 @@ def train(
         continuing.withdrawn_if_refused(workdir),
         contextlib.ExitStack() as held,
     ):
-        tell = standing.telling(cache.log) if allow_unfinished else standing.refuse
-        parts = assembly.Assembly(config, corpus, sources.Stored(tell))
-        method = parts.algorithm(
-            tell=lambda line: log(f"{name}: {line}"),
-            journal=journal.Journal(workdir),
-            allow_code=allow_code,
-        )
+        told = standing.telling(tell) if allow_unfinished else standing.refuse
+        parts = assembly.Assembly(config, corpus, sources.Stored(told))
+        method = parts.algorithm(tell=tell, journal=journal.Journal(workdir), allow_code=allow_code)
         loops.check_sizes(config.loop, method.plan, coupled=method.coupled)
+        change = continuing.check_schedule(workdir, config, method.plan, allow=allow_moved_schedule)
         start, frozen = parts.start(), parts.frozen()
         record = folder.make_record(parts, start, frozen)
         kind = config.algorithm.METHOD.table(config.algorithm)
@@ -71,24 +79,20 @@ def train(
         notes = continuing.claim(workdir, record)
         held.enter_context(ownership.owned(workdir))
         kept.write(workdir, config, corpus)
+        rows = tables.count(table)
+        starts.add(workdir, starts.row(workdir, config, corpus, rows, command, change))
         long = model_shape.context_lines(config.weights, corpus.length, config.weights_skip)
         for line in (*notes, *corpus.summary, *parts.notes, *long, record["formula"]):
-            log(f"{name}: {line}")
-        rows = config.loop.batch_size
-        table = annotation.annotated(
-            method, frozen, table, rows // config.loop.micro_batches, cache.folder
-        )
+            tell(line)
+        rows = config.loop.batch_size // config.loop.micro_batches
+        words = f"{name}: columns of frozen networks"
+        table = annotation.annotated(method, frozen, table, rows, cache.folder, words)
         evaluators = judging.in_loop(parts, frozen, allow_code=allow_code)
         parts.release()
         for role in method.only_annotate:
             frozen.pop(role, None)
-        batches = pipeline.Batches(
-            table,
-            batch_size=rows,
-            seed=config.seed,
-            own=hosts.own_rows(rows),
-            mixture=() if corpus.shares is None else corpus.shares(kind),
-        )
+        batches = _batches(config, corpus, table)
+        tracked = trackers.opened(tracking, workdir, records.flat(config), tell)
         loops.train(
             method,
             batch_at=batches.batch,
@@ -104,4 +108,20 @@ def train(
             evaluators=evaluators,
             profile=profile,
             rows_at=batches.whole,
+            rows=0 if batches.is_mixed else batches.rows,
+            tracked=held.enter_context(tracked),
         )
+
+
+def _batches(
+    config: experiment.Experiment, corpus: corpora.Corpus, table: tables.Table
+) -> pipeline.Batches:
+    """The rows of a table as the batches of a run."""
+    rows, kind = config.loop.batch_size, config.algorithm.METHOD.table(config.algorithm)
+    return pipeline.Batches(
+        table,
+        batch_size=rows,
+        seed=config.seed,
+        own=hosts.own_rows(rows),
+        mixture=() if corpus.shares is None else corpus.shares(kind),
+    )

@@ -13,7 +13,7 @@ from etils import epath
 from alignjax.data import cache_files, codec, lazy, pipeline, shard, store, tables
 from alignjax.models import model as models
 from alignjax.parallel import hosts, processes
-from alignjax.training import algorithm, fingerprints
+from alignjax.training import algorithm, fingerprints, progress
 
 FORMAT = 1  # of cached columns
 ROWS = 16384  # of a shard of columns
@@ -27,6 +27,7 @@ def annotated(
     table: tables.Table,
     rows: int,
     folder: epath.Path | None = None,
+    words: str = "",
 ) -> tables.Table:
     """The table with the columns that the method computes once for all rows, `rows` at a time.
 
@@ -44,9 +45,9 @@ def annotated(
     if method.annotate is not None:
         run = jax.jit(method.annotate)
         if folder is None:
-            columns: dict[str, Any] = _joined(_parts(run, frozen, table, rows))
+            columns: dict[str, Any] = _joined(_parts(run, frozen, table, rows, words))
         else:
-            columns = _cached(run, frozen, table, rows, folder)
+            columns = _cached(run, frozen, table, rows, folder, words)
         table = {**table, **columns}
     return algorithm.with_columns(table, method.over_table)
 
@@ -55,12 +56,16 @@ Columns = dict[str, np.ndarray]
 
 
 def _parts(
-    run: Any, frozen: models.Frozen, table: tables.Table, rows: int, skip: int = 0
+    run: Any, frozen: models.Frozen, table: tables.Table, rows: int, words: str, skip: int = 0
 ) -> Iterator[Columns]:
     """The columns of `rows` rows after another; the first `skip` batches are left out."""
-    for batch, real in pipeline.in_order(table, rows, skip):
-        found = hosts.to_host(run(frozen, hosts.to_global(batch)))
-        yield {name: column[:real] for name, column in found.items()}
+    done = skip * rows
+    with progress.shown(words, tables.count(table), start=done, unit="rows") as bar:
+        for batch, real in pipeline.in_order(table, rows, skip):
+            found = hosts.to_host(run(frozen, hosts.to_global(batch)))
+            done += real
+            bar.update(done)
+            yield {name: column[:real] for name, column in found.items()}
 
 
 def _joined(parts: Iterator[Columns]) -> Columns:
@@ -72,7 +77,12 @@ def _joined(parts: Iterator[Columns]) -> Columns:
 
 
 def _cached(
-    run: Any, frozen: models.Frozen, table: tables.Table, rows: int, folder: epath.Path
+    run: Any,
+    frozen: models.Frozen,
+    table: tables.Table,
+    rows: int,
+    folder: epath.Path,
+    words: str,
 ) -> dict[str, Any]:
     """The columns as they are kept in the folder, after computing what is not there yet."""
     identity = _identity(run, frozen, table, rows)
@@ -80,7 +90,7 @@ def _cached(
     found = store.read_whole(place)
     # All processes compute together, or none does.
     if processes.least(int(found is not None)) == 0:
-        found = _compute(run, frozen, table, rows, place, identity)
+        found = _compute(run, frozen, table, rows, place, identity, words)
     assert found is not None
     return lazy.table_of(store.Stored(place, found))
 
@@ -109,6 +119,7 @@ def _compute(
     rows: int,
     place: epath.Path,
     identity: dict[str, Any],
+    words: str,
 ) -> store.Manifest:
     """Computes columns shard by shard, goes on after whole ones, and returns their manifest.
 
@@ -121,7 +132,7 @@ def _compute(
     starts = range(0, total, per_shard)
     infos = _kept(place, len(starts), spec)
     infos = infos[: processes.least(len(infos))]
-    parts = _parts(run, frozen, table, rows, len(infos) * per_shard // rows)
+    parts = _parts(run, frozen, table, rows, words, len(infos) * per_shard // rows)
     for number in range(len(infos), len(starts)):
         wanted = -(-min(per_shard, total - starts[number]) // rows)
         columns = _joined(itertools.islice(parts, wanted))

@@ -301,6 +301,13 @@ def exists(workdir: pathlib.Path) -> bool:
     return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
 
 
+def newest_name(workdir: pathlib.Path) -> int | None:
+    """The step in the name of a folder's newest checkpoint, unread; None where there is none."""
+    folder = pathlib.Path(workdir) / FOLDER
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 def is_finished(workdir: pathlib.Path, step: int) -> bool:
     """Whether a run's folder holds a checkpoint of this step that verifies."""
     folder = pathlib.Path(workdir) / FOLDER / str(step)

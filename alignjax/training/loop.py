@@ -1,16 +1,13 @@
 """The loop of a run in its folder: restore or begin, step, log, save, evaluate, stop by signals."""
 
 import dataclasses
-import functools
-import math
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -24,8 +21,10 @@ from alignjax.training import (
     optim,
     prefetch,
     run_log,
+    schedules,
     speed,
     stepping,
+    trackers,
 )
 
 # Fields that may change when a run goes on.
@@ -123,7 +122,6 @@ def check_sizes(config: LoopConfig, plan: algorithm.Plan, *, coupled: bool = Fal
     hosts.check_rows(f"{named} / minibatches / micro_batches", rows // parts)
 
 
-Rates = Callable[[np.ndarray], np.ndarray]  # step numbers -> learning rates
 Optimizer = Union[optim.OptimConfig, optax.GradientTransformation]  # noqa: UP007
 
 
@@ -136,24 +134,6 @@ def transformation(
     return lambda params: optimizer
 
 
-def learning_rate(optimizer: Optimizer, config: LoopConfig, updates: int) -> Rates | None:
-    """Step numbers -> the learning rate of each step's last update; None where it is not known.
-
-    updates: of one step.
-    """
-    if not isinstance(optimizer, optim.OptimConfig):
-        return None
-    schedule = optim.make_schedule(optimizer, config.steps * updates)
-    # One small program for all: op by op a schedule is a dozen, for every number of steps anew.
-    block = jax.jit(lambda steps: jnp.broadcast_to(schedule(steps), steps.shape))
-    read = functools.cache(lambda number: np.asarray(block(_updates(number, updates))))
-
-    def rates(steps: np.ndarray) -> np.ndarray:
-        return np.array([read(step // RATES)[step % RATES] for step in steps])
-
-    return rates
-
-
 def _rates(
     optimizer: Optimizer,
     config: LoopConfig,
@@ -161,36 +141,24 @@ def _rates(
     step: int,
     saved: Mapping[str, Any] | None,
     log: Callable[[str], None],
-) -> Rates | None:
-    """As `learning_rate`; a line where a run goes on from `step`, and one where it does with
-    another rate than it would have had.
+) -> schedules.Rates | None:
+    """The learning rates of a run's steps, where they are known.
 
-    saved: the meta of its checkpoint, with the configuration of the run as it was then; None for a
-    run that begins.
+    A line where a run goes on from `step`, and one where its schedule is not what it was.
+
+    updates: of one step. saved: the meta of its checkpoint, with the configuration of the run as it
+    was then; None for a run that begins.
     """
-    rates = learning_rate(optimizer, config, updates)
-    if saved is None:
-        return rates
-    log(f"resumed at step {step} of {config.steps}.")
-    asked = saved.get("config", {}).get("loop", {}).get("steps", config.steps)
-    before = learning_rate(optimizer, dataclasses.replace(config, steps=asked), updates)
-    if rates is None or before is None or asked == config.steps or step >= config.steps:
-        return rates
-    there, here = (float(own(np.array([step]))[0]) for own in (before, rates))
-    if not math.isclose(there, here, rel_tol=1e-6):
-        log(
-            f"loop.steps was {asked} and is {config.steps}, which bends the schedule: the learning "
-            f"rate of step {step} was to be {there:.3g} and is {here:.3g}."
-        )
-    return rates
-
-
-RATES = 1024  # steps whose learning rates are computed at once
-
-
-def _updates(block: int, updates: int) -> np.ndarray:
-    """Numbers of the last updates of the steps of a block."""
-    return (np.arange(block * RATES, (block + 1) * RATES) + 1) * updates - 1
+    if saved is not None:
+        log(f"resumed from step {step} of {config.steps}.")
+    if not isinstance(optimizer, optim.OptimConfig):
+        return None
+    if saved is not None:
+        asked = saved.get("config", {}).get("loop", {}).get("steps", config.steps)
+        change = schedules.moved(optimizer, updates, step=step, asked=asked, steps=config.steps)
+        if change is not None:
+            log(change.line())
+    return schedules.learning_rate(optimizer, config.steps, updates)
 
 
 def train(
@@ -209,6 +177,8 @@ def train(
     evaluators: Sequence[evaluators.Evaluator] = (),
     profile: speed.Window | None = None,
     rows_at: Callable[[int], np.ndarray] | None = None,
+    rows: int = 0,
+    tracked: trackers.Tracked | None = None,
 ) -> algorithm.TrainState:
     """Trains to the last step, resuming where the folder's newest good checkpoint stands.
 
@@ -219,6 +189,8 @@ def train(
       optimizer: a configuration, or any optax transformation.
       meta: saved beside each checkpoint. evaluators: run in the loop. profile: steps to trace.
       rows_at: step -> numbers of the rows of its batch, which are written down where it is skipped.
+      rows: of the training table, of which epochs are told; 0 tells none. tracked: who gets the
+        metrics besides the folder.
 
     Raises:
       ValueError: sizes do not divide, or the checkpoint holds another tree.
@@ -246,7 +218,7 @@ def train(
         checkpoints.prepare(state)
     saved = None if restored is None else checkpoints.meta(step)
     rates = _rates(optimizer, config, updates, step, saved, lambda text: log(f"{name}: {text}"))
-    lines = run_log.RunLog(workdir, name, config, step, rates, rows_at, log)
+    lines = run_log.RunLog(workdir, name, config, step, rates, rows_at, log, rows, tracked)
     clock = speed.Clock(method, abstract.params, profile, workdir)
     judging = _Judging(evaluators, config, workdir, log)
     if profile is not None and step > profile.start:
@@ -266,7 +238,7 @@ def train(
             micro_batches=config.micro_batches,
             place=ahead.placed,
         )
-        for state, metrics in loop:
+        for state, metrics in _first_told(loop, lines):
             step += 1
             last = step == config.steps
             lines.add(step - 1, metrics, judging.judge(step, last, state, meta))
@@ -285,6 +257,19 @@ def train(
         raise _preempted(step, config.steps)
     lines.close(clock)
     return state
+
+
+def _first_told(
+    loop: Iterator[tuple[algorithm.TrainState, algorithm.Metrics]], lines: run_log.RunLog
+) -> Iterator[tuple[algorithm.TrainState, algorithm.Metrics]]:
+    """The steps of a loop; while the first one is compiled, it is said."""
+    with lines.waiting("compiling the first step"):
+        first = next(loop, None)
+    if first is None:
+        return
+    yield first
+    del first  # its buffers are the next step's
+    yield from loop
 
 
 def _preempted(step: int, steps: int) -> errors.Preempted:

@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 from alignjax.core import untrusted
+from alignjax.training import trackers
 
 FILE = "metrics.jsonl"
 SPEED = "speed.jsonl"
@@ -31,7 +32,11 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 class Writer:
     """Appends rows; what a killed run wrote past its checkpoint is taken back first."""
 
-    def __init__(self, workdir: pathlib.Path, *, start: int):
+    def __init__(
+        self, workdir: pathlib.Path, *, start: int, tracked: trackers.Tracked | None = None
+    ):
+        """start: the first step to come. tracked: who gets the numbers besides the files."""
+        self._tracked = tracked
         workdir.mkdir(parents=True, exist_ok=True)
         self.path = workdir / FILE
         _mend(self.path, start)
@@ -48,6 +53,8 @@ class Writer:
         self._file.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._tracked is not None:
+            self._tracked.write(step, values)
 
     def write_skipped(self, step: int, rows: list[int]) -> None:
         """The rows of the training table that a step with skipped updates read."""
@@ -61,6 +68,8 @@ class Writer:
         self._speed.write(json.dumps({"step": step, **rates}) + "\n")
         for name, value in rates.items():
             self._board.add_scalar(f"speed/{name}", value, step)
+        if self._tracked is not None:
+            self._tracked.write(step, {f"speed/{name}": value for name, value in rates.items()})
 
     def flush(self) -> None:
         """Everything written so far is in the files."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from alignjax.core import errors, mean
 from alignjax.parallel import processes
-from alignjax.training import background, metrics, progress, speed
+from alignjax.training import background, metrics, progress, speed, trackers
 
 
 class RunLog:
@@ -28,13 +28,17 @@ class RunLog:
         rates: Callable[[np.ndarray], np.ndarray] | None = None,
         rows_at: Callable[[int], np.ndarray] | None = None,
         log: Callable[[str], None] = lambda line: None,
+        rows: int = 0,
+        tracked: trackers.Tracked | None = None,
     ):
         """rates: step numbers -> learning rates. rows_at: step -> the rows of the training table
-        that it reads; those of steps with skipped updates are written, and `log` told."""
+        that it reads; those of steps with skipped updates are written, and `log` told. rows: of
+        that table, of which epochs are told; 0 tells none. tracked: who gets the numbers too."""
+        self._rows = rows
         self._rows_at, self._log, self._name = rows_at, log, name
         self._config, self._writer, self._bar, self._rates = config, None, None, rates
         if processes.is_first():
-            self._writer = metrics.Writer(workdir, start=begin)
+            self._writer = metrics.Writer(workdir, start=begin, tracked=tracked)
             self._thread = background.Background("metrics")
             self._bar = progress.Progress(name, config.steps, start=begin)
         self._waiting: list[tuple[int, Mapping[str, mean.Mean], dict[str, float]]] = []
@@ -44,6 +48,10 @@ class RunLog:
     def add(self, step: int, means: Mapping[str, mean.Mean], numbers: dict[str, float]) -> None:
         """Queues a step's metrics, and numbers that are on the host already."""
         self._waiting.append((step, means, numbers))
+
+    def waiting(self, words: str) -> contextlib.AbstractContextManager[None]:
+        """Inside, the bar, or a line now and then, says what is waited for."""
+        return self._bar.waiting(words) if self._bar else contextlib.nullcontext()
 
     def flush(self, clock: speed.Clock, *, wait: bool = False) -> None:
         """Writes the queued metrics and the speed since the last flush.
@@ -63,6 +71,8 @@ class RunLog:
             values = {**own, **numbers}
             if rate is not None:
                 values["learning_rate"] = float(rate)
+            if self._rows:
+                values["epoch"] = (step + 1) * self._config.batch_size / self._rows
             rows.append((step, values))
             self._skipped = self._skipped + 1 if values["skipped"] else 0
             skipped += [step] if values["skipped"] else []

@@ -1,6 +1,8 @@
 """How fast a run is: step time, tokens a second, share of the machine's peak, and a profile."""
 
 import pathlib
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -108,7 +110,7 @@ class Clock:
         rates = {"step_seconds": seconds / steps, "tokens_per_second": tokens / seconds}
         if self._peak and self._flops:
             rates["mfu"] = self._flops * tokens / seconds / self._peak
-        return rates
+        return rates | memory()
 
     def __enter__(self) -> "Clock":
         return self
@@ -116,6 +118,18 @@ class Clock:
     def __exit__(self, *_: Any) -> None:
         if self._tracing:
             self._stop()
+
+
+def memory() -> dict[str, float]:
+    """GiB at most so far: of this process on its host, and of the fullest of its own devices where
+    these say (CPUs do not)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    found = {"host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks_of = [own["peak_bytes_in_use"] for own in stats if "peak_bytes_in_use" in own]
+    if peaks_of:
+        found["device_gib"] = max(peaks_of) / 2**30
+    return found
 
 
 def tokens_of(batch: Mapping[str, np.ndarray]) -> int:

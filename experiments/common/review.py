@@ -10,7 +10,7 @@ import numpy as np
 from alignjax import losses
 from alignjax.algorithms import dpo, ppo, pretrain, reward, sft
 from alignjax.core import keys, shapes
-from alignjax.evals import best_of_n, estimate, likelihood, preferences
+from alignjax.evals import best_of_n, estimate, likelihood, preferences, tilted
 from alignjax.experiments.common import review_gates
 from alignjax.experiments.common.human import trained_by
 from alignjax.lifecycles import lifecycle
@@ -170,13 +170,22 @@ class _Course:
                 ),
             }
             result: dict[str, Any] = {name: value.as_dict() for name, value in estimates.items()}
-            result["texts"] = [self.corpus.text(row) for row in completions.tokens[:8]]
+            result |= self._shown(completions)
             result["golds"] = [float(g) for g in gold[:8]]
             if stage == "sft":
                 result["correlation"] = estimate.correlation(completions.score, gold).as_dict()
             return result
 
         return self.space.remember(stage, "evaluation", make)
+
+    def _shown(self, completions: Any) -> dict[str, list[str]]:
+        """The first prompts and answers as text."""
+        columns = (completions.tokens, completions.prompt_lengths, completions.lengths)
+        rows = [*zip(*(x[:8] for x in columns), strict=True)]
+        return {
+            "prompts": [self.corpus.text(row[:start]) for row, start, _ in rows],
+            "texts": [self.corpus.text(row[start:end]) for row, start, end in rows],
+        }
 
     def _excess(self, stage: str) -> dict[str, Any]:
         """Cross-entropy above the generator's own on held-out rows, nats a token."""
@@ -242,18 +251,23 @@ class _Course:
                         }
                     )
                     n *= 2
-            return {"rows": rows}
+            own = tilted.optimum(gold)
+            drawn = {"draws": gold.shape[1], "prompts": gold.shape[0]}
+            curve = {name: column.tolist() for name, column in own._asdict().items()}
+            return {"rows": rows, "own": {**curve, "beta": curve["beta"][1:], **drawn}}
 
         return self.space.remember("best-of-n", "evaluation", make)
 
     def report(self) -> tuple[dict[str, Any], list[lifecycle.Gate]]:
         names = ["pretrain", "sft", *policy_stages(self.config)]
+        drawn = self._best_of_n()
         findings = review_gates.Findings(
             excess={stage: self._excess(stage) for stage in ("pretrain", "sft")},
             reward=self._reward_accuracy(),
             evaluations={stage: self._evaluate(stage) for stage in names},
-            best_of_n=self._best_of_n()["rows"],
+            best_of_n=drawn["rows"],
             frontier=self.frontier,
+            own=drawn.get("own"),
         )
         gates = review_gates.gates(self.config, findings) if self.config.gates else []
         results = review_gates.results(self.config, findings, gates, self.space)

@@ -11,6 +11,7 @@ from alignjax.lifecycles import lifecycle
 from alignjax.worlds import oracle
 
 Cell = dict[str, float]
+LEARNED = 0.03  # nats a token between SFT and the generator, at most, for the exact curve to hold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,12 @@ class Findings:
     evaluations: dict[str, dict[str, Any]]
     best_of_n: list[dict[str, Any]]
     frontier: oracle.Frontier
+    own: dict[str, Any] | None = None  # the optimum of the SFT model itself, by its draws
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether SFT has learned the generator, so that the generator's optimum bounds it too."""
+        return self.excess["sft"]["value"] <= LEARNED
 
 
 def optimum_gain(frontier: oracle.Frontier, kl: float) -> float:
@@ -46,6 +53,19 @@ def efficiency(findings: Findings, gold: Cell, kl: Cell) -> Cell:
     ) / (2 * width)
     error = math.hypot(gold["se"], base["se"], gain / best * slope * kl["se"])
     return {"value": gain / best, "se": error / best}
+
+
+def _own_share(findings: Findings, gold: Cell, kl: float) -> dict[str, Cell]:
+    """Gain over SFT as a share of the gain of SFT's own optimum at the same KL; {} where its draws
+    do not reach. The error is that of the rewards."""
+    own, base = findings.own, findings.evaluations["sft"]["gold"]
+    if own is None or not 0 < kl <= own["kl"][-1]:
+        return {}
+    best = float(np.interp(math.sqrt(kl), np.sqrt(own["kl"]), own["reward"])) - own["reward"][0]
+    if best <= 0:
+        return {}
+    error = math.hypot(gold["se"], base["se"]) / best
+    return {"own": {"value": (gold["value"] - base["value"]) / best, "se": error}}
 
 
 def gain_at(findings: Findings, stages_: list[str], kl: float) -> float:
@@ -84,7 +104,7 @@ def gates(config: Any, findings: Findings) -> list[lifecycle.Gate]:
     base = runs["sft"]["gold"]
     result = [
         gate("pretraining excess, nats/token", findings.excess["pretrain"]["value"], "<=", 0.04),
-        gate("SFT excess, nats/token", findings.excess["sft"]["value"], "<=", 0.03),
+        gate("SFT excess, nats/token", findings.excess["sft"]["value"], "<=", LEARNED),
         gate("RM: correlation with gold", runs["sft"]["correlation"]["value"], ">=", 0.75),
         gate("RM: pair accuracy", findings.reward["accuracy"]["value"], ">=", 0.80),
     ]
@@ -121,6 +141,7 @@ def _row(findings: Findings, stage: str, label: str, family: str) -> dict[str, A
         metrics["excess"] = findings.excess[stage]
     if stage not in ("pretrain", "sft"):
         metrics["efficiency"] = efficiency(findings, run["gold"], run["kl"])
+        metrics |= _own_share(findings, run["gold"], run["kl"]["value"])
     if stage == "pretrain":
         del metrics["kl"]  # its reference is a later stage
     return {"stage": stage, "label": label, "family": family, "metrics": metrics}
@@ -134,6 +155,7 @@ def _best_row(findings: Findings, row: dict[str, Any]) -> dict[str, Any]:
         "kl": kl,
         "proxy": row["proxy"],
         "efficiency": efficiency(findings, row["gold"], kl),
+        **_own_share(findings, row["gold"], kl["value"]),
     }
     label = f"{family} n={row['n']}"
     return {"stage": "best-of-n", "label": label, "family": family, "metrics": metrics}
@@ -158,18 +180,23 @@ def results(
     return {
         "title": "ReviewWorld: from pretraining to alignment",
         "description": "Gold reward against exact KL to SFT, beside the exact KL-regularised "
-        f"optimum of world {config.data.world.seed}. KL in nats a completion; best-of-n at its "
-        "bound log n - (n-1)/n.",
+        f"optimum of world {config.data.world.seed}; best-of-n at its bound log n - (n-1)/n. "
+        f"Means over n = {findings.evaluations['sft']['gold']['n']} held-out prompts, one "
+        f"completion each, best-of-n over {config.best_of_prompts} of them; ± is one standard "
+        "error.",
         "environment": lifecycle.environment(),
+        "command": space.told.get("command", ""),
+        "seed": config.seed,
         "seconds": space.seconds,
         "columns": [
-            {"key": "gold", "label": "gold reward", "digits": 2},
-            {"key": "kl", "label": "KL", "digits": 2},
-            {"key": "efficiency", "label": "efficiency", "digits": 3},
-            {"key": "proxy", "label": "RM score", "digits": 2},
-            {"key": "length", "label": "length", "digits": 2},
-            {"key": "illegal", "label": "illegal bigrams", "digits": 4},
-            {"key": "excess", "label": "excess nats/token", "digits": 4},
+            _column("gold", "gold reward", "gold reward, reward units", 2),
+            _column("kl", "KL, nats", "KL to SFT, nats a completion", 2),
+            _column("efficiency", "efficiency", "efficiency, share of the exact gain", 3),
+            _column("own", "of SFT's own", "gain, share of SFT's own optimum", 3),
+            _column("proxy", "RM score", "RM score, reward units", 2),
+            _column("length", "length, tokens", "length, tokens", 2),
+            _column("illegal", "illegal, share", "illegal bigrams, share", 4),
+            _column("excess", "excess, nats/token", "excess, nats a token", 4),
         ],
         "rows": rows,
         "frontier": {
@@ -178,6 +205,7 @@ def results(
             "label": "exact optimum",
             "x": "kl",
             "y": "gold",
+            **_own_line(findings, base),
         },
         "curves": [
             {"stage": stage, "label": stage, "keys": keys}
@@ -191,7 +219,7 @@ def results(
         ],
         "samples": [
             {
-                "prompt": "",
+                "prompt": findings.evaluations["sft"].get("prompts", [""] * 8)[i],
                 "answers": [
                     {
                         "label": n,
@@ -210,8 +238,40 @@ def results(
             "their noisy labels.",
             f"The generator's own mean reward is {frontier.reference_reward:.2f}; efficiency is "
             "the gain over SFT as a share of the exact optimum's gain at the same KL.",
+            *_bound_note(findings),
         ],
     }
+
+
+def _column(key: str, short: str, label: str, digits: int) -> dict[str, Any]:
+    """A column of the table: `short` heads it in a terminal, `label` with its unit on the page."""
+    return {"key": key, "short": short, "label": label, "digits": digits}
+
+
+def _own_line(findings: Findings, base: float) -> dict[str, Any]:
+    """For the figure: the optimum of SFT itself, and which of the two lines bounds its policies."""
+    own = findings.own
+    if findings.is_learned or own is None:
+        return {"is_bound": findings.is_learned}
+    line = {"kl": own["kl"], "gold": [base + r - own["reward"][0] for r in own["reward"]]}
+    label = "optimum of this SFT model (draws)"
+    return {"is_bound": False, "own": {**line, "label": label}}
+
+
+def _bound_note(findings: Findings) -> list[str]:
+    if findings.is_learned:
+        return []
+    gap, own = findings.excess["sft"]["value"], findings.own
+    drawn = "" if own is None else (
+        f" Its own optimum is estimated from {own['draws']} draws for each of {own['prompts']} "
+        f"prompts, up to {own['kl'][-1]:.2f} nats, as far as they carry."
+    )  # fmt: skip
+    return [
+        f"This SFT model is {gap:.3f} nats a token from the generator (at most {LEARNED:g} counts "
+        "as learned). The exact curve is the generator's, which no policy of a learned SFT model "
+        "can pass; a model that has not learned it draws rewards of another mean and spread, and "
+        f"its policies may lie above that curve, with an efficiency over 1.{drawn}"
+    ]
 
 
 def _text(cell: Cell) -> str:

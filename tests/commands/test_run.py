@@ -41,6 +41,14 @@ def test_the_lifecycle_leaves_a_report_and_numbers(micro):
     page = (micro.folder / "report.html").read_text()
     assert "data:image/png;base64" in page
     assert "exact optimum" in page
+    assert "command: alignjax run --config=experiments/lifecycle.py:micro" in page
+    # SFT has not learned the generator here: the page says so, and what bounds its policies.
+    assert "nats a token from the generator" in page
+    assert results["frontier"]["is_bound"] is False
+    own = results["frontier"]["own"]
+    assert own["gold"][0] == pytest.approx(sft["gold"]["value"])
+    assert own["gold"] == sorted(own["gold"])
+    assert all(sample["prompt"] for sample in results["samples"])
 
 
 def test_every_stage_has_one_row_a_step(micro):

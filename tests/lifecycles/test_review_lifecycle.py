@@ -139,6 +139,33 @@ def test_a_good_run_passes_and_each_fault_is_named(frontier):
     assert "PPO on gold: gain above ppo-0.3 at its KL" in behind
 
 
+OWN = {"kl": [0.0, 1.0, 4.0], "reward": [-0.1, 1.9, 3.9], "draws": 64, "prompts": 32}
+
+
+def test_a_model_that_has_not_learned_is_compared_with_its_own_optimum(frontier):
+    found = findings(frontier, **{"dpo-1": (1.5, 2.25)})
+    excess = {**found.excess, "sft": {"value": 0.5, "se": 0.01}}
+    far = dataclasses.replace(found, excess=excess, own=OWN)
+    line = review_gates._own_line(far, -0.07)
+    assert not line["is_bound"]
+    assert line["own"]["gold"] == pytest.approx([-0.07, 1.93, 3.93])
+    (note,) = review_gates._bound_note(far)
+    assert "0.500 nats a token from the generator" in note
+    assert "64 draws for each of 32 prompts, up to 4.00 nats" in note
+    share = review_gates._own_share(far, {"value": 1.4, "se": 0.03}, 2.25)["own"]
+    assert share["value"] == pytest.approx(1.5 / 3)  # linear in sqrt(KL): 3 at 2.25 nats
+    assert share["se"] == pytest.approx(math.hypot(0.03, 0.05) / 3)
+    assert review_gates._own_share(far, {"value": 1.4, "se": 0.03}, 4.1) == {}
+
+
+def test_a_model_that_has_learned_is_bounded_by_the_exact_curve(frontier):
+    found = dataclasses.replace(findings(frontier, **{"dpo-1": (1.5, 2.25)}), own=OWN)
+    assert review_gates._own_line(found, 0.0) == {"is_bound": True}
+    assert review_gates._bound_note(found) == []
+    older = dataclasses.replace(found, own=None)
+    assert review_gates._own_share(older, {"value": 1.0, "se": 0.1}, 1.0) == {}
+
+
 def test_best_of_n_above_its_bound_is_missed(frontier):
     found = findings(frontier, **{"dpo-1": (1.0, 1.0), "ppo-0.3": (1, 1), "ppo-gold-1": (1.5, 1)})
     row = {**found.best_of_n[0], "kl": {"value": 0.3, "se": 0.0}}

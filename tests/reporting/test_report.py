@@ -201,6 +201,47 @@ def test_frontier_draws_each_family_in_its_colour(written):
         assert (np.abs(pixels - np.array(wanted)).max(axis=1) <= 2).sum() > 100, name
 
 
+def test_the_grey_area_is_above_the_line_that_bounds_these_policies():
+    exact = {"kl": [0.0, 1.0], "gold": [0.0, 2.0]}
+    own = {"kl": [0.0, 0.5], "gold": [0.0, 3.0], "label": "its own"}
+    assert figures.edge_of(exact).tolist() == [[0, 0], [1, 2]]
+    assert figures.edge_of({**exact, "own": own}).tolist() == [[0, 0], [1, 2]]
+    loose = {**exact, "is_bound": False}
+    assert figures.edge_of({**loose, "own": own}).tolist() == [[0, 0], [0.5, 3]]
+    assert len(figures.edge_of(loose)) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says", "says_not"),
+    [
+        ({}, "Nothing can lie in the grey area: the line is the exact", "does not bound"),
+        ({"is_bound": False}, "does not bound them", "grey area"),
+        ({"is_bound": False, "own": {"kl": [0, 1], "gold": [0, 9], "label": "own line"}},
+         "nothing can lie in the grey area above the dashed line", "grey area: the line"),
+    ],
+)  # fmt: skip
+def test_the_caption_says_what_the_lines_bound(tmp_path, changes, says, says_not):
+    results = _results()
+    results["frontier"] |= changes
+    folder = _folder(tmp_path, results)
+    report.write(folder)
+    page = (folder / "report.html").read_text()
+    assert says in page
+    assert says_not not in page
+
+
+def test_how_it_was_made_is_on_the_page(tmp_path):
+    results = {**_results(), "command": "alignjax run --config=<b>", "seed": 7}
+    folder = _folder(tmp_path, results)
+    config = {"class": "a.B", "seed": 7, "dpo": {"class": "a.C", "beta": 0.25}}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    assert "command: alignjax run --config=<b>" in report.write(folder)
+    page = (folder / "report.html").read_text()
+    assert "command: alignjax run --config=&lt;b&gt;" in page
+    assert "seed: 7" in page
+    assert "<summary>configuration</summary><pre>seed = 7\ndpo.beta = 0.25</pre>" in page
+
+
 def test_points_join_in_order_of_kl():
     results = _results()
     results["rows"].reverse()

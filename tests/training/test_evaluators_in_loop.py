@@ -223,6 +223,7 @@ def test_step_time_and_tokens_a_second_are_logged(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 5, 7]
     for row in rows:
         assert row["step_seconds"] > 0
+        assert 0.05 < row["host_gib"] < 1000
         # Two real tokens a row.
         tokens = row["tokens_per_second"] * row["step_seconds"]
         np.testing.assert_allclose(tokens, 2 * ROWS, rtol=1e-6)

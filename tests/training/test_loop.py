@@ -47,6 +47,8 @@ def train(
     start=(),
     frozen=(),
     schedule="constant",
+    epochs_of=0,
+    tracked=None,
     **changes,
 ):
     """The final state of a run; `asked` collects the steps whose batches were asked for."""
@@ -72,6 +74,8 @@ def train(
         name="toy",
         log=print,
         rows_at=batches.whole,
+        rows=epochs_of,
+        tracked=tracked,
     )
 
 
@@ -122,18 +126,45 @@ def test_a_longer_run_goes_on_from_the_last_step(tmp_path, whole):
 
 
 @pytest.mark.parametrize(("schedule", "is_told"), [("linear", True), ("constant", False)])
-def test_more_steps_that_bend_the_schedule_are_told(tmp_path, capsys, schedule, is_told):
+def test_more_steps_that_move_the_schedule_are_told(tmp_path, capsys, schedule, is_told):
     train(tmp_path, steps=4, schedule=schedule)
-    assert "bends" not in capsys.readouterr().out
+    assert "moves" not in capsys.readouterr().out
     train(tmp_path, steps=8, schedule=schedule)
     told = (
-        "toy: loop.steps was 4 and is 8, which bends the schedule: the learning rate of step 4 "
-        "was to be 0 and is 0.05."
+        "toy: loop.steps was 4 and is 8, which moves the learning-rate schedule: the rate of step "
+        "4 was to be 0 and is 0.05."
     )
-    assert (told in capsys.readouterr().out) == is_told
+    out = capsys.readouterr().out
+    assert "toy: resumed from step 4 of 8." in out
+    assert (told in out) == is_told
     rates = [row["learning_rate"] for row in rows_of(tmp_path)]
     ahead = [0.05, 0.0375, 0.025, 0.0125] if is_told else [0.1] * 4
     assert np.allclose(rates[4:], ahead)
+
+
+def test_epochs_and_what_trackers_get(tmp_path, whole):
+    """40 rows, 8 a step; what a tracker gets is what the file has, speed beside it."""
+
+    class Tracked:
+        def __init__(self):
+            self.rows, self.rates = {}, []
+
+        def write(self, step, values):
+            if "loss" in values:
+                self.rows[step] = dict(values)
+            else:
+                self.rates.append(values)
+
+    tracked = Tracked()
+    train(tmp_path, epochs_of=40, tracked=tracked)
+    found = rows_of(tmp_path)
+    assert [row["epoch"] for row in found] == pytest.approx([0.2 * n for n in range(1, 9)])
+    assert {step: {"step": step, **row} for step, row in tracked.rows.items()} == {
+        row["step"]: row for row in found
+    }
+    assert all("speed/step_seconds" in rates for rates in tracked.rates)
+    assert tracked.rates
+    assert all("epoch" not in row for row in rows_of(whole[0]))  # of no table that is known
 
 
 def test_a_finished_run_does_nothing(whole):
