@@ -129,5 +129,10 @@ def test_an_id_without_network_or_package_is_one_line(tmp_path, monkeypatch, fak
     assert "'me/m', which is not on this machine, and could not be fetched: Conn" in said
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "pip install 'alignjax[hub]'" in refused(capsys, *argv)
-    field = ("import", "--config=smollm2_sft:tiny", "--config.data.tokenizer=me/m", "--workdir=w")
-    assert "--config.data.tokenizer must be" in refused(capsys, *field)
+    fields = [f"--config.{name}=me/m" for name in ("weights", "data.tokenizer")]
+    said = refused(capsys, "import", "--config=smollm2_sft:tiny", *fields, "--workdir=w")
+    assert "--config.weights must be" in said
+    (tmp_path / "here").mkdir()
+    fields = ["--config.weights=here", "--config.data.tokenizer=me/m"]
+    said = refused(capsys, "import", "--config=smollm2_sft:tiny", *fields, "--workdir=w")
+    assert "--config.data.tokenizer must be" in said

@@ -1,6 +1,8 @@
 """Trackers: what they get, that they go on where they were, and that none can stop a run."""
 
+import contextlib
 import json
+import sqlite3
 import sys
 import types
 
@@ -155,3 +157,29 @@ def test_what_is_unknown_or_not_installed_is_one_line(monkeypatch, tmp_path, cap
         assert len(err.splitlines()) == 1
         assert not (tmp_path / "run").exists()
     assert trackers.parse("", "p").names == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trackers.NAMES)
+def test_the_packages_themselves_offline(tmp_path, monkeypatch, name):
+    """Where the extra is installed: two starts of a run are one run there, with every step."""
+    monkeypatch.chdir(tmp_path)
+    for variable, value in (
+        ("WANDB_MODE", "offline"), ("WANDB_SILENT", "true"),
+        ("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db"),
+        ("TRACKIO_DIR", str(tmp_path / "trackio")),
+    ):  # fmt: skip
+        monkeypatch.setenv(variable, value)
+    pytest.importorskip(name)  # trackio reads its folder when it is imported
+    lines = []
+    for step in (0, 1):
+        with opened(tmp_path, [name], lines) as tracked:
+            write(tmp_path, tracked, step, {"loss": 1.5, "eval/KL, nats": 2.0})
+    assert lines == []
+    if name == "wandb":
+        assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+        return
+    file = tmp_path / "mlflow.db" if name == "mlflow" else tmp_path / "trackio" / "mine.db"
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        steps = {row[0] for row in base.execute("select step from metrics")}
+    assert steps == {0, 1}
