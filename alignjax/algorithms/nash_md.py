@@ -33,6 +33,7 @@ class NashMdConfig(compared.ComparedConfig, preset.PresetConfig):
     WITHOUT = frozenset(
         {"advantages", "other", "preferred", "values", "old", "token_weights", "key"}
     )
+    MUST = frozenset({"preferences"})
     OWN = (*online_dpo.COMPARED, "mixture", "max_drift")
 
     method: str = "nash_md"

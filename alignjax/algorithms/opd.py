@@ -35,6 +35,7 @@ class OpdConfig(preset.PresetConfig):
         "reference",
         "sampler",
     }
+    MUST = policy_gradient.PolicyGradientConfig.MUST
     OWN = (
         "credit", "length_normalise", "single_step", "epochs", "minibatches", "max_drift",
         "sampling",

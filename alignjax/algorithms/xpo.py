@@ -26,6 +26,7 @@ class XpoConfig(compared.ComparedConfig, preset.PresetConfig):
 
     TABLE = "rollouts"
     WITHOUT = frozenset({"advantages", "preferences", "values", "old", "token_weights", "key"})
+    MUST = frozenset({"preferred"})
     OWN = online_dpo.COMPARED
 
     method: str = "xpo"
