@@ -63,7 +63,7 @@ class Table:
     def add(self, slots: np.ndarray, drawn: Any, where: np.ndarray | None = None) -> np.ndarray:
         """Takes what was drawn in the slots, in those of `where` if it is given; returns the rows.
 
-        drawn: a `ragged.Drawn` on the host.
+        drawn: a `ragged.Chunk` on the host.
         """
         at = slots.reshape(-1)
         taken = (at != schedule.FREE) & (drawn.count > 0)
