@@ -14,8 +14,8 @@ class Module(NamedTuple):
     side in it. target: what our configurations call it. parameter: of a module that holds stacks of
     experts, else "". Parameters of one module are wrapped one around another, `inner` first.
     turned: the stack is [E, in, out], and peft, which takes it for [E, out, in], swaps A and B.
-    per_expert: a Linear of one expert, whose number stands in its name for {}, as in transformers before
-    its fifth release; gate and up have maps in of their own.
+    per_expert: a Linear of one expert, whose number stands in its name for {}, as in transformers
+    before its fifth release; gate and up have maps in of their own.
     """
 
     name: str
