@@ -240,7 +240,7 @@ class GroupConfig(ScoringConfig):
         if sampled != int(sampled) or trained != int(trained):
             raise ValueError(
                 "loop.batch_size must be a multiple of curriculum x candidates; got "
-                f"{prompts} for {self.curriculum:g} x {self.candidates:g} (loop). Change one of them."
+                f"{prompts} for {self.curriculum:g} x {self.candidates:g} (loop). Change one."
             )
         return int(sampled), int(trained)
 
