@@ -193,7 +193,7 @@ def check(config: Any) -> None:
 
     Raises:
       ValueError: there is no record, no role is trained, a role's source or part is unknown, or
-        the product is of a network that is not trained.
+        the product is of a network that is not trained, or called like one.
     """
     kind, record = type(config), getattr(config, "METHOD", None)
     if not isinstance(record, Method) or not dataclasses.is_dataclass(kind):
@@ -213,6 +213,11 @@ def check(config: Any) -> None:
         shapes.check_choice(f"a part of {record.name}'s product", name, PARTS)
         what = f"the trained role of {record.name}'s {name}"
         shapes.check_choice(what, part.role, trained_roles(roles))
+        if name in roles and not roles[name].trained:
+            raise ValueError(
+                f"frozen networks of {record.name} must have other names than what a run hands on; "
+                f"got {name} for both (algorithm). Rename the role."
+            )
     own = [f.name for f in dataclasses.fields(config)]
     for name, role in roles.items():
         shapes.check_choice(f"the part of {record.name}'s {name}", role.part, PARTS)

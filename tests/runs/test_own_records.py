@@ -189,6 +189,16 @@ def test_a_product_is_of_a_trained_role():
             method.check(StudentConfig())
 
 
+def test_a_frozen_network_is_not_called_like_what_a_run_hands_on():
+    """An evaluation would read the frozen one in the trained one's place."""
+    roles = {"student": method.Role(trained=True, source="policy"), "policy": method.Role()}
+    record = StudentConfig.METHOD._replace(roles=lambda config: roles)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudentConfig, "METHOD", record)
+        with pytest.raises(ValueError, match="frozen networks of student must have other names"):
+            method.check(StudentConfig())
+
+
 def test_params_of_several_networks_are_by_role():
     config = make(TwoConfig())
     parts = assembly.Assembly(config, config.data.make(starts.quiet), sources.Shapes())
