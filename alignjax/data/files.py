@@ -238,10 +238,10 @@ def _types(parts: Sequence[containers.Part], source: reading.Source) -> list[typ
     return list(dict.fromkeys(type(row) for row, _ in zip(first, range(64), strict=False)))
 
 
-def make_speaker(config: FilesConfig, given: Sequence[rows.Row]) -> chat.Speaker:
+def make_speaker(config: FilesConfig, entries: Sequence[rows.Row]) -> chat.Speaker:
     """The tokenizer that the configuration names, else one trained on the rows."""
     if not config.tokenizer:
-        texts = (text for row in given[:TOKENIZER_ROWS] for text in rows.texts(row))
+        texts = (text for row in entries[:TOKENIZER_ROWS] for text in rows.texts(row))
         return tokenizers.train_tokenizer(texts, config.vocab_size)
     return speakers.named(config.tokenizer, config.template, config.pad, config.date)
 

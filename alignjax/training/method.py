@@ -236,14 +236,14 @@ def is_by_role(params: models.Params, trained: Sequence[str]) -> bool:
     return isinstance(params, Mapping) and set(trained) <= set(params)
 
 
-def by_role(name: str, made: algorithm.Algorithm, roles: Mapping[str, Role]) -> algorithm.Algorithm:
+def by_role(name: str, own: algorithm.Algorithm, roles: Mapping[str, Role]) -> algorithm.Algorithm:
     """The algorithm of a method's name, whose params of several trained roles must be by role."""
     trained = trained_roles(roles)
     if len(trained) == 1:
-        return made
+        return own
 
     def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
-        params = made.init(key, start)
+        params = own.init(key, start)
         if not is_by_role(params, trained):
             raise ValueError(
                 f"the init of {name} must return a mapping with the trees of its trained roles, "
@@ -251,7 +251,7 @@ def by_role(name: str, made: algorithm.Algorithm, roles: Mapping[str, Role]) -> 
             )
         return params
 
-    return made._replace(init=init)
+    return own._replace(init=init)
 
 
 def all_configs() -> list[type[MethodConfig]]:
