@@ -34,7 +34,8 @@ def content(
     """
     flat = records.flat({"config": config})
     # A path that no stage stands behind is told by itself.
-    own = {f"config.algorithm.{f.name}": f.name for f in dataclasses.fields(config.algorithm)}
+    algorithm: Any = config.algorithm
+    own = {f"config.algorithm.{f.name}": f.name for f in dataclasses.fields(algorithm)}
     where = {n for n in continuing.paths(config) if n not in own or own[n] in upstream}
     values = {name: value for name, value in flat.items() if name not in where}
     identity = {"config": values, "upstream": dict(upstream), "data": dict(fingerprints)}
