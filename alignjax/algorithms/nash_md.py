@@ -33,6 +33,7 @@ class NashMdConfig(compared.ComparedConfig, preset.PresetConfig):
     WITHOUT = frozenset(
         {"advantages", "other", "preferred", "values", "old", "token_weights", "key"}
     )
+    MUST = frozenset({"preferences"})
     OWN = (*online_dpo.COMPARED, "mixture", "max_drift")
 
     method: str = "nash_md"
@@ -43,7 +44,7 @@ class NashMdConfig(compared.ComparedConfig, preset.PresetConfig):
 
     def validate(self) -> None:
         self.validate_compared()
-        self.check_whole_law("the policy gradient")
+        self.check_whole_distribution("the policy gradient")
         shapes.check_number("algorithm.mixture", self.mixture, minimum=0, maximum=1)
         shapes.check_number("algorithm.max_drift", self.max_drift, minimum=0)
         wide = jnp.zeros((2, 4), jnp.float32)
@@ -160,7 +161,7 @@ def nash_md(
             return {}
         return {"kl": algorithm.no_kl(model.rounding, batch["tokens"].shape[-1])}
 
-    def drawn(shapes: program.Shapes) -> list[program.Program]:
+    def planned(shapes: program.Shapes) -> list[program.Program]:
         both = {name: shapes.bound[name] for name in (mixture.POLICY, mixture.REFERENCE)}
         parts = (("parameters", shapes.params), ("frozen", shapes.frozen))
         return comparing.generations(shapes, draw, rival, both, parts)
@@ -175,7 +176,7 @@ def nash_md(
         first=first,
         verify=verify,
         programs=comparing.make_programs(
-            drawn, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches
+            planned, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches
         ),
         passes=(program.Pass("policy", trained=True),),
     )

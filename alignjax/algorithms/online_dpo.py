@@ -96,7 +96,7 @@ def online_dpo(
         some = bool(jnp.any(batch["pair_mask"]))  # of ties only the loss is 0
         return dict(plain.first(batch)) if some else {}
 
-    def drawn(shapes: program.Shapes) -> list[program.Program]:
+    def planned(shapes: program.Shapes) -> list[program.Program]:
         rows = shapes.batch["prompts"].shape[0] * config.group
         return [programs.generation(shapes, draw, shapes.params, rows, config.group)]
 
@@ -108,7 +108,7 @@ def online_dpo(
         carry=comparing.start_carry(),
         first=first,
         programs=comparing.make_programs(
-            drawn, config, rows, config.group, plain.annotate_passes, chunks=micro_batches
+            planned, config, rows, config.group, plain.annotate_passes, chunks=micro_batches
         ),
         passes=plain.passes,
     )

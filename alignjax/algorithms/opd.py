@@ -35,6 +35,7 @@ class OpdConfig(preset.PresetConfig):
         "reference",
         "sampler",
     }
+    MUST = policy_gradient.PolicyGradientConfig.MUST
     OWN = (
         "credit", "length_normalise", "single_step", "epochs", "minibatches", "max_drift",
         "sampling",
@@ -136,7 +137,7 @@ def opd(
     config.validate()
     distill.check_vocabulary(model, teacher)
     draw = generate.make_generate(model, config.sampling, eos=eos, pad=pad)
-    chunks, heat = config.minibatches * micro_batches, config.sampling.temperature
+    chunks, temperature = config.minibatches * micro_batches, config.sampling.temperature
     limit = generate.drift_limit(model, config.max_drift)
     reads_entropy = ("entropy",) if "entropy" in config.needs else ()
 
@@ -151,12 +152,12 @@ def opd(
                 model,
                 model.bind(params, frozen),
                 part,
-                temperature=heat,
+                temperature=temperature,
                 want=("logprob", "entropy"),
                 mask=part["loss_mask"],
             )
             bound = teacher.bind(frozen[distill.TEACHER], frozen)
-            return own, scoring.answer_logprobs(teacher, bound, part, temperature=heat)
+            return own, scoring.answer_logprobs(teacher, bound, part, temperature=temperature)
 
         stats, other = update.in_chunks(one, batch, chunks)
         mask = batch["loss_mask"]
@@ -192,7 +193,7 @@ def opd(
             student,
             states,
             batch["tokens"],
-            temperature=heat,
+            temperature=temperature,
             want=("logprob", *reads_entropy),
             mask=mask,
         )
@@ -214,7 +215,7 @@ def opd(
                 states,
                 other,
                 batch,
-                temperature=heat,
+                temperature=temperature,
                 other_model=teacher,
                 mask=mask,
             )

@@ -36,6 +36,7 @@ class PolicyGradientConfig(settings.GroupConfig, preset.PresetConfig):
     WITHOUT: ClassVar[frozenset[str]] = frozenset(
         {"values", "old_values", "returns", "preferences", "other", "preferred", "token_weights"}
     )
+    MUST: ClassVar[frozenset[str]] = frozenset({"advantages"})
     OWN: ClassVar[tuple[str, ...]] = GROUPED
     method: str = ""
     compat: str = "paper"

@@ -11,16 +11,21 @@ from alignjax.training import algorithm, method
 
 
 def recipe(
-    compat: str, name: str, table: str, without: frozenset[str] = frozenset()
+    compat: str,
+    name: str,
+    table: str,
+    without: frozenset[str] = frozenset(),
+    must: frozenset[str] = frozenset(),
 ) -> presets.Recipe:
     """How the preset `compat` computes the method `name` on a kind of table.
 
-    without: inputs of recipes that the algorithm cannot compute.
+    without: inputs of recipes that the algorithm cannot compute. must: those that they have to
+    read.
 
     Raises:
       ValueError: no such preset, or none of its methods that fit has the name.
     """
-    return presets.recipe(compat, name, table=table, without=without)
+    return presets.recipe(compat, name, table=table, without=without, must=must)
 
 
 class PresetConfig(method.MethodConfig):
@@ -33,6 +38,7 @@ class PresetConfig(method.MethodConfig):
 
     TABLE: ClassVar[str]  # the kind of table that the recipes read
     WITHOUT: ClassVar[frozenset[str]] = frozenset()  # inputs that the algorithm cannot compute
+    MUST: ClassVar[frozenset[str]] = frozenset()  # inputs without which it is no such method
     OWN: ClassVar[tuple[str, ...]] = ()
     method: str
     compat: str
@@ -44,7 +50,7 @@ class PresetConfig(method.MethodConfig):
         Raises:
           ValueError: no such preset, or none of its methods for this table has the name.
         """
-        return recipe(self.compat, self.method, self.TABLE, self.WITHOUT)
+        return recipe(self.compat, self.method, self.TABLE, self.WITHOUT, self.MUST)
 
     @property
     def options(self) -> dict[str, Any]:

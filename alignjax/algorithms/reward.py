@@ -24,6 +24,7 @@ class RewardConfig(preset.PresetConfig):
     """A loss on two scores, as a paper or a release computes it."""
 
     TABLE = "pairs"
+    MUST = frozenset({"scores"})
 
     method: str = "bradley_terry"  # a loss on two scores of the preset
     compat: str = "paper"  # whose formula, reduction and defaults
@@ -37,11 +38,6 @@ class RewardConfig(preset.PresetConfig):
         shapes.check_number("algorithm.label_smoothing", self.label_smoothing, minimum=0, below=0.5)
         shapes.check_number("algorithm.centering", self.centering, minimum=0)
         self.check()
-        if "scores" not in self.needs:
-            raise ValueError(
-                f"algorithm.method must be a loss on two scores; got {self.method!r} (algorithm). "
-                "Use bradley_terry."
-            )
         zeros = {f"{side}_scores": np.zeros(1, np.float32) for side in ("chosen", "rejected")}
         try:
             jax.eval_shape(lambda: self.recipe(zeros, **self.options))

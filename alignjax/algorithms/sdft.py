@@ -106,8 +106,8 @@ def make_lessons(
     teacher_tokens [B, T, K]: what it finds most likely at each token of the row; teacher_logprobs
     [B, T, K + 1]: of these and of all others.
     """
-    heat = config.recipe.options(**config.options)["temperature"]
-    options = {"temperature": heat, "softcap": model.logit_softcap, "tile": model.logit_tile}
+    temperature = config.recipe.options(**config.options)["temperature"]
+    options = {"temperature": temperature, "softcap": model.logit_softcap, "tile": model.logit_tile}
 
     @jax.jit
     def lessons(tree: models.Params, shown: Columns, rows: Columns) -> Columns:

@@ -26,6 +26,7 @@ class XpoConfig(compared.ComparedConfig, preset.PresetConfig):
 
     TABLE = "rollouts"
     WITHOUT = frozenset({"advantages", "preferences", "values", "old", "token_weights", "key"})
+    MUST = frozenset({"preferred"})
     OWN = online_dpo.COMPARED
 
     method: str = "xpo"
@@ -36,7 +37,7 @@ class XpoConfig(compared.ComparedConfig, preset.PresetConfig):
 
     def validate(self) -> None:
         self.validate_compared()
-        self.check_whole_law("the bonus")
+        self.check_whole_distribution("the bonus")
         if self.beta is not None:
             shapes.check_number("algorithm.beta", self.beta, above=0)
         try:
@@ -135,7 +136,7 @@ def xpo(
             return {}
         return {"kl": algorithm.no_kl(model.rounding, batch["tokens"].shape[-1])}
 
-    def drawn(shapes: program.Shapes) -> list[program.Program]:
+    def planned(shapes: program.Shapes) -> list[program.Program]:
         parts = (("frozen", shapes.frozen),)
         return comparing.generations(shapes, draw, second, shapes.bound["reference"], parts)
 
@@ -149,7 +150,7 @@ def xpo(
         carry=comparing.start_carry(),
         first=first,
         programs=comparing.make_programs(
-            drawn, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches
+            planned, config, rows, SIZE, (program.Pass("reference"),), chunks=micro_batches
         ),
         passes=(program.Pass("policy", trained=True),),
     )

@@ -39,6 +39,7 @@ class Field(NamedTuple):
 
 
 def one_line_error(text: str) -> ValueError:
+    """The ValueError of a text, on one line."""
     return ValueError(outcome.one_line(text))
 
 
@@ -84,6 +85,7 @@ def fits(kind: Any, value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
+    """Whether a value, or all of a tuple, is no infinite or undefined number."""
     if isinstance(value, tuple):
         return all(map(is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)

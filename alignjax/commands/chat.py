@@ -58,7 +58,7 @@ def main(parsed: flags.Parsed) -> None:
         common.log(f"{', '.join(serving.names)}: /help lists what else one can say")
         for line in lines():
             if not line.startswith("/"):
-                say(talk, line)
+                print_answer(talk, line)
             elif not obey(talk, *line[1:].partition(" ")[::2]):
                 break
     finally:
@@ -89,7 +89,7 @@ def lines() -> Iterator[str]:
             yield text
 
 
-def say(talk: conversation.Conversation, text: str) -> None:
+def print_answer(talk: conversation.Conversation, text: str) -> None:
     """Prints the answer as it comes."""
     before = talk.forgotten
     try:
@@ -114,7 +114,7 @@ def obey(talk: conversation.Conversation, word: str, rest: str) -> bool:
     if word == "again":
         said = talk.undo()
         if said:
-            say(talk, said)
+            print_answer(talk, said)
     elif word == "undo":
         talk.undo()
     elif word in ("reset", "system"):

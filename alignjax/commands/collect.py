@@ -52,7 +52,7 @@ def main(parsed: flags.Parsed) -> None:
             db.write(items.set_project, asked, clock.now())
         own = db.read(queries.settings)
         # All is read and checked before anything is stored.
-        given = list(_given(options, own))
+        given = list(_chosen(options, own))
         new = sum(
             db.write(items.add_items, batch, own, clock.now())
             for batch in imports.batches(iter(given), items.BATCH)
@@ -61,7 +61,7 @@ def main(parsed: flags.Parsed) -> None:
     print(f"collected: {new} new items of {len(given)}; {total} in {options['database']}")
 
 
-def _given(options: dict[str, Any], own: project.Project) -> Iterator[content.Item]:
+def _chosen(options: dict[str, Any], own: project.Project) -> Iterator[content.Item]:
     if not options["answers"]:
         yield from _sampled(options)
         return

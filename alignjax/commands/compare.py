@@ -43,7 +43,7 @@ def main(parsed: flags.Parsed) -> None:
     if options["metrics"] or options["more"] or all(map(_only_trained, named)):
         print(_logs(named, options["json"]))
         return
-    sides = [compare.found(options[name]) for name in ("a", "b")]
+    sides = [compare.results_of(options[name]) for name in ("a", "b")]
     if len(sides[0]) == len(sides[1]) == 1:
         pairs = [tuple(next(iter(side.values())) for side in sides)]
     else:
@@ -69,7 +69,7 @@ def main(parsed: flags.Parsed) -> None:
 
 def _only_trained(path: str) -> bool:
     """Whether a folder is a training run without results of suites."""
-    return logs.is_run(pathlib.Path(path)) and not suites.found(pathlib.Path(path))
+    return logs.is_run(pathlib.Path(path)) and not suites.summaries_in(pathlib.Path(path))
 
 
 def _logs(paths: Sequence[str], as_json: bool) -> str:

@@ -45,7 +45,8 @@ def main(parsed: flags.Parsed) -> None:
     shapes.check_number("--temperature", options["temperature"], minimum=0)
     shapes.check_number("--count", options["count"], minimum=0)
     principles = constitution.read(options["constitution"])
-    constitution.drawn(len(principles), 0, options["rounds"], options["seed"], "")  # checks rounds
+    # Checks rounds.
+    constitution.principles_of(len(principles), 0, options["rounds"], options["seed"], "")
     turns = imports.prompts(options["prompts"])[: options["count"] or None]
     prompts = [verdicts.asked([(turn.role, turn.text) for turn in own]) for own in turns]
     with described_judge.model_of(asked) as (parts, _):

@@ -44,14 +44,18 @@ PRESETS: Mapping[str, Mapping[str, Recipe]] = {
 
 
 def recipe(
-    preset: str, method: str, table: str | None = None, without: Set[str] = frozenset()
+    preset: str,
+    method: str,
+    table: str | None = None,
+    without: Set[str] = frozenset(),
+    must: Set[str] = frozenset(),
 ) -> Recipe:
     """How `preset` computes `method`; with a table, one that trains on such rows.
 
     Args:
       preset, method: of `PRESETS`.
       table: of `TABLES`; None takes any.
-      without: as in `fitting`.
+      without, must: as in `fitting`.
 
     Raises:
       ValueError: no such preset, or the preset has no such method, or it does not fit; the message
@@ -59,32 +63,44 @@ def recipe(
     """
     shapes.check_choice("compat", preset, PRESETS)
     methods = PRESETS[preset]
-    if table is None and not without:
+    if table is None and not without and not must:
         shapes.check_choice(f"method of {preset}", method, methods)
     else:
         rows = "" if table is None else f" on {table}"
-        why = _misfit(preset, method, table, without)
-        try:
-            shapes.check_choice(
-                f"method of {preset}{rows}", method, fitting(preset, table, without)
+        why, known = (
+            _misfit(preset, method, table, without, must),
+            fitting(preset, table, without, must),
+        )
+        if not known:
+            others = [name for name in PRESETS if fitting(name, table, without, must)]
+            raise ValueError(
+                f"compat must be one of {', '.join(others)}, which have such a method{rows}; got "
+                f"{preset!r} and {method!r}.{why}"
             )
+        try:
+            shapes.check_choice(f"method of {preset}{rows}", method, known)
         except ValueError as error:
             raise ValueError(f"{error}{why}") from None
     return dataclasses.replace(methods[method], name=f"{preset} {method}")
 
 
-def _misfit(preset: str, method: str, table: str | None, without: Set[str]) -> str:
+def _misfit(preset: str, method: str, table: str | None, without: Set[str], must: Set[str]) -> str:
     """Why a method that the preset has does not fit; "" if it has none of that name."""
     if method not in PRESETS[preset]:
         return ""
     known = PRESETS[preset][method]
     if table is not None and not known.fits(table):
         return f" It is one on {known.table}."
-    return f" It reads {', '.join(sorted(known.needs() & without))}."
+    if known.needs() & without:
+        return f" It reads {', '.join(sorted(known.needs() & without))}."
+    return f" It does not read {', '.join(sorted(must - known.reads))}." if must else ""
 
 
 def fitting(
-    preset: str, table: str | None = None, without: Set[str] = frozenset()
+    preset: str,
+    table: str | None = None,
+    without: Set[str] = frozenset(),
+    must: Set[str] = frozenset(),
 ) -> tuple[str, ...]:
     """The methods of `preset` that train on rows of `table`.
 
@@ -92,6 +108,8 @@ def fitting(
       table: of `TABLES`; None takes any.
       without: words of `READS` that there are no arrays for: methods that need one of them at their
         defaults are left out.
+      must: words of `READS` that a method has to read: others, such as a penalty by itself, are
+        left out.
 
     Raises:
       ValueError: no such preset, table or read.
@@ -99,10 +117,12 @@ def fitting(
     shapes.check_choice("compat", preset, PRESETS)
     if table is not None:
         shapes.check_choice("table", table, vocabulary.TABLES)
-    for word in without:
+    for word in (*without, *must):
         shapes.check_choice("without", word, vocabulary.READS)
     return tuple(
         name
         for name, known in PRESETS[preset].items()
-        if (table is None or known.fits(table)) and not known.needs() & without
+        if (table is None or known.fits(table))
+        and not known.needs() & without
+        and must <= known.reads
     )

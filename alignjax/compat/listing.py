@@ -71,7 +71,8 @@ def presets_of(method: str, table: str | None = None, preset: str | None = None)
     _check(table, preset)
     known = {name: recipes[method] for name, recipes in compat.PRESETS.items() if method in recipes}
     if not known:
-        close = difflib.get_close_matches(method, all_methods(), n=1)
+        plain = method.lower().replace("-", "_")
+        close = difflib.get_close_matches(plain, all_methods(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"--name must be a method; got {method!r}.{hint} alignjax methods lists them."

@@ -51,7 +51,7 @@ def check_number(
     return value
 
 
-def read_fields(default: Any, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_fields(default: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of an object in JSON that replace those of a dataclass; lists become tuples.
 
     Raises:
@@ -59,7 +59,7 @@ def read_fields(default: Any, given: Mapping[str, Any], where: str) -> dict[str,
     """
     known = [field.name for field in dataclasses.fields(default)]
     own: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         check_choice(f"a setting ({where})", name, known)
         own[name] = tuple(value) if isinstance(value, list) else value
         like = getattr(default, name)

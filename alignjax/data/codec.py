@@ -305,6 +305,7 @@ def as_json(spec: Spec) -> Mapping[str, Any]:
 
 
 def from_json(values: Mapping[str, Any]) -> Spec:
+    """The spec that `as_json` wrote."""
     columns = tuple((name, tuple(tail), kind) for name, tail, kind in values["columns"])
     return Spec(columns, values["sequences"], tuple(values["beside"]), values["wide"],
                 values["pad"])  # fmt: skip

@@ -128,12 +128,12 @@ def vote(row: rows.Row) -> tuple[bytes, Vote] | None:
     return key, Vote(row.weight, preference(row), turned)
 
 
-def merged(given: Iterable[rows.Row]) -> tuple[list[rows.Row], int]:
+def merged(entries: Iterable[rows.Row]) -> tuple[list[rows.Row], int]:
     """(the rows, each pair once with its votes joined, in the order of the first; rows merged)."""
     kept: list[rows.Row] = []
     places: dict[bytes, int] = {}
     votes: dict[int, list[Vote]] = {}
-    for row in given:
+    for row in entries:
         found = vote(row)
         if found is None:
             kept.append(row)

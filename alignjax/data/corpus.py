@@ -28,6 +28,8 @@ class Corpus(NamedTuple):
       where it is one table, read whole in every epoch.
     steps: ids at which the steps of answers end; None where lines are steps, or there are none.
     categories: names of the columns of labels. world: the generator of synthetic data.
+    answers, comparisons: K and C of rankings and pairs, for plans.
+    columns: further columns of the tables, by name, where methods read them.
     summary: lines about what was read, dropped and cut.
     """
 
@@ -49,6 +51,9 @@ class Corpus(NamedTuple):
     categories: tuple[str, ...] = ()
     world: Any = None
     summary: tuple[str, ...] = ()
+    answers: int = 2
+    comparisons: int = 1
+    columns: Mapping[str, tables.Column] = {}
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -65,7 +70,7 @@ class Corpus(NamedTuple):
             raise ValueError(
                 f"data must hold {kind}; got data with {', '.join(self.kinds)} (data)."
             )
-        return tables.check(self.table(kind, split), kind)
+        return tables.check(self.table(kind, split), kind, self.columns)
 
 
 def ends_of(eos: int, speaker: chat.Speaker | None) -> tuple[int, ...]:
@@ -120,6 +125,9 @@ def outline(
     prompt_length: int,
     kinds: Sequence[str],
     categories: tuple[str, ...] = (),
+    answers: int = 2,
+    comparisons: int = 1,
+    columns: Mapping[str, tables.Column] | None = None,
 ) -> Corpus:
     """A corpus without rows, for `DataConfig.outline`."""
 
@@ -139,4 +147,7 @@ def outline(
         fingerprints={},
         steps=(),
         categories=categories,
+        answers=answers,
+        comparisons=comparisons,
+        columns=columns or {},
     )

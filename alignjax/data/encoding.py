@@ -46,7 +46,7 @@ KINDS_OF: Mapping[type[rows.Row], tuple[str, ...]] = {
 
 
 def encode(
-    given: Sequence[rows.Row], kind: str, speaker: chat.Speaker, options: Options
+    entries: Sequence[rows.Row], kind: str, speaker: chat.Speaker, options: Options
 ) -> tuple[list[Example], Counts]:
     """(examples of a kind of table in the rows' order, Counts). Every row is encoded by itself.
 
@@ -57,9 +57,9 @@ def encode(
     make, examples = makers.MAKERS[kind], list[Example]()
     total = dict.fromkeys(vars(Counts()), 0)
     asked = speaker
-    for place, row in enumerate(given):
+    for place, row in enumerate(entries):
         if place % CHUNK == 0:
-            speaker = _ahead(given[place : place + CHUNK], kind, asked, options)
+            speaker = _ahead(entries[place : place + CHUNK], kind, asked, options)
         try:
             made, counts = make(row, speaker, options)
         except ValueError as error:

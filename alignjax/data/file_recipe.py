@@ -65,7 +65,7 @@ def summary(count: int, read: int, reasons: str, merged: int) -> str:
     return f"{count} rows of {read} read; dropped: {reasons}{votes}"
 
 
-def say_unweighted(log: corpus.Log, kind: str, split: str) -> None:
+def log_unweighted(log: corpus.Log, kind: str, split: str) -> None:
     """Logs that a kind of table has no weights, where it has none."""
     if kind not in ("pairs", "labelled"):
         log(f"{kind} of {split}: weights of rows are read in pairs and labels; each counts once")

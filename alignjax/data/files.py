@@ -238,10 +238,10 @@ def _types(parts: Sequence[containers.Part], source: reading.Source) -> list[typ
     return list(dict.fromkeys(type(row) for row, _ in zip(first, range(64), strict=False)))
 
 
-def make_speaker(config: FilesConfig, given: Sequence[rows.Row]) -> chat.Speaker:
+def make_speaker(config: FilesConfig, entries: Sequence[rows.Row]) -> chat.Speaker:
     """The tokenizer that the configuration names, else one trained on the rows."""
     if not config.tokenizer:
-        texts = (text for row in given[:TOKENIZER_ROWS] for text in rows.texts(row))
+        texts = (text for row in entries[:TOKENIZER_ROWS] for text in rows.texts(row))
         return tokenizers.train_tokenizer(texts, config.vocab_size)
     return speakers.named(config.tokenizer, config.template, config.pad, config.date)
 
@@ -270,7 +270,7 @@ def make_corpus(config: FilesConfig, log: corpus.Log, speaker: Any = None) -> co
         )  # fmt: skip
         log(f"{kind} of {split}: {counts}")
         if any(row.weight != 1 for row in given[split]):
-            file_recipe.say_unweighted(log, kind, split)
+            file_recipe.log_unweighted(log, kind, split)
         return result
 
     return corpus.Corpus(
@@ -312,7 +312,7 @@ def prepared_corpus(
     splits, line = scanned(config, cache)
     log(line)
     limits = {split: config.limit(split) for split in SPLITS}
-    leaked = leaks.of_sources(splits.found, config.max_leaked_share, config.place(), limits)
+    leaked = leaks.of_sources(splits.sources, config.max_leaked_share, config.place(), limits)
     speaker = prepared_speaker(config, splits) if speaker is None else speaker
     made = prepared.corpus_of(
         splits, speaker,
@@ -330,7 +330,7 @@ def prepared_corpus(
     def table(kind: str, split: str) -> corpus.Table:
         found = made.table(kind, split)
         if _is_weighted(splits, split):
-            file_recipe.say_unweighted(log, kind, split)
+            file_recipe.log_unweighted(log, kind, split)
         return found
 
     return made._replace(table=table, categories=config.options().categories)
@@ -363,7 +363,7 @@ def scanned(config: FilesConfig, cache: prepare.Cache) -> tuple[prepared.Splits,
         },
         cache,
     )  # fmt: skip
-    for split, found in splits.found.items():
+    for split, found in splits.sources.items():
         if not splits.rows(split):
             raise file_recipe.no_rows(config.place(), split, found.selection.read)
     return splits, line
@@ -379,7 +379,7 @@ def _fingerprint(config: FilesConfig, own: row_recipe.RowRecipe, cache: prepare.
 
 
 def _is_weighted(splits: prepared.Splits, split: str) -> bool:
-    joined = splits.found[split].selection.joined[split]
+    joined = splits.sources[split].selection.joined[split]
     return bool(joined) or any(mark & row_recipe.WEIGHTED for mark in splits.marks(split))
 
 
@@ -393,5 +393,5 @@ def prepared_speaker(config: FilesConfig, splits: prepared.Splits) -> Any:
 
 
 def _summary(splits: prepared.Splits, split: str) -> str:
-    own = splits.found[split].selection
+    own = splits.sources[split].selection
     return file_recipe.summary(splits.rows(split), own.read, own.reasons(), own.joined[split])

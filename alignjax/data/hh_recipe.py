@@ -24,7 +24,7 @@ DIVERGED = 1  # the mark of pairs that part before the last answer
 
 def encode(
     speaker: chat.Speaker,
-    given: Sequence[sources.Preference],
+    preferences: Sequence[sources.Preference],
     kind: str,
     *,
     length: int,
@@ -33,7 +33,7 @@ def encode(
 ) -> tuple[tables.Table, encoding.Counts]:
     """The table of preference rows, whatever is left of them."""
     typed: list[rows.Row] = []
-    for row in given:
+    for row in preferences:
         if kind in ("documents", "demonstrations"):
             typed.append(rows.Conversation(turns=(*row.prompt, *row.chosen)))
         elif kind == "prompts":

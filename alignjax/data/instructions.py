@@ -309,7 +309,7 @@ def prepared_corpus(config: InstructConfig, log: corpus.Log, cache: prepare.Cach
         },
         cache,
     )  # fmt: skip
-    leaked = leaks.of_sources(splits.found, config.max_leaked_share, config.path, limits)
+    leaked = leaks.of_sources(splits.sources, config.max_leaked_share, config.path, limits)
     speaking = speakers.speaking(form, config)
     return prepared.corpus_of(
         splits, form, speaking, kinds=KINDS, pack=config.pack, log=log,

@@ -55,16 +55,16 @@ def read(folder: epath.Path, files: int, rows: int = 1 << 62) -> Iterator[np.nda
 
 
 def of_sources(
-    found: Mapping[str, "source_rows.Source"], limit: float, place: str, most: Mapping[str, int]
+    scanned: Mapping[str, "source_rows.Source"], limit: float, place: str, most: Mapping[str, int]
 ) -> tuple[str, ...]:
     """As of `said`, for the scanned sources of both splits; most: rows of each that are used, or 0.
 
     The count is kept beside the eval split's scan.
     """
-    train, held = found["train"], found["eval"]
+    train, held = scanned["train"], scanned["eval"]
     if not (train.selection.told and held.selection.told):
         return ()
-    rows = {split: own.selection.kept[split] for split, own in found.items()}
+    rows = {split: own.selection.kept[split] for split, own in scanned.items()}
     rows = {split: min(count, most[split] or count) for split, count in rows.items()}
     key = cache_files.key_of({"train": train.identity, "rows": rows})
     file = held.folder / f"leaked-{key}.json"

@@ -42,14 +42,14 @@ class MixtureConfig(corpus.DataConfig):
         return first._replace(kinds=tuple(kind for kind in first.kinds if kind in KINDS))
 
 
-def joined(made: Sequence[corpus.Corpus], weights: Sequence[float]) -> corpus.Corpus:
+def joined(corpora: Sequence[corpus.Corpus], weights: Sequence[float]) -> corpus.Corpus:
     """Several corpora as one, of which training rows are taken by weight.
 
     Raises:
       ValueError: they have several tokenizers or lengths.
     """
-    first = made[0]
-    for number, other in enumerate(made[1:], start=1):
+    first = corpora[0]
+    for number, other in enumerate(corpora[1:], start=1):
         names = ("vocab_size", "length", "pad", "eos")
         different = [n for n in names if getattr(first, n) != getattr(other, n)]
         if first.fingerprints.get("tokenizer") != other.fingerprints.get("tokenizer"):
@@ -60,18 +60,18 @@ def joined(made: Sequence[corpus.Corpus], weights: Sequence[float]) -> corpus.Co
                 f"{' and '.join(different)} in part {number} (data). Name one tokenizer's file "
                 "in all of them."
             )
-    kinds = tuple(k for k in first.kinds if k in KINDS and all(k in own.kinds for own in made))
+    kinds = tuple(k for k in first.kinds if k in KINDS and all(k in own.kinds for own in corpora))
 
     def table(kind: str, split: str) -> corpus.Table:
-        return lazy.table_of(lazy.Joined([own.read(kind, split) for own in made]))
+        return lazy.table_of(lazy.Joined([own.read(kind, split) for own in corpora]))
 
     def shares(kind: str) -> Sequence[tuple[int, float]]:
-        sizes = [tables.count(own.read(kind, "train")) for own in made]
+        sizes = [tables.count(own.read(kind, "train")) for own in corpora]
         return list(zip(sizes, weights, strict=True))
 
     fingerprints = {
         f"{name} of part {number}": value
-        for number, own in enumerate(made)
+        for number, own in enumerate(corpora)
         for name, value in own.fingerprints.items()
         if name != "tokenizer"
     }
@@ -86,7 +86,7 @@ def joined(made: Sequence[corpus.Corpus], weights: Sequence[float]) -> corpus.Co
         tasks=None,
         world=None,
         summary=tuple(
-            f"part {number}: {line}" for number, own in enumerate(made) for line in own.summary
+            f"part {number}: {line}" for number, own in enumerate(corpora) for line in own.summary
         ),
     )
 

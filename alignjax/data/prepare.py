@@ -259,11 +259,11 @@ def _kept(folder: epath.Path, number: int) -> shard.Info | None:
 
 
 def make_shard(
-    own: recipe.Recipe, folder: str, found: source_rows.Source, task: source_rows.Task
+    own: recipe.Recipe, folder: str, source: source_rows.Source, task: source_rows.Task
 ) -> int:
     """Makes a shard and its note; returns its number."""
     place = epath.Path(folder)
-    rows = list(source_rows.rows_of(own, found, task))
+    rows = list(source_rows.rows_of(own, source, task))
     table, counts = own.encode(rows, task.first)
     spec = codec.BYTES
     if not isinstance(table, list):

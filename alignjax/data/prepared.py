@@ -25,21 +25,21 @@ class Splits(NamedTuple):
     """How the tables of both splits are made, and their scanned sources."""
 
     recipes: Mapping[str, row_recipe.RowRecipe]
-    found: Mapping[str, source_rows.Source]
+    sources: Mapping[str, source_rows.Source]
     cache: prepare.Cache
 
     def rows(self, split: str) -> int:
         """The rows of a split."""
-        kept, limit = self.found[split].selection.kept[split], self.recipes[split].limit
+        kept, limit = self.sources[split].selection.kept[split], self.recipes[split].limit
         return min(kept, limit) if limit else kept
 
     def training(self) -> tuple[recipe.Recipe, source_rows.Source]:
         """The training split's recipe and source."""
-        return self.recipes["train"], self.found["train"]
+        return self.recipes["train"], self.sources["train"]
 
     def marks(self, split: str) -> Mapping[int, int]:
         """{mark: rows} of a split, whatever its limit."""
-        own = self.found[split].selection.marks[split]
+        own = self.sources[split].selection.marks[split]
         return {int(mark): count for mark, count in own.items()}
 
 
@@ -68,13 +68,13 @@ def corpus_of(
     """The corpus; share: kind -> the share of rows that may be cut. own: the speaker as a value."""
     options = splits.recipes["train"].options
 
-    def made(kind: str, split: str, **changes: Any) -> store.Stored:
+    def stored_of(kind: str, split: str, **changes: Any) -> store.Stored:
         return prepare.prepare(
             dataclasses.replace(splits.recipes[split], kind=kind, **changes), splits.cache
         )
 
     def table(kind: str, split: str) -> corpus.Table:
-        stored = made(
+        stored = stored_of(
             kind, split, max_truncated_share=share(kind), vocab_size=speaker.vocab_size,
             pad=speaker.pad_id, speaking=own, pack=pack,
         )  # fmt: skip
@@ -83,11 +83,12 @@ def corpus_of(
 
     said = {
         split: row_recipe.Said(
-            splits.rows(split), functools.cache(functools.partial(made, row_recipe.SAID, split))
+            splits.rows(split),
+            functools.cache(functools.partial(stored_of, row_recipe.SAID, split)),
         )
         for split in splits.recipes
     }
-    read = max(found.selection.read for found in splits.found.values())
+    read = max(found.selection.read for found in splits.sources.values())
     return corpus.Corpus(
         vocab_size=speaker.vocab_size,
         pad=speaker.pad_id,

@@ -45,9 +45,9 @@ class Source:
     max_bad_share: float = 0.01
     max_unusable_share: float = 0.05
 
-    def parts(self, given: Sequence[containers.Part]) -> list[containers.Part]:
+    def parts(self, stored: Sequence[containers.Part]) -> list[containers.Part]:
         """The parts as the layout reads them."""
-        return unfolding.parts(given, self.layout, self.options, self.fields)
+        return unfolding.parts(stored, self.layout, self.options, self.fields)
 
     def row(
         self, own: containers.Part, number: int, fields: records.Fields | records.DataError

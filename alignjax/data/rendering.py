@@ -28,14 +28,14 @@ class Example(NamedTuple):
 
 
 def examples(
-    given: Sequence[rows.Row],
+    entries: Sequence[rows.Row],
     kind: str,
     speaker: chat.Speaker | None,
     options: encoding.Options,
 ) -> list[Example]:
     """The rows as examples of a kind: by token with a tokenizer, else by turn."""
     shown = []
-    for row in given:
+    for row in entries:
         title = f"{row.file}, {row.line}"
         if speaker is None:
             sides = list(_by_turn(row))

@@ -92,15 +92,15 @@ class RowRecipe(abc.ABC):
         return own | options | {"tokenizer": self.speaking.fingerprint}
 
     def encode(
-        self, given: Sequence[Any], first: int
+        self, entries: Sequence[Any], first: int
     ) -> tuple[tables.Table | list[bytes], encoding.Counts]:
         """The rows' table, or their records."""
         if self.kind == SAID:
-            bodies = [record(row) for row in given]
+            bodies = [record(row) for row in entries]
             return bodies, encoding.Counts(read=len(bodies), kept=len(bodies))
         speaker = self.speaking.open()
         examples.check_lengths(self.kind, self.options)
-        found, counts = encoding.encode(given, self.kind, speaker, self.options)
+        found, counts = encoding.encode(entries, self.kind, speaker, self.options)
         table = padding.table(
             found, self.kind, length=self.options.length, prompt_length=self.options.prompt_length,
             pad_id=speaker.pad_id, pack=self.pack, document_masks=self.document_masks,

@@ -129,7 +129,7 @@ class _Rows:
         self.total = int(self.starts[-1])
         self.states = np.memmap(file, np.uint8, "r+") if self.total else np.zeros(0, np.uint8)
 
-    def _each(self) -> Iterator[tuple[slice, scan.Scan]]:
+    def _scans(self) -> Iterator[tuple[slice, scan.Scan]]:
         for number in range(len(self._units)):
             yield slice(int(self.starts[number]), int(self.starts[number + 1])), self._load(number)
             if isinstance(self.states, np.memmap):
@@ -137,7 +137,7 @@ class _Rows:
 
     def _digests(self, name: str, state: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(digests, row numbers) of each unit's rows, of one state or of any."""
-        for rows, noted in self._each():
+        for rows, noted in self._scans():
             numbers, found = np.arange(rows.start, rows.stop), getattr(noted, name)
             there = slice(None) if state is None else self.states[rows] == state
             yield found[there], numbers[there]
@@ -203,7 +203,7 @@ class _Rows:
         elif not named and self.rules.holdout:
             openings = self._digests("openings", scan.GOOD)
             bound = digests.smallest(openings, self.total, self.rules.holdout)
-        for rows, noted in self._each():
+        for rows, noted in self._scans():
             good = self.states[rows] == scan.GOOD
             held = np.full(len(good), named and self.own.split == "eval")
             if not named:
@@ -224,18 +224,18 @@ class _Rows:
 
     def _votes(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(digests, row numbers, votes) of each unit's rows that are kept."""
-        for rows, noted in self._each():
+        for rows, noted in self._scans():
             there = self.states[rows] != DROPPED
             yield noted.contents[there], np.arange(rows.start, rows.stop)[there], noted.votes[there]
 
     def told(self) -> Iterator[np.ndarray]:
         """The digests of what each unit's kept rows say."""
-        for rows, noted in self._each():
+        for rows, noted in self._scans():
             yield noted.wholes[self.states[rows] != DROPPED]
 
     def tally(self) -> None:
         """Counts the rows of each split, and those of each mark."""
-        for rows, noted in self._each():
+        for rows, noted in self._scans():
             for split, side in SIDE.items():
                 marks = noted.marks[self.states[rows] == side]
                 self.kept[split] += len(marks)

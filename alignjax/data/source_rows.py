@@ -42,11 +42,11 @@ class Task(NamedTuple):
     most: int
 
 
-def tasks_of(own: recipe.Recipe, found: Source, rows: int) -> list[Task]:
+def tasks_of(own: recipe.Recipe, source: Source, rows: int) -> list[Task]:
     """The shards of a table that have rows."""
     side, tasks, first = selection.SIDE[own.split], [], 0
-    states, read = _states(found), found.selection.read
-    limit = own.limit or found.selection.kept[own.split]
+    states, read = _states(source), source.selection.read
+    limit = own.limit or source.selection.kept[own.split]
     for number, begin in enumerate(range(0, read, rows)):
         stop = min(begin + rows, read)
         kept = int((states[begin:stop] == side).sum())
@@ -56,30 +56,30 @@ def tasks_of(own: recipe.Recipe, found: Source, rows: int) -> list[Task]:
     return tasks
 
 
-def first_rows(own: recipe.Recipe, found: Source, most: int) -> Iterator[Any]:
+def first_rows(own: recipe.Recipe, source: Source, most: int) -> Iterator[Any]:
     """Yields the first `most` typed rows of a split that are kept, in order."""
     limit = min(most, own.limit or most)
-    for task in tasks_of(own, found, ROWS):
+    for task in tasks_of(own, source, ROWS):
         if task.first < limit:
-            yield from itertools.islice(rows_of(own, found, task), limit - task.first)
+            yield from itertools.islice(rows_of(own, source, task), limit - task.first)
 
 
 _CURSORS: dict[str, tuple[Any, int, Any]] = {}  # where this process stands in a source
 
 
-def rows_of(own: recipe.Recipe, found: Source, task: Task) -> Iterator[Any]:
+def rows_of(own: recipe.Recipe, source: Source, task: Task) -> Iterator[Any]:
     """Yields the typed rows of a shard's part of the source that are kept.
 
     Raises:
       DataError: the source changed since it was scanned.
     """
-    side, states = selection.SIDE[own.split], _states(found)
+    side, states = selection.SIDE[own.split], _states(source)
     wanted = np.flatnonzero(states[task.begin : task.stop] == side)[: task.most] + task.begin
-    starts = np.cumsum([0, *(unit[-1] for unit in found.selection.units)])
+    starts = np.cumsum([0, *(unit[-1] for unit in source.selection.units)])
     for number in np.unique(np.searchsorted(starts, wanted, "right") - 1):
         first = int(starts[number])
         inner = wanted[(wanted >= first) & (wanted < starts[number + 1])] - first
-        yield from _unit_rows(own, found, int(number), inner.tolist())
+        yield from _unit_rows(own, source, int(number), inner.tolist())
 
 
 def _votes_of(found: Source, number: int) -> dict[int, tuple[float, float]]:

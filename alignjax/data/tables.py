@@ -38,7 +38,9 @@ class Sizes(NamedTuple):
     categories: int = 1
 
     def of(self, letter: str) -> int:
-        """The size of one axis."""
+        """The size of one axis; a number stands for itself."""
+        if letter.isdigit():
+            return int(letter)
         return {
             "T": self.length,
             "P": self.prompt_length,
@@ -56,13 +58,21 @@ class Kind(NamedTuple):
     extra: bool = False
 
     def shapes(
-        self, rows: int, sizes: Sizes, more: Collection[str] = ()
+        self,
+        rows: int,
+        sizes: Sizes,
+        more: Collection[str] = (),
+        own: Mapping[str, Column] | None = None,
     ) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """{column: (shape, dtype)} of the required columns of so many rows; more: others' names."""
+        """{column: (shape, dtype)} of the required columns of so many rows.
+
+        more: names of others. own: further columns, that the data describe themselves.
+        """
+        kept = {n: c for n, c in self.columns.items() if c.required or n in more}
+        kept |= {n: c for n, c in (own or {}).items() if n in more and n not in self.columns}
         return {
             name: ((rows, *(sizes.of(axis) for axis in column.axes.split()[1:])), column.dtype)
-            for name, column in self.columns.items()
-            if column.required or name in more
+            for name, column in kept.items()
         }
 
 
@@ -203,8 +213,8 @@ def need(table: Table, names: Collection[str]) -> None:
             )
 
 
-def check(table: Table, name: str) -> Table:
-    """The table, after comparing it with its kind.
+def check(table: Table, name: str, own: Mapping[str, Column] | None = None) -> Table:
+    """The table, after comparing it with its kind; own: further columns that the data describe.
 
     Raises:
       ValueError: a column is missing or not of the kind, or has another rank, size or dtype.
@@ -224,7 +234,8 @@ def check(table: Table, name: str) -> Table:
                     f"a table of {name} must have no other columns than {', '.join(kind.columns)}; "
                     f"got {column_name} (data). Leave it out."
                 )
-            column = Column(array.dtype, "N" + " *" * (array.ndim - 1), "")
+            free = Column(array.dtype, "N" + " *" * (array.ndim - 1), "")
+            column = (own or {}).get(column_name, free)
         _check_column(name, column_name, column, array, sizes)
     return table
 

@@ -45,15 +45,15 @@ class Unfolded(containers.Part):
 
 
 def parts(
-    given: Sequence[containers.Part],
+    stored: Sequence[containers.Part],
     layout: layouts.Layout,
     options: layouts.Options,
     fields: Mapping[str, str],
 ) -> list[containers.Part]:
     """The parts as their layout reads them. fields: {the layout's name of a field: the data's}."""
     if layout.unfold is None:
-        return list(given)
+        return list(stored)
     return [
         Unfolded(own.name, own.where, own.files, own, layout, options, dict(fields))
-        for own in given
+        for own in stored
     ]

@@ -57,7 +57,7 @@ class Difference(NamedTuple):
         return {"suite": self.suite, "score": self.name, **plain, **counts}
 
 
-def found(path: str) -> dict[str, pathlib.Path]:
+def results_of(path: str) -> dict[str, pathlib.Path]:
     """{suite: folder} of a suite's result, of a folder of results, or of a run that has some.
 
     Raises:

@@ -13,7 +13,7 @@ from alignjax.rollouts import reward as rewards
 from alignjax.rollouts import settings
 
 
-def pass_at_k(solved: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
+def pass_at_k(solved: np.ndarray, draws: np.ndarray, k: int) -> np.ndarray:
     """[P]: the chance that one at least of k draws of a prompt is solved, without bias.
 
         1 - C(n - c, k) / C(n, k)
@@ -21,22 +21,22 @@ def pass_at_k(solved: np.ndarray, drawn: np.ndarray, k: int) -> np.ndarray:
     NaN where fewer than k were drawn.
 
     Args:
-      solved: [P], c of the n draws of each prompt. drawn: [P], n. k: >= 1.
+      solved: [P], c of the n draws of each prompt. draws: [P], n. k: >= 1.
 
     Raises:
       ValueError: k is below 1, or more were solved than drawn.
 
     Reference: Chen et al. (2021, Codex), arXiv 2107.03374, equation 1.
     """
-    solved, drawn = np.broadcast_arrays(np.asarray(solved, float), np.asarray(drawn, float))
-    if k < 1 or (solved > drawn).any() or (solved < 0).any():
+    solved, draws = np.broadcast_arrays(np.asarray(solved, float), np.asarray(draws, float))
+    if k < 1 or (solved > draws).any() or (solved < 0).any():
         raise ValueError(
             f"pass@k must have k >= 1 and 0 <= solved <= drawn; got k={k}, solved "
-            f"{solved.tolist()!s:.60} of {drawn.tolist()!s:.60}."
+            f"{solved.tolist()!s:.60} of {draws.tolist()!s:.60}."
         )
-    failed = drawn - solved
-    chance = np.where(failed >= k, np.exp(_log_choose(failed, k) - _log_choose(drawn, k)), 0.0)
-    return np.where(drawn >= k, 1.0 - chance, np.nan)
+    failed = draws - solved
+    chance = np.where(failed >= k, np.exp(_log_choose(failed, k) - _log_choose(draws, k)), 0.0)
+    return np.where(draws >= k, 1.0 - chance, np.nan)
 
 
 def _log_choose(total: np.ndarray, taken: int) -> np.ndarray:

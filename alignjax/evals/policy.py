@@ -206,6 +206,7 @@ def _evaluate(subject: evaluator.Subject) -> evaluator.Numbers:
 
 
 def programs_of(subject: evaluator.Subject) -> tuple[program.Program, ...]:
+    """What an evaluation of samples runs: generation, and the divergence from the reference."""
     corpus, networks, trees = subject.corpus, subject.networks, subject.trees
     sampling, key = sampling_of(subject), jax.eval_shape(lambda: jax.random.key(0))
     policy, length = trees["policy"], corpus.prompt_length + sampling.max_new_tokens

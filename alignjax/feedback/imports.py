@@ -153,7 +153,7 @@ def sampled(
     return content.checked(item, "collect"), left_out
 
 
-def batches(given: Iterator[T], size: int) -> Iterator[tuple[T, ...]]:
+def batches(items: Iterator[T], size: int) -> Iterator[tuple[T, ...]]:
     """Items, or what goes with them, so many at a time."""
-    while own := tuple(itertools.islice(given, size)):
+    while own := tuple(itertools.islice(items, size)):
         yield own

@@ -35,7 +35,7 @@ class Shown(NamedTuple):
     project: project.Project
 
 
-def checked(kind: str, given: Any, shown: Shown) -> Payload:
+def checked(kind: str, payload: Any, shown: Shown) -> Payload:
     """The payload to store.
 
     Raises:
@@ -43,9 +43,9 @@ def checked(kind: str, given: Any, shown: Shown) -> Payload:
     """
     if kind not in CHECKS:
         raise Refusal(f"kind must be one of {', '.join(CHECKS)}; got {kind!r:.40}.")
-    if not isinstance(given, Mapping):
-        raise Refusal(f"the payload of a {kind} must be an object; got {type(given).__name__}.")
-    return CHECKS[kind](given, shown)
+    if not isinstance(payload, Mapping):
+        raise Refusal(f"the payload of a {kind} must be an object; got {type(payload).__name__}.")
+    return CHECKS[kind](payload, shown)
 
 
 def _fields(kind: str, given: Mapping[str, Any], legal: Sequence[str]) -> None:
@@ -70,13 +70,13 @@ def _choice(given: Mapping[str, Any], shown: Shown) -> Payload:
     return {"choice": choice, "chosen": chosen, "strength": strength}
 
 
-def by_answer(given: Any, shown: Shown, name: str) -> list[Any]:
+def by_answer(payload: Any, shown: Shown, name: str) -> list[Any]:
     """A list with one entry a slot, put into the answers' own order."""
     count = len(shown.order)
-    if not isinstance(given, list) or len(given) != count:
-        raise Refusal(f"{name} must be a list of {count}; got {given!r:.60}.")
+    if not isinstance(payload, list) or len(payload) != count:
+        raise Refusal(f"{name} must be a list of {count}; got {payload!r:.60}.")
     own: list[Any] = [None] * count
-    for slot, value in enumerate(given):
+    for slot, value in enumerate(payload):
         own[shown.order[slot]] = value
     return own
 

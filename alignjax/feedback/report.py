@@ -227,22 +227,22 @@ def _estimate(given: position.Estimate) -> Report:
     return {"value": _number(given.value), "se": _number(given.se), "n": given.n}
 
 
-def lines(found: Report) -> list[str]:
+def lines(report: Report) -> list[str]:
     """A report in words."""
     told = []
-    for name, own in found["agreement"].items():
+    for name, own in report["agreement"].items():
         told.append(f"{name}: {own['overlapping']} of {own['items']} units have several raters")
         for what in ("raw", "unanimous", "fleiss", "alpha", "kendall"):
             if what in own:
                 told.append(f"  {what:<10} {interval_text(own[what])}")
-    for own in found["raters"]:
+    for own in report["raters"]:
         told.append(f"{own['rater']} ({own['kind']}): {own['judged']} items")
         for what in ("right on known items", "same on repeated items", "estimated accuracy"):
             if own[what] is not None:
                 told.append(f"  {what:<24} {interval_text(own[what])}")
         bias = own["position bias"], own["position bias se"]
         told.append(f"  {'position bias':<24} {estimate_text(*bias)}")
-    for own in found["models"]:
+    for own in report["models"]:
         told.append(f"{own['model']} against {own['against']}: {own['n']} choices")
         for what in ("win", "corrected_win", "tie", "bias"):
             value = own[what]

@@ -37,8 +37,9 @@ class Stage(NamedTuple):
     """One experiment of a lifecycle.
 
     name: of its folder. policy, reward, reference, critic, teacher: names of earlier stages from
-    which its networks start. data: None is the lifecycle's; a function is called when the stage
-    begins. model: None is the lifecycle's.
+    which its networks start; sources: the same by fields of its own method that name a network.
+    data: None is the lifecycle's; a function is called when the stage begins. model: None is the
+    lifecycle's.
     """
 
     name: str
@@ -51,6 +52,13 @@ class Stage(NamedTuple):
     data: corpora.DataConfig | Callable[[], corpora.DataConfig] | None = None
     adapter: adapt.AdapterConfig | None = None
     model: model_config.ModelConfig | None = None
+    sources: Mapping[str, str] = {}
+
+    @property
+    def starts(self) -> dict[str, str]:
+        """{field that names a network: the earlier stage that it comes from}."""
+        named = {field: getattr(self, field) for field in methods.SOURCES}
+        return {field: stage for field, stage in (named | dict(self.sources)).items() if stage}
 
 
 class Course(Protocol):
@@ -217,11 +225,7 @@ class Workspace:
     def _train_shared(self, stage: Stage, store: pathlib.Path) -> None:
         """Trains a stage in the store, if no lifecycle has done so."""
         config, name = self.experiment(stage), stage.name
-        upstream = {
-            field: self._shared[getattr(stage, field)][1]
-            for field in methods.SOURCES
-            if getattr(stage, field)
-        }
+        upstream = {field: self._shared[other][1] for field, other in stage.starts.items()}
         cache = dataclasses.replace(caches.default_cache(store / "stage"), log=self.log)
         known = (
             self.corpus
@@ -245,18 +249,18 @@ class Workspace:
             field.name: getattr(stage.training, field.name)
             for field in dataclasses.fields(experiment.Training)
         }
-        named = {name: getattr(stage, name) for name in methods.SOURCES}
-        paths: dict[str, Any] = {n: str(self._place(other)) for n, other in named.items() if other}
         data = stage.data() if callable(stage.data) else stage.data
-        return experiment.Experiment(
+        config = experiment.Experiment(
             **parts,
             seed=self.config.seed,
             model=stage.model or self.config.model,
             data=self.config.data if data is None else data,
             mesh=self.config.mesh,
             adapter=stage.adapter or adapt.FullConfig(),
-            **paths,
         )
+        for field, other in stage.starts.items():
+            config = config.with_source(field, str(self._place(other)))
+        return config
 
     def sampler(self) -> Callable[..., policies.Completions]:
         """Samples of the shared model to the data's full length, `eval_batch` rows at once."""

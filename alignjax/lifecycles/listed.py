@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from alignjax.core import shapes
 from alignjax.lifecycles import lifecycle
 from alignjax.runs import evaluation
+from alignjax.training import method as methods
 
 
 class Bound(NamedTuple):
@@ -39,9 +40,14 @@ class ListedLifecycle(lifecycle.Lifecycle):
         seen: list[str] = []
         for stage in self.stages:
             stage.training.validate()
-            for field in ("policy", "reward", "reference", "critic", "teacher"):
-                other = getattr(stage, field)
-                if other and other not in seen:
+            algorithm = stage.training.algorithm
+            roles = algorithm.METHOD.roles(algorithm).values()
+            for field in stage.sources:
+                own = [role.source for role in roles if role.source not in ("", *methods.SOURCES)]
+                what = f"a source of the stage {stage.name}"
+                shapes.check_choice(what, field, own)
+            for field, other in stage.starts.items():
+                if other not in seen:
                     raise ValueError(
                         f"{field} of the stage {stage.name} must be an earlier stage: "
                         f"{', '.join(seen) or 'there is none'}; got {other!r} (stages)."

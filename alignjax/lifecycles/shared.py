@@ -7,6 +7,7 @@ paired.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -32,7 +33,10 @@ def content(
       fingerprints: of its data.
     """
     flat = records.flat({"config": config})
-    where = continuing.paths(config)
+    # A path that no stage stands behind is told by itself.
+    algorithm: Any = config.algorithm
+    own = {f"config.algorithm.{f.name}": f.name for f in dataclasses.fields(algorithm)}
+    where = {n for n in continuing.paths(config) if n not in own or own[n] in upstream}
     values = {name: value for name, value in flat.items() if name not in where}
     identity = {"config": values, "upstream": dict(upstream), "data": dict(fingerprints)}
     text = json.dumps(identity, sort_keys=True)

@@ -133,6 +133,11 @@ def _filled(state: Any, values: Any) -> Any:
 
 
 def flax_package() -> Any:
+    """The flax package, with linen and nnx imported.
+
+    Raises:
+      ValueError: it is not installed.
+    """
     try:
         import flax
         import flax.linen

@@ -67,7 +67,7 @@ def geometric(policy: models.Model, reference: models.Model, mix: float) -> mode
         ]
         return jnp.concatenate(tables, axis=0)
 
-    def each(name: str) -> Any:
+    def per_model(name: str) -> Any:
         return lambda params: {n: getattr(own, name)(params[n]) for n, own in both.items()}
 
     def no_head(*arguments: Any) -> NoReturn:
@@ -79,7 +79,7 @@ def geometric(policy: models.Model, reference: models.Model, mix: float) -> mode
         unembedding=unembedding,
         scalar=no_head,
         with_scalar=no_head,
-        without_scalar=each("without_scalar"),
+        without_scalar=per_model("without_scalar"),
         cache=lambda batch, length: caches.Both(
             policy.cache(batch, length), reference.cache(batch, length)
         ),
@@ -87,6 +87,6 @@ def geometric(policy: models.Model, reference: models.Model, mix: float) -> mode
         vocab_size=policy.vocab_size,
         logit_tile=policy.logit_tile,
         rounding=max(policy.rounding, reference.rounding),
-        narrow=each("narrow"),
-        prepare=each("prepare"),
+        narrow=per_model("narrow"),
+        prepare=per_model("prepare"),
     )

@@ -291,7 +291,7 @@ def _forward(
     def one(step: _Step, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         own = _near(sizes, step, query)
 
-        def look(tile: jax.Array, carry: Any) -> Any:
+        def add_tile(tile: jax.Array, carry: Any) -> Any:
             mixed, largest, total = carry
             keys, values = (_far(sizes, step, tile, x) for x in (key, value))
             mask = _mask(sizes, step, tile, seen, group)
@@ -303,7 +303,7 @@ def _forward(
             return mixed, new, total
 
         start = jnp.zeros((*near, width), jnp.float32), *_start(sizes, step, sinks, group)
-        mixed, largest, total = jax.lax.fori_loop(*step.tiles, look, start)
+        mixed, largest, total = jax.lax.fori_loop(*step.tiles, add_tile, start)
         total = jnp.where(total > 0, total, 1.0)
         logsumexp = largest + jnp.log(total)
         return (
@@ -347,7 +347,7 @@ def _attend_bwd(sizes: _Sizes, kept: tuple[Any, ...], cotangent: jax.Array) -> t
         level, base = _near(sizes, step, logsumexp), _near(sizes, step, inner)
         turned = jnp.swapaxes(own, 1, 2), jnp.swapaxes(by_mixed, 1, 2)
 
-        def look(tile: jax.Array, carry: Any) -> Any:
+        def add_tile(tile: jax.Array, carry: Any) -> Any:
             by_query, by_key, by_value = carry
             keys, values = (_far(sizes, step, tile, x) for x in (key, value))
             mask = _mask(sizes, step, tile, seen, group)
@@ -372,7 +372,7 @@ def _attend_bwd(sizes: _Sizes, kept: tuple[Any, ...], cotangent: jax.Array) -> t
             )
 
         start = jnp.zeros(own.shape, jnp.float32)
-        by_query, *others = jax.lax.fori_loop(*step.tiles, look, (start, *carry[1:]))
+        by_query, *others = jax.lax.fori_loop(*step.tiles, add_tile, (start, *carry[1:]))
         return _put_near(sizes, step, carry[0], sizes.scale * by_query), *others
 
     def blank(x: jax.Array) -> jax.Array:

@@ -25,6 +25,8 @@ class TokenCache:
 
 
 def empty(batch: int, length: int) -> TokenCache:
+    """A cache [batch, length] with nothing in it."""
+
     def slots() -> jax.Array:
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
 

@@ -67,6 +67,8 @@ Computation = dict[str, Instruction]  # by name, in the order of the schedule
 
 
 class Program(NamedTuple):
+    """A compiled program: its computations by name, and the name of the one that begins."""
+
     computations: dict[str, Computation]
     entry: str
 

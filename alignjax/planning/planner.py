@@ -18,6 +18,7 @@ from alignjax.planning import flops as counting
 from alignjax.planning import memory as memories
 from alignjax.planning import topology as machines
 from alignjax.runs import experiment
+from alignjax.training import program as described
 
 USABLE = 0.975  # of HBM: the runtime keeps some; libtpu's own limits are 97.7% to 98.4%
 
@@ -166,7 +167,7 @@ def examine(
         )
     target = "tpu" if machine.kind == "tpu" else ""
     own = meshes.use(call.mesh) if call.mesh is not None else contextlib.nullcontext()
-    with own, axes.on(target):
+    with own, axes.on(target), described.columns_told(dict(call.parts).get("batch", {})):
         lowered = call.run.lower(*arguments)
     if call.mesh is not None:
         mesh = dict(call.mesh.shape)

@@ -88,13 +88,10 @@ class _Plan(NamedTuple):
 
 def without_data(config: experiment.Experiment) -> experiment.Experiment:
     """A copy whose missing folders have names: a plan reads none of them."""
-    roles = config.algorithm.METHOD.roles(config.algorithm)
-    missing: dict[str, Any] = {
-        role.source: role.source
-        for role in roles.values()
-        if role.required and not config.source(role)
-    }
-    return dataclasses.replace(config, **missing)
+    for role in config.algorithm.METHOD.roles(config.algorithm).values():
+        if role.required and not config.source(role):
+            config = config.with_source(role.source, role.source)
+    return dataclasses.replace(config)
 
 
 def build(config: experiment.Experiment, *, dense: bool = True, evaluation: bool = False) -> Run:
@@ -170,13 +167,14 @@ def _training(plan: _Plan, tx_of: Any) -> tuple[Call, ...]:
     count = config.loop.batch_size
     batch: dict[str, Any] = program.batch(kind, count, corpus, method.columns)
     calls = []
-    batch = _with_columns(batch, method.prepare)
-    if method.annotate is not None:
-        parts = config.loop.micro_batches
-        rows = {name: _cut(x, parts) for name, x in batch.items()}
-        calls.append(_call(plan, _annotation(plan, rows), 0))
-        batch |= jax.eval_shape(method.annotate, plan.frozen, batch)
-    batch = _with_columns(batch, method.over_table)
+    with program.columns_told(batch):
+        batch = _with_columns(batch, method.prepare)
+        if method.annotate is not None:
+            parts = config.loop.micro_batches
+            rows = {name: _cut(x, parts) for name, x in batch.items()}
+            calls.append(_call(plan, _annotation(plan, rows), 0))
+            batch = {**batch, **jax.eval_shape(method.annotate, plan.frozen, batch)}
+        batch = _with_columns(batch, method.over_table)
     collected = _collected(plan, batch)
     calls += [_call(plan, own, 1) for own in collected.programs]
     rows = dict(collected.rows)
@@ -237,7 +235,8 @@ def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
         )
         return method.programs(shapes)
     try:
-        rows, _, _ = program.shapes_of(method.collect, *arguments)
+        with program.columns_told(batch):
+            rows, _, _ = program.shapes_of(method.collect, *arguments)
     except ValueError:  # of sizes, in words of its own
         raise
     except Exception as error:  # arrays without values raise whatever the host code meets
@@ -265,8 +264,9 @@ def _collected(plan: _Plan, batch: dict[str, Any]) -> program.Collected:
 def _roles(plan: _Plan) -> dict[str, Any]:
     """The trees of the roles that train, with adapters apart from their base."""
     roles, params = plan.parts.roles, plan.state.params
-    several = len(methods.trained_roles(roles)) > 1
-    own = {n: params[n] if several else params for n in methods.trained_roles(roles)}
+    trained = methods.trained_roles(roles)
+    by_role = methods.is_by_role(params, trained)
+    own = {name: params[name] if by_role else params for name in trained}
     return {name: own[name] if name in own else plan.frozen[name] for name in plan.parts.networks()}
 
 

@@ -174,19 +174,19 @@ def _note(course: _Course, place: int, answer: target.Answer, score: float, foun
 
 
 def ask_once(
-    goal: goal_files.Goal, ask: search.Ask, asked: Asked, found: Outcome, *, spent: int
+    goal: goal_files.Goal, ask: search.Ask, asked: Asked, outcome: Outcome, *, spent: int
 ) -> None:
     """Asks the target one question, for which so many tokens were spent before."""
     course = _Course(goal, None, asks=[ask], replies=[search.Reply(sent=False)])
     if asked.target.size(ask.turns) is None:
-        found.counted["not sent"] += 1
+        outcome.counted["not sent"] += 1
         return
     (answer,) = asked.target.ask([ask.turns])
     if answer is None:
-        found.counted["not taken"] += 1
+        outcome.counted["not taken"] += 1
         return
     score = float(asked.judge.score([goal.text], [answer.text])[0])
-    _note(course, 0, answer._replace(read=answer.read + spent), score, found)
+    _note(course, 0, answer._replace(read=answer.read + spent), score, outcome)
 
 
 def _ask_others(live: Sequence[_Course], asked: Asked, found: Outcome) -> None:

@@ -30,13 +30,13 @@ def evolution(
     generations: int = 8,
     elite: int = 4,
     longest: int = 4,
-    heat: float = 0.2,
+    temperature: float = 0.2,
 ) -> Attack:
     """Parents are drawn by the softmax of their scores, cut and joined, and mutated.
 
     Args:
-      size: genomes of a generation. elite: parents kept. longest: transforms of a genome. heat: of
-      the softmax, in units of scores.
+      size: genomes of a generation. elite: parents kept. longest: transforms of a genome.
+      temperature: of the softmax, in units of scores.
 
     Reference: Liu et al. (2023), AutoDAN, arXiv 2310.04451: its operators, on transforms.
     """
@@ -47,7 +47,7 @@ def evolution(
         if hit or state.generation == generations or not pool:
             return state, []
         rng = generator(state.seed, state.goal, state.generation)
-        asked = tuple(_child(state, pool, longest, heat, rng) for _ in range(size))
+        asked = tuple(_child(state, pool, longest, temperature, rng) for _ in range(size))
         asks = [
             Ask(TARGET, human(transforms.apply(g, state.goal.text, rng)), transforms.told(g))
             for g in asked
@@ -73,14 +73,14 @@ def _child(
     state: Population,
     pool: Sequence[transforms.Transform],
     longest: int,
-    heat: float,
+    temperature: float,
     rng: np.random.Generator,
 ) -> Genome:
     """A genome of two parents, or a random one while there are none."""
     if not state.elite:
         size = int(rng.integers(1, longest + 1))
         return tuple(pool[i] for i in rng.integers(len(pool), size=size))
-    weight = special.softmax(np.array([score for _, score in state.elite]) / heat)
+    weight = special.softmax(np.array([score for _, score in state.elite]) / temperature)
     mother, father = (state.elite[i][0] for i in rng.choice(len(weight), size=2, p=weight))
     own = [*mother[: rng.integers(len(mother) + 1)], *father[rng.integers(len(father) + 1) :]]
     return tuple(_mutated(own, pool, rng)[:longest])

@@ -53,7 +53,7 @@ class Task(NamedTuple):
     wanted: tuple[int, ...]
 
 
-class Found(NamedTuple):
+class Suffix(NamedTuple):
     """suffix: the best ids. loss: its mean, nats a token. losses: the buffer's best after every
     step. evaluations: losses computed. tokens: that the target read. dropped: candidates that do
     not re-tokenise to themselves."""
@@ -202,7 +202,7 @@ def search(
     *,
     keeps: Keeps = lambda suffix: True,
     start: np.ndarray | None = None,
-) -> Found:
+) -> Suffix:
     """The best suffix. The best loss of the buffer never rises.
 
     Args:
@@ -237,7 +237,7 @@ def search(
         buffer = sorted(buffer, key=lambda one: one[0])[: config.buffer]
         losses.append(buffer[0][0])
     best = tuple(int(i) for i in buffer[0][1])
-    return Found(best, buffer[0][0], tuple(losses), count.losses, count.tokens, count.dropped)
+    return Suffix(best, buffer[0][0], tuple(losses), count.losses, count.tokens, count.dropped)
 
 
 class _Count:

@@ -158,9 +158,9 @@ class Detection(NamedTuple):
     false_rate: float
 
 
-def detection(truth: Triggers, found: Sequence[attack.Outcome]) -> Detection:
+def detection(truth: Triggers, outcomes: Sequence[attack.Outcome]) -> Detection:
     """How a search does against the enumeration; NaN recall where nothing breaks the rule."""
-    hits = {(a.goal, a.note) for one in found for a in one.attempts if a.is_hit}
+    hits = {(a.goal, a.note) for one in outcomes for a in one.attempts if a.is_hit}
     right = len(hits & truth)
     return Detection(
         right / len(truth) if truth else float("nan"),

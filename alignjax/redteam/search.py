@@ -68,7 +68,7 @@ class _Counted(NamedTuple):
 
     goal: goals.Goal
     seed: int
-    made: int = 0
+    attempts: int = 0
 
 
 def best_of_n(
@@ -87,13 +87,13 @@ def best_of_n(
 
     def step(state: _Counted, replies: Sequence[Reply]) -> tuple[_Counted, list[Ask]]:
         asks = []
-        for number in range(state.made, min(state.made + width, attempts)):
+        for number in range(state.attempts, min(state.attempts + width, attempts)):
             rng = generator(state.seed, state.goal, number)
             size = int(rng.integers(0, min(most, len(pool)) + 1))
             chosen = [pool[i] for i in rng.permutation(len(pool))[:size]]
             text = transforms.apply(chosen, state.goal.text, rng)
             asks.append(Ask(TARGET, human(text), transforms.told(chosen)))
-        return state._replace(made=state.made + len(asks)), asks
+        return state._replace(attempts=state.attempts + len(asks)), asks
 
     return Attack("best_of_n", _Counted, step, exchangeable=True)
 
@@ -103,14 +103,14 @@ def each_transform(pool: Sequence[transforms.Transform]) -> Attack:
     tried = [(), *((one,) for one in pool)]
 
     def step(state: _Counted, replies: Sequence[Reply]) -> tuple[_Counted, list[Ask]]:
-        if state.made:
+        if state.attempts:
             return state, []
         asks = []
         for number, chosen in enumerate(tried):
             rng = generator(state.seed, state.goal, number)
             text = transforms.apply(chosen, state.goal.text, rng)
             asks.append(Ask(TARGET, human(text), transforms.told(chosen)))
-        return state._replace(made=len(asks)), asks
+        return state._replace(attempts=len(asks)), asks
 
     return Attack("each_transform", _Counted, step)
 
@@ -127,12 +127,14 @@ def many_shot(shots: Sequence[tuple[str, str]], *, most: int = 64) -> Attack:
     """
 
     def step(state: _Counted, replies: Sequence[Reply]) -> tuple[_Counted, list[Ask]]:
-        count = 2**state.made
+        count = 2**state.attempts
         if any(reply.is_hit for reply in replies) or count > min(most, len(shots)):
             return state, []
-        order = generator(state.seed, state.goal, state.made).permutation(len(shots))[:count]
+        order = generator(state.seed, state.goal, state.attempts).permutation(len(shots))[:count]
         lines = [f"User: {shots[i][0]}\nAssistant: {shots[i][1]}" for i in order]
         text = "\n\n".join([*lines, f"User: {state.goal.text}\nAssistant:"])
-        return state._replace(made=state.made + 1), [Ask(TARGET, human(text), f"shots={count}")]
+        return state._replace(attempts=state.attempts + 1), [
+            Ask(TARGET, human(text), f"shots={count}")
+        ]
 
     return Attack("many_shot", _Counted, step)

@@ -10,7 +10,7 @@ REFUSAL = "I can't help with that."
 
 
 def items_of(
-    found: Sequence[attack.Outcome], source: Mapping[str, Any], system: str = ""
+    outcomes: Sequence[attack.Outcome], source: Mapping[str, Any], system: str = ""
 ) -> tuple[list[content.Item], int]:
     """(one item a hit, the target's answer its only candidate, equal ones once; how many could not
     be stored, such as answers with NUL).
@@ -19,7 +19,7 @@ def items_of(
       ValueError: a hit comes from a transform that is held out.
     """
     kept, left_out = dict[str, content.Item](), 0
-    for outcome in found:
+    for outcome in outcomes:
         for attempt in outcome.attempts:
             if not attempt.is_hit:
                 continue
@@ -48,11 +48,11 @@ def _check_train(attempt: attack.Attempt) -> None:
         )
 
 
-def write(db: database.Database, given: Sequence[tuple[content.Item, str]], judge: str) -> int:
+def write(db: database.Database, pairs: Sequence[tuple[content.Item, str]], judge: str) -> int:
     """How many items were new. Each is judged by a rewrite, what should have been said: harvested,
     that is a demonstration, and a pair with it before what was said.
 
-    given: (an item of one answer, the better one).
+    pairs: (an item of one answer, the better one).
     """
     from alignjax.feedback.store import items as stored
     from alignjax.feedback.store import queries, verdicts
@@ -65,7 +65,7 @@ def write(db: database.Database, given: Sequence[tuple[content.Item, str]], judg
     rater = db.write(verdicts.rater, f"red team, {judge}", told, clock.now())
     seen = db.read(verdicts.seen, rater)
     fresh = {
-        item.id: (item, better) for item, better in given
+        item.id: (item, better) for item, better in pairs
         if item.id not in seen and item.candidates[0].text != better
     }  # fmt: skip
     for part in imports.batches(iter(fresh.values()), stored.BATCH):

@@ -73,7 +73,7 @@ def keeper(own: WhiteBox, goal: goals.Goal, task: gcg.Task) -> gcg.Keeps:
 
 def run(
     own: WhiteBox,
-    given: Sequence[goals.Goal],
+    targets: Sequence[goals.Goal],
     asked: attack.Asked,
     config: gcg.GcgConfig,
     *,
@@ -87,7 +87,7 @@ def run(
       ValueError: a goal does not say how a complying answer begins, or there are several devices;
         as of `gcg.search`.
     """
-    for goal in given:
+    for goal in targets:
         if not goal.begins:
             raise ValueError(
                 f"goals must have a target for gcg, how a complying answer begins; got none for "
@@ -100,8 +100,8 @@ def run(
         )
     searcher = gcg.Searcher(own.model, weights_of(own.params), config.rows)
     legal = legal_ids(own.speech.speaker, own.model.vocab_size)
-    found = attack.Outcome("gcg", tuple(goal.name for goal in given), False, budget, keep=keep)
-    for number, goal in enumerate(given):
+    found = attack.Outcome("gcg", tuple(goal.name for goal in targets), False, budget, keep=keep)
+    for number, goal in enumerate(targets):
         task = task_of(own, goal)
         steps = _steps(task, config, budget - asked.target.limit)
         if steps < 1:

@@ -77,7 +77,7 @@ def write(workdir: str | pathlib.Path) -> str:
       ValueError: results.json is missing or is not a JSON object.
     """
     workdir = pathlib.Path(workdir)
-    summaries = suites.found(workdir)
+    summaries = suites.summaries_in(workdir)
     shown = not summaries or (workdir / RESULTS).exists()
     title = f"Evaluation: {workdir.absolute().name}"
     results: tables.Results = _results(workdir / RESULTS) if shown else {"label": title}

@@ -84,7 +84,7 @@ def _cells(metric: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def found(workdir: pathlib.Path) -> list[Summary]:
+def summaries_in(workdir: pathlib.Path) -> list[Summary]:
     """The summaries in a folder of results of suites, or in a run's own; damaged ones are left out.
 
     The file of a summary and the folder in a run are named as `evals.suites.run` names them.

@@ -60,7 +60,7 @@ _NAME = re.compile(r"[A-Za-z]\w*\s*=\s*")
 _UNIT = re.compile(r"\s*[%°]?\s*(?:[A-Za-z°²³€£¥$][A-Za-z°²³ .\-/]*(?:\^\{?-?[0-9]\}?)?)?[.,;:!]*")
 
 
-class Found(NamedTuple):
+class Number(NamedTuple):
     """A number in a text: its value and where it ends."""
 
     value: Fraction
@@ -74,7 +74,7 @@ def _plain(text: str) -> str:
     return text
 
 
-def _decimal(text: str, start: int) -> Found | None:
+def _decimal(text: str, start: int) -> Number | None:
     """The unsigned number without a fraction at a place."""
     match = _UNSIGNED.match(text, start)
     if match is None or match.end() - start > DIGITS:
@@ -84,23 +84,23 @@ def _decimal(text: str, start: int) -> Found | None:
     value = Fraction(digits + point) if point else Fraction(int(digits))
     exponent = _EXPONENT.match(text, match.end())
     if exponent is None:
-        return Found(value, match.end())
+        return Number(value, match.end())
     power = int(exponent["e"] or exponent["braced"] or exponent["bare"])
     if abs(power) > DIGITS:
         return None
-    return Found(value * Fraction(10) ** power, exponent.end())
+    return Number(value * Fraction(10) ** power, exponent.end())
 
 
-def _frac(text: str, start: int) -> Found | None:
+def _frac(text: str, start: int) -> Number | None:
     r"""The \frac at a place, of two numbers."""
     match = _FRAC.match(text, start)
     if match is None:
         return None
     top, low = (number(match[a] or match[b] or "") for a, b in (("top", "t"), ("low", "l")))
-    return None if top is None or not low else Found(top / low, match.end())
+    return None if top is None or not low else Number(top / low, match.end())
 
 
-def _unsigned(text: str, start: int) -> Found | None:
+def _unsigned(text: str, start: int) -> Number | None:
     """The unsigned number at a place, with its fraction."""
     if text.startswith("\\frac", start):
         return _frac(text, start)
@@ -109,7 +109,7 @@ def _unsigned(text: str, start: int) -> Found | None:
         return None
     low = _over(text, start, first)
     if low is not None:
-        return Found(first.value / low.value, low.end)
+        return Number(first.value / low.value, low.end)
     if first.value.denominator != 1:
         return first
     # A whole number, one blank at most, a proper fraction.
@@ -120,12 +120,12 @@ def _unsigned(text: str, start: int) -> Found | None:
     elif space > first.end:
         top = _decimal(text, space)
         low = None if top is None else _over(text, space, top)
-        part = Found(top.value / low.value, low.end) if top and low else None
+        part = Number(top.value / low.value, low.end) if top and low else None
     proper = part is not None and 0 < part.value < 1
-    return Found(first.value + part.value, part.end) if part and proper else first
+    return Number(first.value + part.value, part.end) if part and proper else first
 
 
-def _over(text: str, start: int, top: Found) -> Found | None:
+def _over(text: str, start: int, top: Number) -> Number | None:
     """The denominator behind a number; None where there is none, or another slash (a date)."""
     slash = _SLASH.match(text, top.end)
     if slash is None or text[start - 1 : start] == "/":

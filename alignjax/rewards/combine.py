@@ -51,16 +51,16 @@ class _Rows(NamedTuple):
     errors: dict[int, str]
 
 
-def check(given: Rules, *, allow_code: bool = False) -> None:
+def check(named: Rules, *, allow_code: bool = False) -> None:
     """Compares rules with what scoring reads; before data or a model are loaded.
 
     Raises:
       ValueError: there is no rule, one is none, its options are wrong, all weights are 0, or one
         runs programs without `allow_code`.
     """
-    if not given:
+    if not named:
         raise ValueError("a reward must have at least one rule; got none. Name one.")
-    for name, rule in given.items():
+    for name, rule in named.items():
         if not isinstance(rule, rules.RuleConfig) or not name or "/" in name:
             raise ValueError(
                 f"a rule must be a RuleConfig with a name without '/'; got {name!r}: "
@@ -72,13 +72,13 @@ def check(given: Rules, *, allow_code: bool = False) -> None:
                 f"rules that run programs of the model must be allowed; got {name}: Code without "
                 "--allow_code. Run it where nothing can be lost, and pass --allow_code."
             )
-    if all(rule.weight == 0 for rule in given.values()):
+    if all(rule.weight == 0 for rule in named.values()):
         raise ValueError(
-            f"one rule at least must have a weight other than 0; got none ({', '.join(given)})."
+            f"one rule at least must have a weight other than 0; got none ({', '.join(named)})."
         )
 
 
-def check_tasks(given: Rules, tasks: Sequence[rules.Task]) -> np.ndarray:
+def check_tasks(named: Rules, tasks: Sequence[rules.Task]) -> np.ndarray:
     """Which rows have an answer that some rule can't read, [N] bool: to be dropped and counted.
 
     Raises:
@@ -87,7 +87,7 @@ def check_tasks(given: Rules, tasks: Sequence[rules.Task]) -> np.ndarray:
     if not len(tasks):
         raise ValueError("rules must have rows to score; got none. Check the data's path.")
     bad = np.zeros(len(tasks), bool)
-    for name, rule in given.items():
+    for name, rule in named.items():
         wanted = [column for column in rule.needs() if column not in rules.FILLED]
         for number, task in enumerate(tasks):
             missing = [column for column in wanted if column not in task]
@@ -110,18 +110,18 @@ def check_tasks(given: Rules, tasks: Sequence[rules.Task]) -> np.ndarray:
     return bad
 
 
-def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool = False) -> Scorer:
+def combined(named: Rules, *, workers: pool.Pool | None = None, allow_code: bool = False) -> Scorer:
     """(texts, tasks) -> TextScores: all rules on all rows, deterministic, on the host.
 
     Args:
-      given: rules by name. workers: a pool of one's own; by default the one that all rules of this
+      named: rules by name. workers: a pool of one's own; by default the one that all rules of this
         process share, started if a rule needs it.
 
     Raises:
       ValueError: as `check` does. From the function: a rule returns another length or no numbers,
         or what it needs can't be loaded.
     """
-    check(given, allow_code=allow_code)
+    check(named, allow_code=allow_code)
     # Each rule's parts, once known: processes that score different rows must name the same.
     known: dict[str, frozenset[str]] = {}
 
@@ -133,7 +133,7 @@ def combined(given: Rules, *, workers: pool.Pool | None = None, allow_code: bool
         reward, failed = np.zeros(len(texts), np.float32), np.zeros(len(texts), bool)
         parts: dict[str, np.ndarray] = {}
         problems: list[str] = []
-        for name, rule in given.items():
+        for name, rule in named.items():
             rows = _scored(name, rule, texts, tasks, workers)
             _keep_parts(name, rows, known, len(texts))
             total = np.zeros(len(texts), np.float32)
@@ -283,7 +283,7 @@ def _checked(name: str, scores: Any, length: int) -> dict[str, np.ndarray]:
     return found
 
 
-def probe(given: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: int = 1024) -> None:
+def probe(named: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: int = 1024) -> None:
     """Tries rules on a few texts and rows of the data, before a run.
 
     Args:
@@ -315,7 +315,7 @@ def probe(given: Rules, tasks: Sequence[rules.Task], score: Scorer, *, limit: in
                     f"{values[order][row]:g} and {other[row]:g} for one text as the rows around it "
                     "changed. Read texts[i] with tasks[i] alone, and draw nothing."
                 )
-    _check_examples(given)
+    _check_examples(named)
 
 
 def _check_examples(given: Rules) -> None:

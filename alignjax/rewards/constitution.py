@@ -102,7 +102,7 @@ def _part(
     return match[1], match[2]
 
 
-def drawn(principles: int, rows: int, count: int, seed: int, purpose: str) -> np.ndarray:
+def principles_of(principles: int, rows: int, count: int, seed: int, purpose: str) -> np.ndarray:
     """[rows, count]: numbers of different principles for each row, by the seed, in random order.
 
     Raises:
@@ -146,7 +146,7 @@ def revise(
     Raises:
       ValueError: rounds above the principles, or a critic or reviser returns another number.
     """
-    chosen = drawn(len(principles), len(prompts), rounds, seed, "revise")
+    chosen = principles_of(len(principles), len(prompts), rounds, seed, "revise")
     now, steps, kept = list(answers), [list[Step]() for _ in answers], 0
     for number in range(rounds):
         own = [principles[i] for i in chosen[:, number]]

@@ -225,7 +225,7 @@ class _Run:
                     self._receive(worker)
         for worker in busy:
             if worker.job is not None:
-                self._look(worker)
+                self._supervise(worker)
         for worker in [w for w in self.ending if w.kill_at <= time.monotonic()]:
             self.ending.remove(worker)
             worker.end()
@@ -304,7 +304,7 @@ class _Run:
             self._finish(worker, outcome, end="last" in answer or crowded)
         return None
 
-    def _look(self, worker: _Worker) -> None:
+    def _supervise(self, worker: _Worker) -> None:
         """Ends a worker that is dead, late, or a crowd."""
         now, job = time.monotonic(), worker.job
         assert job is not None

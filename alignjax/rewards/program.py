@@ -52,6 +52,7 @@ def bound(task: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
+    """Runs what stands on stdin, inside the sandbox."""
     task = json.load(sys.stdin)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.insert(0, root)

@@ -87,7 +87,7 @@ class PooledConfig(RuleConfig):
         )
 
 
-def each(
+def per_text(
     function: Callable[[str, Task], float], texts: Sequence[str], tasks: Sequence[Task]
 ) -> np.ndarray:
     """A function of one row, for all rows, [N] float32."""
@@ -120,7 +120,7 @@ class AnswerConfig(RuleConfig):
             gold = self.gold(task)
             return float("nan") if gold is None else float(self.correct(text, gold))
 
-        return each(one, texts, tasks)
+        return per_text(one, texts, tasks)
 
 
 TAKES = ("last", "boxed", "marked", "whole")
@@ -235,7 +235,7 @@ class Format(RuleConfig):
     def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> np.ndarray:
         pattern = re.compile(self.pattern, re.DOTALL)
         match = pattern.fullmatch if self.whole else pattern.search
-        return each(lambda text, task: float(match(text.strip()) is not None), texts, tasks)
+        return per_text(lambda text, task: float(match(text.strip()) is not None), texts, tasks)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -272,7 +272,7 @@ class Length(RuleConfig):
                 return -self.slope * abs(over)
             return min(max(0.5 - self.slope * over, 0.0), 1.0)
 
-        return each(one, texts, tasks)
+        return per_text(one, texts, tasks)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -299,7 +299,7 @@ class Repetition(RuleConfig):
             grams = [tuple(parts[i : i + self.size]) for i in range(len(parts) - self.size + 1)]
             return len(set(grams)) / len(grams) - 1 if grams else 0.0
 
-        return each(one, texts, tasks)
+        return per_text(one, texts, tasks)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -342,4 +342,4 @@ class SoftOverlong(RuleConfig):
             over = int(answers.column(task, TOKENS)) - (limit - self.buffer)
             return -min(max(over / self.buffer, 0.0), 1.0)
 
-        return each(one, texts, tasks)
+        return per_text(one, texts, tasks)

@@ -20,15 +20,15 @@ class Scores(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
-def as_scores(found: Any, rows: int) -> Scores:
+def as_scores(returned: Any, rows: int) -> Scores:
     """The scores of a reward function that returned them, or a bare array [R].
 
     Raises:
       ValueError: there is not one number a row.
     """
-    if isinstance(found, Scores):
-        return found
-    reward = jnp.asarray(found, jnp.float32)
+    if isinstance(returned, Scores):
+        return returned
+    reward = jnp.asarray(returned, jnp.float32)
     if reward.shape != (rows,):
         raise ValueError(
             f"a reward function must return one number for each of {rows} rows; got an array of "

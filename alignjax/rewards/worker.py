@@ -57,6 +57,7 @@ def own_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def main(memory_mib: int, user: int) -> None:
+    """Answers requests on stdin until it ends."""
     requests, answers = own_pipes()
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     from alignjax.rewards import processes

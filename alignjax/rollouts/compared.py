@@ -60,7 +60,7 @@ class ComparedConfig(settings.ScoringConfig):
                 )
             judge_of(self.judge)
 
-    def check_whole_law(self, reads: str) -> None:
+    def check_whole_distribution(self, reads: str) -> None:
         """Raises ValueError where tokens are cut off from the policy, whose law `reads` is of."""
         if self.sampling.is_truncated:
             raise ValueError(

@@ -172,7 +172,7 @@ def generations(
 
 
 def make_programs(
-    drawn: Callable[[program.Shapes], Sequence[program.Program]],
+    before: Callable[[program.Shapes], Sequence[program.Program]],
     config: compared.ComparedConfig,
     rows: Rows,
     size: int,
@@ -182,13 +182,13 @@ def make_programs(
 ) -> Callable[[program.Shapes], program.Collected]:
     """The programs of `collect`, in shapes: generate, score, compare.
 
-    drawn: those that sample. passes: of networks, in `rows`.
+    before: those that sample. passes: of networks, in `rows`.
     """
 
     def programs(shapes: program.Shapes) -> program.Collected:
         prompts, width = shapes.batch["prompts"].shape
         count, length = prompts * size, width + config.sampling.max_new_tokens
-        calls, one = list(drawn(shapes)), plan.samples(count, length)
+        calls, one = list(before(shapes)), plan.samples(count, length)
         if config.reward == "model":
             calls.append(common.scoring(shapes, one, chunks))
         columns: Any = program.rows(

@@ -203,15 +203,15 @@ def _ruled_of(
     return ruled(score, text=task.text, rows=task.rows, eos=task.ends, limit=limit)
 
 
-def check_failures(found: scores.Scores, share: float) -> None:
+def check_failures(scored: scores.Scores, share: float) -> None:
     """Stops the run where verifiers fail on too many rows.
 
     Raises:
       errors.Failure: the share is above `share`.
     """
-    failed = float(jnp.mean(jnp.asarray(found.failed, jnp.float32)))
+    failed = float(jnp.mean(jnp.asarray(scored.failed, jnp.float32)))
     if failed > share:
-        examples = "; ".join(found.problems[:3]) or "no message"
+        examples = "; ".join(scored.problems[:3]) or "no message"
         raise errors.Failure(
             f"rewards must be computed for all but {share:.0%} of a step's rows; {failed:.0%} "
             f"failed: {examples} (reward). Repair the rule or the data, or raise "
@@ -219,11 +219,11 @@ def check_failures(found: scores.Scores, share: float) -> None:
         )
 
 
-def placed(found: scores.Scores) -> scores.Scores:
+def placed(scored: scores.Scores) -> scores.Scores:
     """The same on the mesh that is set: what a host computed comes without a layout."""
 
     def put(x: jax.Array) -> jax.Array:
         return axes.shard(jnp.asarray(x), "batch")
 
-    parts = {name: put(x) for name, x in found.parts.items()}
-    return scores.Scores(put(found.reward), parts, put(found.failed), found.problems)
+    parts = {name: put(x) for name, x in scored.parts.items()}
+    return scores.Scores(put(scored.reward), parts, put(scored.failed), scored.problems)

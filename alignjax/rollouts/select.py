@@ -46,9 +46,9 @@ def dead_share(p: jax.Array, size: int) -> jax.Array:
     return p**size + (1.0 - p) ** size
 
 
-def is_scored(found: scores.Scores, samples: rollouts.Rollouts, overlong: str) -> jax.Array:
+def is_scored(scored: scores.Scores, samples: rollouts.Rollouts, overlong: str) -> jax.Array:
     """[R] bool: rows that count in baseline and loss alike."""
-    valid = jnp.isfinite(found.reward) & ~found.failed
+    valid = jnp.isfinite(scored.reward) & ~scored.failed
     return valid & samples.ended if overlong == "mask" else valid
 
 
@@ -63,7 +63,7 @@ def soft_overlong(lengths: jax.Array, *, limit: int, buffer: int) -> jax.Array:
 def choose(
     config: settings.GroupConfig,
     samples: rollouts.Rollouts,
-    found: scores.Scores,
+    scored: scores.Scores,
     greedy: jax.Array | None,
     stored: replay.Stored | None = None,
 ) -> tuple[rollouts.Groups, dict[str, Any], algorithm.Metrics]:
@@ -71,24 +71,24 @@ def choose(
 
     greedy [P]: rewards of greedy answers. stored: groups of earlier steps to stand in.
     """
-    size, reward = config.group, found.reward
+    size, reward = config.group, scored.reward
     if config.overlong == "soft":
         tokens = jnp.sum(samples.mask, axis=1)
         limit, buffer = config.most_sampled, config.overlong_buffer
         reward = reward + soft_overlong(tokens, limit=limit, buffer=buffer)
-    valid = is_scored(found, samples, config.overlong)
+    valid = is_scored(scored, samples, config.overlong)
     if greedy is not None:  # without its baseline a row is as good as without a score
         valid = valid & rollouts.repeated(jnp.isfinite(greedy), size)
         greedy = jnp.where(jnp.isfinite(greedy), greedy, 0.0)
     reward = jnp.where(valid, reward, 0.0)
     grouped, there = (rollouts.in_groups(x, size) for x in (reward, valid))
     informative = losses.is_informative(grouped, there) if size > 1 else jnp.any(there, axis=1)
-    metrics = of_samples(samples, found, reward, valid)
+    metrics = of_samples(samples, scored, reward, valid)
     metrics |= _of_groups(config, samples, reward, valid, informative)
 
     if greedy is not None:
         greedy = rollouts.repeated(greedy, size)
-    every = rollouts.Groups(samples, reward, valid, found.parts, greedy)
+    every = rollouts.Groups(samples, reward, valid, scored.parts, greedy)
     trained = round(informative.shape[0] / config.candidates)
     order = informative_first(informative, informative.shape[0])
     kept = axes.take(informative, order[:trained], "batch")
@@ -110,14 +110,14 @@ def choose(
 
 
 def of_samples(
-    samples: rollouts.Rollouts, found: scores.Scores, reward: jax.Array, valid: jax.Array
+    samples: rollouts.Rollouts, scored: scores.Scores, reward: jax.Array, valid: jax.Array
 ) -> dict[str, mean.Mean]:
     """Metrics of all samples, before any is left out; the reward's are over those that count."""
     return {
         "reward": mean.masked(reward, valid),
-        **{f"reward_{name}": mean.masked(x, valid) for name, x in found.parts.items()},
-        "unscored": mean.of(~jnp.isfinite(found.reward) & ~found.failed),
-        "failed": mean.of(found.failed),
+        **{f"reward_{name}": mean.masked(x, valid) for name, x in scored.parts.items()},
+        "unscored": mean.of(~jnp.isfinite(scored.reward) & ~scored.failed),
+        "failed": mean.of(scored.failed),
         "cut": mean.of(samples.cut),
         "length": mean.of(jnp.sum(samples.mask, axis=1)),
     }

@@ -229,18 +229,18 @@ class GroupConfig(ScoringConfig):
                 options["spread"] = self.scale
         return options
 
-    def prompts_trained(self, drawn: int) -> tuple[int, int]:
-        """(prompts sampled, prompts trained on) of so many drawn.
+    def prompts_trained(self, prompts: int) -> tuple[int, int]:
+        """(prompts sampled, prompts trained on) of so many prompts.
 
         Raises:
           ValueError: they are no whole numbers.
         """
-        sampled = drawn / self.curriculum
+        sampled = prompts / self.curriculum
         trained = sampled / self.candidates
         if sampled != int(sampled) or trained != int(trained):
             raise ValueError(
                 "loop.batch_size must be a multiple of curriculum x candidates; got "
-                f"{drawn} for {self.curriculum:g} x {self.candidates:g} (loop). Change one of them."
+                f"{prompts} for {self.curriculum:g} x {self.candidates:g} (loop). Change one."
             )
         return int(sampled), int(trained)
 

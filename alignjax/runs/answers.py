@@ -95,7 +95,7 @@ class _Sampler:
         )
         self._policy = run.joined(methods.POLICY)
 
-    def each(self, table: tables.Table) -> tuple[list[str], list[float]]:
+    def sampled(self, table: tables.Table) -> tuple[list[str], list[float]]:
         """(an answer to each prompt of a table, their log-probabilities)."""
         texts, logprobs = list[str](), list[float]()
         for batch, real in pipeline.in_order(table, self.rows):
@@ -114,7 +114,7 @@ class _Sampler:
     ) -> tuple[list[list[str]], list[list[float | None]]]:
         """(`count` independent answers to each prompt, their log-probabilities)."""
         wide = {name: np.repeat(x, count, axis=0) for name, x in table.items()}
-        texts, logprobs = self.each(wide)
+        texts, logprobs = self.sampled(wide)
         starts = range(0, len(texts), count)
         return (
             [texts[i : i + count] for i in starts],
@@ -141,7 +141,7 @@ def _sequential(
 
     def ask(asked: Sequence[Turns], number: int) -> list[str]:
         ids = [example.cut_prompt(speaker, own, size)[0] for own in asked]
-        return sampler.each(_table(ids, run.corpus.pad, size))[0]
+        return sampler.sampled(_table(ids, run.corpus.pad, size))[0]
 
     def fits(own: Turns) -> bool:
         return not example.cut_prompt(speaker, own, size)[2]

@@ -263,7 +263,7 @@ class Assembly:
                 f"the record of {self.record.name} must make an algorithm.Algorithm; got a "
                 f"{type(method).__name__} (algorithm)."
             )
-        return method
+        return methods.by_role(self.record.name, method, self.roles)
 
     # --- parameters -------------------------------------------------------------------------
 

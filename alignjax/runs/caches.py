@@ -15,7 +15,7 @@ def default_cache(workdir: pathlib.Path) -> prepare.Cache:
     return prepare.Cache(folder=epath.Path(workdir.absolute().parent / CACHE))
 
 
-def found_beside(workdir: pathlib.Path) -> prepare.Cache | None:
+def cache_beside(workdir: pathlib.Path) -> prepare.Cache | None:
     """The same where it is there and can be written; None reads the data in memory."""
     cache = default_cache(workdir)
     return cache if os.access(os.fspath(cache.folder), os.W_OK) else None

@@ -1,6 +1,7 @@
 """One experiment: a typed configuration of a complete run."""
 
 import dataclasses
+from typing import Any
 
 from alignjax import algorithms
 from alignjax.core import shapes
@@ -89,19 +90,27 @@ class Experiment(Training):
             if role.required and not self.source(role):
                 also = ", or --config.weights=MODEL to start from open weights"
                 is_policy = role.source == "policy"
+                flag = role.source if role.source in methods.SOURCES else f"algorithm.{role.source}"
                 raise ValueError(
                     f"{role.source} must name the folder of "
                     f"{'the run to start from' if is_policy else 'the network'} for the "
-                    f"{role_name} of {name}; got ''. Set --config.{role.source}=RUN_FOLDER"
+                    f"{role_name} of {name}; got ''. Set --config.{flag}=RUN_FOLDER"
                     f"{also if is_policy else ''}."
                 )
-        read = {role.source for role in roles.values()} | {"policy", "reward"}
+        read = {role.source for role in roles.values()} | {"reward"}
         for field in methods.SOURCES:
             if getattr(self, field) and field not in read:
                 raise ValueError(
                     f"{field} must be empty for {name}, which has no such network; got "
                     f"{getattr(self, field)!r}. Leave --config.{field} out."
                 )
+
+    def with_source(self, field: str, path: str) -> "Experiment":
+        """A copy that reads a network from there; field: the source of a role, its own or ours."""
+        if field in methods.SOURCES:
+            return dataclasses.replace(self, **{field: path})  # type: ignore[arg-type]
+        algorithm: Any = self.algorithm
+        return dataclasses.replace(self, algorithm=dataclasses.replace(algorithm, **{field: path}))
 
     def source(self, role: methods.Role) -> str:
         """The folder or file in a role's source field; "" if that is empty."""

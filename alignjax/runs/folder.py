@@ -1,14 +1,17 @@
 """A run's folder: its record, and its trained parameters."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from alignjax.core import source_file, untrusted
+from alignjax.core import trees as named_trees
 from alignjax.data import corpus as corpora
 from alignjax.models import config as model_config
 from alignjax.models import model as models
@@ -20,6 +23,7 @@ from alignjax.training import method as methods
 FILE = "config.json"
 TOKENIZER = "tokenizer"  # the folder of what a run keeps of its data: `kept`
 OVER = " over "  # in the identity of adapters that were merged into their base
+PARAMS = "params/"  # names of trained leaves in a checkpoint begin so
 PLACES = "places"  # in a record: where its sources lie, seen from its folder
 
 
@@ -231,14 +235,20 @@ def load_params(folder: str | pathlib.Path, plain: models.Model) -> Any:
 
     def abstract(meta: dict[str, Any]) -> Any:
         record = parse(meta, str(folder))
-        return trained_shapes(record, plain)
+        return trained_shapes(record, plain, meta.get("shapes", {}))
 
     params, _ = checkpoint.load(pathlib.Path(folder), abstract)
     return params
 
 
-def trained_shapes(record: Record, plain: models.Model) -> Any:
-    """Shapes of what a run trains: the tree of its one trained role, or a dict by role."""
+def trained_shapes(
+    record: Record, plain: models.Model, stored: Mapping[str, str] | None = None
+) -> Any:
+    """Shapes of what a run trains: the tree of its one trained role, or a mapping by role.
+
+    stored: of a checkpoint, {name of a leaf: its type and shape}. A mapping may have further
+    entries, of arrays that no network has.
+    """
     config = record.config
     own = adapt.adapt(plain, config.adapter)
     roles = config.algorithm.METHOD.roles(config.algorithm)
@@ -251,7 +261,29 @@ def trained_shapes(record: Record, plain: models.Model) -> Any:
         if role.head:
             tree = jax.eval_shape(lambda t, m=model, r=role: m.with_scalar(t, r.heads), tree)
         trees[name] = tree
-    return next(iter(trees.values())) if len(trees) == 1 else trees
+    leaves = {n.partition("/")[2]: s for n, s in (stored or {}).items() if n.startswith(PARAMS)}
+    tops = {name.partition("/")[0] for name in leaves}
+    (first, whole), *others = trees.items()
+    if not others:
+        parts = {name.partition("/")[0] for name in named_trees.named_leaves(whole)}
+        if first not in tops or tops == parts:
+            return whole
+    further = {name: shape for name, shape in leaves.items() if name.partition("/")[0] not in trees}
+    return {**trees, **_nested(further)}
+
+
+def _nested(leaves: Mapping[str, str]) -> dict[str, Any]:
+    """Shapes by their paths' parts, of leaves as a checkpoint names them: {"a/b": "float32[2]"}."""
+    tree: dict[str, Any] = {}
+    for name, text in leaves.items():
+        *above, last = name.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        dtype, _, sizes = text.partition("[")
+        shape = tuple(int(size) for size in sizes.rstrip("]").split(",") if size)
+        node[last] = jax.eval_shape(functools.partial(jnp.zeros, shape, dtype))
+    return tree
 
 
 def initial_shapes(model: models.Model) -> Any:

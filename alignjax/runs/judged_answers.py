@@ -133,13 +133,13 @@ def compared(name: str, verdicts: judge.Verdicts, a: Sequence[str], b: Sequence[
     return Judged(name, win, control, judging.report(verdicts))
 
 
-def check_unread(found: Judged) -> None:
+def check_unread(result: Judged) -> None:
     """Raises Failure where more verdicts could not be read than a report may leave out."""
-    own, most = found.report, judging.UNREAD
+    own, most = result.report, judging.UNREAD
     if own.unread > most * 2 * own.pairs:
         raise errors.Failure(
             f"unread verdicts must be at most {most:.1%}; got {own.unread} of {2 * own.pairs} "
-            f"(judge {found.name}). Change its template or options, or take another judge."
+            f"(judge {result.name}). Change its template or options, or take another judge."
         )
 
 

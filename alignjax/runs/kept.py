@@ -104,7 +104,7 @@ def corpus_of(
     stored = about(workdir)
     trained = record.values.get("fingerprints", {}).get("tokenizer")
     try:
-        cache = caches.found_beside(workdir)
+        cache = caches.cache_beside(workdir)
         corpus = experiment.make_corpus(record.config.data, lambda line: None, cache)
         if not stored or corpus.fingerprints.get("tokenizer") == trained:
             return corpus

@@ -16,7 +16,7 @@ from alignjax.models.checkpoints import folder as open_weights
 from alignjax.models.checkpoints import heads
 from alignjax.runs import bases, experiment, folder, kept, standing
 from alignjax.text import chat, chat_format
-from alignjax.training import fingerprints, program
+from alignjax.training import checkpoint, fingerprints, program
 from alignjax.training import method as methods
 
 WORDS = {
@@ -352,7 +352,8 @@ class Shapes:
     def _of(self, origin: Origin, part: str, plain: Any) -> Any:
         if origin.run is not None:
             record = folder.Record(origin.run, {"networks": origin.networks})
-            params = folder.trained_shapes(record, origin.config.make())
+            stored = checkpoint.stored_shapes(pathlib.Path(origin.path))
+            params = folder.trained_shapes(record, origin.config.make(), stored)
             return program.shapes_of(functools.partial(origin.taken, part), params)
         tree = folder.initial_shapes(plain)
         return tree if part == methods.POLICY else self.with_scalar(plain, tree)

@@ -37,7 +37,7 @@ class Pending:
 
 
 @struct.pytree
-class Drawn:
+class Chunk:
     """Tokens [S, K] with their log-probabilities, nats; the first count [S] of them are the row's.
 
     ended: [S] whether one of them ended the row.
@@ -70,11 +70,11 @@ def next_token(
 
 def first(
     sampler: Sampler, logits: jax.Array, lengths: jax.Array, columns: Columns, key: jax.Array
-) -> Drawn:
+) -> Chunk:
     """The first token of each row, behind its prompt."""
     token, logprob = next_token(sampler, logits, lengths, columns, key)
     ended = draws.is_end(token, sampler.ends)
-    return Drawn(
+    return Chunk(
         tokens=token[:, None],
         logprobs=logprob[:, None],
         count=jnp.ones_like(lengths),
@@ -89,7 +89,7 @@ def begin(
     lengths: jax.Array,
     columns: Columns,
     key: jax.Array,
-) -> tuple[Any, Drawn]:
+) -> tuple[Any, Chunk]:
     """(the cache of all rows, their first tokens): where every row has a slot."""
     slots = prompts.shape[1] + sampler.config.max_new_tokens
     logits, cache = prefill.read_prompts(
@@ -135,7 +135,7 @@ def insert(
     filled: Filled,
     columns: Columns,
     key: jax.Array,
-) -> tuple[Any, Drawn]:
+) -> tuple[Any, Chunk]:
     """(the cache with rows of the stock in free slots, the first tokens of those).
 
     What comes out for a slot that was not filled means nothing.
@@ -155,7 +155,7 @@ def decode(
     key: jax.Array,
     *,
     read: int,
-) -> tuple[Any, Pending, Drawn]:
+) -> tuple[Any, Pending, Chunk]:
     """(the cache, what is pending, what was drawn) after at most `chunk` steps of the live rows.
 
     params: prepared. read: slots of the cache that are read, 0 for all.
@@ -188,7 +188,7 @@ def decode(
             "pending": Pending(
                 token=token, position=position, live=live & ~ended & (position + 1 < columns.end)
             ),
-            "drawn": Drawn(
+            "drawn": Chunk(
                 tokens=put(drawn.tokens, token[:, None], (0, step)),
                 logprobs=put(drawn.logprobs, jnp.where(live, logprob, 0.0)[:, None], (0, step)),
                 count=drawn.count + live,
@@ -197,7 +197,7 @@ def decode(
         }
 
     blank = jnp.broadcast_to(jnp.zeros_like(pending.token)[:, None], (len(pending.token), steps))
-    nothing = Drawn(
+    nothing = Chunk(
         tokens=blank + sampler.pad,
         logprobs=blank.astype(jnp.float32),
         count=jnp.zeros_like(pending.token),

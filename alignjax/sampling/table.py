@@ -60,22 +60,22 @@ class Table:
         live = (at != schedule.FREE) & self.live[at]
         return ragged.Pending(token=last, position=self.position[at], live=live)
 
-    def add(self, slots: np.ndarray, drawn: Any, where: np.ndarray | None = None) -> np.ndarray:
+    def add(self, slots: np.ndarray, chunk: Any, where: np.ndarray | None = None) -> np.ndarray:
         """Takes what was drawn in the slots, in those of `where` if it is given; returns the rows.
 
-        drawn: a `ragged.Drawn` on the host.
+        chunk: a `ragged.Chunk` on the host.
         """
         at = slots.reshape(-1)
-        taken = (at != schedule.FREE) & (drawn.count > 0)
+        taken = (at != schedule.FREE) & (chunk.count > 0)
         taken = np.flatnonzero(taken if where is None else taken & where.reshape(-1))
-        rows, count = at[taken], drawn.count[taken]
-        offset = np.arange(drawn.tokens.shape[1])[None] + 0 * count[:, None]
+        rows, count = at[taken], chunk.count[taken]
+        offset = np.arange(chunk.tokens.shape[1])[None] + 0 * count[:, None]
         real = offset < count[:, None]
         row, place = (rows[:, None] + 0 * offset)[real], (self.count[rows, None] + offset)[real]
-        self.tokens[row, place] = drawn.tokens[taken][real]
-        self.logprobs[row, place] = drawn.logprobs[taken][real]
+        self.tokens[row, place] = chunk.tokens[taken][real]
+        self.logprobs[row, place] = chunk.logprobs[taken][real]
         self.count[rows] += count
-        self.ended[rows] |= drawn.ended[taken]
+        self.ended[rows] |= chunk.ended[taken]
         return rows
 
     def cut(self, rows: np.ndarray, before: np.ndarray, stop: Sequence[str], text: Text) -> bool:

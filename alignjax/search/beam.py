@@ -9,7 +9,7 @@ from alignjax.core import shapes
 from alignjax.search import solutions
 
 
-class Found(NamedTuple):
+class Answers(NamedTuple):
     """rows: n answers to each of P prompts, row p n + i. scores: [P n]. tokens: sampled on the way
     for each prompt, those of dropped beams too, [P]."""
 
@@ -43,7 +43,7 @@ def search(
     size: int,
     branches: int = 4,
     new: int,
-) -> Found:
+) -> Answers:
     """The answers of `size` beams of each prompt, whose steps were chosen by their scores.
 
     All beams draw a step. The size / branches best of a prompt are kept, each `branches` times, and
@@ -77,7 +77,7 @@ def search(
         chosen = _best(scores.reshape(-1, size), kept)
         chosen = (np.repeat(chosen, size // kept, axis=1) + _starts(len(lengths), size)).reshape(-1)
         rows, scores = rows.take(chosen), scores[chosen]
-    return Found(rows, scores, spent)
+    return Answers(rows, scores, spent)
 
 
 def _is_done(rows: solutions.Rows, new: int) -> np.ndarray:

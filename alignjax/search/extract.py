@@ -50,14 +50,14 @@ def gold(extract: Extract, value: object) -> Hashable | None:
     return canonical(text) if found is None else found
 
 
-def golds(extract: Extract, given: Sequence[object]) -> list[Hashable]:
+def golds(extract: Extract, answers: Sequence[object]) -> list[Hashable]:
     """The right answers of all questions.
 
     Raises:
       ValueError: one is not to be read.
     """
     found = []
-    for number, value in enumerate(given, 1):
+    for number, value in enumerate(answers, 1):
         own = gold(extract, value)
         if own is None:
             raise ValueError(

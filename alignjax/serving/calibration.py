@@ -49,23 +49,23 @@ class Scored(NamedTuple):
     categories: tuple[str, ...]
 
 
-def score(detector: detectors.Detector, given: Sequence[rows.Labelled]) -> Scored:
+def score(detector: detectors.Detector, labelled: Sequence[rows.Labelled]) -> Scored:
     """The rows, scored.
 
     Raises:
       ValueError: no label of any of the detector's categories.
     """
     parts = [
-        detector.probabilities([_plain(row) for row in given[start : start + AT_ONCE]])
-        for start in range(0, len(given), AT_ONCE)
+        detector.probabilities([_plain(row) for row in labelled[start : start + AT_ONCE]])
+        for start in range(0, len(labelled), AT_ONCE)
     ]
-    labels = np.array([[row.label(name) for name in detector.categories] for row in given])
+    labels = np.array([[row.label(name) for name in detector.categories] for row in labelled])
     if np.isnan(labels).all():
         named = ", ".join(detector.categories)
         raise ValueError(f"rows must have labels of {named}; got none of them (guard).")
     return Scored(
-        np.concatenate(parts), labels, np.array([row.weight for row in given]),
-        tuple(str(row.columns.get(LANGUAGE) or "") for row in given), detector.categories,
+        np.concatenate(parts), labels, np.array([row.weight for row in labelled]),
+        tuple(str(row.columns.get(LANGUAGE) or "") for row in labelled), detector.categories,
     )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _plain(row: rows.Labelled) -> list[chat.Turn]:
     return [chat.Turn(turn.role, turn.text) for turn in row.turns]
 
 
-def check_apart(workdir: str, given: Sequence[rows.Labelled]) -> None:
+def check_apart(workdir: str, labelled: Sequence[rows.Labelled]) -> None:
     """Raises ValueError where rows are among those that a guard's run was trained on.
 
     A threshold of training rows is of scores that the training pushed down: texts that it has not
@@ -88,12 +88,12 @@ def check_apart(workdir: str, given: Sequence[rows.Labelled]) -> None:
     tokens, sizes = np.asarray(table["tokens"]), np.sum(np.asarray(table["segments"]) > 0, axis=1)
     known = {_digest(ids[:size]) for ids, size in zip(tokens, sizes, strict=True)}
     shared = 0
-    for row in given:
+    for row in labelled:
         ids, _ = chat.encode_chat(speaker, _plain(row))
         shared += _digest(np.array(ids[-corpus.length :], np.int32)) in known
     if shared:
         raise ValueError(
-            f"calibration rows must not be training rows; got {shared} of {len(given)} that the "
+            f"calibration rows must not be training rows; got {shared} of {len(labelled)} that the "
             f"guard was trained on ({workdir}). Keep rows apart for this."
         )
 
@@ -141,10 +141,10 @@ def lines(own: Scored, limits: thresholds.Thresholds) -> list[str]:
     return found
 
 
-def latency(detector: detectors.Detector, given: Sequence[rows.Labelled], count: int) -> str:
+def latency(detector: detectors.Detector, labelled: Sequence[rows.Labelled], count: int) -> str:
     """One line: how long a text takes, one at a time, after a first round that compiles."""
     seconds = list[float]()
-    for row in (*given[:count], *given[:count]):
+    for row in (*labelled[:count], *labelled[:count]):
         start = time.perf_counter()
         detector.probabilities([_plain(row)])
         seconds.append(time.perf_counter() - start)
@@ -199,15 +199,16 @@ def unsafe_rows(own: Scored) -> tuple[np.ndarray, np.ndarray]:
     return any_unsafe, any_unsafe | ~np.isnan(own.labels).any(axis=1)
 
 
-def summary(found: Comparison) -> list[str]:
+def summary(comparison: Comparison) -> list[str]:
     """Lines that say what a comparison found."""
-    verdict = "promoted" if found.is_promoted else "not promoted"
+    verdict = "promoted" if comparison.is_promoted else "not promoted"
 
     def shown(name: str, own: estimate.Estimate) -> str:
         return f"{name}, new minus old: {own.value:+.4f} ± {own.se:.4f} (n = {own.n})"
 
     return [
-        shown("recall", found.recall),
-        shown("false positives", found.false_positive),
-        f"{verdict}: at 95% it loses at most {found.bound:+.4f}, the margin is {found.margin:g}",
+        shown("recall", comparison.recall),
+        shown("false positives", comparison.false_positive),
+        f"{verdict}: at 95% it loses at most {comparison.bound:+.4f}, the margin is "
+        f"{comparison.margin:g}",
     ]

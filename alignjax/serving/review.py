@@ -123,15 +123,15 @@ def unsafe_share(labels: Mapping[str, float]) -> float:
 
 
 def summarise(
-    given: Iterable[exchanges.Reviewed], size: int, baseline: float = math.nan
+    reviewed: Iterable[exchanges.Reviewed], size: int, baseline: float = math.nan
 ) -> Summary:
     """What verdicts say of all traffic, weighed by the probabilities of their review.
 
     Args:
-      given: what was taken for review, judged or not. size: of all exchanges then. baseline: the
+      reviewed: what was taken for review, judged or not. size: of all exchanges then. baseline: the
       share of unsafe exchanges to compare with, such as that of the calibration rows.
     """
-    every = list(given)
+    every = list(reviewed)
     judged, pi = _arrays(every)
     blocked = np.array([one.blocked for one in judged], bool)
     unsafe = np.array([unsafe_share(one.labels or {}) for one in judged])
@@ -172,13 +172,13 @@ def lines(own: Summary) -> list[str]:
     return found
 
 
-def guard_rows(given: Iterable[exchanges.Reviewed]) -> list[dict[str, Any]]:
+def guard_rows(reviewed: Iterable[exchanges.Reviewed]) -> list[dict[str, Any]]:
     """Judged exchanges whose text is kept, as rows of layout guard.
 
     A row's weight is one over the probability of its review, made to be 1 on average: reviewed rows
     are no random sample, and only so weighted do they stand for the traffic.
     """
-    judged, pi = _arrays(given)
+    judged, pi = _arrays(reviewed)
     kept = [(one, p) for one, p in zip(judged, pi, strict=True) if one.turns is not None]
     if not kept:
         return []

@@ -19,7 +19,7 @@ from alignjax.sampling import draws, transforms
 TOP = 20  # most likely tokens of a place that are told, at most: OpenAI's limit
 GREEDY, PLAIN, TRUNCATED = range(3)  # what the slots of a step need to be drawn
 HEAD = 1024  # most likely tokens that are sorted first
-PLAIN_LAW = transforms.SamplingConfig()
+PLAIN_SAMPLING = transforms.SamplingConfig()
 
 
 @struct.pytree
@@ -111,7 +111,9 @@ def score(logits: jax.Array, tokens: jax.Array, top: jax.Array) -> Scores:
     return Scores(logprob=own, top=at, top_logprobs=values)
 
 
-def drawn(logits: jax.Array, position: jax.Array, columns: Columns, kind: jax.Array) -> jax.Array:
+def next_tokens(
+    logits: jax.Array, position: jax.Array, columns: Columns, kind: jax.Array
+) -> jax.Array:
     """Tokens [S] at these positions from the model's logits [S, V].
 
     Sorting a vocabulary, or noise for all of it, costs as much as a small model: only what the
@@ -130,7 +132,7 @@ def drawn(logits: jax.Array, position: jax.Array, columns: Columns, kind: jax.Ar
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def plain(logits: jax.Array) -> jax.Array:
-        return transforms.final_logits(logits, PLAIN_LAW, options)
+        return transforms.final_logits(logits, PLAIN_SAMPLING, options)
 
     def cut(logits: jax.Array) -> jax.Array:
         return truncated(logits, columns)
@@ -149,7 +151,7 @@ def truncated(logits: jax.Array, columns: Columns) -> jax.Array:
     )
     size = min(HEAD, logits.shape[-1])
     plain = transforms.RowOptions(temperature=columns.temperature)
-    law = transforms.final_logits(logits, PLAIN_LAW, plain)
+    law = transforms.final_logits(logits, PLAIN_SAMPLING, plain)
     head = jax.lax.top_k(law, size)[0]
     k, p = columns.top_k[:, None], columns.top_p[:, None]
     by_k = (k > 0) & (k < logits.shape[-1])
@@ -170,7 +172,7 @@ def truncated(logits: jax.Array, columns: Columns) -> jax.Array:
         return jnp.where(~whole & (law < smallest), -jnp.inf, law)
 
     def long(law: jax.Array) -> jax.Array:
-        return transforms.final_logits(logits, PLAIN_LAW, options)
+        return transforms.final_logits(logits, PLAIN_SAMPLING, options)
 
     return jax.lax.cond(jnp.all(fits | (columns.temperature[:, None] <= 0)), short, long, law)
 
@@ -241,7 +243,7 @@ def draw(
     logits: jax.Array, position: jax.Array, columns: Columns, wanted: Wanted
 ) -> tuple[jax.Array, Scores]:
     """(the next token [S] of rows at these positions, from their logits [S, V]; its scores)."""
-    token = drawn(logits, position, columns, wanted.kind)
+    token = next_tokens(logits, position, columns, wanted.kind)
     return token, score(logits, token, wanted.top)
 
 

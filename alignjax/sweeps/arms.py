@@ -163,11 +163,11 @@ def make(arms: Mapping[str, Mapping[str, str]]) -> list[Arm]:
 
 
 def configs(
-    spec: str, name: str, given: Mapping[str, str], arms: Sequence[Arm]
+    spec: str, name: str, fields: Mapping[str, str], arms: Sequence[Arm]
 ) -> dict[str, dict[str, Any]]:
     """{arm: its flat configuration}, each parsed as its command will be.
 
-    given: {field: text} that all arms take from the command line.
+    fields: {field: text} that all arms take from the command line.
 
     Raises:
       ValueError: a value is wrong, or two arms are the same.
@@ -175,7 +175,7 @@ def configs(
     found: dict[str, dict[str, Any]] = {}
     seen: dict[str, str] = {}
     for arm in arms:
-        words = [f"--config.{field}={text}" for field, text in {**given, **arm.texts}.items()]
+        words = [f"--config.{field}={text}" for field, text in {**fields, **arm.texts}.items()]
         try:
             config = flags.parse(
                 [f"--config={spec}", *words], command="sweep", options=(), needs_config=True

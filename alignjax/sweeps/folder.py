@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     configs: Mapping[str, Mapping[str, Any]]  # flat, by arm
     spec: str  # of --config
     command: str  # train | run
-    given: Mapping[str, str]  # fields of all arms
+    fields: Mapping[str, str]  # fields of all arms
     seeds: tuple[int, ...]
     expected: record.Expected
     origin: Mapping[str, str]  # commit, versions
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
             "format": FORMAT,
             "spec": self.spec,
             "command": self.command,
-            "given": dict(self.given),
+            "given": dict(self.fields),
             "arms": {arm.name: {"folder": arm.folder, "set": dict(arm.texts)} for arm in self.arms},
             "configs": {name: dict(config) for name, config in self.configs.items()},
             "seeds": list(self.seeds),
@@ -173,7 +173,7 @@ def cells(folder: pathlib.Path, plan: Plan) -> list[Cell]:
         steps = int(plan.configs[arm.name].get("loop.steps", 0)) if plan.command == "train" else 0
         for seed in plan.seeds:
             own = folder / "arms" / arm.folder / f"seed-{seed}"
-            texts = {**plan.given, **arm.texts, arms_.SEED: str(seed)}
+            texts = {**plan.fields, **arm.texts, arms_.SEED: str(seed)}
             words = [f"--config.{field}={text}" for field, text in texts.items()]
             argv = (plan.command, f"--config={plan.spec}", *words, f"--workdir={own}", *stages)
             found.append(Cell(arm.name, seed, own, argv, steps))

@@ -84,6 +84,7 @@ def bounded(chunks, limit):
 
 
 def main():
+    """Renders templates asked for on stdin until it ends."""
     start = json.loads(sys.stdin.readline())
     within(start["seconds"])
     template = failed = None

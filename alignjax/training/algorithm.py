@@ -167,14 +167,22 @@ class Algorithm(NamedTuple):
     collect_passes: tuple[program.Pass, ...] = ()
 
 
-def from_policy(model: models.Model, *, head: bool = False, heads: int = 0) -> Init:
+def from_policy(
+    model: models.Model, *, head: bool = False, heads: int = 0, role: str = "policy"
+) -> Init:
     """The `init` of methods that go on from a policy, or begin with a new one.
 
-    head: with a scalar head, zero at the start. heads: its outputs, as of `method.Role`.
+    head: with a scalar head, zero at the start. heads: its outputs, as of `method.Role`. role: the
+    name of the trained role.
     """
 
     def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
-        params = copy(start["policy"]) if "policy" in start else model.init(key)
+        if start and role not in start:
+            raise ValueError(
+                f"what is trained must begin as the tree of its own role; got {role!r}, and trees "
+                f"of {', '.join(start)} (from_policy). Name the role: from_policy(model, role=...)."
+            )
+        params = copy(start[role]) if role in start else model.init(key)
         return model.with_scalar(params, heads) if head else params
 
     return init

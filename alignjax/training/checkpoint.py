@@ -356,3 +356,16 @@ def load(
         ) from failure
     finally:
         checkpoints.close()
+
+
+def stored_shapes(workdir: pathlib.Path) -> dict[str, str]:
+    """{name of a leaf: its type and shape} of a run's last checkpoint; empty where none is read."""
+    if not exists(workdir):
+        return {}
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        return dict(checkpoints.meta(checkpoints.steps()[-1])["shapes"])
+    except errors.Failure:
+        return {}
+    finally:
+        checkpoints.close()

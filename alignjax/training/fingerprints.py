@@ -52,8 +52,10 @@ def identity(tree: Any) -> str:
 
 
 def shapes(tree: Any) -> dict[str, str]:
+    """{name of a leaf: its type and shape, "float32[2, 3]"}."""
     return {n: f"{x.dtype}{list(x.shape)}" for n, x in trees.named_leaves(tree).items()}
 
 
 def digest(meta: dict[str, Any]) -> str:
+    """The SHA-256 of values as JSON with sorted names."""
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ own; nothing in the package has a list of them.
         make=lambda networks, config, task: mine(networks["policy"], config),
         table=lambda config: "pairs",
         roles=lambda config: {"policy": method.Role(trained=True, source="policy")},
-        evaluators=lambda config: (likelihood.EVALUATOR,),
+        evaluators=lambda config: (policy.SAMPLES,),
     )
 """
 
@@ -22,6 +22,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from alignjax.core import shapes
@@ -191,7 +192,8 @@ def check(config: Any) -> None:
     """Compares a method's configuration and record with what the rest of the package reads.
 
     Raises:
-      ValueError: there is no record, no role is trained, or a role's source or part is unknown.
+      ValueError: there is no record, no role is trained, a role's source or part is unknown, or
+        the product is of a network that is not trained, or called like one.
     """
     kind, record = type(config), getattr(config, "METHOD", None)
     if not isinstance(record, Method) or not dataclasses.is_dataclass(kind):
@@ -207,6 +209,15 @@ def check(config: Any) -> None:
             f"{record.name} must train at least one of its networks; got the roles "
             f"{', '.join(roles) or 'none'}, all frozen (algorithm). Write Role(trained=True)."
         )
+    for name, part in record.product(config).items():
+        shapes.check_choice(f"a part of {record.name}'s product", name, PARTS)
+        what = f"the trained role of {record.name}'s {name}"
+        shapes.check_choice(what, part.role, trained_roles(roles))
+        if name in roles and not roles[name].trained:
+            raise ValueError(
+                f"frozen networks of {record.name} must have other names than what a run hands on; "
+                f"got {name} for both (algorithm). Rename the role."
+            )
     own = [f.name for f in dataclasses.fields(config)]
     for name, role in roles.items():
         shapes.check_choice(f"the part of {record.name}'s {name}", role.part, PARTS)
@@ -218,6 +229,29 @@ def check(config: Any) -> None:
 def trained_roles(roles: Mapping[str, Role]) -> list[str]:
     """Names of the networks that are updated, in order."""
     return [name for name, role in roles.items() if role.trained]
+
+
+def is_by_role(params: models.Params, trained: Sequence[str]) -> bool:
+    """Whether params are a mapping with the tree of every trained role."""
+    return isinstance(params, Mapping) and set(trained) <= set(params)
+
+
+def by_role(name: str, own: algorithm.Algorithm, roles: Mapping[str, Role]) -> algorithm.Algorithm:
+    """The algorithm of a method's name, whose params of several trained roles must be by role."""
+    trained = trained_roles(roles)
+    if len(trained) == 1:
+        return own
+
+    def init(key: jax.Array, start: Mapping[str, models.Params]) -> models.Params:
+        params = own.init(key, start)
+        if not is_by_role(params, trained):
+            raise ValueError(
+                f"the init of {name} must return a mapping with the trees of its trained roles, "
+                f"{', '.join(trained)}; got {type(params).__name__} (algorithm)."
+            )
+        return params
+
+    return own._replace(init=init)
 
 
 def all_configs() -> list[type[MethodConfig]]:

@@ -5,7 +5,8 @@
 needs no description; one that works on the host lists its jitted parts here.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -98,8 +99,26 @@ def batch(
     kind: str, count: int, data: corpus.Corpus, more: Collection[str] = ()
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch of a kind of table, in shapes; more: names of optional columns that it has."""
-    sizes = tables.Sizes(data.length, data.prompt_length, categories=len(data.categories))
-    return rows(tables.KINDS[kind].shapes(count, sizes, more))
+    sizes = tables.Sizes(
+        data.length, data.prompt_length, data.answers, data.comparisons, len(data.categories)
+    )
+    return rows(tables.KINDS[kind].shapes(count, sizes, more, data.columns))
+
+
+@contextlib.contextmanager
+def columns_told(known: Collection[str]) -> Iterator[None]:
+    """A column that is read and not among the `known` ones becomes a ValueError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        name = error.args[0] if error.args else ""
+        if not isinstance(name, str) or name in known:
+            raise
+        raise ValueError(
+            f"a plan must know every column that the method reads; got {name!r}, which is none of "
+            f"{', '.join(known)} (plan). Describe it in Corpus.columns and name it in "
+            "Algorithm.columns."
+        ) from error
 
 
 def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -159,13 +159,13 @@ def make_corpus(config: ChainConfig) -> corpus.Corpus:
     counts = {"documents": config.documents, "prompts": config.prompts}
 
     @functools.cache
-    def drawn(kind: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def sample(kind: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([config.seed, *f"{kind}/{split}".encode()])
         count = config.eval_rows if split == "eval" else counts.get(kind, config.demonstrations)
         return draw_prompts(config, rng, count)
 
     def table(kind: str, split: str) -> corpus.Table:
-        prompts, lengths = drawn(kind, split)
+        prompts, lengths = sample(kind, split)
         if kind == "prompts":
             index = np.arange(len(prompts), dtype=np.int32)
             return {"prompts": prompts, "lengths": lengths, "index": index}
@@ -187,7 +187,7 @@ def make_corpus(config: ChainConfig) -> corpus.Corpus:
         text=words,
         fingerprints={"world": hashlib.sha256(identity.encode()).hexdigest()},
         gold=lambda tokens, lengths: verify(config, tokens, lengths),
-        tasks=lambda split: Tasks(config, *drawn("prompts", split)),
+        tasks=lambda split: Tasks(config, *sample("prompts", split)),
         steps=tuple(range(FIRST, config.vocab_size)),
         world=config,
     )

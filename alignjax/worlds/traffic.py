@@ -109,7 +109,7 @@ def row(
     return rows.Labelled(turns=turns, labels=labels, columns={"language": own.language})
 
 
-def _law(rate: float) -> np.ndarray:
+def _distribution(rate: float) -> np.ndarray:
     """P(k planted words), k = 0 .. WORDS."""
     counts = np.arange(WORDS + 1)
     ways = np.array([math.comb(WORDS, k) for k in counts])
@@ -123,7 +123,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     """
     size = WORDS + 1
     own, safe = np.zeros((size, size)), np.zeros((size, size))
-    own[:, 0] = _law(PLANTED)
+    own[:, 0] = _distribution(PLANTED)
     each = INNOCENT / len(CATEGORIES)
     for k, j in itertools.product(range(size), repeat=2):
         if k + j <= WORDS:

@@ -68,8 +68,8 @@ def independent(chances: np.ndarray) -> np.ndarray:
     return np.outer(chances, chances)
 
 
-def stratified(chances: np.ndarray, kinds: np.ndarray, drawn: int, kept: int) -> np.ndarray:
-    """[n, n]: chances of a random pair of `kept` answers, as even over two kinds as `drawn` allow.
+def stratified(chances: np.ndarray, kinds: np.ndarray, count: int, kept: int) -> np.ndarray:
+    """[n, n]: chances of a random pair of `kept` answers, as even over two kinds as `count` allow.
 
     Of M draws n_1 ~ Binomial(M, q) are of kind 1; as many of each kind are kept as there are, up to
     half. Within a kind the draws are independent.
@@ -78,16 +78,16 @@ def stratified(chances: np.ndarray, kinds: np.ndarray, drawn: int, kept: int) ->
       chances: [n] of a draw. kinds: [n], 0 or 1.
 
     Raises:
-      ValueError: kept is odd, below 2 or above drawn.
+      ValueError: kept is odd, below 2 or above count.
     """
-    if kept % 2 or not 2 <= kept <= drawn:
+    if kept % 2 or not 2 <= kept <= count:
         raise ValueError(
-            f"kept must be even, 2 or more and at most the {drawn} drawn; got {kept} (stratified)."
+            f"kept must be even, 2 or more and at most the {count} drawn; got {kept} (stratified)."
         )
     rate = float(chances @ kinds)
-    ones = np.arange(drawn + 1)
-    weights = stats.binom.pmf(ones, drawn, rate)
-    lower = np.maximum(kept // 2, kept - (drawn - ones))
+    ones = np.arange(count + 1)
+    weights = stats.binom.pmf(ones, count, rate)
+    lower = np.maximum(kept // 2, kept - (count - ones))
     own = np.minimum(ones, lower)  # of kind 1, among those kept
     both = 2 * own * (kept - own) / (kept * (kept - 1))
     same = own * (own - 1) / (kept * (kept - 1))

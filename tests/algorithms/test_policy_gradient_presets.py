@@ -34,7 +34,7 @@ class Low(rules.RuleConfig):
     """The share of a text's words that are 0 or 1."""
 
     def score(self, texts, tasks):
-        return rules.each(
+        return rules.per_text(
             lambda text, task: np.mean([w in "01" for w in text.split()] or [0.0]), texts, tasks
         )
 

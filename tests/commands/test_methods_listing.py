@@ -42,8 +42,26 @@ def test_json(capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "trains", "losses"),
+    [("sft", "demonstrations", "demonstrations"), ("ppo", "prompts", None)],
+)
+def test_a_method_of_training_that_is_no_loss_tells_its_record(name, trains, losses, capsys):
+    assert main.main(["methods", name, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["trains"], data["losses"]) == (trains, losses)
+    assert data["networks"]["policy"] == "trained"
+    assert main.main(["methods", name]) == 0
+    out = capsys.readouterr().out
+    assert f"trains on   {trains}" in out
+    assert data["formula"] in out
+    assert ("alignjax methods --table=demonstrations lists" in out) == (losses is not None)
+
+
+@pytest.mark.parametrize(
     ("words", "nearest"),
     [
+        (("Kto",), "'kto'"),
+        (("bradley-Terry",), "'bradley_terry'"),
         (("--name=ipoo",), "'ipo'"),
         (("ipoo",), "'ipo'"),
         (("name=ipo",), "--name=ipo"),

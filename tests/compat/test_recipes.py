@@ -336,7 +336,12 @@ def test_every_preset_has_what_its_language_and_reward_losses_are():
         ("paper", "dpoo", {"table": "pairs"}, "method of paper on pairs must be one of .*'dpo'"),
         ("paper", "kto", {"table": "pairs"}, "on pairs must .*got 'kto'.* It is one on unpaired"),
         ("paper", "slic", {"without": {"gold"}}, "got 'slic'.* It reads gold"),
-        ("trl-1.12", "dpo", {"table": "pairs"}, "on pairs must be one of ; got 'dpo'"),
+        (
+            "trl-1.12",
+            "dpo",
+            {"table": "pairs"},
+            "compat must be one of .*; got 'trl-1.12' and 'dpo'",
+        ),
         ("paper", "dpo", {"table": "pair"}, "table must be one of .*Did you mean 'pairs'"),
         ("paper", "dpo", {"without": {"referense"}}, "without must be one of .*'reference'"),
     ],

@@ -77,6 +77,11 @@ def test_every_layout_becomes_a_corpus(case, tmp_path):
     tried = [kind for kind in corpus.kinds if not ("tied" in case and kind != "documents")]
     for kind in tried:
         assert len(next(iter(corpus.read(kind, "eval").values())))
+    if "documents" in tried:  # count every token that has one before it
+        rows = corpus.read("documents", "eval")
+        real = np.asarray(rows["segments"]) > 0
+        firsts = real & (np.asarray(rows["positions"]) == 0)
+        np.testing.assert_array_equal(np.asarray(rows["loss_mask"]) | firsts, real)
     assert set(corpus.kinds) <= set(tables.KINDS)
 
 

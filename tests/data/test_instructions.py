@@ -44,6 +44,17 @@ def test_tasks_are_the_rows_with_all_their_columns(config):
     assert len(corpus.tasks("eval")) == 2
 
 
+def test_documents_count_every_token(config):
+    """Of questions too, which demonstrations leave out."""
+    corpus = made(config)
+    table = corpus.read("documents", "train")
+    real = table["segments"] > 0
+    firsts = real & (table["positions"] == 0)  # nothing predicts them
+    np.testing.assert_array_equal(table["loss_mask"] | firsts, real)
+    answers = corpus.read("demonstrations", "train")["loss_mask"].sum()
+    assert (real & ~firsts).sum() > 2 * answers
+
+
 def test_a_prompt_finds_its_task_by_its_index(config):
     config.train_rows = 2
     corpus = made(config)

@@ -77,6 +77,6 @@ def test_damaged_summaries_are_left_out(tmp_path):
     for name, text in (("torn", "{"), ("list", "[]"), ("other", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(text)
-    assert [own["suite"] for own in suites.found(tmp_path)] == ["own"]
+    assert [own["suite"] for own in suites.summaries_in(tmp_path)] == ["own"]
     (tmp_path / "none").mkdir()
     assert main(["report", f"--workdir={tmp_path / 'none'}"]) == 2

@@ -55,14 +55,14 @@ def test_a_missing_file_is_refused():
 
 
 def test_principles_are_drawn_by_the_seed_without_repeats():
-    found = constitution.drawn(4, 3000, 2, 7, "p")
+    found = constitution.principles_of(4, 3000, 2, 7, "p")
     assert (found[:, 0] != found[:, 1]).all()
     counts = np.bincount(found.reshape(-1), minlength=4) / 3000
     np.testing.assert_allclose(counts, 0.5, atol=4 * (0.25 / 3000) ** 0.5)
-    np.testing.assert_array_equal(found, constitution.drawn(4, 3000, 2, 7, "p"))
-    assert (found != constitution.drawn(4, 3000, 2, 8, "p")).any()
+    np.testing.assert_array_equal(found, constitution.principles_of(4, 3000, 2, 7, "p"))
+    assert (found != constitution.principles_of(4, 3000, 2, 8, "p")).any()
     with pytest.raises(ValueError, match="principles of an answer must be"):
-        constitution.drawn(2, 1, 3, 0, "p")
+        constitution.principles_of(2, 1, 3, 0, "p")
 
 
 def test_a_model_is_asked_for_critiques_and_revisions_in_turn():

@@ -41,7 +41,7 @@ class Picky(rules.RuleConfig):
                 raise RuntimeError("no numbers, please")
             return float(len(text))
 
-        return rules.each(one, texts, tasks)
+        return rules.per_text(one, texts, tasks)
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -29,7 +29,7 @@ def test_truncated_laws_are_the_samplers(monkeypatch, head, scale):
     options = transforms.RowOptions(
         temperature=columns.temperature, top_k=columns.top_k, top_p=jnp.asarray(columns.top_p)
     )
-    wanted = jax.jit(lambda x: transforms.final_logits(x, steps.PLAIN_LAW, options))(logits)
+    wanted = jax.jit(lambda x: transforms.final_logits(x, steps.PLAIN_SAMPLING, options))(logits)
     np.testing.assert_array_equal(together, wanted)
     one = jax.jit(lambda x, c: steps.truncated(x, c))
     for n in range(len(rows)):

@@ -106,20 +106,20 @@ def split_parts(
     return select(parts(path, names), split, str(path))
 
 
-def select(found: list[part.Part], split: str, path: str) -> tuple[list[part.Part], bool]:
+def select(parts: list[part.Part], split: str, path: str) -> tuple[list[part.Part], bool]:
     """The same of parts that are known."""
-    splits = {own.split for own in found}
+    splits = {own.split for own in parts}
     if split == "all":
-        return found, True
+        return parts, True
     if "eval" not in splits:
-        return found, False
+        return parts, False
     if None in splits:
-        unnamed = next(own.name for own in found if own.split is None)
+        unnamed = next(own.name for own in parts if own.split is None)
         raise records.problem(
             "data file", "say train or eval in its name when another file does", repr(unnamed),
             file=path, advice="Rename it, or select files by `names`.", reason="split",
         )  # fmt: skip
-    chosen = [own for own in found if own.split == split]
+    chosen = [own for own in parts if own.split == split]
     if not chosen:
         raise records.problem(
             "data", f"hold a file named for split {split!r}", "only files of the other split",

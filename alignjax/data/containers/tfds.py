@@ -105,15 +105,15 @@ def _prepared(root: str) -> dict[str, dict[str, str]]:
     """{NAME or NAME/CONFIG: {version: folder}} of the data sets below a folder."""
     found: dict[str, dict[str, str]] = {}
 
-    def look(folder: str, names: tuple[str, ...]) -> None:
+    def visit(folder: str, names: tuple[str, ...]) -> None:
         if len(names) > 1 and storage.exists(storage.join(folder, INFO)):
             found.setdefault("/".join(names[:-1]), {})[names[-1]] = folder
         elif len(names) < 3:
             for path in storage.listed(folder):
                 if storage.is_folder(path):
-                    look(path, (*names, storage.base(path)))
+                    visit(path, (*names, storage.base(path)))
 
-    look(root, ())
+    visit(root, ())
     return found
 
 

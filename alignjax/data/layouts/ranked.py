@@ -114,12 +114,11 @@ def _beside(record: Record, entries: list[Any], one: str, many: str) -> tuple[fl
         return ()
     is_partial = many == "ranks" and any(value is not None for value in values)
     return tuple(
-        UNRANKED if value is None and is_partial else _given(record, many, value)
-        for value in values
+        UNRANKED if value is None and is_partial else _rank(record, many, value) for value in values
     )
 
 
-def _given(record: Record, name: str, value: Any) -> float:
+def _rank(record: Record, name: str, value: Any) -> float:
     if value is None:
         got, advice = "null", "Write a number there, or drop the row."
         raise record.bad(name, "be finite numbers", got, advice, "mistyped field")

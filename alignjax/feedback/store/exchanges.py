@@ -32,7 +32,7 @@ class Count(NamedTuple):
 
 def record(
     c: sa.Connection,
-    given: Sequence[exchanges.Exchange],
+    new: Sequence[exchanges.Exchange],
     plan: exchanges.Plan,
     now: float,
     *,
@@ -47,7 +47,7 @@ def record(
     rng = rng or random.SystemRandom()
     counts: collections.Counter[Key] = collections.Counter()
     taken = []
-    for own in given:
+    for own in new:
         stratum = plan.stratum(own)
         blocking = own.blocking if own.blocked else []
         for name in ("", *blocking):

@@ -89,6 +89,7 @@ def rater_named(c: sa.Connection, name: str, now: float) -> int:
 
 
 def new_id(result: Any) -> int:
+    """The id of the row that a statement inserted."""
     return int(result.inserted_primary_key[0])
 
 

@@ -191,7 +191,7 @@ def _full_names(
         for module in (x for x in modules if target in x.targets and x in held):
             path = f"{module.name}.{module.parameter}" if module.parameter else module.name
             for layer in layers:
-                for number in range(config.moe.experts if module.each else 1):
+                for number in range(config.moe.experts if module.per_expert else 1):
                     yield f"model.layers.{layer}.{path.format(number)}"
 
 

@@ -72,7 +72,7 @@ def load(
         if not module.parameter or module.last in told
         for layer in layers
         for leaf in SUFFIXES
-        for number in range(config.moe.experts if module.each else 1)
+        for number in range(config.moe.experts if module.per_expert else 1)
     }
     own = peft_vocabulary.known(config) if is_lora else set()
     _check_names(found, {*known, *own}, config, path)
@@ -140,13 +140,13 @@ def _read_modules(
         parts = []
         for place_in_stack, layer in enumerate(layers):
             ours = []
-            for number in range(shape[0] if module.each else 1):
+            for number in range(shape[0] if module.per_expert else 1):
                 tensor = _tensor(module, layer, leaf, both, number)
                 left.discard(tensor)
-                one = shape[1:] if module.each else shape
+                one = shape[1:] if module.per_expert else shape
                 x, of_input = _read(folder, tensor), _of_input(adapter, sites[0])
                 ours.append(_ours(x, tensor, module, leaf, one, of_input))
-            values = np.stack(ours) if module.each else ours[0]
+            values = np.stack(ours) if module.per_expert else ours[0]
             if leaf == "stretch":
                 values = values - _lengths(sites, base, place_in_stack)
             parts.append(values)
@@ -294,7 +294,7 @@ def _written(
             values = joined[place_in_stack]
             if leaf == "stretch":
                 values = values + _lengths(sites, base, place_in_stack)
-            for number, x in enumerate(values if module.each else [values]):
+            for number, x in enumerate(values if module.per_expert else [values]):
                 name = _tensor(module, layer, leaf, both, number)
                 tensors[name] = _theirs(x, module, leaf, _of_input(adapter, sites[0]))
     return tensors

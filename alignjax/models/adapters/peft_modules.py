@@ -14,8 +14,8 @@ class Module(NamedTuple):
     side in it. target: what our configurations call it. parameter: of a module that holds stacks of
     experts, else "". Parameters of one module are wrapped one around another, `inner` first.
     turned: the stack is [E, in, out], and peft, which takes it for [E, out, in], swaps A and B.
-    each: a Linear of one expert, whose number stands in its name for {}, as in transformers before
-    its fifth release; gate and up have maps in of their own.
+    per_expert: a Linear of one expert, whose number stands in its name for {}, as in transformers
+    before its fifth release; gate and up have maps in of their own.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Module(NamedTuple):
     parameter: str = ""
     inner: bool = False
     turned: bool = False
-    each: bool = False
+    per_expert: bool = False
 
     @property
     def last(self) -> str:
@@ -36,12 +36,12 @@ class Module(NamedTuple):
     @property
     def key(self) -> str:
         """Its name among all modules of a model."""
-        return self.name if self.each else self.last
+        return self.name if self.per_expert else self.last
 
     @property
     def pattern(self) -> str:
         """A regular expression for the end of its name, as in rank_pattern."""
-        name = "experts.{}." + self.last if self.each else self.last
+        name = "experts.{}." + self.last if self.per_expert else self.last
         return name.replace(".", r"\.").replace("{}", r"\d+")
 
 
@@ -77,11 +77,11 @@ def _attention(config: TransformerConfig) -> list[Module]:
     ]
 
 
-def _each(experts: str, names: tuple[str, str, str]) -> list[Module]:
+def _split(experts: str, names: tuple[str, str, str]) -> list[Module]:
     """Linears of single experts: gate, up and down."""
     parts = zip(names, ("gate", "up", "down"), strict=True)
     return [
-        Module(f"{experts}.{{}}.{name}", (f"mlp/{part}",), (f"experts_{part}",), each=True)
+        Module(f"{experts}.{{}}.{name}", (f"mlp/{part}",), (f"experts_{part}",), per_expert=True)
         for name, part in parts
     ]
 
@@ -99,7 +99,7 @@ def chosen(config: TransformerConfig, targets: tuple[str, ...]) -> set[str]:
         for module in every(config)
         if any(target in targets for target in module.targets)
         and not (module.parameter and one_by_one)
-        and (not module.each or (one_by_one and mixtral == module.name.startswith("block_")))
+        and (not module.per_expert or (one_by_one and mixtral == module.name.startswith("block_")))
     }
 
 
@@ -122,8 +122,8 @@ def _mlp(config: TransformerConfig, sparse: bool) -> list[Module]:
         modules = [
             Module(experts, both, ("experts_in",), "gate_up_proj", inner=True, turned=other),
             Module(experts, ("mlp/down",), ("experts_down",), "down_proj", turned=other),
-            *_each("mlp.experts", ("gate_proj", "up_proj", "down_proj")),
-            *_each("block_sparse_moe.experts", ("w1", "w3", "w2")),
+            *_split("mlp.experts", ("gate_proj", "up_proj", "down_proj")),
+            *_split("block_sparse_moe.experts", ("w1", "w3", "w2")),
         ]
         if not config.moe.shared_ff:
             return modules

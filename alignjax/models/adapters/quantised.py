@@ -176,7 +176,7 @@ def _quantised(site: sites.Site, weight: jax.Array, config: BaseConfig) -> Quant
         codes, own = (coding.int8 if config.bits == 8 else coding.nf4)(flat)
         found.append(codes)
         scales.append(coding.double(own) if config.is_double else (own,))
-    return _made(
+    return _stored(
         site,
         weight.dtype,
         config,
@@ -200,10 +200,10 @@ def _shape_of(site: sites.Site, weight: Any, config: BaseConfig) -> Quantised:
         return jax.eval_shape(lambda: axes.shard(jnp.zeros(whole, dtype), _whole_axes(len(whole))))
 
     codes = shape((blocks, size, outputs), kind)
-    return _made(site, weight.dtype, config, codes, [shape(*one) for one in scales])
+    return _stored(site, weight.dtype, config, codes, [shape(*one) for one in scales])
 
 
-def _made(
+def _stored(
     site: sites.Site, dtype: Any, config: BaseConfig, codes: Any, scales: list[Any]
 ) -> Quantised:
     held = scales[0]

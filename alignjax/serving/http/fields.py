@@ -169,6 +169,7 @@ def _usage(sent: Mapping[str, Any], stream: bool) -> bool:
 
 
 def check_names(sent: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises Refused where fields were sent that are not known."""
     unknown = [name for name in sent if name not in known]
     if unknown:
         named = ", ".join(repr(name[:80]) for name in unknown[:8])
@@ -268,6 +269,7 @@ def _encoded(speaker: chat.Speaker, prompt: str | list[int]) -> Sequence[int]:
 
 
 def check_text(name: str, text: str) -> None:
+    """Raises Refused where a text holds NUL or lone surrogates."""
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
         raise Refused(
             f"{name} must be Unicode without NUL and lone surrogates; got one.",

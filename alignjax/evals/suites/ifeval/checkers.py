@@ -27,29 +27,35 @@ def compare(number: int, relation: str, limit: int) -> bool:
 
 # --- keywords ---
 def existence(answer: str, own: Arguments) -> bool:
+    """All keywords occur."""
     return all(words.occurrences(answer, keyword) for keyword in own["keywords"])
 
 
 def frequency(answer: str, own: Arguments) -> bool:
+    """A keyword occurs at least, or less than, so many times."""
     number = words.occurrences(answer, own["keyword"])
     return compare(number, own["relation"], own["frequency"])
 
 
 def forbidden_words(answer: str, own: Arguments) -> bool:
+    """No forbidden word occurs."""
     return not any(words.occurrences(answer, word) for word in own["forbidden_words"])
 
 
 def letter_frequency(answer: str, own: Arguments) -> bool:
+    """A letter occurs at least, or less than, so many times, in either case."""
     number = answer.lower().count(own["letter"].lower())
     return compare(number, own["let_relation"], own["let_frequency"])
 
 
 # --- length ---
 def number_words(answer: str, own: Arguments) -> bool:
+    """At least, or less than, so many words."""
     return compare(words.count(answer), own["relation"], own["num_words"])
 
 
 def number_sentences(answer: str, own: Arguments) -> bool:
+    """At least, or less than, so many sentences."""
     return compare(words.sentences(answer), own["relation"], own["num_sentences"])
 
 
@@ -61,6 +67,7 @@ def number_paragraphs(answer: str, own: Arguments) -> bool:
 
 
 def nth_paragraph_first_word(answer: str, own: Arguments) -> bool:
+    """So many paragraphs, one of which begins with a word."""
     parts = [part.strip() for part in answer.split("\n\n") if part.strip()]
     if len(parts) != own["num_paragraphs"] or not 1 <= own["nth_paragraph"] <= len(parts):
         return False
@@ -70,6 +77,7 @@ def nth_paragraph_first_word(answer: str, own: Arguments) -> bool:
 
 # --- content and format ---
 def postscript(answer: str, own: Arguments) -> bool:
+    """A postscript with its marker, however its letters are spaced."""
     letters = re.fullmatch(r"((?:[A-Z]\.)+)([A-Z])(\.?)", own["postscript_marker"].strip())
     pattern = re.escape(own["postscript_marker"].strip())
     if letters is not None:  # P.S. may be written P. S., P.P.S as P. P.S.
@@ -79,6 +87,7 @@ def postscript(answer: str, own: Arguments) -> bool:
 
 
 def number_placeholders(answer: str, own: Arguments) -> bool:
+    """At least so many placeholders in square brackets."""
     return len(re.findall(r"\[[^\[\]\n]+\]", answer)) >= own["num_placeholders"]
 
 
@@ -89,6 +98,7 @@ def number_bullet_lists(answer: str, own: Arguments) -> bool:
 
 
 def number_highlighted_sections(answer: str, own: Arguments) -> bool:
+    """At least so many parts between asterisks, single or double."""
     bold = re.findall(r"\*\*([^\n*]+)\*\*", answer)
     rest = re.sub(r"\*\*[^\n*]+\*\*", " ", answer)
     parts = [part for part in (*bold, *re.findall(r"\*([^\n*]+)\*", rest)) if part.strip()]
@@ -96,11 +106,13 @@ def number_highlighted_sections(answer: str, own: Arguments) -> bool:
 
 
 def multiple_sections(answer: str, own: Arguments) -> bool:
+    """At least so many sections, each a marker with its number."""
     marker = re.escape(own["section_spliter"].strip())
     return len(re.findall(rf"{marker}\s?\d+", answer)) >= own["num_sections"]
 
 
 def constrained_response(answer: str, own: Arguments) -> bool:
+    """One of the three allowed answers occurs."""
     return any(option in answer for option in ANSWERS)
 
 
@@ -115,48 +127,58 @@ def json_format(answer: str, own: Arguments) -> bool:
 
 
 def title(answer: str, own: Arguments) -> bool:
+    """A title in double angle brackets."""
     return re.search(r"<<[^\n]*[^\s<>][^\n]*>>", answer) is not None
 
 
 # --- combination ---
 def two_responses(answer: str, own: Arguments) -> bool:
+    """Two different responses, parted by six asterisks."""
     parts = [part.strip() for part in answer.split("******")]
     parts = parts[not parts[0] : len(parts) - (not parts[-1])]
     return len(parts) == 2 and all(parts) and parts[0] != parts[1]
 
 
 def repeat_prompt(answer: str, own: Arguments) -> bool:
+    """It begins with the prompt, in either case."""
     return answer.strip().lower().startswith(own["prompt_to_repeat"].strip().lower())
 
 
 # --- start and end, case, punctuation, language ---
 def end_checker(answer: str, own: Arguments) -> bool:
+    """It ends with a phrase, in either case, perhaps within quotes."""
     return answer.strip().strip('"').lower().endswith(own["end_phrase"].strip().lower())
 
 
 def quotation(answer: str, own: Arguments) -> bool:
+    """All of it stands in double quotes."""
     text = answer.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
 def english_capital(answer: str, own: Arguments) -> bool:
+    """English in capital letters alone."""
     return answer.isupper() and languages.language(answer) == "en"
 
 
 def english_lowercase(answer: str, own: Arguments) -> bool:
+    """English in small letters alone."""
     return answer.islower() and languages.language(answer) == "en"
 
 
 def capital_word_frequency(answer: str, own: Arguments) -> bool:
+    """At least, or less than, so many words in capital letters."""
     number = words.capitals(answer)
     return compare(number, own["capital_relation"], own["capital_frequency"])
 
 
 def no_comma(answer: str, own: Arguments) -> bool:
+    """No comma."""
     return "," not in answer
 
 
 def response_language(answer: str, own: Arguments) -> bool:
+    """It is in a language."""
     return languages.language(answer) == own["language"]
 
 

@@ -50,7 +50,7 @@ def read(fields: record.Fields, number: int) -> Row:
     return Row(str(fields.get("key", number)), prompt, instructions)
 
 
-def arguments(kind: str, given: Any, where: str) -> Mapping[str, Any]:
+def arguments(kind: str, values: Any, where: str) -> Mapping[str, Any]:
     """The arguments that a kind takes, checked; 0 is a number like any other.
 
     Raises:
@@ -63,7 +63,7 @@ def arguments(kind: str, given: Any, where: str) -> Mapping[str, Any]:
         )
     own = {}
     for name in checkers.CHECKERS[kind][1]:
-        value = given.get(name) if isinstance(given, Mapping) else None
+        value = values.get(name) if isinstance(values, Mapping) else None
         if name in TEXTS:
             right = _is_text(value)
         elif name in LISTS:
