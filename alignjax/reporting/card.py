@@ -151,7 +151,7 @@ def _data(record: folder.Record, begun: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _numbers(workdir: pathlib.Path, step: int | None, options: Options) -> str:
-    found, own = evaluated.last(workdir), suites.found(workdir)
+    found, own = evaluated.last(workdir), suites.summaries_in(workdir)
     parts = []
     if found:
         cells = [

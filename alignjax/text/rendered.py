@@ -49,9 +49,10 @@ def encode_atoms(
     special = interface.TEXT if own_spaces else interface.SPECIAL
     after = interface.NOTHING
     for content, trained in atoms:
-        is_text = isinstance(content, str)
-        tokens = tokenizer.encode(content, after) if is_text else [content]
-        after = interface.TEXT if is_text else special
+        if isinstance(content, str):
+            tokens, after = tokenizer.encode(content, after), interface.TEXT
+        else:
+            tokens, after = [content], special
         ids += tokens
         mask += [trained] * len(tokens)
     return ids, mask
