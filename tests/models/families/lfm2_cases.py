@@ -42,11 +42,10 @@ CASES = {
 
 def fields_of(rng: np.random.Generator, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a random model beside those that all families share, some of them changed."""
-    count = fields["num_hidden_layers"]
-    full = int(rng.integers(count))
-    kinds = [
-        "full_attention" if n == full or rng.integers(3) == 0 else "conv" for n in range(count)
-    ]
+    count = fields["num_hidden_layers"] = int(rng.integers(2, 7))
+    kinds = ["conv" if rng.integers(3) else "full_attention" for _ in range(count)]
+    first = int(rng.integers(2))  # one of each kind: without a convolution it is a Qwen 3
+    kinds[first], kinds[1 - first] = "full_attention", "conv"
     fields["norm_eps"] = fields.pop("rms_norm_eps")
     return {
         "layer_types": kinds,
