@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from alignjax.core import struct
-from alignjax.models import kernels, layers, params, rope, tiled_attention
+from alignjax.models import config_parts, kernels, layers, params, rope, tiled_attention
 from alignjax.models import sight as sights
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
@@ -20,12 +20,13 @@ class Attention:
 
     Heads are stored as (kv head, group), so grouped queries need no reshape of a sharded axis.
     Biases have the shape of what they are added to; query_norm and key_norm are [H], or, of all
-    heads at once, [K, G, H] and [K, H]. sinks: [K, G], scores of `attend`.
+    heads at once, [K, G, H] and [K, H]. sinks: [K, G], scores of `attend`. Without a key a layer
+    sees another one's keys and values; without a value its keys are the values too.
     """
 
     query: layers.Weight
-    key: layers.Weight
-    value: layers.Weight
+    key: layers.Weight | None
+    value: layers.Weight | None
     out: layers.Weight
     query_bias: jax.Array | None = None
     key_bias: jax.Array | None = None
@@ -60,24 +61,27 @@ class View:
     kernel: str = struct.static(default="reference")
 
 
-def declare(config: TransformerConfig, count: int) -> Attention:
-    """`count` layers' parameters."""
-    n, d, h, k = count, config.width, config.head_dim, config.kv_heads
-    g, into = config.heads // config.kv_heads, config.width**-0.5
+def declare(config: TransformerConfig, count: int, first: int = 0) -> Attention:
+    """`count` layers' parameters, the first of which has that number."""
+    own = config_parts.heads(config, first)
+    n, d, h, k = count, config.width, own.head_dim, own.kv_heads
+    g, into = config.heads // k, config.width**-0.5
     info: Any = params.ParamInfo
     back = (2 * config.layers) ** -0.5 * (config.heads * h) ** -0.5
     bias, gated = config.qkv_bias, config.attention_gate
+    key = info((n, d, k, h), "layers fsdp kv head", into)
+    key_bias = info((n, k, h), "layers kv head", 0) if bias else None
     return Attention(
         query=info((n, d, k, g, h), "layers fsdp kv group head", into),
-        key=info((n, d, k, h), "layers fsdp kv head", into),
-        value=info((n, d, k, h), "layers fsdp kv head", into),
+        key=key if own.keys else None,
+        value=key if own.values else None,
         out=info((n, k, g, h, d), "layers kv group head fsdp", back),
         query_bias=info((n, k, g, h), "layers kv group head", 0) if bias else None,
-        key_bias=info((n, k, h), "layers kv head", 0) if bias else None,
-        value_bias=info((n, k, h), "layers kv head", 0) if bias else None,
+        key_bias=key_bias if own.keys else None,
+        value_bias=key_bias if own.values else None,
         out_bias=info((n, d), "layers embed", 0) if config.out_bias else None,
         query_norm=_own_norm(config, (n, k, g, h), "layers kv group head"),
-        key_norm=_own_norm(config, (n, k, h), "layers kv head"),
+        key_norm=_own_norm(config, (n, k, h), "layers kv head") if own.keys else None,
         out_gate=info((n, d, k, g, h), "layers fsdp kv group head", into) if gated else None,
         out_gate_bias=info((n, k, g, h), "layers kv group head", 0) if gated and bias else None,
         sinks=info((n, k, g), "layers kv group", 0) if config.sinks else None,
@@ -100,7 +104,6 @@ def norm_info(config: TransformerConfig, shape: tuple[int, ...]) -> Any:
 
 def views(
     config: TransformerConfig,
-    size: int,
     positions: jax.Array,
     segments: jax.Array,
     key_positions: jax.Array,
@@ -110,18 +113,19 @@ def views(
 ) -> tuple[View, list[int]]:
     """(the views of all kinds of layer, stacked; each layer's place among them).
 
-    size: dimensions of a head that are rotated. kernel: one of `kernels.choose`.
+    kernel: one of `kernels.choose`.
     """
     kinds = config.kinds()
-    # Layers of the delta rule see nothing of it.
-    distinct = [kind for kind in dict.fromkeys(kinds) if kind != "delta"] or ["full"]
+    # Layers without keys see nothing of it.
+    distinct = [k for k in dict.fromkeys(kinds) if k not in config_parts.MIXERS] or ["full"]
     tuned = config.query_tuning > 0
-    by_kind = []
+    by_kind, widest = [], max(map(config.rotated, distinct)) // 2
     lengths = positions + 1
     if config.rope.by_length():
         lengths = _lengths(segments, key_positions, key_segments)
     for kind in distinct:
-        cos, sin = rope.angles(config, kind, positions, size, lengths)
+        turns = rope.angles(config, kind, positions, config.rotated(kind), lengths)
+        cos, sin = (_widened(x, widest) for x in turns)
         place = jnp.floor((positions + 1.0) / config.query_tuning_span)
         tuning = 1.0 + (config.query_tuning if kind == "nope" else 0.0) * jnp.log1p(place)
         seen = sights.sight(
@@ -144,6 +148,12 @@ def views(
     return jax.tree.map(lambda *xs: jnp.stack(xs), *by_kind), [
         distinct.index(kind) if kind in distinct else 0 for kind in kinds
     ]
+
+
+def _widened(x: jax.Array, size: int) -> jax.Array:
+    """Angles [B, T, R/2] of a kind of layer as long as those of the others; `project` cuts them."""
+    more = size - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, more))) if more else x
 
 
 def _lengths(segments: Any, key_positions: Any, key_segments: Any) -> jax.Array:
@@ -263,9 +273,11 @@ def _normed(config: TransformerConfig, x: jax.Array, scale: Any, view: View) -> 
 
 def project(
     config: TransformerConfig, weights: Attention, x: jax.Array, view: View
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(query [B, T, K, G, H], key, value [B, T, K, H]) of x [B, T, D], normed and rotated."""
-    into = {"stored": "embed kv head", "out": "batch time kv head"}
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """(query [B, T, K, G, H], key, value [B, T, K, H]) of x [B, T, D], normed and rotated.
+
+    key and value are None of a layer that sees another one's.
+    """
     query = layers.linear(
         "btd,dkgh->btkgh",
         x,
@@ -274,15 +286,21 @@ def project(
         stored="embed kv group head",
         out="batch time kv group head",
     )
-    key = layers.linear("btd,dkh->btkh", x, weights.key, bias=weights.key_bias, **into)
-    value = layers.linear("btd,dkh->btkh", x, weights.value, bias=weights.value_bias, **into)
-    query = _normed(config, query, weights.query_norm, view)
-    key = _normed(config, key, weights.key_norm, view)
+    turned = min(view.cos.shape[-1], query.shape[-1] // 2)
+    cos, sin = view.cos[..., :turned], view.sin[..., :turned]
     rotation = {"interleaved": config.rope_interleaved}
-    query = rope.rotate(query, view.cos, view.sin, **rotation)
-    key = rope.rotate(key, view.cos, view.sin, **rotation)
+    query = rope.rotate(_normed(config, query, weights.query_norm, view), cos, sin, **rotation)
     if view.scale is not None:
         query = query * view.scale[:, :, None, None, None].astype(query.dtype)
+    if weights.key is None:
+        return query, None, None
+    into = {"stored": "embed kv head", "out": "batch time kv head"}
+    key = value = layers.linear("btd,dkh->btkh", x, weights.key, bias=weights.key_bias, **into)
+    if weights.value is not None:
+        value = layers.linear("btd,dkh->btkh", x, weights.value, bias=weights.value_bias, **into)
+    key = rope.rotate(_normed(config, key, weights.key_norm, view), cos, sin, **rotation)
+    if config.value_norm:
+        value = layers.rms_norm(value, None, config.norm_eps)
     return query, key, value
 
 
@@ -317,11 +335,12 @@ def mix(
     """
     # A query may see any slot of its row, so each device has all keys of the rows that it shares.
     key, value = (axes.shard(a.astype(query.dtype), "batch kv slot head") for a in (key, value))
-    scale = config.query_scale or config.head_dim**-0.5
+    size = query.shape[-1]
+    scale = config.query_scale or size**-0.5
     if view.kernel == "splash":
         # As the kernel reads it: what the backward pass keeps is neither scaled nor moved again.
         query, scale = (query * scale).astype(query.dtype), 1.0
-        if config.head_dim % kernels.LANES == 0:  # smaller heads would leave lanes empty
+        if size % kernels.LANES == 0:  # smaller heads would leave lanes empty
             query = axes.in_memory(query, (0, 2, 3, 1, 4))
     query, key, value = (checkpoint_name(a, "projected") for a in (query, key, value))
     numbers: dict[str, Any] = {"scale": scale, "softcap": config.attention_softcap}

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from alignjax.core import struct
-from alignjax.models import gated_delta
+from alignjax.models import delta_rule, gated_delta, short_conv
 from alignjax.parallel import axes
+
+States = gated_delta.States | short_conv.States
 
 
 @struct.pytree
@@ -19,8 +21,9 @@ class KVCache:
     Slots stand beside the head's own axis, so that accelerators read a layer where it lies.
     Latent attention keeps its latents as keys and the rotated keys as values, K = 1 for all heads.
 
-    Layers of the gated delta rule keep `states` instead, None where there are none; L counts the
-    others.
+    Layers without keys keep `states` instead, None where there are none; L counts the others.
+    `wide`: keys and values of layers whose heads have other sizes (`WideConfig`), likewise.
+    Layers that see another one's keys keep nothing.
 
     index: slots written so far. One number for all rows: ragged rows leave slots of segment 0. Or
     [B], one a row: rows are contiguous, and padding is not written.
@@ -32,7 +35,8 @@ class KVCache:
     positions: jax.Array
     segments: jax.Array
     index: jax.Array
-    states: gated_delta.States | None = None
+    states: States | None = None
+    wide: "KeysValues | None" = None
     read: int = struct.static(default=0)
 
     def seen(self, x: jax.Array, axis: int = 1) -> jax.Array:
@@ -63,8 +67,7 @@ def empty(
     """
 
     def zeros(size: tuple[int, int]) -> jax.Array:
-        block = jnp.zeros((layers, batch, size[0], length, size[1]), dtype)
-        return axes.shard(block, f"layers batch {heads} slot head")
+        return blocks(layers, batch, length, size, dtype, heads=heads)
 
     def slots() -> jax.Array:
         return axes.shard(jnp.zeros((batch, length), jnp.int32), "batch slot")
@@ -76,6 +79,14 @@ def empty(
         segments=slots(),
         index=jnp.zeros((), jnp.int32),
     )
+
+
+def blocks(
+    layers: int, batch: int, length: int, size: tuple[int, int], dtype: Any, *, heads: str = "kv"
+) -> jax.Array:
+    """Zeros [L, B, K, S, H] for keys or values of `length` slots; size: (K, H)."""
+    block = jnp.zeros((layers, batch, size[0], length, size[1]), dtype)
+    return axes.shard(block, f"layers batch {heads} slot head")
 
 
 def by_row(cache: KVCache, written: jax.Array) -> KVCache:
@@ -149,15 +160,24 @@ def advance(
     cache: KVCache,
     stored: "KeysValues",
     segments: jax.Array,
-    states: gated_delta.States | None = None,
+    states: States | None = None,
+    wide: "KeysValues | None" = None,
 ) -> KVCache:
     """The cache with all layers' keys, values and states of new tokens [B, T], now behind it."""
     if cache.index.ndim:
         index = cache.index + jnp.sum(segments > 0, axis=1, dtype=jnp.int32)
     else:
         index = cache.index + segments.shape[1]
-    states = None if states is None else gated_delta.advance(states, segments)
-    return struct.replace(cache, keys=stored.keys, values=stored.values, index=index, states=states)
+    states = None if states is None else behind(states, segments)
+    kept = {"keys": stored.keys, "values": stored.values, "wide": wide}
+    return struct.replace(cache, **kept, index=index, states=states)
+
+
+def behind(states: Any, segments: jax.Array) -> Any:
+    """The states behind new tokens of segments [B, T]."""
+    last = axes.per_shard(delta_rule.latest, ("batch slot", "batch"), "batch")
+    whole = axes.shard(segments.astype(jnp.int32), "batch slot")
+    return struct.replace(states, last=last(whole, states.last))
 
 
 class KeysValues(NamedTuple):
@@ -170,8 +190,9 @@ class KeysValues(NamedTuple):
 class Memory(NamedTuple):
     """Where one layer's keys and values, or its state, are kept.
 
-    stored: all layers' cached ones, or None without a cache. layer: the layer's place among those
-    of its mixer. slots: where new ones are written, of `next_slots`. read: slots that queries see,
+    stored: all layers' cached ones, or None without a cache. lent: those of the layer that a layer
+    without keys sees, where there is no cache; else None. layer: the layer's place among those of
+    its mixer. slots: where new ones are written, of `next_slots`. read: slots that queries see,
     0 is all. segments: [B, T] of the new tokens. states: all layers', or None without a cache.
     """
 
@@ -180,7 +201,8 @@ class Memory(NamedTuple):
     slots: jax.Array | None
     read: int = 0
     segments: jax.Array | None = None
-    states: gated_delta.States | None = None
+    states: States | None = None
+    lent: KeysValues | None = None
 
     def extend(self, key: jax.Array, value: jax.Array) -> tuple[KeysValues, KeysValues | None]:
         """(the keys and values that the layer's queries attend to, `stored` with the new ones).
@@ -195,6 +217,17 @@ class Memory(NamedTuple):
             write(self.stored.keys, self.layer, self.slots, new.keys),
             write(self.stored.values, self.layer, self.slots, new.values),
         )
+        return self._of_layer(stored), stored
+
+    def shown(self) -> KeysValues:
+        """The keys and values of the layer that this one sees in place of its own."""
+        if self.stored is not None:
+            return self._of_layer(self.stored)
+        if self.lent is None:
+            raise ValueError("a layer without keys must be behind the layer that it sees (Memory).")
+        return self.lent
+
+    def _of_layer(self, stored: KeysValues) -> KeysValues:
         own = (jax.lax.dynamic_index_in_dim(b, self.layer, 0, keepdims=False) for b in stored)
         count = self.read or stored.keys.shape[3]
-        return KeysValues(*(jax.lax.slice_in_dim(x, 0, count, axis=2) for x in own)), stored
+        return KeysValues(*(jax.lax.slice_in_dim(x, 0, count, axis=2) for x in own))

@@ -31,8 +31,10 @@ def places(kept: Any) -> list[Place]:
         return [*places(kept.first), *places(kept.second)]
     if isinstance(kept, cache.KVCache):
         index = Place(0 if kept.index.ndim else None)
-        states = [] if kept.states is None else [Place(1), Place(1), Place(0)]
-        return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index, *states]
+        count = len(jax.tree.leaves(kept.states))  # the last of them is of rows alone
+        states = [*[Place(1)] * (count - 1), Place(0)] if count else []
+        wide = [] if kept.wide is None else [Place(1, 3), Place(1, 3)]
+        return [Place(1, 3), Place(1, 3), Place(0, 1), Place(0, 1), index, *states, *wide]
     return [Place(0, 1), Place(0, 1), Place(0, 1), Place(0)]
 
 

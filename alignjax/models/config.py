@@ -5,12 +5,14 @@ import itertools
 from typing import Any, ClassVar, Self
 
 from alignjax.core import shapes
+from alignjax.models import config_parts
+from alignjax.models.config_parts import ConvConfig, LentConfig, WideConfig
 
 REMAT = ("none", "dots", "heads", "attention", "full")
 KERNELS = ("auto", "reference", "tiled", "splash", "cudnn")
 DTYPES = ("float32", "bfloat16")
-ATTENTION = ("full", "sliding", "chunked", "nope", "delta")
-ROPE_SCALING = ("none", "linear", "llama3", "yarn", "dynamic", "longrope")
+ATTENTION = ("full", "sliding", "chunked", "nope", "delta", "conv")
+ROPE_SCALING = ("none", "linear", "llama3", "yarn", "dynamic", "longrope", "proportional")
 
 
 class ModelConfig:
@@ -41,7 +43,7 @@ class ModelConfig:
 class RopeScaling:
     """How the rotary frequencies were stretched beyond the length of pretraining."""
 
-    kind: str = "none"  # none | linear | llama3 | yarn | dynamic | longrope
+    kind: str = "none"  # none | linear | llama3 | yarn | dynamic | longrope | proportional
     factor: float = 1.0  # new length over the original one
     original_length: int = 0  # tokens, of pretraining
     low_frequency: float = 1.0  # llama3: turns over the original length below which all is scaled
@@ -54,12 +56,14 @@ class RopeScaling:
     long: tuple[float, ...] = ()  # longrope: of longer rows
     truncate: bool = True  # yarn: whether the bounds of its ramp are whole dimensions
     score_mscale: float = 0.0  # yarn, MLA: scores times (0.1 this log(factor) + 1)^2
+    share: float = 1.0  # proportional: of a head's pairs, the fastest ones; the others stand still
 
     def validate(self) -> None:
         shapes.check_choice("model.rope.kind", self.kind, ROPE_SCALING)
         shapes.check_number("model.rope.factor", self.factor, above=0)
         needed = 1 if self.kind in ("llama3", "yarn", "dynamic", "longrope") else 0
         shapes.check_number("model.rope.original_length", self.original_length, minimum=needed)
+        shapes.check_number("model.rope.share", self.share, above=0, maximum=1)
         if self.kind in ("dynamic", "longrope"):
             least = {"dynamic": ("factor", 1), "longrope": ("attention_factor", 1e-6)}[self.kind]
             shapes.check_number(f"model.rope.{least[0]}", getattr(self, least[0]), minimum=least[1])
@@ -87,6 +91,7 @@ class MoeConfig:
     # Experts' gate is at most this, and the other way in within +- this, plus 1; 0 is off (GPT-OSS)
     clamp: float = 0.0
     clamp_gain: float = 1.702  # with it the gate is gate sigmoid(this gate)
+    beside: bool = False  # the dense MLP stays, beside the experts: `beside` (Gemma 4)
     groups: int = 1  # of experts; a token chooses within its best `active_groups`
     active_groups: int = 1
     first: int = 0  # layers before this one keep a dense MLP
@@ -106,6 +111,11 @@ class MoeConfig:
         for name in ("balance_loss", "z_loss", "shared_ff", "clamp"):
             shapes.check_number(f"model.moe.{name}", getattr(self, name), minimum=0)
         shapes.check_number("model.moe.clamp_gain", self.clamp_gain, above=0)
+        if self.beside and self.shared_ff:
+            raise ValueError(
+                f"model.moe.shared_ff must be 0 where model.moe.beside is true; got "
+                f"{self.shared_ff} (model). The dense MLP is the one that every token uses."
+            )
         if self.bias and self.weigh_inputs:
             raise ValueError(
                 "model.moe.bias must be false where model.moe.weigh_inputs is true; got true "
@@ -195,7 +205,8 @@ class TransformerConfig(ModelConfig):
     rope_dim: int = 0  # a head's first dimensions, that alone turn; 0 is all
     rope_interleaved: bool = False  # pairs of neighbours turn, not the two halves
     rope: RopeScaling = dataclasses.field(default_factory=RopeScaling)
-    # full | sliding | chunked | nope | delta (no attention: `DeltaConfig`), repeated over layers
+    # full | sliding | chunked | nope, or no attention: delta (`DeltaConfig`), conv (`ConvConfig`);
+    # repeated over layers
     attention: tuple[str, ...] = ("full",)
     attention_gate: bool = False  # what heads mix is weighed by a sigmoid of the token (Qwen)
     window: int = 0  # tokens that a sliding layer sees, or in a chunk
@@ -204,6 +215,7 @@ class TransformerConfig(ModelConfig):
     mlp_bias: bool = False
     # none | scaled (RMSNorm of each head) | plain (without a scale) | whole (of all heads at once)
     qk_norm: str = "none"
+    value_norm: bool = False  # values of each head are normed too, without a scale (Gemma 4)
     query_scale: float = 0.0  # of the scores; 0 is head_dim^-1/2
     attention_softcap: float = 0.0  # c tanh(scores / c); 0 is off
     sinks: bool = False  # each head has a learned score that takes a share and gives nothing
@@ -218,9 +230,15 @@ class TransformerConfig(ModelConfig):
     branch_scale: float = 1.0  # of what a branch adds to the residual stream (Granite)
     logit_scale: float = 1.0  # of the logits
     tied: bool = True  # unembed with the embedding's transpose
+    # P, of an embedding that each layer has of its own; 0 is none (`layer_inputs`, Gemma 4)
+    layer_inputs: int = 0
+    layer_scales: bool = False  # a layer's output is multiplied by a stored number (Gemma 4)
     moe: MoeConfig = dataclasses.field(default_factory=MoeConfig)
     mla: MlaConfig = dataclasses.field(default_factory=MlaConfig)
     delta: DeltaConfig = dataclasses.field(default_factory=DeltaConfig)
+    conv: ConvConfig = dataclasses.field(default_factory=ConvConfig)
+    wide: WideConfig = dataclasses.field(default_factory=WideConfig)
+    lent: LentConfig = dataclasses.field(default_factory=LentConfig)
     compute_dtype: str = "float32"  # of activations and matmul inputs; sums stay fp32
     param_dtype: str = "float32"  # of the master weights
     # What a layer keeps for its gradient: none (recomputes nothing) | dots (results of matrix
@@ -265,6 +283,15 @@ class TransformerConfig(ModelConfig):
         for part in (self.rope, self.moe, self.mla):
             part.validate()
         self.delta.validate(used="delta" in self.kinds())
+        self.conv.validate()
+        if {"delta", "conv"} <= {*self.kinds()}:
+            raise ValueError(
+                "model.attention must have one kind of layer without keys; got delta and conv "
+                "(model). A cache keeps the states of one."
+            )
+        self.wide.validate(self.heads)
+        self.lent.validate(self.kinds())
+        shapes.check_number("model.layer_inputs", self.layer_inputs, minimum=0)
 
     def make(self) -> Any:
         from alignjax.models import transformer  # which reads this class
@@ -313,6 +340,9 @@ class TransformerConfig(ModelConfig):
             "attention_gate": False,
             "sinks": False,
             "rope_dim": 0,
+            "value_norm": False,
+            "wide": WideConfig(),
+            "lent": LentConfig(),
         }
         for field, off in off_under.items():
             if getattr(self, field) != off:
@@ -321,40 +351,37 @@ class TransformerConfig(ModelConfig):
                     f"(model). Latent attention has no such part."
                 )
 
-    def rotated(self) -> int:
-        """Dimensions of a head that carry the position."""
+    def rotated(self, kind: str = "") -> int:
+        """Dimensions of a head that carry the position, in a kind of layer."""
+        if self.wide.head_dim and kind == "full":
+            return self.wide.head_dim
         return self.mla.rope_dim if self.mla.kv_rank else self.rope_dim or self.head_dim
 
     def kinds(self) -> list[str]:
         """Each layer's kind of attention."""
         return list(itertools.islice(itertools.cycle(self.attention), self.layers))
 
-    def mixes(self, number: int) -> bool:
-        """Whether a layer has the gated delta rule in place of attention."""
-        return self.kinds()[number] == "delta"
+    def mixes(self, number: int) -> str:
+        """What a layer has in place of attention, "delta" or "conv"; "" where it has attention."""
+        kind = self.kinds()[number]
+        return kind if kind in config_parts.MIXERS else ""
 
-    def placed(self) -> list[int]:
-        """Each layer's place among those of its mixer, and so in what a cache keeps."""
-        seen, places = {True: 0, False: 0}, []
-        for kind in self.kinds():
-            places.append(seen[kind == "delta"])
-            seen[kind == "delta"] += 1
-        return places
+    def first(self, layers: int) -> Self:
+        """The model cut after so many layers.
+
+        Raises:
+          ValueError: its layers hang together, so that a part of them is no model.
+        """
+        if layers < self.layers and (self.lent.layers or self.layer_inputs):
+            raise ValueError(
+                "weights_layers must be 0 for a model whose layers share keys or one table of "
+                f"embeddings (Gemma 4); got {layers}."
+            )
+        return dataclasses.replace(self, layers=layers)
 
     def stacks(self) -> list[tuple[bool, range]]:
         """Runs of layers of one structure: (whether they have experts, their numbers).
 
-        Layers of one run have one mixer too: attention, or the gated delta rule.
+        Layers of one run have one mixer too, `config_parts.mixer`, and keys of their own or not.
         """
-        moe, kinds = self.moe, self.kinds()
-        sparse = [
-            moe.experts > 0 and n >= moe.first and (n + 1) % moe.every == 0 and n not in moe.dense
-            for n in range(self.layers)
-        ]
-        runs, start = [], 0
-        both = zip(sparse, (kind == "delta" for kind in kinds), strict=True)
-        for (key, _), group in itertools.groupby(both):
-            stop = start + len(list(group))
-            runs.append((key, range(start, stop)))
-            start = stop
-        return runs
+        return config_parts.stacks(self)

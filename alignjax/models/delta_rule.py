@@ -49,9 +49,10 @@ def latest(segments: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def convolve(
-    x: jax.Array, weight: jax.Array, held: jax.Array, parts: Runs
+    x: jax.Array, weight: jax.Array, held: jax.Array, parts: Runs, *, activation: str = "silu"
 ) -> tuple[jax.Array, jax.Array]:
-    """(silu(sum_l weight[c, W-1-l] x_{t-l}[c]) [B, T, C], the last W-1 inputs [B, W-1, C]).
+    """(silu(sum_l weight[c, W-1-l] x_{t-l}[c]) [B, T, C], the last W-1 inputs [B, W-1, C]); without
+    silu where activation is "none".
 
     Each channel by itself. x_{t-l} is the l-th real token before t of the same run, and 0 where the
     run has none: what stands between is passed over. held: the last W-1 inputs behind the state.
@@ -64,7 +65,7 @@ def convolve(
     joined = jnp.concatenate([held.astype(x.dtype), x], axis=1)
     run = jnp.pad(parts.run, ((0, 0), (taps, 0)))
     real = jnp.pad(parts.real, ((0, 0), (taps, 0)), constant_values=True)
-    tapped = functools.partial(jax.checkpoint(_tapped), weight)
+    tapped = functools.partial(jax.checkpoint(_tapped, static_argnums=(0,)), activation, weight)
     if x.shape[1] == 1 or not taps:
         mixed = tapped(joined, run)
     else:
@@ -89,7 +90,7 @@ def _rows(x: jax.Array, order: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, order[:, :, None], axis=1)
 
 
-def _tapped(weight: jax.Array, x: jax.Array, run: jax.Array) -> jax.Array:
+def _tapped(activation: str, weight: jax.Array, x: jax.Array, run: jax.Array) -> jax.Array:
     """The convolution of x [B, S, C] whose neighbours are neighbours in time."""
     size = weight.shape[1]
     wide, weight = x.astype(jnp.float32), weight.astype(jnp.float32)
@@ -98,7 +99,7 @@ def _tapped(weight: jax.Array, x: jax.Array, run: jax.Array) -> jax.Array:
         back = jnp.pad(wide, ((0, 0), (lag, 0), (0, 0)))[:, : wide.shape[1]]
         same = jnp.pad(run, ((0, 0), (lag, 0)), constant_values=-1)[:, : run.shape[1]] == run
         mixed = mixed + jnp.where(same[..., None], back, 0.0) * weight[:, size - 1 - lag]
-    return jax.nn.silu(mixed).astype(x.dtype)
+    return (jax.nn.silu(mixed) if activation == "silu" else mixed).astype(x.dtype)
 
 
 def _last(joined: jax.Array, run: jax.Array, real: jax.Array, taps: int) -> jax.Array:

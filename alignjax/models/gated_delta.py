@@ -124,13 +124,6 @@ def with_layer(states: States, layer: jax.Array, held: Held) -> States:
     return struct.replace(states, rule=rule, inputs=inputs)
 
 
-def advance(states: States, segments: jax.Array) -> States:
-    """The states behind new tokens of segments [B, T]."""
-    last = axes.per_shard(delta_rule.latest, ("batch slot", "batch"), "batch")
-    whole = axes.shard(segments.astype(jnp.int32), "batch slot")
-    return struct.replace(states, last=last(whole, states.last))
-
-
 def _projected(weights: Delta, x: jax.Array) -> tuple[jax.Array, ...]:
     """(query, key, value, out_gate, write, decay) of x [B, T, D], before the convolution."""
 

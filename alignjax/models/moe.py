@@ -23,6 +23,7 @@ class Moe:
 
     correction: [E] or None, added to the scores that choose experts and to nothing else. It has no
     gradient (DeepSeek V3 moves it by a rule of its own).
+    expert_scale: [E] or None, a factor of an expert's weight behind the choice (Gemma 4).
     Biases or None: of the router [E]; of gate and up [E, F]; of down [E, D].
     """
 
@@ -37,6 +38,7 @@ class Moe:
     gate_bias: jax.Array | None = None
     up_bias: jax.Array | None = None
     down_bias: jax.Array | None = None
+    expert_scale: jax.Array | None = None
 
 
 class Routing(NamedTuple):
@@ -77,14 +79,15 @@ def declare(config: TransformerConfig, count: int) -> Moe:
         gate_bias=info((n, e, f), "layers experts ff", 0) if moe.bias else None,
         up_bias=info((n, e, f), "layers experts ff", 0) if moe.bias else None,
         down_bias=info((n, e, d), "layers experts embed", 0) if moe.bias else None,
+        expert_scale=info((n, e), "layers route", -1) if moe.beside else None,
     )
 
 
 def cast(weights: Moe, dtype: Any) -> Moe:
     """The weights in the compute dtype; the router's keep their own, for it works in fp32."""
     small = layers.cast(weights, dtype)
-    kept = {name: getattr(weights, name) for name in ("router", "correction", "router_bias")}
-    return struct.replace(small, **kept)
+    own = ("router", "correction", "router_bias", "expert_scale")
+    return struct.replace(small, **{name: getattr(weights, name) for name in own})
 
 
 def scores(moe: MoeConfig, logits: jax.Array) -> jax.Array:
@@ -246,20 +249,28 @@ def _gated(config: TransformerConfig, gate: jax.Array, up: jax.Array) -> jax.Arr
 
 
 def _routed(
-    config: TransformerConfig, weights: Moe, x: jax.Array
+    config: TransformerConfig, weights: Moe, x: jax.Array, heard: jax.Array | None = None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The routed experts on one device's part of the batch."""
     over, split = axes.mesh_axes("experts"), axes.mesh_axes("ff")
     flat = x.reshape(-1, x.shape[-1])
     logits = jnp.einsum(
         "nd,de->ne",
-        flat.astype(jnp.float32),
+        (flat if heard is None else heard.reshape(flat.shape)).astype(jnp.float32),
         weights.router.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
     if weights.router_bias is not None:
         logits = logits + weights.router_bias.astype(jnp.float32)
     share, own = choose(config.moe, logits, weights.correction)
+    if weights.expert_scale is not None:
+        each = jax.nn.one_hot(own, config.moe.experts, dtype=jnp.float32)
+        share = share * jnp.einsum(
+            "nke,e->nk",
+            each,
+            weights.expert_scale.astype(jnp.float32),
+            precision=jax.lax.Precision.HIGHEST,
+        )
     chosen, first = own, jnp.zeros((), jnp.int32)
     if over:
         flat, share, chosen = (
@@ -275,37 +286,42 @@ def _routed(
     return out.reshape(x.shape), routing
 
 
-_BIASES = {  # of a layer, with their logical axes
+_SMALL = {  # of a layer, with their logical axes
     "correction": "route",
     "router_bias": "route",
     "gate_bias": "experts ff",
     "up_bias": "experts ff",
     "down_bias": "experts embed",
+    "expert_scale": "route",
 }
 
 
-def mixture(config: TransformerConfig, weights: Moe, x: jax.Array) -> tuple[jax.Array, Routing]:
+def mixture(
+    config: TransformerConfig, weights: Moe, x: jax.Array, heard: jax.Array | None = None
+) -> tuple[jax.Array, Routing]:
     """(what a layer's experts add to x [B, T, D], its router's logits and choices).
 
     sum over the chosen experts e of weight_e expert_e(x), or of expert_e(weight_e x) where
-    `weigh_inputs`; plus the shared expert. Each expert is a gated MLP.
+    `weigh_inputs`; plus the shared expert. Each expert is a gated MLP. heard: what the router reads
+    [B, T, D] in place of x, if so.
     """
     names: dict[str, Any] = {
         "router": axes.stored_width(weights.router, "embed route"),
         "gate": _laid_out(weights.gate, "embed", "ff"),
         "up": _laid_out(weights.up, "embed", "ff"),
         "down": _laid_out(weights.down, "ff", "embed"),
-        **{n: names for n, names in _BIASES.items() if getattr(weights, n) is not None},
+        **{n: names for n, names in _SMALL.items() if getattr(weights, n) is not None},
     }
     used = Moe(**names)  # the logical axes with which the weights enter
     routed = struct.replace(weights, shared=None, shared_gate=None)
     routed = jax.tree.map(axes.shard, routed, used)
+    given = (x,) if heard is None else (x, heard)
     run = axes.per_shard(
-        lambda weights, x: _routed(config, _together(weights, used), x),
-        (used, "batch time embed"),
+        lambda weights, *given: _routed(config, _together(weights, used), *given),
+        (used, *("batch time embed" for _ in given)),
         ("batch time embed", ("batch time route", "batch time route")),
     )
-    out, routing = run(routed, x)
+    out, routing = run(routed, *given)
     if weights.shared is not None:
         common = layers.gated_mlp(weights.shared, x, config.activation)
         if weights.shared_gate is not None:

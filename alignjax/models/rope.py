@@ -18,6 +18,7 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[np.n
         by the factor, those above `high_frequency` turns stay, those between are blended.
       yarn: the same idea with a linear ramp over dimensions between beta_slow and beta_fast turns,
         and cos and sin times an attention factor (Peng et al. 2023, section 3).
+      proportional: all divided by the factor, and 0 but for the first `share` of them (Gemma 4).
     dynamic and longrope are stretched by the length of the row: `angles`.
 
     Reference: Su et al. 2021, section 3.2.
@@ -34,6 +35,9 @@ def frequencies(head_dim: int, theta: float, scaling: RopeScaling) -> tuple[np.n
         kept = 1.0 - _yarn_ramp(head_dim, theta, scaling)
         factor = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1.0
         return base * (kept + (1.0 - kept) / scaling.factor), factor
+    if scaling.kind == "proportional":
+        turning = np.arange(len(base)) < int(scaling.share * head_dim // 2)
+        return np.where(turning, base, 0.0) / scaling.factor, 1.0
     return base, scaling.attention_factor if scaling.kind == "longrope" else 1.0
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ from alignjax.models import (
     attention,
     block,
     cache,
-    gated_delta,
+    config_parts,
     kernels,
+    layer_inputs,
     layers,
+    mesh_sizes,
     model,
     moe,
     params,
@@ -33,6 +36,7 @@ class Transformer:
     norm: jax.Array
     unembed: jax.Array | layers.Head | None = None
     scalar: jax.Array | None = None
+    inputs: layer_inputs.Inputs | None = None  # of each layer's own
 
 
 def declare(config: TransformerConfig) -> Transformer:
@@ -46,11 +50,11 @@ def declare(config: TransformerConfig) -> Transformer:
     return Transformer(
         embed=info((config.vocab_size, d), "vocab fsdp", 0.02),
         blocks=tuple(
-            block.declare(config, len(numbers), sparse=sparse, delta=config.mixes(numbers[0]))
-            for sparse, numbers in config.stacks()
+            block.declare(config, numbers, sparse=sparse) for sparse, numbers in config.stacks()
         ),
         norm=attention.norm_info(config, (d,)),
         unembed=None if config.tied else info((d, config.vocab_size), "fsdp vocab", d**-0.5),
+        inputs=layer_inputs.declare(config),
     )
 
 
@@ -59,7 +63,8 @@ class _Carry(NamedTuple):
 
     x: jax.Array  # [B, T, D], the residual stream
     stored: cache.KeysValues | None  # all layers', where a cache is in use
-    states: gated_delta.States | None  # likewise, of layers that have one
+    wide: cache.KeysValues | None  # likewise, of layers whose heads have other sizes
+    states: cache.States | None  # likewise, of layers that have one
     penalties: moe.Penalties | None  # summed over the layers so far, where asked for
 
 
@@ -69,6 +74,7 @@ class _Stack(NamedTuple):
     block: block.Block
     layer: jax.Array  # [L] places among the layers of their mixer
     kind: jax.Array  # [L] places among the views
+    own: jax.Array | None  # [L, B, T, P], the layers' own inputs
 
 
 def _embed(config: TransformerConfig, table: Any, tokens: jax.Array) -> jax.Array:
@@ -96,47 +102,58 @@ def _kernel(
     return kernels.choose(config.attention_kernel, queries, keys, dtype=dtype, whole=whole)
 
 
-def _stacks(config: TransformerConfig, weights: Transformer, kinds: list[int]) -> list[_Stack]:
-    """The layers' weights with their numbers, and their places among the views."""
-    stacks = [numbers for _, numbers in config.stacks()]
-    if len(weights.blocks) > len(stacks):  # each layer apart: `_prepare`
-        stacks = [range(n, n + 1) for numbers in stacks for n in numbers]
-    placed = config.placed()
-    return [
-        _Stack(part, *(jnp.array([of[n] for n in numbers]) for of in (placed, kinds)))
-        for part, numbers in zip(weights.blocks, stacks, strict=True)
-    ]
+def _stacks(
+    config: TransformerConfig, weights: Transformer, kinds: list[int], own: jax.Array | None
+) -> Iterator[tuple[int, _Stack]]:
+    """The number of a run's first layer, and its layers' weights with their places and inputs."""
+    runs = [numbers for _, numbers in config.stacks()]
+    if len(weights.blocks) > len(runs):  # each layer apart: `_prepare`
+        runs = [range(n, n + 1) for numbers in runs for n in numbers]
+    placed = config_parts.placed(config)
+    for part, numbers in zip(weights.blocks, runs, strict=True):
+        places, views = (jnp.array([of[n] for n in numbers]) for of in (placed, kinds))
+        inputs = None if own is None else own[numbers[0] : numbers[-1] + 1]
+        yield numbers[0], _Stack(part, places, views, inputs)
 
 
 def _run(
     config: TransformerConfig,
+    number: int,
     stack: _Stack,
     carry: _Carry,
     views: attention.View,
-    segments: jax.Array,
     memory: cache.Memory,
-) -> _Carry:
-    """A stack's layers, one after another. memory: the cache's slots; what it holds is carried."""
+) -> tuple[_Carry, cache.KeysValues | None]:
+    """A run's layers, one after another, the first of them of that number; with the keys and values
+    that it lends to later layers. memory: the cache's slots; what it holds is carried."""
     dtype = jnp.dtype(config.compute_dtype)
+    wide, lends = (
+        config_parts.mixer(config, number) == "wide",
+        number in config_parts.lenders(config),
+    )
+    segments: Any = memory.segments
 
-    def body(carry: _Carry, stack: _Stack) -> tuple[_Carry, None]:
+    def body(carry: _Carry, stack: _Stack) -> tuple[_Carry, cache.KeysValues | None]:
         # Cast before use, after the slice of the scan: master weights stay in their own dtype.
         weights = block.cast(stack.block, dtype)
         view = attention.select(views, stack.kind)
-        own = memory._replace(stored=carry.stored, layer=stack.layer, states=carry.states)
-        x, kept, routing = block.forward(config, weights, carry.x, view, own)
+        stored = carry.wide if wide else carry.stored
+        own = memory._replace(stored=stored, layer=stack.layer, states=carry.states)
+        x, kept, routing = block.forward(config, weights, carry.x, view, own, stack.own)
         penalties = carry.penalties
         if penalties is not None and routing is not None:
             more = moe.penalties(config.moe, routing, segments)
             penalties = jax.tree.map(jnp.add, penalties, more)
-        return _Carry(x, kept.stored, kept.states, penalties), None
+        carry = carry._replace(x=x, states=kept.states, penalties=penalties)
+        carry = carry._replace(wide=kept.stored) if wide else carry._replace(stored=kept.stored)
+        return carry, kept.lent if lends else None
 
     count = len(stack.layer)
-    sparse = isinstance(stack.block.mlp, moe.Moe)
-    keep = block.kept(config, segments.size, sparse=sparse)
+    keep = block.kept(config, segments.size, sparse=block.is_sparse(stack.block))
     unroll = unrolled(config, count, keep)
     layer = block.remat(keep, body, looped=unroll < count)
-    return jax.lax.scan(layer, carry, stack, unroll=unroll)[0]
+    carry, lent = jax.lax.scan(layer, carry, stack, unroll=unroll)
+    return carry, jax.tree.map(lambda x: x[0], lent)
 
 
 def unrolled(config: TransformerConfig, count: int, keep: str) -> int:
@@ -169,7 +186,8 @@ def _hidden(
     )
     x = _embed(config, weights.embed, tokens)
     places = tuple(axes.shard(x, "batch slot") for x in (positions, segments))
-    memory = cache.Memory(None, jnp.zeros((), jnp.int32), None, segments=segments)
+    own = layer_inputs.of_tokens(config, weights.inputs, tokens, x)
+    memory, wide = cache.Memory(None, jnp.zeros((), jnp.int32), None, segments=segments), None
     if kv_cache is not None:
         slots = cache.next_slots(kv_cache, segments)
         kv_cache = cache.extend(kv_cache, slots, positions, segments)
@@ -178,17 +196,19 @@ def _hidden(
         memory = memory._replace(
             stored=stored, slots=slots, read=kv_cache.read, states=kv_cache.states
         )
+        wide = kv_cache.wide
     sizes = tokens.shape[1], places[0].shape[1]
     kernel = _kernel(config, weights, *sizes, cached=kv_cache is not None)
-    views, kinds = attention.views(
-        config, config.rotated(), positions, segments, *places, kernel=kernel
-    )
+    views, kinds = attention.views(config, positions, segments, *places, kernel=kernel)
     none = moe.no_penalties(segments) if penalise else None
-    carry = _Carry(x, memory.stored, memory.states, none)
-    for stack in _stacks(config, weights, kinds):
-        carry = _run(config, stack, carry, views, segments, memory)
+    carry = _Carry(x, memory.stored, wide, memory.states, none)
+    lent: dict[int, cache.KeysValues | None] = {}
+    for number, stack in _stacks(config, weights, kinds, own):
+        whose = lent.get(config_parts.lender(config, number))
+        seen = memory._replace(lent=whose)
+        carry, lent[number] = _run(config, number, stack, carry, views, seen)
     if kv_cache is not None and carry.stored is not None:
-        kv_cache = cache.advance(kv_cache, carry.stored, segments, carry.states)
+        kv_cache = cache.advance(kv_cache, carry.stored, segments, carry.states, carry.wide)
     x = layers.rms_norm(carry.x, weights.norm, config.norm_eps, plus_one=config.norm_plus_one)
     return x, kv_cache, carry.penalties
 
@@ -213,6 +233,7 @@ def _narrow(config: TransformerConfig, weights: Transformer) -> Transformer:
     return struct.replace(
         weights,
         embed=layers.cast(weights.embed, dtype),
+        inputs=layers.cast(weights.inputs, dtype),
         blocks=tuple(block.cast(part, dtype) for part in weights.blocks),
         unembed=None if is_tied else _unembedding(config, weights),
         scalar=None,
@@ -260,35 +281,10 @@ def _prepare(config: TransformerConfig, weights: Transformer) -> Transformer:
     return struct.replace(placed, blocks=tuple(blocks), scalar=weights.scalar)
 
 
-def _check_mesh(config: TransformerConfig) -> None:
-    """Refuses sizes that the current mesh does not divide."""
-    sizes = [
-        ("kv_heads", config.kv_heads, "kv"),
-        ("ff", config.ff, "ff"),
-        ("vocab_size", config.vocab_size, "vocab"),
-        ("width", config.width, "fsdp"),
-    ]
-    if "delta" in config.kinds():
-        sizes.append(("delta.key_heads", config.delta.key_heads, "kv"))
-    if config.moe.experts:
-        sizes += [
-            ("moe.experts", config.moe.experts, "experts"),
-            ("moe.ff", config.moe.ff, "ff"),
-            ("moe.shared_ff", config.moe.shared_ff, "ff"),
-        ]
-    for name, size, axis in sizes:
-        shards, over = axes.axis_size(axis), " x ".join(axes.mesh_axes(axis))
-        if size % shards:
-            raise ValueError(
-                f"model.{name} must be a multiple of the mesh's {over} axis; got {size} and "
-                f"{shards} (mesh). Use a smaller {over} axis or another size."
-            )
-
-
 def transformer(config: TransformerConfig) -> model.Model:
     """The decoder of `config` as the functions that algorithms use."""
     config.validate()
-    _check_mesh(config)
+    mesh_sizes.check(config)
     dtype = jnp.dtype(config.param_dtype)
 
     def hidden(
@@ -376,8 +372,15 @@ def _cache(config: TransformerConfig, batch: int, length: int) -> cache.KVCache:
     if config.mla.kv_rank:
         key, value, shared = (1, config.mla.kv_rank), (1, config.mla.rope_dim), "group"
     dtype = jnp.dtype(config.compute_dtype)
-    states = config.kinds().count("delta")
-    kept = cache.empty(config.layers - states, batch, length, key, value, dtype, heads=shared)
-    if not states:
-        return kept
-    return struct.replace(kept, states=gated_delta.empty(config, states, batch, dtype))
+    plain = config_parts.kept(config, "heads")
+    kept = cache.empty(plain, batch, length, key, value, dtype, heads=shared)
+    for kind, mixer in block.MIXERS.items():
+        count = config_parts.kept(config, kind)
+        if count:
+            kept = struct.replace(kept, states=mixer.empty(config, count, batch, dtype))
+    wide = config_parts.kept(config, "wide")
+    if wide:
+        size = (config.wide.kv_heads, config.wide.head_dim)
+        both = (cache.blocks(wide, batch, length, size, dtype) for _ in range(2))
+        kept = struct.replace(kept, wide=cache.KeysValues(*both))
+    return kept

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from alignjax.models import mla, params, transformer
+from alignjax.models import config_parts, mla, params, transformer
 from alignjax.models.adapters import adapt, lora
 from alignjax.models.config import TransformerConfig
 from alignjax.parallel import axes
@@ -98,12 +98,13 @@ class _Layer(NamedTuple):
     latents: int
 
 
-def _attention(config: TransformerConfig) -> tuple[int, int, int]:
-    """(weights of one layer's attention, `whole` and `latents` of them)."""
+def _attention(config: TransformerConfig, number: int) -> tuple[int, int, int]:
+    """(weights of a layer's attention, `whole` and `latents` of them)."""
     d, h, heads = config.width, config.head_dim, config.heads
     if not config.mla.kv_rank:
-        gate = d * h * heads if config.attention_gate else 0
-        return 2 * d * h * (heads + config.kv_heads) + gate, 0, 0
+        own = config_parts.heads(config, number)
+        maps = (2 + config.attention_gate) * heads + (own.keys + own.values) * own.kv_heads
+        return d * own.head_dim * maps, 0, 0
     latent = config.mla
     r, q, p, u = latent.kv_rank, latent.query_rank, latent.rope_dim, latent.value_dim
     query, behind = (q or d) * heads * (h + p), r * heads * (h + u)
@@ -111,36 +112,47 @@ def _attention(config: TransformerConfig) -> tuple[int, int, int]:
     return whole + query + behind + heads * u * d, whole, behind
 
 
-def _layer(config: TransformerConfig, sparse: bool, delta: bool) -> _Layer:
-    d, moe = config.width, config.moe
-    attention, whole, behind = (rule.weights(config)[0], 0, 0) if delta else _attention(config)
+def _layer(config: TransformerConfig, sparse: bool, number: int) -> _Layer:
+    d, moe, kind = config.width, config.moe, config.mixes(number)
+    maps = {"delta": (rule.weights(config)[0], 0, 0), "conv": (4 * d * d, 0, 0)}
+    attention, whole, behind = maps[kind] if kind else _attention(config, number)
+    attention += 3 * d * config.layer_inputs
+    ff = config_parts.inner(config, number)
     if not sparse:
-        return _Layer(attention + 3 * d * config.ff, 0, d * config.ff, 0, whole, behind)
+        return _Layer(attention + 3 * d * ff, 0, d * ff, 0, whole, behind)
     used, router = moe.active * moe.ff, d * (moe.experts + moe.shared_gate)
-    own = attention + 3 * d * moe.shared_ff + router
-    return _Layer(own, 3 * d * used, d * moe.shared_ff, d * used, whole + router, behind)
+    shared = ff if moe.beside else moe.shared_ff
+    common = attention + 3 * d * shared + router
+    return _Layer(common, 3 * d * used, d * shared, d * used, whole + router, behind)
 
 
 def _layers(config: TransformerConfig) -> _Layer:
     """The sums over all layers."""
     parts = [
-        (_layer(config, sparse, config.mixes(numbers[0])), len(numbers))
-        for sparse, numbers in config.stacks()
+        (_layer(config, sparse, numbers[0]), len(numbers)) for sparse, numbers in config.stacks()
     ]
     return _Layer(*(sum(part[i] * n for part, n in parts) for i in range(6)))
 
 
-def _pair(config: TransformerConfig) -> float:
-    """FLOPs of one layer's scores and mixing for one pair of a query and a key."""
+def _pair(config: TransformerConfig, number: int) -> float:
+    """FLOPs of a layer's scores and mixing for one pair of a query and a key."""
     if config.mla.kv_rank:
         own = config.head_dim + config.mla.rope_dim + config.mla.value_dim
         return 2.0 * config.heads * own
-    return 4.0 * config.heads * config.head_dim
+    return 4.0 * config.heads * config_parts.heads(config, number).head_dim
+
+
+def _seen(config: TransformerConfig, length: int) -> float:
+    """FLOPs of all layers for the pairs of one row that they see."""
+    return sum(
+        _pair(config, n) * visible(kind, length, config.window)
+        for n, kind in enumerate(config.kinds())
+    )
 
 
 def visible(kind: str, length: int, window: int) -> int:
     """Pairs of a query and a key of one row that a kind of layer sees."""
-    if kind == "delta":
+    if kind in config_parts.MIXERS:
         return 0
     if kind == "sliding" and window < length:
         return length * window - window * (window - 1) // 2
@@ -158,8 +170,8 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
     """
     config, per = shape.config, 2.0 * rows * length
     layer = _layers(config)
-    scores = rows * _attending(config) * _pair(config) * length**2
-    seen = rows * _pair(config) * sum(visible(k, length, config.window) for k in config.kinds())
+    scores = rows * sum(_pair(config, n) for n in _attending(config)) * length**2
+    seen = rows * _seen(config, length)
     factor = (3 if shape.learns else 2) if trained else 1
     moved = 3 if trained else 1  # adapters, and attention between what they change
     useful = factor * per * (layer.own + layer.routed) + moved * (per * shape.adapters + seen)
@@ -170,9 +182,9 @@ def body(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
     return Work(useful + mixed.useful, run + mixed.run, (moved + pairs) * scores)
 
 
-def _attending(config: TransformerConfig) -> int:
-    """Layers that have keys."""
-    return config.layers - rule.layers(config)
+def _attending(config: TransformerConfig) -> list[int]:
+    """Numbers of the layers with attention."""
+    return [n for n in range(config.layers) if not config.mixes(n)]
 
 
 def _rule(shape: Shape, rows: int, length: int, *, trained: bool) -> Work:
@@ -207,17 +219,19 @@ def _again(shape: Shape, layer: _Layer) -> tuple[int, float]:
         return shape.crowd * layer.routed - routed_last, scores
     own_last = 0 if config.post_norms else layer.own_last
     run = _run(shape, layer) + shape.adapters_run - own_last - routed_last
+    run -= config.layers * config.width * config.layer_inputs  # made once, outside the layers
     if config.remat == "heads":
-        return run - _attending(config) * _projections(config), scores
+        return run - sum(_projections(config, n) for n in _attending(config)), scores
     return run, scores if config.remat == "attention" else 1.0
 
 
-def _projections(config: TransformerConfig) -> int:
-    """Weights of one layer that make queries, keys and values, where those are kept."""
+def _projections(config: TransformerConfig, number: int) -> int:
+    """Weights of a layer that make queries, keys and values, where those are kept."""
     if config.mla.kv_rank:
         return 0
+    own = config_parts.heads(config, number)
     queries = 2 * config.heads if config.attention_gate else config.heads
-    return config.width * config.head_dim * (queries + 2 * config.kv_heads)
+    return config.width * own.head_dim * (queries + (own.keys + own.values) * own.kv_heads)
 
 
 def head(shape: Shape, rows: int, length: int, shards: tuple[int, int], *, trained: bool) -> Work:
@@ -247,11 +261,7 @@ def generation(shape: Shape, rows: int, prompt: int, new: int, size: int = 1) ->
     config, slots, read = shape.config, prompt + new, rows // size
     layers, per = _layers(config), 2.0 * (read * prompt + rows * new)
     unembed = 2.0 * (read + rows * new) * config.width * config.vocab_size
-    seen = _pair(config) * sum(
-        rows * visible(kind, slots, config.window)
-        - (rows - read) * visible(kind, prompt, config.window)
-        for kind in config.kinds()
-    )
+    seen = rows * _seen(config, slots) - (rows - read) * _seen(config, prompt)
     useful = per * (layers.own + layers.routed + shape.adapters) + unembed + seen
     scores, behind = (
         read * a + rows * new * b
@@ -269,14 +279,15 @@ def generation(shape: Shape, rows: int, prompt: int, new: int, size: int = 1) ->
 
 def _cached_scores(config: TransformerConfig, queries: int, slots: int) -> tuple[float, float]:
     """FLOPs of all layers for one row over a cache: (of pairs, behind latents)."""
-    pairs, layers = queries * slots, _attending(config)
-    latents = 2.0 * layers * _attention(config)[2]
+    pairs, attending = queries * slots, _attending(config)
+    latents = 2.0 * sum(_attention(config, n)[2] for n in attending)
+    scores = pairs * sum(_pair(config, n) for n in attending)
     if not config.mla.kv_rank:
-        return layers * _pair(config) * pairs, 0.0
+        return scores, 0.0
     if mla.absorbs(config, queries, slots):
         absorbed = 2.0 * config.heads * (2 * config.mla.kv_rank + config.mla.rope_dim)
-        return layers * absorbed * pairs, latents * queries
-    return layers * _pair(config) * pairs, latents * slots
+        return len(attending) * absorbed * pairs, latents * queries
+    return scores, latents * slots
 
 
 def parameters(config: TransformerConfig) -> int:
@@ -284,29 +295,38 @@ def parameters(config: TransformerConfig) -> int:
     d, layers = config.width, config.layers
     total = (1 if config.tied else 2) * config.vocab_size * d + d
     total += 2 * (config.pre_norms + config.post_norms) * layers * d
-    total += _attending(config) * (_attention(config)[0] + _small(config))
+    total += sum(_attention(config, n)[0] + _small(config, n) for n in _attending(config))
+    if config.layer_inputs:
+        table = config.vocab_size * layers + 1 + 3 * layers * d
+        total += config.layer_inputs * table + layers * d
+    total += layers * config.layer_scales
     total += rule.layers(config) * sum(rule.weights(config))
+    convolved = 4 * d * d + d * config.conv.taps + 5 * d * config.conv.bias
+    total += config.kinds().count("conv") * convolved
     for sparse, numbers in config.stacks():
-        moe, n = config.moe, len(numbers)
+        moe, n, ff = config.moe, len(numbers), config_parts.inner(config, numbers[0])
         if sparse:
             mlp = 3 * d * (moe.experts * moe.ff + moe.shared_ff) + d * moe.experts
             mlp += (moe.experts if moe.bias_correction else 0) + d * moe.shared_gate
             mlp += moe.experts * (1 + 2 * moe.ff + d) if moe.bias else 0
+            mlp += 3 * d * ff + 4 * d + moe.experts if moe.beside else 0
         else:
-            mlp = 3 * d * config.ff + ((2 * config.ff + d) if config.mlp_bias else 0)
+            mlp = 3 * d * ff + ((2 * ff + d) if config.mlp_bias else 0)
         total += n * mlp
     return total
 
 
-def _small(config: TransformerConfig) -> int:
-    """Elements of one layer's biases, sinks and norms within attention."""
-    d, h, latent = config.width, config.head_dim, config.mla
+def _small(config: TransformerConfig, number: int) -> int:
+    """Elements of a layer's biases, sinks and norms within attention."""
+    d, latent = config.width, config.mla
     bias = d if config.out_bias else 0
     if latent.kv_rank:
         wide = latent.query_rank + latent.kv_rank
         return bias + wide + (wide + latent.rope_dim if config.out_bias else 0)
+    own = config_parts.heads(config, number)
     queries = 2 * config.heads if config.attention_gate else config.heads
-    bias += h * (queries + 2 * config.kv_heads) if config.qkv_bias else 0
+    shifted = queries + (own.keys + own.values) * own.kv_heads
+    bias += own.head_dim * shifted if config.qkv_bias else 0
     bias += config.heads if config.sinks else 0
-    normed = {"scaled": 2, "whole": config.heads + config.kv_heads}.get(config.qk_norm, 0)
-    return bias + h * normed
+    scaled, whole = 1 + own.keys, config.heads + own.keys * own.kv_heads
+    return bias + own.head_dim * {"scaled": scaled, "whole": whole}.get(config.qk_norm, 0)

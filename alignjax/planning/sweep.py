@@ -127,6 +127,7 @@ def mesh_choices(
     shape, known = sizes.shape, {f.name for f in dataclasses.fields(meshes.MeshConfig)}
     within = len(machine.devices) // machine.slices
     wide = [shape.kv_heads, shape.ff, shape.vocab_size]
+    wide += [shape.wide.kv_heads, shape.lent.ff, shape.layer_inputs]
     if shape.moe.experts:
         wide += [shape.moe.ff, shape.moe.shared_ff]
     for model in divisors(within):

@@ -53,7 +53,7 @@ def _weights_shape(
         raise ValueError(
             f"weights_layers must be at most the model's {stored.layers}; got {layers}."
         )
-    return dataclasses.replace(stored, **running, layers=layers or stored.layers)
+    return dataclasses.replace(stored.first(layers or stored.layers), **running)
 
 
 def context_lines(weights: str, length: int, skip: str = "") -> list[str]:

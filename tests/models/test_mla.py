@@ -55,7 +55,7 @@ def one_layer(shape, seed=0):
 def view_of(shape, time):
     positions = jnp.arange(time)[None]
     segments = jnp.ones((1, time), jnp.int32)
-    views, _ = attention.views(shape, shape.rotated(), *[positions, segments] * 2)
+    views, _ = attention.views(shape, *[positions, segments] * 2)
     return jax.tree.map(lambda v: v[0], views)
 
 

@@ -6,6 +6,7 @@ import pytest
 from alignjax.models import params, transformer
 from alignjax.models.adapters import ia3, lora
 from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig, TransformerConfig
+from alignjax.models.config_parts import ConvConfig, LentConfig, WideConfig
 from alignjax.parallel.mesh import MeshConfig
 from alignjax.planning import analytic, topology
 from tests.planning.test_plan import SHAPE, make, plan
@@ -21,6 +22,13 @@ RULE = {
     "delta": DeltaConfig(key_heads=2, value_heads=6, key_dim=24, value_dim=16),
     "moe": MoeConfig(experts=4, active=2, ff=48, shared_ff=64, shared_gate=True),
 }  # fmt: skip
+LENT = {
+    "attention": ("sliding", "full"), "window": 8, "lent": LentConfig(layers=4, ff=192),
+    "wide": WideConfig(head_dim=48, kv_heads=2, single=True), "layer_inputs": 16,
+    "layer_scales": True, "value_norm": True, "qk_norm": "scaled", "post_norms": True,
+}  # fmt: skip
+BESIDE = {"moe": MoeConfig(experts=4, active=2, ff=48, beside=True), "post_norms": True}
+CONV = {"attention": ("conv", "conv", "full"), "conv": ConvConfig(taps=3, bias=True)}
 DETAILS = {
     "qkv_bias": True, "out_bias": True, "mlp_bias": True, "qk_norm": "scaled",
     "post_norms": True, "tied": False,
@@ -69,6 +77,12 @@ def machine():
                 ("sft", {**RULE, "remat": "full"}, None, SPLIT),
                 ("sft", {**RULE, "remat": "heads"}, None, LONG),
                 ("ppo", RULE, None, SPLIT),
+                ("sft", LENT, None, SPLIT),
+                ("sft", {**LENT, "remat": "full"}, None, SPLIT),
+                ("ppo", LENT, None, SPLIT),
+                ("sft", {**BESIDE, "remat": "dots"}, None, SPLIT),
+                ("sft", {**CONV, "remat": "full"}, None, SPLIT),
+                ("ppo", CONV, None, SPLIT),
             )
         ),
     ],
@@ -81,9 +95,10 @@ def test_every_program_is_within_three_percent(name, shape, adapter, mesh, machi
         assert each.work.useful <= each.work.run
 
 
-@pytest.mark.parametrize(
-    "changes", [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS, RULE, SINKS]
-)
+EVERY = [EXPERTS, WEIGHED, LATENTS, DIRECT, DETAILS, WINDOWS, RULE, SINKS, LENT, BESIDE, CONV]
+
+
+@pytest.mark.parametrize("changes", EVERY)
 def test_parameters_are_the_declared_ones(changes):
     config = TransformerConfig(**{**SHAPE, "vocab_size": 128, **changes})
     infos = jax.tree.leaves(transformer.declare(config), is_leaf=params.is_info)
@@ -117,6 +132,16 @@ def test_parameters_of_a_family_with_states():
     assert analytic.parameters(config) == pytest.approx(79.7e9, rel=5e-3)
     used = analytic.body(analytic.Shape(config), 1, 1, trained=False).useful / 2
     assert used == pytest.approx(3.2e9, rel=0.1)
+
+
+def test_parameters_of_a_family_with_convolutions():
+    """LFM2-1.2B's own count, 1.17 billion."""
+    config = TransformerConfig(
+        vocab_size=65536, layers=16, width=2048, heads=32, kv_heads=8, head_dim=64, ff=8192,
+        attention=tuple("full" if n in (2, 5, 8, 10, 12, 14) else "conv" for n in range(16)),
+        qk_norm="scaled",
+    )  # fmt: skip
+    assert analytic.parameters(config) == pytest.approx(1.17e9, rel=1e-3)
 
 
 def test_adapters_are_counted_and_the_optimizer_holds_them(machine):

@@ -13,7 +13,7 @@ from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig
 from alignjax.parallel import hosts
 from alignjax.parallel import mesh as meshes
 from alignjax.sampling import calls, generate, schedule, transforms
-from tests.models import flax_toys, tiny
+from tests.models import flax_toys, test_lent_layers, test_short_conv, tiny
 
 EOS = PAD = 3
 ROWS, NEW = 32, 40
@@ -132,6 +132,8 @@ MODELS = {
         "delta": DeltaConfig(key_heads=2, value_heads=4, key_dim=5, value_dim=4),
         "attention_gate": True,
     },
+    "keys of others": test_lent_layers.PARTS,
+    "convolutions": test_short_conv.PARTS,
 }
 
 

@@ -267,10 +267,16 @@ def check_shape(config: TransformerConfig, kind: str) -> None:
         why = f"turns keys by a row's length (model.rope.kind={config.rope.kind})"
     if why and kind == "PREFIX_TUNING":
         raise ValueError(f"a prefix needs keys and values of its own; this model {why}.")
-    if config.attention_gate or "delta" in config.kinds():
+    if config.attention_gate or {"delta", "conv"} & {*config.kinds()}:
         raise ValueError(
             "adapters for peft must be of a model whose maps are matrices of their own; this one "
-            "has queries and gates in one (gated attention, gated delta rule). Merge them into the "
+            "has several in one (gated attention, gated delta rule, short convolution). Merge them "
+            "into the weights instead: alignjax export writes the whole model."
+        )
+    if config.wide.head_dim or config.lent.layers:
+        raise ValueError(
+            "adapters for peft must be of a model whose layers have the same maps; this one has "
+            "full layers of other heads, or layers without keys (Gemma 4). Merge them into the "
             "weights instead: alignjax export writes the whole model."
         )
 

@@ -29,7 +29,7 @@ class PrefixConfig:
         """The adapters of a declared model: Prefix in every attention, None elsewhere.
 
         Raises:
-          ValueError: attention without keys and values of its own (MLA).
+          ValueError: attention without keys and values of its own.
         """
         nothing = jax.tree.map(lambda _: None, declared, is_leaf=params.is_info)
         pairs = zip(declared.blocks, nothing.blocks, strict=True)
@@ -40,10 +40,11 @@ class PrefixConfig:
         return struct.replace(nothing, blocks=blocks)
 
     def _attention(self, infos: Any, bare: Any) -> Any:
-        if not hasattr(infos, "prefix"):
+        if not hasattr(infos, "prefix") or infos.key is None or infos.value is None:
             raise ValueError(
-                "prefix tuning needs attention over keys and values; this model has latents (MLA) "
-                "or layers of the gated delta rule. Use LoRA."
+                "prefix tuning needs attention over keys and values; this model has latents (MLA), "
+                "layers of the gated delta rule or of a convolution, or layers without keys or "
+                "values of their own (Gemma 4). Use LoRA."
             )
         (n, _, k, h), (*_, u), g = infos.key.shape, infos.value.shape, infos.query.shape[3]
         info: Any = params.ParamInfo

@@ -17,8 +17,8 @@ TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 # "value" are the halves of the map from the latter.
 LATENTS = ("query_down", "latent")
 # The gate of what attention mixes, and of layers of the gated delta rule that and their two numbers
-# a head.
-MIXERS = ("out_gate", "write", "decay")
+# a head; of a short convolution the gates before and behind it.
+MIXERS = ("out_gate", "write", "decay", "in_gate")
 LINEAR = (*TARGETS, *LATENTS, *MIXERS)
 # Stacks of routed experts: gate and up side by side, and the way back.
 EXPERTS = ("experts_in", "experts_down")

@@ -97,7 +97,7 @@ class Stored:
 
     def _first(self, layers: int) -> "Stored":
         """The model cut after so many layers."""
-        config = dataclasses.replace(self.config, layers=layers)
+        config = self.config.first(layers)
         kind = self.fields.get("model_type")
         left = range(layers, self.config.layers)
         cut = [f"{start}.{n}.*" for n in left for start in ("model.layers", "blk")]
@@ -238,6 +238,7 @@ def _normal(config: TransformerConfig) -> dict[str, Any]:
         "moe": _normal_moe(config),
         "mla": config.mla if config.mla.kv_rank else MlaConfig(),
         "delta": config.delta if "delta" in kinds else DeltaConfig(),
+        "conv": config.conv if "conv" in kinds else None,
     }
 
 

@@ -158,8 +158,8 @@ def rope_fields(
 ) -> tuple[float, RopeScaling]:
     """(theta, scaling) of a model whose layers all turn alike.
 
-    more: kinds of scaling that not all families have, dynamic or longrope, whose angles depend on a
-    row's length; context: `max_position_embeddings` for these.
+    more: kinds of scaling that not all families have: proportional; dynamic or longrope, whose
+    angles depend on a row's length; context: `max_position_embeddings` for these.
 
     Raises:
       ValueError: the two spellings are both there and differ.
@@ -198,6 +198,11 @@ def scaling_of(
     theta = float(fields.number("rope_theta", theta, most=1e12))
     kind = fields.take("rope_type", None) or fields.take("type", "default")
     fields.take("type", None)
+    if kind == "proportional" and kind in more:
+        share = float(fields.number("partial_rotary_factor", 1.0, most=1))
+        factor = float(fields.number("factor", 1.0))
+        fields.done()
+        return theta, RopeScaling(kind=kind, share=share, factor=factor)
     fields.only("partial_rotary_factor", 1.0, 1)
     if kind == "default":
         fields.done()
@@ -278,6 +283,8 @@ def described_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
         del values["attention_factor"]
     if scaling.score_mscale:
         values["mscale_all_dim"] = scaling.score_mscale
+    if scaling.kind == "proportional":
+        values = {"partial_rotary_factor": scaling.share, "factor": scaling.factor}
     kind = "default" if scaling.kind == "none" else scaling.kind
     return {"rope_type": kind, "rope_theta": theta, **values, **lists}
 

@@ -40,14 +40,14 @@ def sources(
     *,
     dense: Part | None = None,
     attend: Part | None = None,
-    delta: Part | None = None,
+    mixer: Part | None = None,
     norms: tuple[str, str, str] = ("post_attention", "pre_feedforward", "post_feedforward"),
 ) -> Transformer:
     """The Transformer of `config` with a `Source` in place of each parameter.
 
     mlp: sources of the layers with experts, for families that have them. dense, attend: those of
-      other layers' MLPs and of attention, for families whose names differ. delta: those of layers
-      of the gated delta rule. norms: the names, before "_layernorm", of the norms between attention
+      other layers' MLPs and of attention, for families whose names differ. mixer: those of layers
+      without keys. norms: the names, before "_layernorm", of the norms between attention
       and the stream, the stream and the MLP, the MLP and the stream, where there are norms after
       branches.
     """
@@ -56,7 +56,7 @@ def sources(
         make = mlp if sparse else dense or dense_mlp
         if make is None:
             raise ValueError("this family's names know no experts (sources). Pass `mlp`.")
-        heads = delta if delta and config.mixes(numbers[0]) else attend or grouped_attention
+        heads = mixer if mixer and config.mixes(numbers[0]) else attend or grouped_attention
         stacks.append(block(config, numbers, make, heads, norms))
     single: Any = Source
     return Transformer(
@@ -67,6 +67,15 @@ def sources(
     )
 
 
+def layer(numbers: Sequence[int]) -> Layer:
+    """The Layer of these layers."""
+
+    def source(name: str, axes: str = "", **more: Any) -> Any:
+        return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
+
+    return source
+
+
 def block(
     config: TransformerConfig,
     numbers: Sequence[int],
@@ -75,11 +84,7 @@ def block(
     norms: tuple[str, str, str],
 ) -> Block:
     """Sources of a stack of layers."""
-
-    def source(name: str, axes: str = "", **more: Any) -> Any:
-        return Source(tuple(f"model.layers.{n}.{name}" for n in numbers), axes, **more)
-
-    post = config.post_norms
+    source, post = layer(numbers), config.post_norms
     behind, after, last = (f"{name}_layernorm.weight" for name in norms)
     after = after if post else "post_attention_layernorm.weight"
     return Block(

@@ -19,8 +19,9 @@ HERE = pathlib.Path(__file__).parent
 DENSE = sorted(path.parent for path in (HERE / "goldens").glob("*/computed.npz"))
 # In the quick tests: each family once, and each kind of rope scaling.
 QUICK = (
-    "gemma2 gemma3 granite llama-biases-llama3 llama-linear llama-yarn mistral-window olmo3 "
-    "qwen2-sliding qwen3 qwen3_5-odd qwen3_next smollm3 llama-dynamic phi3-longrope glm4"
+    "gemma2 gemma3 gemma4 gemma4-single gemma4-experts granite lfm2 llama-biases-llama3 "
+    "llama-linear llama-yarn mistral-window olmo3 qwen2-sliding qwen3 qwen3_5-odd qwen3_next "
+    "smollm3 llama-dynamic phi3-longrope glm4"
 )
 
 

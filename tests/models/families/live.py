@@ -15,7 +15,7 @@ import numpy as np
 
 from alignjax.models.checkpoints.families import COMPOSITES
 from tests.commands import cli
-from tests.models.families import live_delta, live_moe
+from tests.models.families import gemma4_cases, lfm2_cases, live_delta, live_moe
 
 NEEDED = ("torch", "transformers")
 VARIABLE = "ALIGNJAX_REFERENCE_PYTHON"
@@ -86,6 +86,9 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
     if kind in live_delta.COMPOSITES:
         text = COMPOSITES[kind].text
         return live_delta.seeing({**random_fields(text, seed), "model_type": text})
+    if kind in gemma4_cases.COMPOSITES:
+        text = COMPOSITES[kind].text
+        return gemma4_cases.seeing({**random_fields(text, seed), "model_type": text})
     if kind in VISION:
         text = COMPOSITES[kind].text
         fields = random_fields(text, seed)
@@ -167,6 +170,10 @@ def random_fields(kind: str, seed: int) -> dict[str, Any]:
         own |= live_moe.experts_of(kind, rng, fields)
     if kind in live_delta.KINDS:
         own |= live_delta.fields_of(kind, rng, fields, own["rope_parameters"])
+    if kind in gemma4_cases.KINDS:
+        own |= gemma4_cases.fields_of(rng, fields, own["rope_parameters"])
+    if kind in lfm2_cases.KINDS:
+        own |= lfm2_cases.fields_of(rng, fields)
     if kind in ("gemma2", "gemma3_text"):
         own |= {**window, "layer_types": mixed, "query_pre_attn_scalar": int(rng.integers(2, 30))}
         own["final_logit_softcapping"] = either(None, 4.0)

@@ -7,7 +7,7 @@ Run with torch 2.13.0 and transformers 5.23.0:
 import pathlib
 import sys
 
-from tests.models.families import reference
+from tests.models.families import gemma4_cases, lfm2_cases, reference
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 BARE = {
@@ -347,10 +347,11 @@ CASES |= {
         },
     ),
 }
+CASES |= {**gemma4_cases.CASES, **lfm2_cases.CASES}
 # Families whose sequence-classification folder is kept too, as transformers writes it.
 REWARDS = ("llama", "gemma3")
 # Without a class for sequence classification, or with one that adds nothing to its neighbours'.
-UNSCORED = ("granite", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+UNSCORED = ("granite", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "gemma4_text", "lfm2")
 
 
 def main(*names: str) -> None:

@@ -19,8 +19,12 @@ import transformers
 
 LENGTH = 19  # tokens of the prompt, beyond every window
 ROWS = (13, 7, 10)  # tokens of the rows of padded batches
-COMPOSITES = ("gemma3", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe")  # of text and images
-SEEING = ("vision_tower.", "vision_model.", "multi_modal_projector.", "model.visual.")
+COMPOSITES = ("gemma3", "gemma4", "llama4", "mistral3", "qwen3_5", "qwen3_5_moe")  # of images too
+SEEING = (
+    *("vision_tower.", "vision_model.", "multi_modal_projector.", "model.visual."),
+    *(f"model.{part}." for part in ("vision_tower", "embed_vision", "audio_tower", "embed_audio")),
+)
+STILL = ("e_score_correction_bias", "layer_scalar")  # stored, and not trained by a gradient
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +48,7 @@ def make(kind: str, fields: dict[str, Any], seed: int) -> Any:
         config, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32
     )
     with torch.no_grad():
-        for weight in [*model.parameters(), *_corrections(model)]:
+        for weight in [*model.parameters(), *_still(model)]:
             if weight.ndim == 1:
                 weight += 0.3 * torch.randn_like(weight)
     return model.eval()
@@ -56,9 +60,9 @@ def _auto(kind: str) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _corrections(model: Any) -> list[Any]:
-    """The biases that choose experts: stored, and not trained by a gradient."""
-    return [x for name, x in model.named_buffers() if name.endswith("e_score_correction_bias")]
+def _still(model: Any) -> list[Any]:
+    """The biases that choose experts, and factors of layers."""
+    return [x for name, x in model.named_buffers() if name.endswith(STILL)]
 
 
 def prompts(vocab: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -107,10 +111,12 @@ def computed(model: Any, seed: int) -> dict[str, np.ndarray]:
         for i, row in enumerate(rows):
             found[f"row/{i}"] = row
             found[f"{side}/{i}"] = out[i][mask[i].bool()].numpy()
-            moved = side == "left" and getattr(text, "attn_temperature_tuning", False)
+            moved = side == "left" and any(
+                getattr(text, name, False) for name in ("attn_temperature_tuning", "conv_bias")
+            )
             if moved or turned(text):
-                # This version scales queries by the slot, which padding moves, and turns all rows
-                # by the longest one: the row alone is right.
+                # This version scales queries by the slot, which padding moves, convolves the biases
+                # of padding, and turns all rows by the longest one: the row alone is right.
                 found[f"{side}/{i}"] = alone(model, row)
     for i, row in enumerate([prompt, *rows] if turned(text) else []):
         found[f"cached/{i}"] = decoded(model, row)
@@ -157,8 +163,8 @@ def gradient_of(model: Any) -> Any:
     with torch.no_grad():
         for weight, own in zip(copied.parameters(), model.parameters(), strict=True):
             weight.copy_(torch.zeros_like(own) if own.grad is None else own.grad)
-        for correction in _corrections(copied):
-            correction.zero_()
+        for still in _still(copied):
+            still.zero_()
     return copied
 
 
@@ -229,6 +235,8 @@ def load(kind: Any, folder: str) -> Any:
         output_loading_info=True,
     )
     assert not any(report.values()), report
+    for weight in model.parameters():  # products round by where their inputs lie in a file's memory
+        weight.data = weight.data.clone()
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from alignjax.models.checkpoints import folder
 from alignjax.models.checkpoints.families import COMPOSITES
 from alignjax.models.config import DeltaConfig, TransformerConfig
+from alignjax.models.config_parts import ConvConfig, LentConfig
 from tests.models.families import golden
 
 FILE = pathlib.Path(__file__).parents[3] / "docs" / "models.md"
@@ -17,10 +18,13 @@ CHECKPOINTS = {
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3 (from 4B on), text part",
     "gemma3_text": "Gemma 3 (1B, and the text part of larger ones as its own folder)",
+    "gemma4": "Gemma 4 (E2B, E4B, 26B-A4B, 31B), text part",
+    "gemma4_text": "Gemma 4, text",
     "glm4": "GLM-4 0414, dense",
     "glm4_moe": "GLM-4.5, 4.6",
     "gpt_oss": "GPT-OSS 20B, 120B",
     "granite": "Granite 3.0 to 3.3, dense",
+    "lfm2": "LFM2, dense",
     "llama": "Llama 2, 3, 3.1, 3.2 (text), 3.3; SmolLM2",
     "llama4": "Llama 4, text part",
     "llama4_text": "Llama 4, text",
@@ -50,9 +54,9 @@ GPT-OSS is published). They are read as the numbers that they stand for and writ
 the dtype of the parameters; a line says so. Other ways to store weights in few bits are refused by
 name. `python -m tests.models.families.table` writes this page.
 
-Of models of text and images (`gemma3`, `llama4`, `mistral3`, `qwen3_5`, `qwen3_5_moe`) the text
-part is read, under older and newer names, where `--config.weights_skip=vision` (training,
-`alignjax import`) or `--skip=vision`
+Of models of text and images (`gemma3`, `gemma4`, `llama4`, `mistral3`, `qwen3_5`, `qwen3_5_moe`;
+`gemma4` hears too) the text part is read, under older and newer names, where
+`--config.weights_skip=vision` (training, `alignjax import`) or `--skip=vision`
 (`sample`, `chat`, `serve`, `evaluate --suite`) asks for it; else what sees is listed and the model
 refused. What is written is a model of text alone, and adapters over it have that model's names.
 Other commands take the folder that `alignjax export` writes of an import. A layer that predicts a
@@ -65,6 +69,17 @@ wherever it stands, changes neither. A cache holds one matrix [key, value] a hea
 inputs of the convolution, at any length. Heads are split over the mesh's model axis; a row that is
 split over its seq axis is gone over whole on each of its devices. Prefix adapters, which need keys,
 are refused.
+
+Of Gemma 4 full layers have heads of sizes of their own (`global_head_dim`, `per_layer_config`),
+whose keys may be their values too; the last `num_kv_shared_layers` layers see keys and values of
+the last layer of their kind before them, and a cache keeps none of their own; each layer adds an
+embedding of its own. `layer_scalar`, which transformers does not train, gets no gradient. Adapters
+over the layers' matrices are merged on export; `export --adapters` and prefix adapters refuse such
+models, and so does `weights_layers`, for a part of the layers is no model.
+
+Layers of kind `conv` (LFM2) have a short gated convolution in place of attention: a cache holds its
+last inputs, at any length, and a packed segment finds none. Channels are split over the model axis;
+adapters of its maps (`in_gate`, `out_gate`, `value`, `out`) are merged on export.
 
 | model_type | checkpoints |
 |---|---|
@@ -137,6 +152,7 @@ def features(config: TransformerConfig) -> str:
         "latent attention" if config.mla.kv_rank else grouped,
         kinds and f"{' and '.join(kinds)} layers" + (" among full ones" if mixed(config) else ""),
         "delta" in kinds and rule(config.delta),
+        "conv" in kinds and convolution(config.conv),
         config.attention_gate and "gated attention",
         config.window and f"window {config.window}",
         config.rope.kind != "none" and f"{config.rope.kind} positions",
@@ -147,6 +163,10 @@ def features(config: TransformerConfig) -> str:
         config.mlp_bias and "MLP biases",
         config.qk_norm != "none" and f"q, k norms ({config.qk_norm})",
         config.query_tuning and "query temperature",
+        config.value_norm and "v norms",
+        config.wide.head_dim and wide(config),
+        config.lent.layers and lent(config.lent),
+        config.layer_inputs and f"embeddings of {config.layer_inputs} by layer",
         config.sinks and "sinks",
         config.attention_softcap and "attention cap",
         config.logit_softcap and "logit cap",
@@ -154,6 +174,7 @@ def features(config: TransformerConfig) -> str:
         config.logit_scale != 1 and "scaled logits",
         config.post_norms and f"norms after branches{'' if config.pre_norms else ' alone'}",
         moe.experts and f"{moe.active} of {moe.experts} experts ({moe.scores})",
+        moe.experts and moe.beside and "beside the MLP",
         moe.experts and moe.bias and "biases of experts and router",
         moe.experts and moe.clamp and f"clamped at {moe.clamp:g}",
         moe.experts and moe.groups > 1 and f"in {moe.groups} groups",
@@ -167,6 +188,21 @@ def features(config: TransformerConfig) -> str:
 def rule(delta: DeltaConfig) -> str:
     heads = f"{delta.value_heads} value heads on {delta.key_heads}"
     return f"{heads}, convolution over {delta.taps}"
+
+
+def convolution(own: ConvConfig) -> str:
+    return f"convolution over {own.taps}{' with biases' if own.bias else ''}"
+
+
+def wide(config: TransformerConfig) -> str:
+    """Heads of full layers."""
+    own = config.wide
+    values = ", whose keys are values" if own.single else ""
+    return f"full layers of {config.heads} heads of {own.head_dim} on {own.kv_heads}{values}"
+
+
+def lent(own: LentConfig) -> str:
+    return f"{own.layers} layers on keys of others{' with wider MLPs' if own.ff else ''}"
 
 
 def mixed(config: TransformerConfig) -> bool:

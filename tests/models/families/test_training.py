@@ -69,7 +69,7 @@ def test_a_step_of_sft_moves_every_weight(kind):
         "sft", golden.model_of(found), {"policy": jax.tree.map(jnp.array, found.params)}, {}
     )
     still = trees.named_leaves(before).keys() - moved(before, after)
-    assert all(name.endswith("correction") for name in still), still
+    assert all(name.endswith(("correction", "scalar")) for name in still), still
     assert all(math.isfinite(float(m.value)) for m in metrics.values())
 
 

@@ -120,11 +120,14 @@ def fused(source: Layer) -> layers.Mlp:
     )
 
 
-def rope_by_kind(fields: Fields, full: float, sliding: float) -> tuple[float, float, Any]:
+def rope_by_kind(
+    fields: Fields, full: float, sliding: float, *, more: tuple[str, ...] = ()
+) -> tuple[float, float, Any]:
     """(base of sliding layers, base of full layers, scaling of full layers).
 
-    full, sliding: the bases of absent fields. transformers has a field for YaRN's `truncate` and
-    does not apply it where kinds of layers turn apart: such a model is refused.
+    full, sliding: the bases of absent fields. more: of `rope_fields`. transformers has a field for
+    YaRN's `truncate` and does not apply it where kinds of layers turn apart: such a model is
+    refused.
     """
     where = f"{fields.where}, rope_parameters"
     by_kind = Fields(table(fields, "rope_parameters"), where)
@@ -138,7 +141,7 @@ def rope_by_kind(fields: Fields, full: float, sliding: float) -> tuple[float, fl
         },
         fields.where,
     )
-    theta, scaling = rope_fields(older, full)
+    theta, scaling = rope_fields(older, full, more=more)
     base = {"rope_theta": fields.take("rope_local_base_freq", None)}
     local, stretched = rope_fields(
         Fields({"rope_parameters": new["sliding_attention"], **base}, fields.where), sliding

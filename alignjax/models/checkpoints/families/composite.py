@@ -1,4 +1,4 @@
-"""Models of text and images: the text part of one is a model of its own, which we read.
+"""Models of text and images, or sound: the text part of one is a model of its own, which we read.
 
 The text part has the fields of `text_config`, and the tensors `model.language_model.*` and
 `lm_head.weight` (in older files `language_model.model.*` and `language_model.lm_head.weight`).
@@ -14,7 +14,8 @@ from alignjax.models.checkpoints import sharded
 from alignjax.models.checkpoints.hf_config import Fields, table
 from alignjax.models.checkpoints.safetensors_format import TensorInfo
 
-VISION, MTP = "vision", "mtp"  # what may be left out on request: images; a further token's layer
+# What may be left out on request: images, and sound with them; a further token's layer.
+VISION, MTP = "vision", "mtp"
 BOTH = f"{VISION}+{MTP}"
 SKIPS = ("", VISION, MTP, BOTH)
 # Tensors of the text part, with their names in a model of text alone.
@@ -22,7 +23,10 @@ TEXT = (
     (r"(model\.)?language_model\.lm_head\.", "lm_head."),
     (r"(model\.language_model|language_model\.model)\.", "model."),
 )
-SEES = r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\."
+SEES = (
+    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector"
+    r"|embed_vision|audio_tower|embed_audio)\."
+)
 # Fields that stand for the text part where it has none of its own.
 SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version")
 HEAD = "lm_head.weight"
@@ -67,8 +71,9 @@ class TextTensors:
                 self._names[_text_name(name)] = name
         if seen and VISION not in skipped(skip):
             parts = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(seen.items()))
+            senses = "sees and hears" if any("audio" in part for part in seen) else "sees images"
             raise ValueError(
-                f"weights must be of text alone; {where} sees images too: {parts}. Ask for its "
+                f"weights must be of text alone; {where} {senses} too: {parts}. Ask for its "
                 "text part without them: --config.weights_skip=vision, or --skip=vision with "
                 "--model."
             )

@@ -40,7 +40,7 @@ def delta(config: TransformerConfig, source: Layer) -> gated_delta.Delta:
 FAMILY = names.Family(
     config=config,
     describe=describe,
-    sources=lambda config: names.sources(config, delta=delta),
+    sources=lambda config: names.sources(config, mixer=delta),
     opened=opened.further,
 )
 

@@ -34,7 +34,7 @@ def describe(config: TransformerConfig) -> dict[str, Any]:
 FAMILY = names.Family(
     config=config,
     describe=describe,
-    sources=lambda config: names.sources(config, qwen3_next.mixture, delta=qwen3_5.delta),
+    sources=lambda config: names.sources(config, qwen3_next.mixture, mixer=qwen3_5.delta),
     opened=opened.apart,
 )
 

@@ -173,6 +173,6 @@ def mixer(config: TransformerConfig, source: Layer, maps: dict[str, Any]) -> gat
 FAMILY = names.Family(
     config=config,
     describe=describe,
-    sources=lambda config: names.sources(config, mixture, delta=_delta),
+    sources=lambda config: names.sources(config, mixture, mixer=_delta),
     opened=opened.further,
 )
