@@ -337,7 +337,8 @@ def _branches(config: TransformerConfig) -> bool:
     segment, or where a trunk's tokens would count or turn once instead of with each branch."""
     masked = config.attention_kernel in ("reference", "tiled", "cudnn")
     masked = masked or (config.attention_kernel == "auto" and axes.platform() != "tpu")
-    apart = "delta" in config.kinds() or config.rope.by_length()
+    runs_on = not {*config_parts.MIXERS}.isdisjoint(config.kinds())
+    apart = runs_on or config.rope.by_length()
     return masked and not apart and _hidden_and_penalties(config) is None
 
 

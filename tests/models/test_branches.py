@@ -8,7 +8,7 @@ import pytest
 from alignjax.models import attention, sight, tiled_attention, transformer
 from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig, RopeScaling
 from alignjax.parallel import mesh as meshes
-from tests.models import tiny
+from tests.models import test_lent_layers, test_short_conv, tiny
 
 TRUNK, BRANCHES = 7, (5, 9, 1)  # tokens of the trunk, of each branch
 OTHER = 6  # of a row of its own, beside them
@@ -23,6 +23,7 @@ KINDS = {
     "sinks and a soft cap": {"sinks": True, "attention_softcap": 3.0},
     "latents": {"kv_heads": 4, "mla": LATENTS},
     "experts": {"moe": MoeConfig(experts=4, active=2, ff=12)},
+    "lent keys": {**test_lent_layers.PARTS, "norm_eps": 0.1},
 }
 
 
@@ -141,11 +142,12 @@ def test_models_that_cannot_say_so():
     base = {"layers": 2}
     without = [
         {"attention": ("delta", "full"), "delta": DELTA},
+        {**test_short_conv.PARTS},
         {"rope": RopeScaling(kind="dynamic", factor=2.0, original_length=8)},
         {"moe": MoeConfig(experts=4, active=2, ff=12, balance_loss=0.1)},
         {"attention_kernel": "splash"},
     ]
-    assert [model_of(**base, **changes).branches for changes in without] == [False] * 4
+    assert [model_of(**base | changes).branches for changes in without] == [False] * 5
     assert model_of(**base).branches
 
 
