@@ -230,6 +230,11 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_top_tokens_and_the_log_probabilities_of_them_and_the_rest": 0,
         "test_values_and_gradients_equal_naive_float64": 2,
     },
+    "tests/models/test_branches.py": {
+        "test_on_a_mesh": 0,
+        "test_states_and_gradients_are_those_of_whole_rows": 2,
+        "test_tiles_of_a_trunk_are_not_passed_over": 1,
+    },
     "tests/models/adapters/test_adapt.py": {
         "test_a_prefix_is_seen_by_every_query": 1,
         "test_adapters_of_a_bfloat16_base_stay_wide": 0,

@@ -7,6 +7,7 @@ import pytest
 
 from alignjax.models import attention, sight, tiled_attention, transformer
 from alignjax.models.config import DeltaConfig, MlaConfig, MoeConfig, RopeScaling
+from alignjax.models.config_parts import LentConfig
 from alignjax.parallel import mesh as meshes
 from tests.models import test_lent_layers, test_short_conv, tiny
 
@@ -23,7 +24,10 @@ KINDS = {
     "sinks and a soft cap": {"sinks": True, "attention_softcap": 3.0},
     "latents": {"kv_heads": 4, "mla": LATENTS},
     "experts": {"moe": MoeConfig(experts=4, active=2, ff=12)},
-    "lent keys": {**test_lent_layers.PARTS, "norm_eps": 0.1},
+    "lent keys": {
+        **test_lent_layers.PARTS,
+        **{"layers": 4, "lent": LentConfig(layers=2, ff=32), "norm_eps": 0.1},
+    },
 }
 
 
