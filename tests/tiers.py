@@ -19,12 +19,15 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_dpo_lifts_the_chosen_over_a_reference_that_stays": 0,
     },
     "tests/algorithms/test_counted.py": {
-        "test_prompts_never_reach_the_head": 1,
+        "test_prompts_never_reach_the_head": 0,
     },
     "tests/algorithms/test_distill.py": {
         "test_students_paid_by_the_teacher_come_closer": 0,
         "test_the_loss_is_that_of_whole_distributions": 1,
         "test_the_teacher_answers_the_other_rows": 0,
+    },
+    "tests/algorithms/test_group_dpo.py": {
+        "test_one_group_is_dpo_bit_for_bit": 0,
     },
     "tests/algorithms/test_meshes.py": {
         "test_a_step_keeps_the_layout_of_its_state_and_lowers_for_a_pod": 1,
@@ -87,7 +90,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_plackett_luce_by_hand": 0,
         "test_scores_and_labels_by_hand": 0,
         "test_steps_are_judged_at_their_places": 1,
-        "test_the_first_loss_is_that_of_a_zero_head": 2,
+        "test_the_first_loss_is_that_of_a_zero_head": 1,
     },
     "tests/algorithms/test_unpaired.py": {
         "test_kinds_weigh_alike_by_their_counts_unless_set": 0,
@@ -323,11 +326,20 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/models/test_delta_rule.py": {
         "test_a_strong_decay_rounds_away_nothing_behind_it": 0,
+        "test_chunks_and_their_gradients_are_those_of_the_recurrence": 1,
+        "test_keys_that_are_all_alike_are_no_harder": 0,
+        "test_the_convolution_sees_the_last_real_tokens_of_its_segment": 1,
     },
     "tests/models/test_gated_delta.py": {
         "test_a_segment_that_begins_behind_a_cache_finds_an_empty_state": 0,
         "test_adapters_of_its_maps_start_as_the_base_and_learn": 0,
+        "test_packing_and_padding_change_nothing": 0,
         "test_rows_of_caches_take_their_states_along": 0,
+    },
+    "tests/models/test_lent_layers.py": {
+        "test_packed_rows_equal_separate_ones": 0,
+        "test_rows_of_caches_take_their_wide_keys_along": 0,
+        "test_weights_prepared_for_decoding_are_the_same_model": 0,
     },
     "tests/models/test_mla.py": {
         "test_a_model_with_both_is_the_same_on_every_mesh": 0,
@@ -347,10 +359,13 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_every_mesh_gives_the_value_and_gradient_of_one_device": 0,
         "test_every_method_adds_the_router_losses_of_its_rows": 0,
         "test_half_precision_keeps_the_router_in_fp32": 0,
-        "test_router_losses_equal_the_loop": 1,
+        "test_router_losses_equal_the_loop": 0,
         "test_router_losses_reach_the_objective_once_for_each_real_token": 0,
         "test_the_router_losses_weight_is_that_of_the_whole": 0,
         "test_what_kernels_leave_behind_the_runs_reaches_nothing": 0,
+    },
+    "tests/models/test_short_conv.py": {
+        "test_rows_of_caches_take_their_inputs_along": 0,
     },
     "tests/models/test_tiled_attention.py": {
         "test_models_equal_those_with_written_out_scores": 0,
@@ -411,6 +426,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     "tests/redteam/test_target.py": {
         "test_a_suffix_comes_back_as_its_ids_and_the_search_pays_its_tokens": 0,
     },
+    "tests/reporting/test_report.py": {
+        "test_the_caption_says_what_the_lines_bound": 1,
+    },
     "tests/rewards/test_option_judge.py": {
         "test_log_probabilities_are_the_models": 3,
     },
@@ -425,6 +443,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
         "test_a_killed_run_ends_with_the_same_bits": 0,
     },
     "tests/rollouts/test_episodes.py": {
+        "test_a_mask_on_observations_is_found": 0,
         "test_an_observation_without_room_cuts_its_row": 0,
         "test_one_turn_is_the_ordinary_draw": 0,
         "test_rows_are_what_was_exchanged": 0,
@@ -483,6 +502,7 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/sampling/test_chunked.py": {
         "test_chunks_draw_what_one_program_draws": 0,
+        "test_rows_in_another_order_are_the_same_rows": 0,
         "test_the_first_call_compiles_as_many_programs_as_announced_and_the_others_none": 0,
     },
     "tests/sampling/test_draws.py": {
@@ -516,6 +536,9 @@ QUICK: Mapping[str, Mapping[str, int]] = {
     },
     "tests/serving/test_serve_command.py": {
         "test_bad_options_are_one_line": 10,
+    },
+    "tests/sweeps/test_judged.py": {
+        "test_the_false_alarm_rate_is_the_stated_one": 0,
     },
     "tests/test_architecture.py": {
         "test_imports_stay_light": 3,

@@ -23,7 +23,8 @@ RULE = {
     "moe": MoeConfig(experts=4, active=2, ff=48, shared_ff=64, shared_gate=True),
 }  # fmt: skip
 LENT = {
-    "attention": ("sliding", "full"), "window": 8, "lent": LentConfig(layers=4, ff=192),
+    "layers": 6, "attention": ("sliding", "full"), "window": 8,
+    "lent": LentConfig(layers=4, ff=192),
     "wide": WideConfig(head_dim=48, kv_heads=2, single=True), "layer_inputs": 16,
     "layer_scales": True, "value_norm": True, "qk_norm": "scaled", "post_norms": True,
 }  # fmt: skip

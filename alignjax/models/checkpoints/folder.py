@@ -260,7 +260,7 @@ def _open_folder(path: pathlib.Path, skip: str) -> Stored:
         config = parse_config(values, str(file))
     tensors = coding.opened(safetensors_io.open_folder(path))
     if joint is not None:
-        tensors = own = composite.TextTensors(tensors, skip, str(path))
+        tensors = own = composite.TextTensors(tensors, skip, str(path), hears=joint.hears)
         values = composite.text_fields(values, joint, own, str(file))
         config = parse_config(values, str(file))
     family = _family(values, str(file))

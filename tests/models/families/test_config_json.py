@@ -300,7 +300,7 @@ def copied(tmp_path, name="llama", **changes):
 def test_families_that_are_unknown(tmp_path, kind):
     with pytest.raises(ValueError, match="model_type must be one of deepseek_v3, gemma2") as caught:
         folder.open_model(copied(tmp_path, model_type=kind))
-    assert len(str(caught.value)) < 500
+    assert "x" * 100 not in str(caught.value)
 
 
 @pytest.mark.parametrize(

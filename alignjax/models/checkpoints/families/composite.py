@@ -23,10 +23,8 @@ TEXT = (
     (r"(model\.)?language_model\.lm_head\.", "lm_head."),
     (r"(model\.language_model|language_model\.model)\.", "model."),
 )
-SEES = (
-    r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector"
-    r"|embed_vision|audio_tower|embed_audio)\."
-)
+SEES = r"(model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision)\."
+HEARS = r"(model\.)?(audio_tower|embed_audio)\."
 # Fields that stand for the text part where it has none of its own.
 SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "transformers_version")
 HEAD = "lm_head.weight"
@@ -37,7 +35,8 @@ class Composite(NamedTuple):
 
     text: the `model_type` of its text part. architecture: the class of that part alone. fields: its
     own fields, which say nothing of text. defaults: of fields that `text_config` may leave out.
-    ties: whether its own `tie_word_embeddings` counts, not that of `text_config`.
+    ties: whether its own `tie_word_embeddings` counts, not that of `text_config`. hears: whether
+    its models may have tensors of sound, which are left out with those of images.
     """
 
     text: str
@@ -45,6 +44,7 @@ class Composite(NamedTuple):
     fields: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = {}
     ties: bool = True
+    hears: bool = False
 
 
 def skipped(skip: str) -> tuple[str, ...]:
@@ -59,12 +59,12 @@ class TextTensors:
       tensors: name -> TensorInfo, without those that were left out.
     """
 
-    def __init__(self, held: sharded.Tensors, skip: str, where: str):
+    def __init__(self, held: sharded.Tensors, skip: str, where: str, *, hears: bool = False):
         self._held = held
         self._names: dict[str, str] = {}
         seen: dict[str, int] = {}
         for name in held.tensors:
-            found = re.match(SEES, name)
+            found = re.match(SEES, name) or (re.match(HEARS, name) if hears else None)
             if found:
                 seen[found[2]] = seen.get(found[2], 0) + 1
             else:

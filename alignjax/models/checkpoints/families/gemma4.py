@@ -247,6 +247,7 @@ FAMILY = names.Family(config=config, describe=describe, sources=sources, unread=
 COMPOSITE = composite.Composite(
     text="gemma4_text",
     architecture="Gemma4ForCausalLM",
+    hears=True,
     fields=(
         "audio_config",
         *(f"{what}_token_id" for what in ("image", "video", "audio", "boi", "eoi", "boa", "eoa")),
