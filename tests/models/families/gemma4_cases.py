@@ -123,6 +123,7 @@ def fields_of(
     if rope["rope_type"] in ("default", "yarn"):  # which takes no bounds in parts of a dimension
         rope = {"rope_type": "proportional", "rope_theta": rope["rope_theta"]}
         rope |= {"partial_rotary_factor": either(0.3, 0.5, 1.0), "factor": either(1.0, 4.0)}
+    inputs = int(rng.integers(2, 9))  # which transformers 5.23 reads wherever keys are shared
     experts = int(rng.integers(2, 8))
     routed = {
         "enable_moe_block": True,
@@ -140,7 +141,7 @@ def fields_of(
         "attention_k_eq_v": single,
         "num_kv_shared_layers": shared,
         "use_double_wide_mlp": either(True, False),
-        "hidden_size_per_layer_input": either(0, int(rng.integers(2, 9))),
+        "hidden_size_per_layer_input": inputs if shared else either(0, inputs),
         "vocab_size_per_layer_input": fields["vocab_size"],
         "final_logit_softcapping": either(None, 4.0),
         "rope_parameters": {S: {"rope_type": "default", "rope_theta": 30.0}, F: rope},
