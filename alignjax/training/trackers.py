@@ -209,7 +209,7 @@ def _begin(
         about = About(tracking.project, folder.name, folder, config, str(known.get(own) or ""))
         try:
             found[own] = MAKERS[own](about)
-        except Exception as error:
+        except Exception as error:  # a library's, or of a network: nothing has begun yet
             Tracked(found, lambda line: None).close(False)
             raise ValueError(
                 f"--tracker={own} must be able to begin a run; got {errors.condense(error)}. "
