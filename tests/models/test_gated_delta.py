@@ -12,7 +12,7 @@ from alignjax.models.adapters import adapt, lora, prefix
 from alignjax.models.config import DeltaConfig, MoeConfig
 from alignjax.parallel import axes, hosts, mesh
 from alignjax.serving import steps
-from tests.models import tiny
+from tests.models import cached, tiny
 
 ODD = DeltaConfig(key_heads=3, value_heads=6, key_dim=5, value_dim=3, taps=4)
 EVEN = dataclasses.replace(ODD, key_heads=2, value_heads=4)
@@ -116,29 +116,10 @@ def test_a_segment_that_begins_behind_a_cache_finds_an_empty_state(run):
 
 def test_rows_of_caches_take_their_states_along(run):
     run, model = run
-    rows = tiny.rows(tiny.sequences(LENGTHS), 10)
-    _, cache = run(*rows, model.cache(3, 14))
-    cache = cache_rows.by_row(cache, jnp.array(LENGTHS))
-    more = (np.array([[3], [1], [2]]), np.array(LENGTHS)[:, None], np.ones((3, 1), int))
-    want = np.asarray(run(*more, cache)[0])
-
-    def after(cache, rows):
-        return np.asarray(run(*(x[rows] for x in more), cache)[0])
-
-    taken = cache_rows.take(cache, jnp.array([2, 0, 2]))
-    np.testing.assert_allclose(after(taken, [2, 0, 2]), want[[2, 0, 2]], atol=1e-6)
-    one = jax.tree.map(lambda x: x, cache_rows.take(cache, jnp.array([1])))
-    many = cache_rows.repeat(one, 3)
-    np.testing.assert_allclose(after(many, [1, 1, 1]), want[[1, 1, 1]], atol=1e-6)
-    other = cache_rows.by_row(model.cache(3, 20), jnp.zeros((3,), jnp.int32))
-    to, source = jnp.array([2, 0, 0]), jnp.array([0, 1, 0])
-    filled = cache_rows.put(other, cache, to, source, jnp.array([2]))
-    found = np.asarray(run(*(x[[1, 1, 0]] for x in more), filled)[0])
-    np.testing.assert_allclose(found[[0, 2]], want[[1, 0]], atol=1e-6)
-    again = steps.reset(cache)
+    cache, more = cached.check_rows(run, model, LENGTHS)
     fresh = cache_rows.by_row(model.cache(3, 14), jnp.zeros((3,), jnp.int32))
     first = (more[0], np.zeros((3, 1), int), more[2])
-    np.testing.assert_array_equal(run(*first, again)[0], run(*first, fresh)[0])
+    np.testing.assert_array_equal(run(*first, steps.reset(cache))[0], run(*first, fresh)[0])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from alignjax.models.adapters import adapt, lora, peft_config, prefix
 from alignjax.models.config import RopeScaling
 from alignjax.models.config_parts import LentConfig, WideConfig
 from alignjax.serving import steps
-from tests.models import tiny
+from tests.models import cached, tiny
 
 PARTS = {
     "layers": 6,
@@ -88,23 +88,7 @@ def test_packed_rows_equal_separate_ones(run):
 
 def test_rows_of_caches_take_their_wide_keys_along(run):
     run, model = run
-    rows = tiny.rows(tiny.sequences(LENGTHS), 10)
-    _, cache = run(*rows, model.cache(3, 14))
-    cache = cache_rows.by_row(cache, jnp.array(LENGTHS))
-    more = (np.array([[3], [1], [2]]), np.array(LENGTHS)[:, None], np.ones((3, 1), int))
-    want = np.asarray(run(*more, cache)[0])
-
-    def after(cache, rows):
-        return np.asarray(run(*(x[rows] for x in more), cache)[0])
-
-    taken = cache_rows.take(cache, jnp.array([2, 0, 2]))
-    np.testing.assert_allclose(after(taken, [2, 0, 2]), want[[2, 0, 2]], atol=1e-6)
-    many = cache_rows.repeat(cache_rows.take(cache, jnp.array([1])), 3)
-    np.testing.assert_allclose(after(many, [1, 1, 1]), want[[1, 1, 1]], atol=1e-6)
-    other = cache_rows.by_row(model.cache(3, 20), jnp.zeros((3,), jnp.int32))
-    pairs = (jnp.array([2, 0, 0]), jnp.array([0, 1, 0]), jnp.array([2]))
-    filled = cache_rows.put(other, cache, *pairs)
-    np.testing.assert_allclose(after(filled, [1, 1, 0])[[0, 2]], want[[1, 0]], atol=1e-6)
+    cache, more = cached.check_rows(run, model, LENGTHS)
     fresh = cache_rows.by_row(model.cache(3, 14), jnp.zeros((3,), jnp.int32))
     first = (more[0], np.zeros((3, 1), int), more[2])
     np.testing.assert_array_equal(run(*first, steps.reset(cache))[0], run(*first, fresh)[0])

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignjax.models import cache_rows, params, short_conv, transformer
+from alignjax.models import params, short_conv, transformer
 from alignjax.models.adapters import adapt, lora, peft_config, prefix
 from alignjax.models.config import DeltaConfig
 from alignjax.models.config_parts import ConvConfig
-from tests.models import tiny
+from tests.models import cached, tiny
 from tests.models.test_gated_delta import gapped
 
 PARTS = {
@@ -108,24 +108,7 @@ def test_decoding_equals_the_forward_over_4096_tokens(run):
 
 
 def test_rows_of_caches_take_their_inputs_along(run):
-    run, model = run
-    rows = tiny.rows(tiny.sequences(LENGTHS), 10)
-    _, cache = run(*rows, model.cache(3, 14))
-    cache = cache_rows.by_row(cache, jnp.array(LENGTHS))
-    more = (np.array([[3], [1], [2]]), np.array(LENGTHS)[:, None], np.ones((3, 1), int))
-    want = np.asarray(run(*more, cache)[0])
-
-    def after(cache, rows):
-        return np.asarray(run(*(x[rows] for x in more), cache)[0])
-
-    taken = cache_rows.take(cache, jnp.array([2, 0, 2]))
-    np.testing.assert_allclose(after(taken, [2, 0, 2]), want[[2, 0, 2]], atol=1e-6)
-    many = cache_rows.repeat(cache_rows.take(cache, jnp.array([1])), 3)
-    np.testing.assert_allclose(after(many, [1, 1, 1]), want[[1, 1, 1]], atol=1e-6)
-    other = cache_rows.by_row(model.cache(3, 20), jnp.zeros((3,), jnp.int32))
-    pairs = (jnp.array([2, 0, 0]), jnp.array([0, 1, 0]), jnp.array([2]))
-    filled = cache_rows.put(other, cache, *pairs)
-    np.testing.assert_allclose(after(filled, [1, 1, 0])[[0, 2]], want[[1, 0]], atol=1e-6)
+    cached.check_rows(*run, LENGTHS)
 
 
 def test_what_is_refused():
